@@ -1,0 +1,66 @@
+# Each target works alone, in a fresh clone, with nothing but Python 3.10 or newer.
+#   make demo PYTHON=python3.12            another interpreter
+#   make demo TORCH_INDEX=URL              take torch from another index (another CUDA or a CPU-only build)
+#   make demo VENV=/path                   another virtual environment
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= demo
+TORCH_INDEX ?=
+
+BIN := $(VENV)/bin
+TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+SOURCES := pyproject.toml constraints.txt
+
+.PHONY: help install install-dev demo test lint format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo     install, put the bundled checkpoints into the Hub cache, run them on real frames into $(DEMO)/"
+	@echo "make test     formatter, linter, types and tests (make test PYTEST_ARGS='-m slow' for the slow ones)"
+	@echo "make lint     formatter, linter and types only"
+	@echo "make format   let ruff format and fix"
+	@echo "make install  only the virtual environment in $(VENV)/"
+	@echo "make clean    remove $(VENV)/, $(DEMO)/, builds and caches (the Hub cache is left alone)"
+
+# Stamps: a target's work is done again only when what it is made from has changed.
+$(VENV)/.stamp-venv:
+	@echo "== virtual environment in $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "Python 3.10 or newer is needed, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch first and by itself: it is by far the largest, and may come from an index of its own.
+$(VENV)/.stamp-install: $(VENV)/.stamp-venv $(SOURCES)
+	@echo "== $(TORCH), winwin-hf and what they need (minutes, the first time)"
+	$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$(TORCH)"
+	$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.stamp-dev: $(VENV)/.stamp-install
+	@echo "== test and lint tools"
+	$(PIP) install -c constraints.txt -e ".[test,dev]"
+	@touch $@
+
+install: $(VENV)/.stamp-install
+install-dev: $(VENV)/.stamp-dev
+
+demo: $(VENV)/.stamp-install
+	$(BIN)/winwin checkpoints install
+	$(BIN)/python scripts/demo.py --output $(DEMO)
+
+lint: $(VENV)/.stamp-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+format: $(VENV)/.stamp-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,8 @@
+"""Score a checkpoint: `python scripts/evaluate.py CHECKPOINT --recipe RECIPE`. The same as `winwin evaluate`."""
+
+import typer
+
+from winwin_hf.cli import evaluate
+
+if __name__ == "__main__":
+    typer.run(evaluate)

@@ -1,0 +1,179 @@
+"""The training loop: it ends with a loadable model, and resumes exactly, even from a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoImageProcessor, AutoModel
+
+from winwin_hf import WinWinForOpticalFlow
+from winwin_hf.training import latest_state, make_loader, train
+
+TINY = {
+    "task": "optical-flow",
+    "model": {
+        "config": {
+            "hidden_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "decoder_hidden_size": 32,
+            "decoder_num_hidden_layers": 2,
+            "decoder_num_attention_heads": 2,
+            "head_hidden_size": 32,
+            "patch_embedding": "conv_stem",
+            "matching_stride": 8,
+            "matching_size": 16,
+        }
+    },
+    "data": {"name": "synthetic-flow", "settings": {"height": 96, "width": 128, "texture_count": 4}},
+    "windows": {"kind": "windows", "count": 2, "size": [2, 2]},
+    "second_windows": {"size": [3, 3]},
+    "optimization": {"steps": 6, "batch_size": 2, "warmup_steps": 2, "num_workers": 0},
+    "evaluation": {"every": 0, "windows": 2, "sets": [{"label": "frames", "length": 1}]},
+    "save_every": 2,
+    "log_every": 1,
+    "trackers": [],
+}
+
+
+def write(folder: Path, **changes) -> Path:
+    recipe = json.loads(json.dumps(TINY))
+    for section, values in changes.items():
+        recipe[section] = {**recipe[section], **values} if isinstance(values, dict) else values
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def start(recipe: Path, output: Path, *arguments: str) -> subprocess.Popen:
+    script = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
+    command = [sys.executable, str(script), str(recipe), "--output", str(output), *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """An uninterrupted training."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("trained")
+    train(write(folder), output=folder / "run")
+    return folder / "run"
+
+
+def test_ends_with_a_folder_that_auto_classes_take(trained):
+    model = AutoModel.from_pretrained(trained / "model")
+    processor = AutoImageProcessor.from_pretrained(trained / "model")
+    assert isinstance(model, WinWinForOpticalFlow)
+    assert processor.patch_size == model.config.patch_size
+    assert (trained / "model" / "recipe.yaml").exists()
+
+
+def test_windows_and_full_frames_are_both_scored(trained):
+    last = json.loads((trained / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 6
+    assert last["windows"]["epe"] > 0 and last["frames"]["epe"] > 0
+    assert last["frames"]["size"] == [96, 128]
+
+
+def test_every_step_is_logged_once(trained):
+    steps = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [s["step"] for s in steps if "loss" in s] == [1, 2, 3, 4, 5, 6]
+
+
+def test_only_the_newest_state_is_kept(trained):
+    assert [p.name for p in trained.glob("state-*")] == ["state-00000006"]
+
+
+def test_killed_training_resumes_with_the_same_weights(trained, tmp_path):
+    """SIGKILL at an arbitrary moment after the first state, in a process of its own, as a person's training would be."""
+    output = tmp_path / "run"
+    process = start(write(tmp_path), output)
+    deadline = time.monotonic() + 120
+    while latest_state(output) is None and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert latest_state(output) is not None, process.stdout.read()
+    assert not (output / "model").exists(), "it had ended before it was killed"
+    resumed = start(write(tmp_path), output, "--resume")
+    text, _ = resumed.communicate(timeout=240)
+    assert resumed.returncode == 0, text
+    expected, found = (load_file(folder / "model" / "model.safetensors") for folder in (trained, output))
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, found[name]), name
+
+
+def test_terminated_training_saves_before_it_ends(tmp_path):
+    output = tmp_path / "run"
+    process = start(write(tmp_path, optimization={"steps": 100000}, save_every=100000), output)
+    deadline = time.monotonic() + 120
+    log = output / "metrics.jsonl"
+    while not (log.exists() and log.read_text()) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 0 and "--resume" in text, text
+    assert latest_state(output) is not None
+
+
+def test_output_in_use_is_refused(trained, tmp_path):
+    with pytest.raises(FileExistsError, match="--resume"):
+        train(write(tmp_path), output=trained)
+
+
+def test_resuming_another_recipe_is_refused(trained, tmp_path):
+    with pytest.raises(ValueError, match="windows"):
+        train(write(tmp_path, windows={"size": [1, 2]}), output=trained, resume=True)
+
+
+def test_resuming_a_finished_training_changes_nothing(trained, tmp_path):
+    before = (trained / "model" / "model.safetensors").read_bytes()
+    train(write(tmp_path), output=trained, resume=True)
+    assert (trained / "model" / "model.safetensors").read_bytes() == before
+
+
+def examples(recipe, count: int, rank: int = 0, world: int = 1, step: int = 0) -> list[torch.Tensor]:
+    loader, _ = make_loader(recipe, rank, world, step, patch_size=16)
+    batches = iter(loader)
+    return [next(batches)["pixel_values"] for _ in range(count)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loader_resumes_in_the_middle(tmp_path, workers):
+    from winwin_hf.recipe import load_recipe
+
+    recipe = load_recipe(write(tmp_path, optimization={"num_workers": workers}))
+    whole = examples(recipe, 6)
+    for a, b in zip(whole[2:], examples(recipe, 4, step=2), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_processes_see_different_examples(tmp_path):
+    from winwin_hf.recipe import load_recipe
+
+    recipe = load_recipe(write(tmp_path))
+    batches = torch.cat([*examples(recipe, 2, rank=0, world=2), *examples(recipe, 2, rank=1, world=2)])
+    assert len({x.numpy().tobytes() for x in batches}) == len(batches)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path):
+    """Two gloo processes take part, say so, and end with one model."""
+    script = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611"]
+    command += [str(script), str(write(tmp_path)), "--output", str(tmp_path / "run")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "2 process(es)" in result.stdout
+    AutoModel.from_pretrained(tmp_path / "run" / "model")

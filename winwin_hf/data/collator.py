@@ -1,0 +1,167 @@
+"""The collator makes the batch: it places the windows first, then asks each sample for what they show.
+
+What is notable here:
+- One path for all tasks and for all baselines; what is kept is the `Strategy`'s business (windows.py).
+- Which windows an example gets, and how it is augmented, depends on (seed, the example's "index") alone: not on the
+  worker, the process or the order, so an interrupted training resumes exactly. The size of windows of varying size is
+  drawn once a batch, from the index of its first example.
+- For flow, second windows follow the true motion of the first ones, and so come after them; a crop's second view is the
+  same crop, a full frame's the full frame.
+
+Legend: B batch, N windows of the first view, M of the second (M = N), h w a window's pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+
+from winwin_hf.data.sample import Box, Sample
+from winwin_hf.windows import Size, Strategy, follow, robust_mean
+
+Reader = Callable[[dict[str, Any], np.random.Generator], Sample]
+Task = Literal["flow", "segmentation", "depth"]
+
+
+@dataclass(frozen=True)
+class SecondStrategy:
+    """Where the second view's windows lie: one for each first window, around where its content went.
+
+    size: (h, w) in patches; None means `factor` times the first windows' size, rounded.
+    jitter: how far a window may miss, in patches. Too small a jitter and size tell the network the motion.
+    follow_probability: share of windows that follow the flow; the others lie anywhere.
+    """
+
+    size: tuple[int, int] | None = None
+    factor: float = 1.5
+    jitter: float = 2.0
+    follow_probability: float = 1.0
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        if self.size is not None:
+            object.__setattr__(self, "size", tuple(self.size))
+        if self.factor <= 0 or self.jitter < 0 or not 0 <= self.follow_probability <= 1:
+            raise ValueError(f"expected factor > 0, jitter >= 0 and 0 <= follow_probability <= 1, got {self}")
+
+    def window_size(self, first: Size, grid: Size) -> Size:
+        """The second windows' size in patches, at most the (smallest) frame."""
+        size = self.size or tuple(max(1, round(side * self.factor)) for side in first)
+        return min(size[0], grid[0]), min(size[1], grid[1])
+
+
+@dataclass
+class WinWinCollator:
+    """list of examples -> the tensors a model takes.
+
+    pixel_values (B, N, 3, h, w) float32, normalised; window_positions (B, N, 2) int64, (row, col) in patches; labels:
+    flow (B, N, 2, h, w) float32, segmentation (B, N, h, w) int64, depth (B, N, h, w) float32; for flow also
+    second_pixel_values (B, M, 3, h2, w2) and second_window_positions (B, M, 2).
+
+    Args:
+        reader: (example, generator) -> `Sample`. What is random in it must come from the generator.
+        strategy: which windows are kept.
+        second: the second view's windows (flow only; not used by crops and full frames); None: the defaults.
+        image_mean, image_std: of RGB in [0, 1], the image processor's.
+    """
+
+    reader: Reader
+    strategy: Strategy
+    task: Task
+    patch_size: int = 16
+    image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    image_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    seed: int = 0
+    second: SecondStrategy | None = None
+    _stream: np.random.Generator | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.task not in ("flow", "segmentation", "depth"):
+            raise ValueError(f"task {self.task!r}: expected 'flow', 'segmentation' or 'depth'")
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        generators = [self._generator(example) for example in examples]
+        samples = [self.reader(e, g) for e, g in zip(examples, generators, strict=True)]
+        grids = [self.grid(sample) for sample in samples]
+        smallest = (min(g[0] for g in grids), min(g[1] for g in grids))
+        if self.strategy.kind == "full" and len(set(grids)) > 1:
+            sizes = ", ".join(sorted({f"{s.height}x{s.width}" for s in samples}))
+            raise ValueError(f"full frames of one batch must have one size, got {sizes} pixels: use a batch size of 1")
+        size = self.strategy.draw_size(self._generator(examples[0], purpose=1), smallest)
+        second = self.second or SecondStrategy()
+        parts = [
+            self._windows(sample, grid, size, second, second.window_size(size, smallest), generator)
+            for sample, grid, generator in zip(samples, grids, generators, strict=True)
+        ]
+        return {name: self._tensor(name, np.stack([part[name] for part in parts])) for name in parts[0]}
+
+    def grid(self, sample: Sample) -> Size:
+        """The frame's size in patches, the last ones possibly sticking out."""
+        return -(-sample.height // self.patch_size), -(-sample.width // self.patch_size)
+
+    def _windows(
+        self,
+        sample: Sample,
+        grid: Size,
+        size: Size,
+        rule: SecondStrategy,
+        second_size: Size,
+        rng: np.random.Generator,
+    ) -> dict[str, np.ndarray]:
+        """Everything of one example, as arrays: images (N, h, w, 3) uint8, targets (N, h, w, ...)."""
+        positions, size = self.strategy.sample(rng, grid, size)
+        views = [sample.first(self._box(position, size)) for position in positions]
+        images, targets = [image for image, _ in views], [target for _, target in views]
+        own_frame = self.strategy.kind in ("crop", "full")  # a crop is a little frame of its own, beginning at (0, 0)
+        shown = np.zeros_like(positions) if own_frame else positions
+        arrays = {"pixel_values": np.stack(images), "window_positions": shown, "labels": np.stack(targets)}
+        if self.task != "flow":
+            return arrays
+        if own_frame:
+            second, second_size, second_shown = positions, size, shown
+        else:
+            motion = np.stack([robust_mean(target) for target in targets]) / self.patch_size
+            motion = motion[:, ::-1]  # (u, v) -> (row, col)
+            second = follow(rng, positions, size, motion, second_size, grid, rule.jitter, rule.follow_probability)
+            second_shown = second
+        arrays["second_pixel_values"] = np.stack([sample.second(self._box(p, second_size)) for p in second])
+        arrays["second_window_positions"] = second_shown
+        return arrays
+
+    def _box(self, position: np.ndarray, size: Size) -> Box:
+        p = self.patch_size
+        return int(position[0]) * p, int(position[1]) * p, size[0] * p, size[1] * p
+
+    def _tensor(self, name: str, array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        if name.endswith("pixel_values"):  # only here, on the windows' pixels, do images become float
+            mean, std = torch.tensor(self.image_mean), torch.tensor(self.image_std)
+            pixels = tensor.permute(0, 1, 4, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)
+            shape = (3, 1, 1)
+            return pixels.mul_((1 / (255 * std)).view(shape)).sub_((mean / std).view(shape))
+        if name == "labels":
+            if self.task == "flow":
+                return tensor.permute(0, 1, 4, 2, 3).float().contiguous()
+            return tensor.long() if self.task == "segmentation" else tensor.float()
+        return tensor
+
+    def _generator(self, example: dict[str, Any], purpose: int = 0) -> np.random.Generator:
+        """The randomness of one example; of a stream of this worker's own where examples carry no "index"."""
+        if "index" in example:
+            return np.random.default_rng([self.seed, int(example["index"]), purpose])
+        if self._stream is None:
+            worker = torch.utils.data.get_worker_info()
+            self._stream = np.random.default_rng([self.seed, 0 if worker is None else worker.id + 1])
+        return np.random.default_rng(self._stream.integers(2**63))
+
+
+def tokens_kept(batch: dict[str, torch.Tensor], frame: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """(tokens of the first view kept, tokens of the whole frame of (H, W) pixels), for one example of a batch."""
+    windows, height, width = batch["pixel_values"].shape[1], *batch["pixel_values"].shape[-2:]
+    kept = windows * (height // patch_size) * (width // patch_size)
+    return kept, -(-frame[0] // patch_size) * -(-frame[1] // patch_size)

@@ -1,0 +1,195 @@
+"""Heads: from tokens laid out as maps to one prediction a pixel, window by window.
+
+Notable:
+- every head maps (B*N, D, h, w) token maps to (B*N, out, h*p, w*p): a head never sees two windows at once.
+- `ConvHead` climbs from the tokens' stride to stride 4 by pixel shuffles; with a convolutional stem it meets the stem's features
+  on the way up, which is where edges come from.
+- `DPTHead` is CroCo-Flow's (Ranftl et al. 2021), so that its checkpoints can be converted.
+
+Shapes: B batch, N windows, D width, h w patches, p patch size.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .configuration_winwin import WinWinConfig
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """Layer norm over the channels of (B, C, H, W) maps: it takes no statistics over space, so a window and a full image agree."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ConvNextBlock(nn.Module):
+    """7x7 depthwise convolution, then a channel MLP, with a scaled residual (Liu et al. 2022)."""
+
+    def __init__(self, size: int, eps: float, init_scale: float = 1e-1):
+        super().__init__()
+        self.init_scale = init_scale
+        self.depthwise = nn.Conv2d(size, size, 7, padding=3, groups=size)
+        self.norm = nn.LayerNorm(size, eps=eps)
+        self.up_proj = nn.Linear(size, 4 * size)
+        self.down_proj = nn.Linear(4 * size, size)
+        self.layer_scale = nn.Parameter(torch.full((size,), init_scale))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.depthwise(x).permute(0, 2, 3, 1)
+        y = self.down_proj(F.gelu(self.up_proj(self.norm(y))))
+        return x + (self.layer_scale * y).permute(0, 3, 1, 2)
+
+
+class ConvStem(nn.Module):
+    """Stacked stride-2 convolutions instead of one linear projection a patch (ours), with the features of each stride."""
+
+    def __init__(self, config: WinWinConfig):
+        super().__init__()
+        sizes = [config.num_channels, *config.stem_sizes]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(inner, outer, 3, stride=2, padding=1) for inner, outer in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        # No norm after the last one: the encoder's first block begins with its own.
+        self.norms = nn.ModuleList(LayerNorm2d(size, eps=config.layer_norm_eps) for size in sizes[1:-1])
+
+    def forward(self, pixels: torch.Tensor) -> list[torch.Tensor]:
+        """(B*N, C, H, W) -> maps of strides 2, 4, ..., p; the last one holds the patches, (B*N, D, h, w)."""
+        maps = []
+        x = pixels.to(memory_format=torch.channels_last)
+        for conv, norm in zip(self.convs[:-1], self.norms, strict=True):
+            x = F.gelu(norm(conv(x)))
+            maps.append(x)
+        return [*maps, self.convs[-1](x)]
+
+
+class LinearHead(nn.Module):
+    """One projection a token: what can be read off it without any context."""
+
+    def __init__(self, config: WinWinConfig, in_size: int, out_channels: int):
+        super().__init__()
+        self.patch_size = config.patch_size
+        self.projection = nn.Linear(in_size, out_channels * config.patch_size**2)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        x = self.projection(tokens.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return F.pixel_shuffle(x, self.patch_size)
+
+
+class ConvHead(nn.Module):
+    """
+    ConvNeXt blocks and pixel shuffles: stride p -> p/2 -> p/4, then each position predicts its own pixels.
+
+    `extra` maps a stride to the channels of further features that join there (the matching's). With a convolutional stem the
+    first view's stem features of strides p/2 and p/4 join too. The output layer starts at zero if `zero_init`: a network with
+    matching begins by answering the match itself.
+    """
+
+    def __init__(
+        self,
+        config: WinWinConfig,
+        in_size: int,
+        out_channels: int,
+        extra: dict[int, int] | None = None,
+        zero_init: bool = False,
+    ):
+        super().__init__()
+        eps, size, extra = config.layer_norm_eps, config.head_hidden_size, extra or {}
+        stem = config.stem_sizes if config.patch_embedding == "conv_stem" else []
+        self.zero_init = zero_init
+        self.norm = LayerNorm2d(in_size, eps=eps)
+        self.embed = nn.Conv2d(in_size, size, 1)
+        self.blocks = nn.Sequential(*(ConvNextBlock(size, eps) for _ in range(config.head_num_layers)))
+        self.ups, self.skips, self.refines = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.strides = [config.patch_size // 2, config.patch_size // 4]
+        for stride in self.strides:
+            inner, size = size, max(16, size // 2)
+            self.ups.append(nn.Conv2d(inner, 4 * size, 1))
+            skip = (stem[stride.bit_length() - 2] if stem and stride > 1 else 0) + extra.get(stride, 0)
+            self.skips.append(nn.Conv2d(skip, size, 1) if skip else nn.Identity())
+            self.refines.append(ConvNextBlock(size, eps))
+        self.out_norm = LayerNorm2d(size, eps=eps)
+        self.out = nn.Conv2d(size, out_channels * self.strides[-1] ** 2, 1)
+
+    def forward(self, tokens: torch.Tensor, features: dict[int, list[torch.Tensor]] | None = None) -> torch.Tensor:
+        """tokens (B*N, D, h, w), features {stride: maps of that stride} -> (B*N, out, h*p, w*p)."""
+        x = self.blocks(self.embed(self.norm(tokens)))
+        for stride, up, skip, refine in zip(self.strides, self.ups, self.skips, self.refines, strict=True):
+            x = F.pixel_shuffle(up(x), 2)
+            if isinstance(skip, nn.Conv2d):
+                x = x + skip(torch.cat([f.to(x.dtype) for f in (features or {})[stride]], dim=1))
+            x = refine(x)
+        return F.pixel_shuffle(self.out(self.out_norm(x)), self.strides[-1])
+
+
+class ResidualConvUnit(nn.Module):
+    """Two 3x3 convolutions with a residual (Ranftl et al. 2021)."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(size, size, 3, padding=1)
+        self.conv2 = nn.Conv2d(size, size, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+
+
+class FusionBlock(nn.Module):
+    """Adds one level to what came from the coarser ones and doubles its resolution (Ranftl et al. 2021)."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.unit1 = ResidualConvUnit(size)
+        self.unit2 = ResidualConvUnit(size)
+        self.projection = nn.Conv2d(size, size, 1)
+
+    def forward(self, coarser: torch.Tensor | None, level: torch.Tensor) -> torch.Tensor:
+        if coarser is None:  # the coarsest level has nothing below it, and its `unit1` stays unused
+            x = level
+        else:
+            x = coarser + self.unit1(level)
+        x = F.interpolate(self.unit2(x), scale_factor=2, mode="bilinear", align_corners=True)
+        return self.projection(x)
+
+
+class DPTHead(nn.Module):
+    """Four blocks' tokens at strides p/4, p/2, p and 2p, fused from coarse to fine (Ranftl et al. 2021; CroCo-Flow's head)."""
+
+    def __init__(self, config: WinWinConfig, in_sizes: list[int], out_channels: int):
+        super().__init__()
+        sizes, size = config.dpt_layer_sizes, config.dpt_hidden_size
+        self.patch_size = config.patch_size
+        self.projections = nn.ModuleList(nn.Conv2d(i, o, 1) for i, o in zip(in_sizes, sizes, strict=True))
+        self.resamples = nn.ModuleList(
+            [
+                nn.ConvTranspose2d(sizes[0], sizes[0], 4, stride=4),
+                nn.ConvTranspose2d(sizes[1], sizes[1], 2, stride=2),
+                nn.Identity(),
+                nn.Conv2d(sizes[3], sizes[3], 3, stride=2, padding=1),
+            ]
+        )
+        self.levels = nn.ModuleList(nn.Conv2d(s, size, 3, padding=1, bias=False) for s in sizes)
+        self.fusions = nn.ModuleList(FusionBlock(size) for _ in sizes)
+        self.conv1 = nn.Conv2d(size, size // 2, 3, padding=1)
+        self.conv2 = nn.Conv2d(size // 2, 32, 3, padding=1)
+        self.out = nn.Conv2d(32, out_channels, 1)
+
+    def forward(self, taps: list[torch.Tensor]) -> torch.Tensor:
+        """Four token maps (B*N, D_i, h, w) -> (B*N, out, h*p, w*p)."""
+        height, width = (side * self.patch_size for side in taps[0].shape[-2:])
+        levels = [
+            level(resample(projection(tokens)))
+            for tokens, projection, resample, level in zip(
+                taps, self.projections, self.resamples, self.levels, strict=True
+            )
+        ]
+        x = None
+        for level, fusion in zip(reversed(levels), reversed(self.fusions), strict=True):
+            if x is not None:  # an odd number of patches leaves the coarsest level one row or column too large
+                x = x[..., : level.shape[-2], : level.shape[-1]]
+            x = fusion(x, level)
+        x = F.interpolate(self.conv1(x), scale_factor=2, mode="bilinear", align_corners=True)
+        x = self.out(F.relu(self.conv2(x)))
+        if x.shape[-2:] != (height, width):  # patches of other sizes than 16
+            x = F.interpolate(x, size=(height, width), mode="bilinear", align_corners=True)
+        return x

@@ -1,0 +1,342 @@
+"""Images to padded tensors, and predictions back to the original size.
+
+What is notable here:
+- any size goes in: frames are padded at the bottom and right to whole patches by repeating their edge, and
+  `post_process_*` crops that border off again;
+- resizing is off by default (Win-Win runs at full resolution). Where it is on, `post_process_*` works out the resized size
+  from the original one and this processor's options, so the caller hands over nothing but `target_sizes`;
+- frames of a pair are processed alike: `second_images` gives `second_pixel_values`;
+- PIL and NumPy only, no torchvision.
+
+Shapes: B batch, C channels, L classes, H W pixels (of the original image, or padded where it says so).
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers.image_processing_backends import PilBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
+from transformers.processing_utils import ImagesKwargs, Unpack
+
+from .image_arrays_winwin import as_list, image_array, label_array, resize, size_text, to_255, to_rgb
+
+IGNORE_LABEL = 255  # what padded pixels of a segmentation map are, and what the losses leave out
+
+
+class WinWinImageProcessorKwargs(ImagesKwargs, total=False):
+    """patch_size (`int`): images are padded to a multiple of it, in pixels."""
+
+    patch_size: int
+
+
+class WinWinImageProcessor(PilBackend):
+    """Prepares images, pairs of frames and segmentation maps for the Win-Win models.
+
+    Options (at construction, or for one call):
+        do_resize (bool, False), size, resample: `size` is {"height", "width"}; or {"shortest_edge"} / {"longest_edge"}, which
+            keep the aspect ratio; or both edges: the shorter side becomes `shortest_edge` unless the longer one would
+            exceed `longest_edge`.
+        do_rescale (bool, True), rescale_factor (1/255); do_normalize (bool, True), image_mean, image_std (ImageNet's).
+        do_pad (bool, True), patch_size (16): pad bottom and right to whole patches, repeating the edge.
+        do_convert_rgb (bool, True): grey is repeated, alpha is laid over white.
+
+    Values: unsigned 8-bit is 0..255; 16-bit integers are 0..65535; floats are 0..1 and anything outside is an error, unless
+    `do_rescale=False`, which takes values as they are. An array whose layout is ambiguous (an image 1, 3 or 4 pixels wide or
+    high) counts as (H, W, C) from NumPy and (C, H, W) from torch; `input_data_format` overrides.
+    """
+
+    valid_kwargs = WinWinImageProcessorKwargs
+    model_input_names = ["pixel_values", "second_pixel_values"]
+
+    do_resize = False
+    size = None
+    default_to_square = False
+    resample = PILImageResampling.BILINEAR
+    do_rescale = True
+    rescale_factor = 1 / 255
+    do_normalize = True
+    image_mean = IMAGENET_DEFAULT_MEAN
+    image_std = IMAGENET_DEFAULT_STD
+    do_pad = True
+    patch_size = 16
+    do_convert_rgb = True
+
+    def __init__(self, **kwargs: Unpack[WinWinImageProcessorKwargs]):
+        super().__init__(**kwargs)  # type: ignore[misc]
+
+    def preprocess(
+        self,
+        images: Any,
+        second_images: Any = None,
+        segmentation_maps: Any = None,
+        **kwargs: Unpack[WinWinImageProcessorKwargs],
+    ) -> BatchFeature:
+        """One image or a list of images -> model inputs.
+
+        Args:
+            images: PIL image, path or URL, NumPy or torch array ((H, W), (H, W, C) or (C, H, W)), a list of these, or a 4-D
+                array. For pairs: the first frames.
+            second_images: the second frames, as many as `images`, each of the size of its first frame.
+            segmentation_maps: class ids (H, W), as many as `images`, each of its image's size; 255 = ignore.
+            kwargs: the options above for this call, and `return_tensors` ("pt", "np" or None for lists).
+
+        Returns:
+            BatchFeature with `pixel_values` (B, 3, H, W) float32 and, where given, `second_pixel_values` (same shape) and
+            `labels` (B, H, W) int64; H and W are padded. Without `return_tensors`: lists of arrays, so sizes may differ.
+
+        Raises:
+            ValueError: the two frames of a pair differ in size; numbers of inputs differ; a batch to be stacked has several
+                padded sizes; an image is empty or its values or layout are not as said above.
+        """
+        return super().preprocess(images, second_images, segmentation_maps, **kwargs)
+
+    def _preprocess_image_like_inputs(  # type: ignore[override]
+        self,
+        images: Any,
+        second_images: Any,
+        segmentation_maps: Any,
+        return_tensors: Any = None,
+        **options: Any,
+    ) -> BatchFeature:
+        first = [self.process_image(image, **options) for image in as_list(images, "images")]
+        data = {"pixel_values": self._preprocess(first, **options)}
+        sizes = [image.shape[-2:] for image in first]
+
+        if second_images is not None:
+            second = [self.process_image(image, **options) for image in as_list(second_images, "second_images")]
+            if len(second) != len(first):
+                raise ValueError(
+                    f"{len(first)} images but {len(second)} second_images: each first frame needs its second frame."
+                )
+            for index, (size, image) in enumerate(zip(sizes, second, strict=True)):
+                if image.shape[-2:] != size:
+                    raise ValueError(
+                        f"Pair {index}: the first frame is {size_text(size)} and the second frame is "
+                        f"{size_text(image.shape[-2:])} (height x width); expected two frames of the same size. "
+                        "Resize or crop one of them first."
+                    )
+            data["second_pixel_values"] = self._preprocess(second, **options)
+
+        if segmentation_maps is not None:
+            maps = [label_array(item) for item in as_list(segmentation_maps, "segmentation_maps", image_ndim=2)]
+            if len(maps) != len(first):
+                raise ValueError(f"{len(first)} images but {len(maps)} segmentation_maps: expected one map per image.")
+            for index, (size, labels) in enumerate(zip(sizes, maps, strict=True)):
+                if labels.shape != size:
+                    raise ValueError(
+                        f"Segmentation map {index} is {size_text(labels.shape)} but its image is {size_text(size)} "
+                        "(height x width); expected the same size."
+                    )
+            data["labels"] = [self._preprocess_labels(labels, **options) for labels in maps]
+
+        if return_tensors is None:
+            return BatchFeature(data=data)
+        return BatchFeature(
+            data={name: _stack(items, name) for name, items in data.items()}, tensor_type=return_tensors
+        )
+
+    def process_image(  # type: ignore[override]
+        self,
+        image: Any,
+        do_convert_rgb: bool | None = True,
+        do_rescale: bool | None = True,
+        input_data_format: Any = None,
+        **_: Any,
+    ) -> np.ndarray:
+        """One image of any kind -> (C, H, W), uint8 or float32 with values 0..255 (as given where `do_rescale` is off)."""
+        array = to_255(image_array(image, input_data_format), checked=bool(do_rescale))
+        # Without rescaling, floats are 0..1 (or any values, where there is no alpha to need a white).
+        white = 255.0 if do_rescale or array.dtype == np.uint8 else 1.0
+        return to_rgb(array, white) if do_convert_rgb else array
+
+    def _preprocess(  # type: ignore[override]
+        self, images: list[np.ndarray], **options: Any
+    ) -> list[np.ndarray]:
+        """Resize, pad, rescale and normalise (C, H, W) arrays; the last two as one multiplication and one addition."""
+        if options.get("do_center_crop") or options.get("pad_size") is not None:
+            raise ValueError(
+                "do_center_crop and pad_size are not supported: images are padded to multiples of patch_size."
+            )
+        if options.get("data_format") not in (None, "channels_first"):
+            raise ValueError(f"data_format must be 'channels_first', got {options['data_format']!r}.")
+        results = []
+        for image in images:
+            height, width = self._resized_size(image.shape[-2:], **options)
+            if (height, width) != image.shape[-2:]:
+                image = resize(image, (height, width), options["resample"])
+            channels = image.shape[0]
+            gain = np.full(channels, options["rescale_factor"] if options["do_rescale"] else 1.0)
+            bias = np.zeros(channels)
+            if options["do_normalize"]:
+                mean, std = (np.broadcast_to(options[name], (channels,)) for name in ("image_mean", "image_std"))
+                gain, bias = gain / std, -mean / std
+            bottom, right = self._padded_size((height, width), **options)
+            result = np.empty((channels, bottom, right), np.float32)
+            for c in range(channels):
+                inside = result[c, :height, :width]
+                np.multiply(image[c], np.float32(gain[c]), out=inside, dtype=np.float32)
+                inside += np.float32(bias[c])
+            # Repeating the edge and an affine change of values commute, so the border is copied last.
+            result[:, :height, width:] = result[:, :height, width - 1 : width]
+            result[:, height:] = result[:, height - 1 : height]
+            results.append(result)
+        return results
+
+    def _preprocess_labels(self, labels: np.ndarray, **options: Any) -> np.ndarray:
+        """(H, W) class ids -> resized by nearest neighbour and padded with 255, int64."""
+        height, width = self._resized_size(labels.shape, **options)
+        if (height, width) != labels.shape:
+            rows = ((np.arange(height) + 0.5) * (labels.shape[0] / height)).astype(np.int64)
+            columns = ((np.arange(width) + 0.5) * (labels.shape[1] / width)).astype(np.int64)
+            labels = labels[rows[:, None], columns]
+        result = np.full(self._padded_size((height, width), **options), IGNORE_LABEL, np.int64)
+        result[:height, :width] = labels
+        return result
+
+    # ---- sizes: the one place where they are computed, for the way in and for the way back ----
+
+    def _resized_size(self, original: tuple[int, ...], **options: Any) -> tuple[int, int]:
+        """(H, W) of an image -> (H, W) after this processor's resize, before padding."""
+        height, width = int(original[0]), int(original[1])
+        wanted = options.get("size")
+        if not options.get("do_resize"):
+            return height, width
+        if wanted is None:
+            raise ValueError(
+                "do_resize=True needs a `size`, e.g. {'shortest_edge': 384} or {'height': 384, 'width': 512}."
+            )
+        keys = set(dict(wanted))
+        if keys == {"height", "width"}:
+            return int(wanted["height"]), int(wanted["width"])
+        scales = []
+        if "shortest_edge" in keys:
+            scales.append(wanted["shortest_edge"] / min(height, width))
+        if "longest_edge" in keys:
+            scales.append(wanted["longest_edge"] / max(height, width))
+        if not scales or keys - {"shortest_edge", "longest_edge"}:
+            raise ValueError(
+                f"size must have height and width, or shortest_edge and/or longest_edge; got {sorted(keys)}."
+            )
+        scale = min(scales)
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    def _padded_size(self, resized: tuple[int, int], **options: Any) -> tuple[int, int]:
+        patch = options["patch_size"]
+        if not isinstance(patch, int) or patch < 1:
+            raise ValueError(f"patch_size must be a positive whole number of pixels, got {patch!r}.")
+        if not options.get("do_pad"):
+            return resized
+        return math.ceil(resized[0] / patch) * patch, math.ceil(resized[1] / patch) * patch
+
+    def _restore(
+        self, maps: torch.Tensor, target_sizes: Any, overrides: dict[str, Any]
+    ) -> list[tuple[torch.Tensor, tuple[float, float]]]:
+        """(B, K, H, W) padded maps -> per image: the map (K, h, w) at its target size, and the resize ratios (h, w)."""
+        if maps.ndim != 4:
+            raise ValueError(
+                f"Predictions of full images are expected, (batch, ..., height, width); got a shape of {tuple(maps.shape)}. "
+                "Predictions in windows cannot be put back into one image."
+            )
+        maps = maps.float()
+        if target_sizes is None:
+            return [(item, (1.0, 1.0)) for item in maps]
+        targets = [(int(height), int(width)) for height, width in target_sizes]
+        if len(targets) != len(maps):
+            raise ValueError(
+                f"{len(targets)} target_sizes for a batch of {len(maps)}: expected one (height, width) per image."
+            )
+        unknown = set(overrides) - {"do_resize", "size", "do_pad", "patch_size"}
+        if unknown:
+            raise TypeError(f"unexpected options {sorted(unknown)}; expected do_resize, size, do_pad or patch_size.")
+        options = {name: getattr(self, name) for name in ("do_resize", "size", "do_pad", "patch_size")} | overrides
+        options["size"] = self._standardize_kwargs(size=options["size"], default_to_square=self.default_to_square)[
+            "size"
+        ]
+        results = []
+        for item, target in zip(maps, targets, strict=True):
+            resized = self._resized_size(target, **options)
+            padded = self._padded_size(resized, **options)
+            if padded != tuple(item.shape[-2:]):
+                raise ValueError(
+                    f"A target size of {size_text(target)} (height x width) is padded to {size_text(padded)} by this processor, but the "
+                    f"predictions are {size_text(item.shape[-2:])}. target_sizes must be the original images' sizes; options "
+                    "overridden in the call (do_resize, size) must be given here too."
+                )
+            item = item[:, : resized[0], : resized[1]]
+            if resized != target:
+                item = F.interpolate(item[None], size=target, mode="bilinear", align_corners=False)[0]
+            results.append((item, (target[0] / resized[0], target[1] / resized[1])))
+        return results
+
+    # ---- the way back ----
+
+    def post_process_optical_flow(
+        self, outputs: Any, target_sizes: Any = None, **options: Any
+    ) -> list[dict[str, torch.Tensor]]:
+        """Flow at the size of the original frames.
+
+        Args:
+            outputs: with `flow` (B, 2, H, W) and optionally `log_scale` (B, H, W).
+            target_sizes: one (height, width) of the original frames per pair; None leaves predictions as the model gave them.
+            options: `do_resize`, `size`, `do_pad`, `patch_size` where the call of the processor overrode them.
+
+        Returns:
+            per pair: `flow` (2, H, W) float32, (u right, v down) in pixels of the original frame; with `log_scale`: `log_scale`
+            (H, W), the model's raw channel c, and `confidence` (H, W) in [0, 1], which is 1 - sigmoid(c): 1 where the
+            Laplacian's scale is its least (0.25 px), 0 where it is its largest (4 px). Both speak of the model's pixels.
+
+        Raises:
+            ValueError: a target size cannot belong to these outputs, or their numbers differ.
+        """
+        flow, log_scale = _field(outputs, "flow"), _field(outputs, "log_scale", required=False)
+        results = []
+        for restored, (down, right) in self._restore(flow, target_sizes, options):
+            results.append({"flow": restored * restored.new_tensor([right, down])[:, None, None]})
+        if log_scale is not None:
+            for result, (c, _) in zip(results, self._restore(log_scale[:, None], target_sizes, options), strict=True):
+                result["log_scale"] = c[0]
+                result["confidence"] = torch.sigmoid(-c[0])
+        return results
+
+    def post_process_depth_estimation(
+        self, outputs: Any, target_sizes: Any = None, **options: Any
+    ) -> list[dict[str, torch.Tensor]]:
+        """`predicted_depth` (B, H, W) -> per image {"predicted_depth": (H, W) float32, metres}. Arguments as for flow."""
+        depth = _field(outputs, "predicted_depth")
+        return [{"predicted_depth": item[0]} for item, _ in self._restore(depth[:, None], target_sizes, options)]
+
+    def post_process_semantic_segmentation(
+        self, outputs: Any, target_sizes: Any = None, **options: Any
+    ) -> list[torch.Tensor]:
+        """`logits` (B, L, H, W) -> per image the class ids (H, W) int64. Arguments as for flow."""
+        return [item.argmax(dim=0) for item, _ in self._restore(_field(outputs, "logits"), target_sizes, options)]
+
+
+# ---- what the methods above share ----
+
+
+def _field(outputs: Any, name: str, required: bool = True) -> Any:
+    value = outputs.get(name) if isinstance(outputs, dict) else getattr(outputs, name, None)
+    if value is None and required:
+        raise ValueError(
+            f"These outputs ({type(outputs).__name__}) have no `{name}`: a model for another task made them."
+        )
+    return value
+
+
+def _stack(items: list[np.ndarray], name: str) -> np.ndarray:
+    sizes = sorted({item.shape[-2:] for item in items})
+    if len(sizes) > 1:
+        raise ValueError(
+            f"{name}: cannot stack images of padded sizes {', '.join(size_text(size) for size in sizes)} (height x width) into one "
+            "tensor. Pass images of one size, resize them (do_resize=True, size={'height': ..., 'width': ...}), or leave out "
+            "return_tensors to get lists."
+        )
+    return items[0][None] if len(items) == 1 else np.stack(items)
+
+
+__all__ = ["WinWinImageProcessor"]

@@ -1,0 +1,313 @@
+"""The parts of Win-Win's network: windows, RoPE, attention, and the blocks of encoder and decoder.
+
+Notable:
+- `as_windows` brings a whole image and a set of windows to one form; everything behind it knows only windows.
+- positions are the patches' (row, column) in the full frame and enter by RoPE only: once a forward, in float32, for all blocks.
+- attention goes through the transformers attention interface; nothing of size tokens x tokens is held outside "eager".
+
+Shapes: B batch, N windows, T tokens of all windows, D width, C channels, H W pixels, h w patches, p patch size.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.activations import ACT2FN
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+
+from .configuration_winwin import WinWinConfig
+from .heads_winwin import ConvStem
+from .rope_winwin import apply_rotary, rotary_embedding
+
+
+# ------------------------------------------------------------------ windows
+
+
+@dataclass
+class Layout:
+    """Where an input's tokens lie: N windows of rows x columns patches at `corners` (B or 1, N, 2)."""
+
+    batch: int
+    count: int
+    rows: int
+    columns: int
+    corners: torch.Tensor
+    windowed: bool  # whether the input had an axis of windows; predictions then have one too
+
+    def positions(self, scale: int = 1) -> torch.Tensor:
+        """(row, column) of every token in the full frame, (B or 1, T, 2); of `scale` x `scale` positions a patch if asked."""
+        device = self.corners.device
+        rows = torch.arange(self.rows * scale, device=device)
+        columns = torch.arange(self.columns * scale, device=device)
+        grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)  # (h*w, 2)
+        return (self.corners[:, :, None] * scale + grid).flatten(1, 2)
+
+    def to_maps(self, tokens: torch.Tensor, scale: int = 1) -> torch.Tensor:
+        """(B, T, D) -> one map a window, (B*N, D, h, w)."""
+        shape = (self.batch * self.count, self.rows * scale, self.columns * scale, tokens.shape[-1])
+        return tokens.reshape(shape).permute(0, 3, 1, 2)
+
+    def to_tokens(self, maps: torch.Tensor) -> torch.Tensor:
+        """(B*N, D, h, w) -> (B, T, D)."""
+        tokens = maps.permute(0, 2, 3, 1)
+        return tokens.reshape(self.batch, -1, tokens.shape[-1])
+
+    def to_output(self, maps: torch.Tensor) -> torch.Tensor:
+        """(B*N, C, H, W) -> (B, N, C, H, W) in windows, (B, C, H, W) for a whole image."""
+        return maps.unflatten(0, (self.batch, self.count)) if self.windowed else maps
+
+
+def as_windows(
+    pixel_values: torch.Tensor, window_positions: torch.Tensor | None, patch_size: int, name: str = "pixel_values"
+) -> tuple[torch.Tensor, Layout]:
+    """
+    Brings both forms of an image, (B, C, H, W) and (B, N, C, h, w) with positions (B, N, 2), to (B*N, C, h, w) and a layout.
+
+    Raises `ValueError`, naming the argument, for another number of axes, positions that are missing or don't fit, or sides that are no
+    multiple of the patch.
+    """
+    windowed = pixel_values.ndim == 5
+    positions_name = name.replace("pixel_values", "window_positions")
+    if pixel_values.ndim not in (4, 5):
+        raise ValueError(f"{name} has shape {tuple(pixel_values.shape)}: expected (B, C, H, W) or (B, N, C, h, w).")
+    if windowed != (window_positions is not None):
+        wrong = "is missing" if windowed else "is given"
+        raise ValueError(f"{positions_name} {wrong} for {name} of shape {tuple(pixel_values.shape)}: windows need both.")
+    batch, count = pixel_values.shape[0], pixel_values.shape[1] if windowed else 1
+    height, width = pixel_values.shape[-2:]
+    if height % patch_size or width % patch_size:
+        raise ValueError(f"{name} is {height} x {width} pixels: expected multiples of {patch_size}; the processor pads.")
+    if window_positions is None:
+        corners = torch.zeros(1, 1, 2, dtype=torch.long, device=pixel_values.device)
+    elif window_positions.shape != (batch, count, 2):
+        raise ValueError(
+            f"{positions_name} has shape {tuple(window_positions.shape)}: expected {(batch, count, 2)} for {name} "
+            f"of shape {tuple(pixel_values.shape)}."
+        )
+    else:
+        corners = window_positions
+    pixels = pixel_values.flatten(0, 1) if windowed else pixel_values
+    return pixels, Layout(batch, count, height // patch_size, width // patch_size, corners, windowed)
+
+
+def patchify(pixels: torch.Tensor, patch_size: int) -> torch.Tensor:
+    """(B*N, C, h*p, w*p) -> the pixels of each patch, (B*N, h*w, p*p*C), channels last as in MAE and CroCo."""
+    patches = pixels.unflatten(-1, (-1, patch_size)).unflatten(-3, (-1, patch_size))  # (B*N, C, h, p, w, p)
+    return patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+
+# ------------------------------------------------------------------ attention
+
+
+def rotary_of(layout: Layout, config: WinWinConfig, width: int) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """cos and sin (B or 1, 1, T, width), float32, shared by all blocks whose heads are `width` wide; None under "sincos"."""
+    if config.position_embedding != "rope":
+        return None
+    cos, sin = rotary_embedding(layout.positions(), width, config.rope_theta)
+    return cos[:, None], sin[:, None]
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The plain form, (B, heads, T, width) each; the only one that holds, and returns, the T x T weights."""
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    weights = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        weights = weights + attention_mask
+    weights = F.dropout(weights.softmax(dim=-1), p=dropout, training=module.training)
+    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+
+
+class WinWinAttention(nn.Module):
+    """Multi-head attention of tokens to themselves or to `memory`, queries and keys turned by RoPE."""
+
+    def __init__(self, config: WinWinConfig, width: int, num_heads: int):
+        super().__init__()
+        self.config = config
+        self.num_heads = num_heads
+        self.head_dim = width // num_heads
+        self.scaling = self.head_dim**-0.5
+        self.is_causal = False
+        self.q_proj = nn.Linear(width, width, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(width, width, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(width, width, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(width, width)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        rotary: tuple | None,
+        memory: torch.Tensor | None = None,
+        memory_rotary: tuple | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """hidden_states (B, T, D), memory (B, T2, D); rotary: cos and sin (B, 1, T, head width) -> (B, T, D), weights or None."""
+        if memory is None:
+            memory, memory_rotary = hidden_states, rotary
+        query = self.q_proj(hidden_states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        key = self.k_proj(memory).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        value = self.v_proj(memory).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        if rotary is not None:
+            query = apply_rotary(query, *(t.to(query.dtype) for t in rotary))
+            key = apply_rotary(key, *(t.to(key.dtype) for t in memory_rotary))
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        output, weights = attention(
+            self,
+            query,
+            key,
+            value,
+            None,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            **kwargs,
+        )
+        return self.o_proj(output.flatten(2)), weights
+
+
+class WinWinMLP(nn.Module):
+    def __init__(self, config: WinWinConfig, width: int):
+        super().__init__()
+        self.up_proj = nn.Linear(width, int(width * config.mlp_ratio))
+        self.act_fn = ACT2FN[config.hidden_act]
+        self.down_proj = nn.Linear(int(width * config.mlp_ratio), width)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.act_fn(self.up_proj(hidden_states)))
+
+
+# ------------------------------------------------------------------ encoder
+
+
+class WinWinEmbeddings(nn.Module):
+    """Pixels to tokens: one linear projection a patch, or a convolutional stem; with absolute positions only under "sincos"."""
+
+    def __init__(self, config: WinWinConfig):
+        super().__init__()
+        self.config = config
+        if config.patch_embedding == "conv_stem":
+            self.projection = ConvStem(config)
+        else:
+            self.projection = nn.Conv2d(
+                config.num_channels, config.hidden_size, config.patch_size, stride=config.patch_size
+            )
+
+    def forward(self, pixels: torch.Tensor, layout: Layout) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """pixels (B*N, C, h*p, w*p) -> tokens (B, T, D) and the stem's maps of strides 2, 4, ..., p/2 (none if linear)."""
+        pixels = pixels.to(next(self.projection.parameters()).dtype)
+        maps = self.projection(pixels)
+        stem = []
+        if isinstance(self.projection, ConvStem):
+            *stem, maps = maps
+        tokens = layout.to_tokens(maps)
+        if self.config.position_embedding == "sincos":
+            tokens = tokens + sincos_embedding(layout.positions(), self.config.hidden_size).to(tokens.dtype)
+        return tokens, stem
+
+
+def sincos_embedding(positions: torch.Tensor, width: int) -> torch.Tensor:
+    """The fixed absolute embedding of ViTs, half for the row and half for the column: (B, T, 2) -> (B, T, D)."""
+    omega = 10000.0 ** -torch.arange(0, 1, 4 / width, dtype=torch.float32, device=positions.device)
+    angles = positions.float()[..., None] * omega  # (B, T, 2, D / 4)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+
+
+class WinWinLayer(GradientCheckpointingLayer):
+    """Pre-norm self-attention and MLP. Under "vitdet" most layers attend within cells of each window (Li et al. 2022)."""
+
+    def __init__(self, config: WinWinConfig, cell_size: int | None = None):
+        super().__init__()
+        self.cell_size = cell_size
+        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = WinWinAttention(config, config.hidden_size, config.num_attention_heads)
+        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = WinWinMLP(config, config.hidden_size)
+
+    def forward(
+        self, hidden_states: torch.Tensor, rotary: tuple | None, layout: Layout, **kwargs: Unpack[TransformersKwargs]
+    ) -> torch.Tensor:
+        x = self.norm1(hidden_states)
+        if self.cell_size is None:
+            x, _ = self.attention(x, rotary, **kwargs)
+        else:
+            x = self.attend_in_cells(x, rotary, layout, **kwargs)
+        hidden_states = hidden_states + x
+        return hidden_states + self.mlp(self.norm2(hidden_states))
+
+    def attend_in_cells(self, x: torch.Tensor, rotary: tuple | None, layout: Layout, **kwargs) -> torch.Tensor:
+        """
+        Windowed attention without padding: whole cells in one call, then the right, the lower and the corner remainders in theirs.
+
+        ViT-Det pads instead, and its padding takes part in the attention; the result inside whole cells is the same.
+        """
+        size, rows, columns = self.cell_size, layout.rows, layout.columns
+        row_parts = [(0, rows - rows % size, size), (rows - rows % size, rows, rows % size)]
+        column_parts = [(0, columns - columns % size, size), (columns - columns % size, columns, columns % size)]
+
+        def grid(t: torch.Tensor) -> torch.Tensor:  # (B, T, D) -> (B, N, h, w, D)
+            return t.reshape(t.shape[0], layout.count, rows, columns, t.shape[-1])
+
+        def cells(t: torch.Tensor, top, bottom, high, left, right, wide) -> torch.Tensor:  # -> (B * cells, high * wide, D)
+            t = t[:, :, top:bottom, left:right].unflatten(3, (-1, wide)).unflatten(2, (-1, high))
+            return t.transpose(3, 4).flatten(4, 5).flatten(0, 3)
+
+        x_grid = grid(x)
+        rotary_grids = [grid(t.squeeze(1).expand(layout.batch, -1, -1)) for t in rotary] if rotary is not None else None
+        output = torch.zeros_like(x_grid)
+        for top, bottom, high in row_parts:
+            for left, right, wide in column_parts:
+                if top == bottom or left == right:
+                    continue
+                part = (top, bottom, high, left, right, wide)
+                part_rotary = rotary_grids and tuple(cells(t, *part)[:, None] for t in rotary_grids)
+                y, _ = self.attention(cells(x_grid, *part), part_rotary, **kwargs)
+                shape = (layout.batch, layout.count, (bottom - top) // high, (right - left) // wide, high, wide, -1)
+                y = y.reshape(shape).transpose(3, 4)  # (B, N, cell rows, high, cell columns, wide, D)
+                output[:, :, top:bottom, left:right] = y.flatten(4, 5).flatten(2, 3).to(output.dtype)
+        return output.flatten(1, 3)
+
+
+# ------------------------------------------------------------------ decoder
+
+
+class WinWinDecoderLayer(GradientCheckpointingLayer):
+    """Self-attention, cross-attention to the second view, MLP (CroCo's decoder block)."""
+
+    def __init__(self, config: WinWinConfig):
+        super().__init__()
+        width, heads, eps = config.decoder_hidden_size, config.decoder_num_attention_heads, config.layer_norm_eps
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.attention = WinWinAttention(config, width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.norm_memory = nn.LayerNorm(width, eps=eps)
+        self.cross_attention = WinWinAttention(config, width, heads)
+        self.norm3 = nn.LayerNorm(width, eps=eps)
+        self.mlp = WinWinMLP(config, width)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        memory: torch.Tensor,
+        rotary: tuple | None,
+        memory_rotary: tuple | None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> torch.Tensor:
+        hidden_states = hidden_states + self.attention(self.norm1(hidden_states), rotary, **kwargs)[0]
+        memory = self.norm_memory(memory)
+        x, _ = self.cross_attention(self.norm2(hidden_states), rotary, memory, memory_rotary, **kwargs)
+        hidden_states = hidden_states + x
+        return hidden_states + self.mlp(self.norm3(hidden_states))

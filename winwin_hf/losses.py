@@ -1,0 +1,149 @@
+"""Training losses: one pure function a loss, none knows of windows.
+
+What is notable here:
+- Every function takes any leading axes, so a batch of images and a batch of windows go through the same line.
+- Unknown targets (NaN, inf, out of range, ignored labels) are replaced *before* any arithmetic: a NaN that is only masked
+  afterwards still gives NaN gradients. Where nothing is known the loss is 0 and its gradients are 0.
+- Everything is computed in float32, under autocast too.
+
+Legend: B batch, L labels, T tokens, P pixel values of a patch, H W pixels, h w cells of a coarser grid.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+MAX_FLOW = 10_000.0  # px; ground truth beyond this means "unknown" (Middlebury writes values above 1e9)
+
+
+def _mean_where(values: Tensor, valid: Tensor) -> Tensor:
+    """Mean of `values` where `valid`; 0, still attached to the graph, where nothing is."""
+    kept = torch.where(valid, values, torch.zeros((), dtype=values.dtype, device=values.device))
+    return kept.sum() / valid.sum().clamp(min=1)
+
+
+def _known_flow(target: Tensor, max_flow: float) -> tuple[Tensor, Tensor]:
+    """Flow (..., 2, H, W) -> the same in float32 with 0 where it is unknown, and which pixels are known (..., H, W)."""
+    target = target.float()
+    known = (target.isfinite() & (target.abs() < max_flow)).all(dim=-3)
+    return torch.where(known.unsqueeze(-3), target, torch.zeros_like(target)), known
+
+
+def laplacian_scale(log_scale: Tensor, min_scale: float = 0.25, max_scale: float = 4.0) -> Tensor:
+    """The network's raw third channel c -> the Laplacian's scale in pixels, between `min_scale` and `max_scale`."""
+    return (max_scale - min_scale) * torch.sigmoid(log_scale.float()) + min_scale
+
+
+def bounded_laplacian_loss(
+    flow: Tensor,
+    log_scale: Tensor,
+    target: Tensor,
+    max_flow: float = MAX_FLOW,
+    min_scale: float = 0.25,
+    max_scale: float = 4.0,
+) -> Tensor:
+    """Negative log-likelihood of a Laplacian whose scale the network chooses within bounds (as CroCo-Flow; ours for Win-Win).
+
+    (|du| + |dv|) / scale + log(scale), averaged over the known pixels; constants are left out, so it can be negative.
+    The bounds keep the network from declaring every pixel hopeless, or certain.
+
+    Args:
+        flow: predicted flow (..., 2, H, W) in pixels.
+        log_scale: raw channel c (..., H, W), see `laplacian_scale`.
+        target: true flow (..., 2, H, W) in pixels; NaN, inf and values of `max_flow` pixels or more are unknown.
+    """
+    target, known = _known_flow(target, max_flow)
+    scale = laplacian_scale(log_scale, min_scale, max_scale)
+    error = (flow.float() - target).abs().sum(dim=-3)  # (..., H, W)
+    return _mean_where(error / scale + scale.log(), known)
+
+
+def matching_loss(base_flow: Tensor, target: Tensor, inside: Tensor, max_flow: float = MAX_FLOW) -> Tensor:
+    """Auxiliary L1 on the matcher's coarse flow (ours, see the README's section on matching).
+
+    |du| + |dv| in pixels, averaged over the cells that have a known target and whose match can be seen.
+
+    Args:
+        base_flow: (..., 2, h, w) in full-resolution pixels, one cell for each `stride` x `stride` pixels.
+        target: true flow (..., 2, H, W) in pixels, H = stride * h, W = stride * w; a cell's target is the mean of its
+            known pixels.
+        inside: bool (..., h, w), whether the match lies inside the second view's windows.
+
+    Raises:
+        ValueError: H x W is not the same whole multiple of h x w.
+    """
+    (h, w), (height, width) = base_flow.shape[-2:], target.shape[-2:]
+    stride = height // h
+    if (height, width) != (h * stride, w * stride) or stride < 1:
+        raise ValueError(f"target of {height}x{width} pixels is no whole multiple of base_flow's {h}x{w} cells")
+    target, known = _known_flow(target, max_flow)
+    sums = target.unflatten(-2, (h, stride)).unflatten(-1, (w, stride)).sum(dim=(-1, -3))  # (..., 2, h, w)
+    counts = known.float().unflatten(-2, (h, stride)).unflatten(-1, (w, stride)).sum(dim=(-1, -3))  # (..., h, w)
+    pooled = sums / counts.clamp(min=1).unsqueeze(-3)
+    error = (base_flow.float() - pooled).abs().sum(dim=-3)
+    return _mean_where(error, inside.bool() & (counts > 0))
+
+
+def semantic_loss(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
+    """Cross-entropy, averaged over the pixels that are not `ignore_index`.
+
+    Args:
+        logits: (..., L, H, W): the class axis is the third from the end, as in (B, L, H, W) and (B, N, L, h, w).
+        labels: integers (..., H, W).
+    """
+    labels = labels.long()
+    per_pixel = F.cross_entropy(
+        logits.float().reshape(-1, *logits.shape[-3:]),
+        labels.reshape(-1, *labels.shape[-2:]),
+        ignore_index=ignore_index,
+        reduction="none",
+    )  # 0 where ignored
+    return per_pixel.sum() / (labels != ignore_index).sum().clamp(min=1)
+
+
+def scale_invariant_log_loss(
+    depth: Tensor, target: Tensor, variance_focus: float = 0.85, eps: float = 1e-6, max_depth: float | None = None
+) -> Tensor:
+    """Scale-invariant error of log depth (Eigen et al. 2014, eq. 4, with the square root that BTS and AdaBins take).
+
+    With g = log(depth) - log(target) over the known pixels of an image:
+    sqrt(mean(g^2) - variance_focus * mean(g)^2), averaged over the images that have known pixels.
+    `variance_focus` 1 forgives a wrong overall scale, 0 is the plain RMSE of the log. The root keeps the gradient from
+    fading as the fit improves, and lets each image weigh alike. It is written as
+    sqrt(var(g) + (1 - variance_focus) * mean(g)^2 + eps) - sqrt(eps): never negative inside the root, smooth at 0.
+
+    Args:
+        depth: predicted depth (B, ..., H, W) in metres, positive. Axis 0 tells images apart; all other axes (windows,
+            rows, columns) belong to one image.
+        target: true depth, same shape; known where finite, above 0 and, if given, at most `max_depth`.
+    """
+    target = target.float()
+    known = target.isfinite() & (target > 0)
+    if max_depth is not None:
+        known = known & (target <= max_depth)
+    one = torch.ones((), device=target.device)
+    g = depth.float().clamp(min=1e-6).log() - torch.where(known, target, one).log()
+    g = torch.where(known, g, torch.zeros_like(g)).flatten(1)  # (B, pixels)
+    known = known.flatten(1)
+    count = known.sum(dim=1).clamp(min=1)
+    mean = g.sum(dim=1) / count
+    deviation = torch.where(known, g - mean.unsqueeze(1), torch.zeros_like(g))
+    variance = deviation.square().sum(dim=1) / count
+    inner = variance + (1 - variance_focus) * mean.square()
+    return _mean_where((inner + eps).sqrt() - eps**0.5, known.any(dim=1))
+
+
+def normalised_pixel_loss(prediction: Tensor, patches: Tensor, mask: Tensor, eps: float = 1e-6) -> Tensor:
+    """Mean squared error over hidden patches, each target patch brought to mean 0 and variance 1 (as MAE and CroCo).
+
+    Args:
+        prediction: (..., T, P).
+        patches: true pixel values (..., T, P).
+        mask: bool (..., T), True where the patch was hidden from the network and so counts.
+    """
+    patches = patches.float()
+    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)  # unbiased variance, as in MAE
+    target = (patches - mean) / (variance + eps).sqrt()
+    return _mean_where((prediction.float() - target).square().mean(dim=-1), mask.bool())

@@ -1,0 +1,182 @@
+"""Matching: where in the second view does each position of the first one lie? Ours, not the paper's.
+
+A plain ViT learns to match only after very long pre-training. Here two attentions between stride-s features of both views do it
+explicitly, and are supervised:
+1. global: queries and keys carry RoPE, so that the prior over displacements is learnt and relative; besides all keys of the second
+   view there is one learnt "no match" key.
+2. local: other features, and a Gaussian prior centred on the first answer, which removes what a mean over several modes leaves.
+
+Notable:
+- the *values* are the keys' coordinates, so a plain memory-linear SDPA returns the expected displacement; no correlation volume is
+  held, nothing is sampled from a grid, and windows that lie anywhere need no special case.
+- a Gaussian prior is bilinear in (query, key): -|k - c|^2 / 2s^2 = (k.c - |k|^2/2) / s^2 + const, so it costs three more channels.
+- squared coordinates among the values give the match's spread, for the loss and as a feature.
+- coordinates up to 240 must come out exact to a hundredth: all of this runs in float32, autocast or not.
+- query, key and value have the same width, or SDPA on a CPU falls back to the full matrix.
+
+Shapes: B batch, N windows, T tokens, Q K stride-s positions of the first and second view, C channels.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .configuration_winwin import WinWinConfig
+from .heads_winwin import ConvNextBlock, LayerNorm2d
+from .losses import MAX_FLOW
+from .rope_winwin import apply_rotary, rotary_embedding
+
+
+EXTRA_CHANNELS = 8  # beyond `matching_size`: prior and no-match channels of keys, coordinates among the values
+
+
+@dataclass
+class Match:
+    """
+    What the matching knows about each stride-s position of the first view.
+
+    flow (B, Q, 2): refined displacement (right, down), in pixels. coarse (B, Q, 2): the global attention's.
+    mass (B, Q): attention on real keys rather than on "no match". spread (B, Q): the global attention's variance, in positions^2.
+    retrieved (B, Q, C): the second view's features at the match. query (B, Q, C): the first view's.
+    """
+
+    flow: torch.Tensor
+    coarse: torch.Tensor
+    mass: torch.Tensor
+    spread: torch.Tensor
+    retrieved: torch.Tensor
+    query: torch.Tensor
+
+
+class MatchingFeatures(nn.Module):
+    """Tokens shuffled up to the matching's stride, plus the stem's features of that stride, plus one ConvNeXt block."""
+
+    def __init__(self, config: WinWinConfig):
+        super().__init__()
+        size, self.factor = config.matching_size, config.patch_size // config.matching_stride
+        self.norm = LayerNorm2d(config.hidden_size, eps=config.layer_norm_eps)
+        self.up = nn.Conv2d(config.hidden_size, size * self.factor**2, 1)
+        self.skip = nn.Conv2d(config.stem_sizes[config.matching_stride.bit_length() - 2], size, 1)
+        self.block = ConvNextBlock(size, config.layer_norm_eps)
+        self.out_norm = LayerNorm2d(size, eps=config.layer_norm_eps)
+
+    def forward(self, tokens: torch.Tensor, stem: torch.Tensor) -> torch.Tensor:
+        """tokens (B*N, D, h, w), stem (B*N, C', h*f, w*f) -> (B*N, C, h*f, w*f), f positions a patch's side."""
+        x = F.pixel_shuffle(self.up(self.norm(tokens)), self.factor) + self.skip(stem)
+        return self.out_norm(self.block(x))
+
+
+class Matching(nn.Module):
+    """The two attentions. Everything is relative, so moving both views' windows together changes nothing."""
+
+    def __init__(self, config: WinWinConfig):
+        super().__init__()
+        size = config.matching_size
+        self.size, self.stride, self.theta = size, config.matching_stride, config.rope_theta
+        self.query = nn.Linear(size, size)
+        self.key = nn.Linear(size, size)
+        self.no_match = nn.Linear(size, 1)  # the logit of "no match" for each query
+        self.fine_query = nn.Linear(size, size)
+        self.fine_key = nn.Linear(size, size)
+        self.value = nn.Linear(size, size)
+        self.log_temperature = nn.Parameter(torch.tensor([2.5, 2.5]))  # of the global and of the local attention
+        self.log_sigma = nn.Parameter(torch.tensor(0.7))  # of the local attention's prior, in positions
+
+    def attend(self, query, query_extra, key, key_extra, values):
+        """One SDPA without heads; `*_extra` are further channels of the logits, not normalised. (B, Q, ...) -> (B, Q, C + 8)."""
+        width = self.size + EXTRA_CHANNELS
+        query, key, values = (torch.cat(parts, dim=-1) for parts in ([query, *query_extra], [key, *key_extra], values))
+        query, key, values = (F.pad(t, (0, width - t.shape[-1])) for t in (query, key, values))
+        out = F.scaled_dot_product_attention(query[:, None], key[:, None], values[:, None], scale=1.0)
+        return out[:, 0]
+
+    def forward(
+        self, first: torch.Tensor, second: torch.Tensor, first_xy: torch.Tensor, second_xy: torch.Tensor
+    ) -> Match:
+        """features (B, Q, C), (B, K, C) and coordinates in positions, (B, Q, 2), (B, K, 2) as (x, y), of both views -> Match."""
+        with torch.autocast(first.device.type, enabled=False):
+            return self.match(first.float(), second.float(), first_xy.float(), second_xy.float())
+
+    def match(self, first, second, first_xy, second_xy) -> Match:
+        dtype = self.query.weight.dtype
+        project = lambda layer, x: layer(x.to(dtype)).float()  # noqa: E731  weights may be in half precision
+        centre = first_xy.mean(dim=1, keepdim=True)  # small numbers: float32 is exact enough, wherever the windows lie
+        first_xy, second_xy = first_xy - centre, second_xy - centre
+        temperature = self.log_temperature.float().clamp(max=4.6).exp()
+
+        # 1. global
+        query = F.normalize(project(self.query, first), dim=-1)
+        key = F.normalize(project(self.key, second), dim=-1)
+        query = apply_rotary(query, *rotary_embedding(first_xy.flip(-1), self.size, self.theta)) * temperature[0]
+        key = apply_rotary(key, *rotary_embedding(second_xy.flip(-1), self.size, self.theta))
+        squares = second_xy.square().sum(-1, keepdim=True)
+        is_real = torch.ones_like(squares)
+        out = self.attend(
+            query,
+            [project(self.no_match, first)],
+            F.pad(key, (0, 0, 0, 1)),  # one more key: no features, ...
+            [F.pad(torch.zeros_like(squares), (0, 0, 0, 1), value=1.0)],  # ... only the query's own logit, ...
+            [F.pad(torch.cat([second_xy, squares, is_real], dim=-1), (0, 0, 0, 1))],  # ... and nothing to return
+        )
+        mass = out[..., 3].clamp(min=1e-3)
+        mean = out[..., :2] / mass[..., None]
+        spread = (out[..., 2] / mass - mean.square().sum(-1)).clamp(min=0)
+
+        # 2. local, around the first answer, which it doesn't teach
+        query = F.normalize(project(self.fine_query, first), dim=-1) * temperature[1]
+        key = F.normalize(project(self.fine_key, second), dim=-1)
+        precision = torch.exp(-2 * self.log_sigma.float().clamp(min=-0.7, max=3.0))
+        centre = mean.detach()
+        out = self.attend(
+            query,
+            [centre * precision, (-0.5 * precision).expand(*centre.shape[:2], 1)],
+            key,
+            [second_xy, squares],
+            [second_xy, project(self.value, second)],
+        )
+        return Match(
+            flow=(out[..., :2] - first_xy) * self.stride,
+            coarse=(mean - first_xy) * self.stride,
+            mass=mass,
+            spread=spread,
+            retrieved=out[..., 2 : 2 + self.size],
+            query=first,
+        )
+
+
+def matching_loss(match: Match, target: torch.Tensor, inside: torch.Tensor, stride: int) -> torch.Tensor:
+    """
+    Auxiliary losses on the matching (ours), each in pixels or nats.
+
+    target (B, Q, 2): the true displacement at each position, NaN = unknown. inside (B, Q): whether the true match lies in the
+    second view's windows; elsewhere only "no match" is taught.
+    - global: root of the attention's mean squared distance to the true match, which punishes spread as well as error;
+    - local: L1 of the refined displacement;
+    - cross-entropy of the match mass.
+    """
+    known = torch.isfinite(target).all(-1)
+    visible = known & inside
+    target = torch.where(known[..., None], target, 0.0)
+    count = visible.sum().clamp(min=1)
+    coarse = (match.coarse - target).square().sum(-1) / stride**2 + match.spread
+    coarse = stride * (coarse + 0.01).sqrt()
+    fine = (match.flow - target).abs().sum(-1)
+    error = torch.where(visible, coarse + fine, 0.0).sum() / count
+    mass = match.mass.clamp(1e-4, 1 - 1e-4)
+    surprise = -torch.where(inside, mass.log(), torch.log1p(-mass))
+    surprise = torch.where(known, surprise, 0.0).sum() / known.sum().clamp(min=1)
+    return error + surprise
+
+
+def pool_flow(flow: torch.Tensor, stride: int) -> torch.Tensor:
+    """
+    Mean of the known vectors of flow (..., 2, H, W) in each stride x stride cell -> (..., 2, H/s, W/s); NaN where none is.
+
+    Known as in the flow loss: both components finite and below `MAX_FLOW` pixels.
+    """
+    known = (flow.abs() < MAX_FLOW).all(dim=-3, keepdim=True)  # False for NaN
+    cells = torch.where(known, flow, torch.nan)
+    cells = cells.unflatten(-1, (-1, stride)).unflatten(-3, (-1, stride))  # (..., 2, H/s, s, W/s, s)
+    return cells.nanmean(dim=(-3, -1))

@@ -1,0 +1,672 @@
+"""Win-Win: vision transformers for dense prediction, trained on two windows of each image, run on whole frames (ICLR 2024).
+
+The models of the paper, from top to bottom: the RoPE ViT encoder, the binocular decoder, and a model for each task.
+
+Notable:
+- an image is a set of windows. `pixel_values` (B, C, H, W) is one window that covers the frame; (B, N, C, h, w) with
+  `window_positions` (B, N, 2) is what training feeds. Tokens outside the windows do not exist: nothing is masked, nothing padded.
+- labels and predictions have the layout of the input: an axis N follows B if the input came in windows.
+- the second view of optical flow and pre-training may have other windows than the first.
+
+Shapes: B batch, N windows, T tokens of all windows, D width, C channels, H W pixels, h w patches, p patch size.
+"""
+
+from dataclasses import dataclass
+from math import log
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
+from transformers.modeling_outputs import BackboneOutput, DepthEstimatorOutput, SemanticSegmenterOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration_winwin import WinWinConfig
+from .heads_winwin import ConvHead, ConvNextBlock, ConvStem, DPTHead, LinearHead
+from .layers_winwin import (
+    Layout,
+    WinWinAttention,
+    WinWinDecoderLayer,
+    WinWinEmbeddings,
+    WinWinLayer,
+    as_windows,
+    patchify,
+    rotary_of,
+    sincos_embedding,
+)
+from .losses import bounded_laplacian_loss, normalised_pixel_loss, scale_invariant_log_loss, semantic_loss
+from .matching_winwin import Match, Matching, MatchingFeatures, matching_loss, pool_flow
+
+
+# ------------------------------------------------------------------ outputs
+
+
+@auto_docstring(custom_intro="What the encoder knows of one view.")
+@dataclass
+class WinWinModelOutput(ModelOutput):
+    r"""
+    last_hidden_state (`torch.FloatTensor` of shape `(batch_size, tokens, hidden_size)`):
+        Tokens of all windows, window by window, after the final norm.
+    taps (`tuple(torch.FloatTensor)`, *optional*):
+        Tokens after the blocks that were asked for by `taps`, the last block's normalised.
+    stem (`tuple(torch.FloatTensor)`, *optional*):
+        With a convolutional stem: its maps of strides 2, 4, ..., half a patch, one a window.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    taps: tuple[torch.FloatTensor, ...] | None = None
+    stem: tuple[torch.FloatTensor, ...] | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@auto_docstring(custom_intro="What the decoder knows of the first view, given the second.")
+@dataclass
+class WinWinDecoderOutput(ModelOutput):
+    r"""
+    last_hidden_state (`torch.FloatTensor` of shape `(batch_size, tokens, decoder_hidden_size)`):
+        Tokens of the first view after the final norm.
+    taps (`tuple(torch.FloatTensor)`, *optional*):
+        Tokens after the blocks that were asked for by `taps`, the last block's normalised.
+    hidden_states (`tuple(torch.FloatTensor)`, *optional*):
+        The decoder's input and the output of each block.
+    attentions (`tuple(torch.FloatTensor)`, *optional*):
+        Self-attention weights of each block.
+    cross_attentions (`tuple(torch.FloatTensor)`, *optional*):
+        Attention weights of each block to the second view.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    taps: tuple[torch.FloatTensor, ...] | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@auto_docstring(custom_intro="Optical flow from the first to the second view.")
+@dataclass
+class WinWinOpticalFlowOutput(ModelOutput):
+    r"""
+    loss (`torch.FloatTensor`, *optional*, returned when `labels` is given):
+        Bounded Laplacian loss, plus the matching's auxiliary losses in training.
+    flow (`torch.FloatTensor` of shape `(batch_size, 2, height, width)`, or `(batch_size, windows, 2, height, width)`):
+        Displacement (right, down) of each pixel of the first view, in pixels of the input.
+    log_scale (`torch.FloatTensor` of shape `(batch_size, height, width)`, or with windows after the batch):
+        Uncertainty as the network gives it, c. The Laplacian's scale is (max - min) * sigmoid(c) + min pixels.
+    base_flow (`torch.FloatTensor` of shape `(batch_size, 2, height / stride, width / stride)`, *optional*):
+        With matching: the displacement that the match alone gives, in pixels.
+    hidden_states (`tuple(torch.FloatTensor)`, *optional*):
+        The first view's tokens after the embedding and each encoder block.
+    attentions (`tuple(torch.FloatTensor)`, *optional*):
+        Encoder attention weights of the first view, for each block.
+    decoder_hidden_states (`tuple(torch.FloatTensor)`, *optional*):
+        The decoder's input and the output of each of its blocks.
+    decoder_attentions (`tuple(torch.FloatTensor)`, *optional*):
+        Self-attention weights of each decoder block.
+    cross_attentions (`tuple(torch.FloatTensor)`, *optional*):
+        Attention weights of each decoder block to the second view.
+    """
+
+    loss: torch.FloatTensor | None = None
+    flow: torch.FloatTensor | None = None
+    log_scale: torch.FloatTensor | None = None
+    base_flow: torch.FloatTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+    decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    decoder_attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@auto_docstring(custom_intro="Cross-view completion: the first view's hidden patches, painted from what is left and the second view.")
+@dataclass
+class WinWinPreTrainingOutput(ModelOutput):
+    r"""
+    loss (`torch.FloatTensor`):
+        Mean squared error of the hidden patches' normalised pixels.
+    logits (`torch.FloatTensor` of shape `(batch_size, tokens, patch_size ** 2 * num_channels)`):
+        Predicted pixels of every patch, normalised by the patch's mean and deviation.
+    bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, tokens)`):
+        Which tokens were hidden.
+    hidden_states (`tuple(torch.FloatTensor)`, *optional*):
+        The first view's visible tokens after the embedding and each encoder block.
+    attentions (`tuple(torch.FloatTensor)`, *optional*):
+        Encoder attention weights of the first view, for each block.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    bool_masked_pos: torch.BoolTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
+    attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+# ------------------------------------------------------------------ models
+
+
+@auto_docstring
+class WinWinPreTrainedModel(PreTrainedModel):
+    config: WinWinConfig
+    base_model_prefix = "winwin"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["WinWinEmbeddings", "WinWinLayer", "WinWinDecoderLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": WinWinLayer, "attentions": WinWinAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            init.trunc_normal_(module.weight, std=self.config.initializer_range)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        if isinstance(module, ConvStem):  # three strided layers in a row: a std of 0.02 would leave nothing of the image
+            for conv in module.convs:
+                init.kaiming_normal_(conv.weight, nonlinearity="relu")
+        elif isinstance(module, ConvNextBlock):
+            init.constant_(module.layer_scale, module.init_scale)
+        elif isinstance(module, Matching):
+            init.constant_(module.log_temperature, 2.5)
+            init.constant_(module.log_sigma, 0.7)
+            # Alike queries and keys: the untrained network already prefers what looks the same and lies near.
+            for key, query in ((module.key, module.query), (module.fine_key, module.fine_query)):
+                init.copy_(key.weight, query.weight)
+        elif isinstance(module, ConvHead) and module.zero_init:
+            init.zeros_(module.out.weight)
+        elif isinstance(module, WinWinForPreTraining):
+            init.trunc_normal_(module.mask_token, std=self.config.initializer_range)
+
+
+@auto_docstring
+class WinWinModel(WinWinPreTrainedModel):
+    """The monocular encoder: a plain ViT whose only knowledge of position is RoPE."""
+
+    def __init__(self, config: WinWinConfig):
+        super().__init__(config)
+        self.embeddings = WinWinEmbeddings(config)
+        self.layers = nn.ModuleList(
+            WinWinLayer(config, cell_size=None if i in config.global_blocks else config.attention_cell_size)
+            for i in range(config.num_hidden_layers)
+        )
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embeddings.projection
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.FloatTensor,
+        window_positions: torch.LongTensor | None = None,
+        visible: torch.LongTensor | None = None,
+        taps: list[int] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> WinWinModelOutput:
+        r"""
+        pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)` or `(batch_size, windows, num_channels, height, width)`):
+            Whole images, or windows of them.
+        window_positions (`torch.LongTensor` of shape `(batch_size, windows, 2)`, *optional*):
+            (row, column) of each window's top-left patch in the full frame; with windows only.
+        visible (`torch.LongTensor` of shape `(batch_size, visible)`, *optional*):
+            Indices of the tokens to keep; pre-training drops the others before the first block. Not with `"vitdet"`.
+        taps (`list[int]`, *optional*):
+            Blocks whose tokens to return.
+        """
+        pixels, layout = as_windows(pixel_values, window_positions, self.config.patch_size)
+        tokens, stem = self.embeddings(pixels, layout)
+        rotary = rotary_of(layout, self.config, self.config.hidden_size // self.config.num_attention_heads)
+        if visible is not None:
+            if self.config.attention_pattern != "global":
+                raise ValueError("visible: dropping single tokens needs attention_pattern='global'.")
+            tokens = tokens.gather(1, visible[..., None].expand(-1, -1, tokens.shape[-1]))
+            if rotary is not None:
+                index = visible[:, None, :, None].expand(-1, 1, -1, rotary[0].shape[-1])
+                rotary = tuple(t.expand(layout.batch, -1, -1, -1).gather(2, index) for t in rotary)
+        tapped = {}
+        for i, layer in enumerate(self.layers):
+            tokens = layer(tokens, rotary, layout, **kwargs)
+            if taps and i in taps:
+                tapped[i] = tokens
+        tokens = self.norm(tokens)
+        tapped[len(self.layers) - 1] = tokens
+        return WinWinModelOutput(
+            last_hidden_state=tokens,
+            taps=tuple(tapped[i] for i in taps) if taps else None,
+            stem=tuple(stem) or None,
+        )
+
+
+@auto_docstring(custom_intro="The encoder as a backbone: maps of chosen stages, one map a window.")
+class WinWinBackbone(BackboneMixin, WinWinPreTrainedModel):
+    def __init__(self, config: WinWinConfig):
+        super().__init__(config)
+        self.winwin = WinWinModel(config)
+        self.num_features = [config.hidden_size] * (config.num_hidden_layers + 1)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.winwin.get_input_embeddings()
+
+    @can_return_tuple
+    @filter_output_hidden_states
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.FloatTensor,
+        window_positions: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BackboneOutput:
+        r"""
+        window_positions (`torch.LongTensor` of shape `(batch_size, windows, 2)`, *optional*):
+            With windows only; feature maps are then `(batch_size, windows, hidden_size, rows, columns)`.
+        """
+        kwargs["output_hidden_states"] = True
+        _, layout = as_windows(pixel_values, window_positions, self.config.patch_size)
+        outputs = self.winwin(pixel_values, window_positions, **kwargs)
+        maps = []
+        for name, tokens in zip(self.stage_names, outputs.hidden_states, strict=True):
+            if name in self.out_features:
+                # the last stage is what the heads read, so it is normalised as there
+                tokens = self.winwin.norm(tokens) if name == self.stage_names[-1] else tokens
+                maps.append(layout.to_output(layout.to_maps(tokens)))
+        return BackboneOutput(
+            feature_maps=tuple(maps), hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+class WinWinDecoder(WinWinPreTrainedModel):
+    """The binocular decoder: tokens of the first view ask those of the second (CroCo)."""
+
+    _can_record_outputs = {
+        "hidden_states": OutputRecorder(WinWinDecoderLayer, num_hidden_layers_key="decoder_num_hidden_layers"),
+        "attentions": OutputRecorder(WinWinAttention, index=1, layer_name="attention"),
+        "cross_attentions": OutputRecorder(WinWinAttention, index=1, layer_name="cross_attention"),
+    }
+
+    def __init__(self, config: WinWinConfig):
+        super().__init__(config)
+        self.embed = nn.Linear(config.hidden_size, config.decoder_hidden_size)
+        self.layers = nn.ModuleList(WinWinDecoderLayer(config) for _ in range(config.decoder_num_hidden_layers))
+        self.norm = nn.LayerNorm(config.decoder_hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        memory: torch.Tensor,
+        layout: Layout,
+        memory_layout: Layout,
+        taps: list[int] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> WinWinDecoderOutput:
+        """hidden_states (B, T, D') and memory (B, T2, D') are embedded tokens of the first and the second view."""
+        width = self.config.decoder_hidden_size // self.config.decoder_num_attention_heads
+        rotary, memory_rotary = rotary_of(layout, self.config, width), rotary_of(memory_layout, self.config, width)
+        if rotary is None:  # absolute positions: the encoder's have been mixed away by now, so they are added again
+            size = self.config.decoder_hidden_size
+            hidden_states = hidden_states + sincos_embedding(layout.positions(), size).to(hidden_states.dtype)
+            memory = memory + sincos_embedding(memory_layout.positions(), size).to(memory.dtype)
+        tapped = {}
+        for i, layer in enumerate(self.layers):
+            hidden_states = layer(hidden_states, memory, rotary, memory_rotary, **kwargs)
+            if taps and i in taps:
+                tapped[i] = hidden_states
+        hidden_states = self.norm(hidden_states)
+        tapped[len(self.layers) - 1] = hidden_states
+        return WinWinDecoderOutput(
+            last_hidden_state=hidden_states, taps=tuple(tapped[i] for i in taps) if taps else None
+        )
+
+
+class WinWinHead(nn.Module):
+    """The three kinds of head behind one call."""
+
+    def __init__(self, config: WinWinConfig, out_channels: int, binocular: bool = False, **kwargs):
+        super().__init__()
+        depth, size = config.num_hidden_layers, config.hidden_size
+        self.encoder_taps = self.decoder_taps = None
+        if config.head_type == "dpt":
+            taps = config.taps(binocular)
+            self.encoder_taps = [i for i in taps if i < depth]
+            self.decoder_taps = [i - depth for i in taps if i >= depth]
+            sizes = [size] * len(self.encoder_taps) + [config.decoder_hidden_size] * len(self.decoder_taps)
+            self.head = DPTHead(config, sizes, out_channels)
+        else:
+            in_size = config.decoder_hidden_size if binocular else size
+            head_class = ConvHead if config.head_type == "conv" else LinearHead
+            self.head = head_class(config, in_size, out_channels, **kwargs)
+
+    def forward(
+        self,
+        layout: Layout,
+        encoder: WinWinModelOutput,
+        decoder: WinWinDecoderOutput | None = None,
+        extra: dict[int, list[torch.Tensor]] | None = None,
+    ) -> torch.Tensor:
+        """-> (B*N, out, H, W), float32. `extra`: maps {stride: [(B*N, C, ...)]} for a convolutional head."""
+        if isinstance(self.head, DPTHead):
+            taps = [*(encoder.taps or ()), *((decoder.taps or ()) if decoder is not None else ())]
+            return self.head([layout.to_maps(t) for t in taps]).float()
+        tokens = layout.to_maps((decoder if decoder is not None else encoder).last_hidden_state)
+        if isinstance(self.head, LinearHead):
+            return self.head(tokens).float()
+        features = {2 ** (i + 1): [stem] for i, stem in enumerate(encoder.stem or ())}
+        for stride, maps in (extra or {}).items():
+            features[stride] = features.get(stride, []) + maps
+        return self.head(tokens, features).float()
+
+
+@auto_docstring(custom_intro="Encoder and head for semantic segmentation.")
+class WinWinForSemanticSegmentation(WinWinPreTrainedModel):
+    def __init__(self, config: WinWinConfig):
+        super().__init__(config)
+        self.winwin = WinWinModel(config)
+        self.head = WinWinHead(config, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.FloatTensor,
+        window_positions: torch.LongTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SemanticSegmenterOutput:
+        r"""
+        window_positions (`torch.LongTensor` of shape `(batch_size, windows, 2)`, *optional*):
+            (row, column) of each window's top-left patch in the full frame; with windows only.
+        labels (`torch.LongTensor` of shape `(batch_size, height, width)` or `(batch_size, windows, height, width)`, *optional*):
+            Class of each pixel; `config.semantic_loss_ignore_index` is unknown.
+
+        Returns `logits` at full resolution, `(batch_size, num_labels, height, width)`, with windows after the batch.
+        """
+        _, layout = as_windows(pixel_values, window_positions, self.config.patch_size)
+        outputs = self.winwin(pixel_values, window_positions, taps=self.head.encoder_taps, **kwargs)
+        logits = layout.to_output(self.head(layout, outputs))
+        loss = None
+        if labels is not None:
+            loss = semantic_loss(logits, labels, ignore_index=self.config.semantic_loss_ignore_index)
+        return SemanticSegmenterOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+@auto_docstring(custom_intro="Encoder and head for metric depth from one image.")
+class WinWinForDepthEstimation(WinWinPreTrainedModel):
+    def __init__(self, config: WinWinConfig):
+        super().__init__(config)
+        self.winwin = WinWinModel(config)
+        self.head = WinWinHead(config, 1)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.FloatTensor,
+        window_positions: torch.LongTensor | None = None,
+        labels: torch.FloatTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> DepthEstimatorOutput:
+        r"""
+        window_positions (`torch.LongTensor` of shape `(batch_size, windows, 2)`, *optional*):
+            (row, column) of each window's top-left patch in the full frame; with windows only.
+        labels (`torch.FloatTensor` of shape `(batch_size, height, width)` or `(batch_size, windows, height, width)`, *optional*):
+            Depth in metres; NaN, infinite or not positive is unknown.
+
+        Returns `predicted_depth` in metres, `(batch_size, height, width)`, with windows after the batch.
+        """
+        _, layout = as_windows(pixel_values, window_positions, self.config.patch_size)
+        outputs = self.winwin(pixel_values, window_positions, taps=self.head.encoder_taps, **kwargs)
+        share = layout.to_output(self.head(layout, outputs)).squeeze(-3).sigmoid()
+        low, high = log(self.config.min_depth), log(self.config.max_depth)
+        depth = torch.exp(low + (high - low) * share)
+        return DepthEstimatorOutput(
+            loss=scale_invariant_log_loss(depth, labels) if labels is not None else None,
+            predicted_depth=depth,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+@auto_docstring(custom_intro="Encoder, binocular decoder and head for optical flow; with matching if the config says so.")
+class WinWinForOpticalFlow(WinWinPreTrainedModel):
+    def __init__(self, config: WinWinConfig):
+        super().__init__(config)
+        self.winwin = WinWinModel(config)
+        self.decoder = WinWinDecoder(config)
+        stride = config.matching_stride
+        if stride is None:
+            self.head = WinWinHead(config, 3, binocular=True)
+        else:
+            factor = config.patch_size // stride
+            self.features = MatchingFeatures(config)
+            self.matching = Matching(config)
+            self.embed_match = nn.Linear(4 * factor**2, config.decoder_hidden_size)
+            # into the head: both views' features, displacement, mass and spread
+            extra = {stride: 2 * config.matching_size + 4}
+            self.head = WinWinHead(config, 3, binocular=True, extra=extra, zero_init=True)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.FloatTensor,
+        second_pixel_values: torch.FloatTensor,
+        window_positions: torch.LongTensor | None = None,
+        second_window_positions: torch.LongTensor | None = None,
+        labels: torch.FloatTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> WinWinOpticalFlowOutput:
+        r"""
+        second_pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)` or `(batch_size, windows, num_channels, height, width)`):
+            The second view; its windows may differ from the first view's in number and size.
+        window_positions (`torch.LongTensor` of shape `(batch_size, windows, 2)`, *optional*):
+            (row, column) of each window's top-left patch in the full frame; with windows only.
+        second_window_positions (`torch.LongTensor` of shape `(batch_size, second_windows, 2)`, *optional*):
+            The same for the second view's windows, in its full frame.
+        labels (`torch.FloatTensor` of shape `(batch_size, 2, height, width)` or `(batch_size, windows, 2, height, width)`, *optional*):
+            Flow (right, down) in pixels; NaN or infinite is unknown.
+        """
+        _, layout = as_windows(pixel_values, window_positions, self.config.patch_size)
+        _, second_layout = as_windows(
+            second_pixel_values, second_window_positions, self.config.patch_size, "second_pixel_values"
+        )
+        first = self.winwin(pixel_values, window_positions, taps=self.head.encoder_taps, **kwargs)
+        second = self.winwin(second_pixel_values, second_window_positions, **kwargs)
+        return self.decode(first, second, layout, second_layout, labels, **kwargs)
+
+    def decode(
+        self,
+        first: WinWinModelOutput,
+        second: WinWinModelOutput,
+        layout: Layout,
+        second_layout: Layout,
+        labels: torch.FloatTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> WinWinOpticalFlowOutput:
+        """From both views' encodings to the flow, so that a video's frames need encoding only once."""
+        tokens, memory = self.decoder.embed(first.last_hidden_state), self.decoder.embed(second.last_hidden_state)
+        match = extra = None
+        if self.config.matching_stride is not None:
+            match = self.match(first, second, layout, second_layout)
+            summary = self.summarise(match, layout)  # (B*N, 4, h*f, w*f)
+            factor = self.config.patch_size // self.config.matching_stride
+            cells = layout.to_tokens(F.pixel_unshuffle(summary, factor))
+            tokens = tokens + self.embed_match(cells.to(self.embed_match.weight.dtype))
+            maps = [layout.to_maps(t, factor) for t in (match.query, match.retrieved)]
+            dtype = self.embed_match.weight.dtype
+            extra = {self.config.matching_stride: [t.to(dtype) for t in (*maps, summary)]}
+        decoded = self.decoder(tokens, memory, layout, second_layout, taps=self.head.decoder_taps, **kwargs)
+        prediction = self.head(layout, first, decoded, extra)
+        flow, log_scale = prediction[:, :2], prediction[:, 2]
+        base_flow = None
+        if match is not None:
+            base_flow = layout.to_maps(match.flow, self.config.patch_size // self.config.matching_stride)
+            flow = flow + F.interpolate(base_flow, flow.shape[-2:], mode="bilinear", align_corners=False)
+            base_flow = layout.to_output(base_flow)
+        flow = layout.to_output(flow)
+        log_scale = layout.to_output(log_scale[:, None]).squeeze(-3)
+        loss = None
+        if labels is not None:
+            loss = bounded_laplacian_loss(
+                flow,
+                log_scale,
+                labels,
+                min_scale=self.config.min_flow_scale,
+                max_scale=self.config.max_flow_scale,
+            )
+            if match is not None and self.training:
+                loss = loss + self.config.matching_loss_weight * self.match_loss(match, labels, layout, second_layout)
+        return WinWinOpticalFlowOutput(
+            loss=loss,
+            flow=flow,
+            log_scale=log_scale,
+            base_flow=base_flow,
+            hidden_states=first.hidden_states,
+            attentions=first.attentions,
+            decoder_hidden_states=decoded.hidden_states,
+            decoder_attentions=decoded.attentions,
+            cross_attentions=decoded.cross_attentions,
+        )
+
+    def match(
+        self, first: WinWinModelOutput, second: WinWinModelOutput, layout: Layout, second_layout: Layout
+    ) -> Match:
+        """Displacement of every stride-s position of the first view, from both views' features alone."""
+        stride, features, xy = self.config.matching_stride, [], []
+        for view, where in ((first, layout), (second, second_layout)):
+            stem = view.stem[stride.bit_length() - 2]
+            features.append(where.to_tokens(self.features(where.to_maps(view.last_hidden_state), stem)))
+            positions = where.positions(self.config.patch_size // stride).flip(-1)
+            xy.append(positions.expand(where.batch, -1, -1))
+        return self.matching(*features, *xy)
+
+    def summarise(self, match: Match, layout: Layout) -> torch.Tensor:
+        """The match as maps (B*N, 4, h*f, w*f): displacement in patches, mass, root of the spread in patches."""
+        stride, patch_size = self.config.matching_stride, self.config.patch_size
+        spread = (match.spread + 1e-3).sqrt() * (stride / patch_size)
+        summary = torch.cat([match.flow / patch_size, match.mass[..., None], spread[..., None]], dim=-1)
+        return layout.to_maps(summary.detach(), patch_size // stride)
+
+    def match_loss(self, match: Match, labels: torch.Tensor, layout: Layout, second_layout: Layout) -> torch.Tensor:
+        """Auxiliary losses; where the true match lies outside the second view's windows only "no match" is taught."""
+        stride = self.config.matching_stride
+        factor = self.config.patch_size // stride
+        labels = labels if layout.windowed else labels[:, None]
+        target = layout.to_tokens(pool_flow(labels.float().flatten(0, 1), stride))  # (B, Q, 2)
+        rows_columns = layout.positions(factor) + target.flip(-1) / stride  # of the true match, in stride-s positions
+        corners = second_layout.corners * factor  # (B or 1, M, 2)
+        size = torch.tensor([second_layout.rows, second_layout.columns], device=corners.device) * factor
+        offset = rows_columns[:, :, None] - corners[:, None]  # (B, Q, M, 2)
+        inside = ((offset > -0.5) & (offset < size - 0.5)).all(-1).any(-1)
+        return matching_loss(match, target, inside, stride)
+
+
+@auto_docstring(custom_intro="Cross-view completion (CroCo), on whole images or in windows, to pre-train encoder and decoder.")
+class WinWinForPreTraining(WinWinPreTrainedModel):
+    def __init__(self, config: WinWinConfig):
+        super().__init__(config)
+        self.winwin = WinWinModel(config)
+        self.decoder = WinWinDecoder(config)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_hidden_size))
+        self.head = nn.Linear(config.decoder_hidden_size, config.patch_size**2 * config.num_channels)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.FloatTensor,
+        second_pixel_values: torch.FloatTensor,
+        window_positions: torch.LongTensor | None = None,
+        second_window_positions: torch.LongTensor | None = None,
+        bool_masked_pos: torch.BoolTensor | None = None,
+        labels: torch.FloatTensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> WinWinPreTrainingOutput:
+        r"""
+        second_pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)` or `(batch_size, windows, num_channels, height, width)`):
+            The second view, of which nothing is hidden.
+        window_positions (`torch.LongTensor` of shape `(batch_size, windows, 2)`, *optional*):
+            (row, column) of each window's top-left patch in the full frame; with windows only.
+        second_window_positions (`torch.LongTensor` of shape `(batch_size, second_windows, 2)`, *optional*):
+            The same for the second view's windows, in its full frame.
+        bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, tokens)`, *optional*):
+            Tokens of the first view to hide, as many in every image: random ones, or all outside some windows. Default:
+            a random share of `config.mask_ratio`.
+        labels (`torch.FloatTensor` of the shape of `pixel_values`, *optional*):
+            The image to paint; by default the first view itself.
+        """
+        pixels, layout = as_windows(pixel_values, window_positions, self.config.patch_size)
+        _, second_layout = as_windows(
+            second_pixel_values, second_window_positions, self.config.patch_size, "second_pixel_values"
+        )
+        num_tokens = layout.count * layout.rows * layout.columns
+        if bool_masked_pos is None:
+            order = torch.rand(layout.batch, num_tokens, device=pixels.device).argsort(dim=1)
+            num_masked = min(round(self.config.mask_ratio * num_tokens), num_tokens - 1)  # something must stay
+            bool_masked_pos = order < max(1, num_masked)
+        bool_masked_pos = bool_masked_pos.flatten(1).bool()
+        if bool_masked_pos.shape != (layout.batch, num_tokens):
+            raise ValueError(
+                f"bool_masked_pos has {tuple(bool_masked_pos.shape)} entries: expected {(layout.batch, num_tokens)}."
+            )
+        num_visible = (~bool_masked_pos).sum(1)
+        if not torch.compiler.is_compiling() and bool((num_visible != num_visible[0]).any()):
+            raise ValueError("bool_masked_pos hides a different number of tokens in each image: expected the same.")
+        # Stable sort: visible tokens first, each in its place's order, without a data-dependent shape per image.
+        visible = bool_masked_pos.long().argsort(dim=1, stable=True)[:, : int(num_visible[0])]
+
+        # A convolutional stem looks beyond its patch: hidden pixels are blanked, so that they reach nothing that stays.
+        keep = layout.to_maps((~bool_masked_pos)[..., None].to(pixels.dtype))
+        blanked = pixels * F.interpolate(keep, scale_factor=self.config.patch_size, mode="nearest")
+        first = self.winwin(layout.to_output(blanked), window_positions, visible=visible, **kwargs)
+        second = self.winwin(second_pixel_values, second_window_positions, **kwargs)
+
+        tokens = self.decoder.embed(first.last_hidden_state)
+        index = visible[..., None].expand(-1, -1, tokens.shape[-1])
+        canvas = self.mask_token.expand(layout.batch, num_tokens, -1).to(tokens.dtype)
+        tokens = canvas.scatter(1, index, tokens)
+        memory = self.decoder.embed(second.last_hidden_state)
+        decoded = self.decoder(tokens, memory, layout, second_layout, **kwargs)
+        logits = self.head(decoded.last_hidden_state).float()
+
+        target = pixels if labels is None else labels.flatten(0, 1) if layout.windowed else labels
+        patches = patchify(target.float(), self.config.patch_size).reshape(layout.batch, num_tokens, -1)
+        return WinWinPreTrainingOutput(
+            loss=normalised_pixel_loss(logits, patches, bool_masked_pos),
+            logits=logits,
+            bool_masked_pos=bool_masked_pos,
+            hidden_states=first.hidden_states,
+            attentions=first.attentions,
+        )
+
+
+__all__ = [
+    "WinWinBackbone",
+    "WinWinForDepthEstimation",
+    "WinWinForOpticalFlow",
+    "WinWinForPreTraining",
+    "WinWinForSemanticSegmentation",
+    "WinWinModel",
+    "WinWinPreTrainedModel",
+]

@@ -1,0 +1,177 @@
+"""A recipe: everything that decides a training, as a YAML file checked against dataclasses.
+
+Notable:
+- an unknown key is an error that names it and says where it stands; so is a value of the wrong type.
+- `--set optimization.steps=100` overrides single values before the check.
+- the recipe as it was used is written beside the training's results, so that it can be repeated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from winwin_hf.configuration_winwin import WinWinConfig
+from winwin_hf.data.collator import SecondStrategy
+from winwin_hf.windows import Strategy
+
+
+Task = Literal["optical-flow", "semantic-segmentation", "depth-estimation", "pre-training"]
+FORBID: dict[str, Any] = {"extra": "forbid"}
+T = TypeVar("T")
+
+
+@dataclasses.dataclass
+class ModelRecipe:
+    """preset: sizes to start from ("tiny", "small", "base", "large"). config: fields of WinWinConfig on top. init: a checkpoint
+    whose weights to start from, as far as names and shapes agree."""
+
+    preset: str = "tiny"
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    init: str | None = None
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
+
+
+@dataclasses.dataclass
+class DataRecipe:
+    """name: "synthetic-flow", "camvid", "seven-scenes". path: the data set's folder (synthetic: a folder of photographs to use as
+    textures, optional). settings: fields of SceneSettings (synthetic) or ImageAugmentation (others)."""
+
+    name: str
+    path: str | None = None
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
+
+
+@dataclasses.dataclass
+class EvaluationSet:
+    """Full frames to score. label: its name in tables. name, path: another data set than the training's. split: of that set.
+    length: at most so many examples. settings: on top of the training's (synthetic), or an augmentation such as a fixed scale."""
+
+    label: str
+    name: str | None = None
+    path: str | None = None
+    split: str = "val"
+    length: int | None = None
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
+
+
+@dataclasses.dataclass
+class EvaluationRecipe:
+    """every: steps between evaluations (the end is always evaluated). windows: held-out examples to score on windows, placed as in
+    training, so that the gap to full frames is seen. sets: full frames to score."""
+
+    every: int = 1000
+    windows: int = 64
+    sets: list[EvaluationSet] = dataclasses.field(default_factory=list)
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
+
+
+@dataclasses.dataclass
+class OptimizationRecipe:
+    """steps: optimiser steps. batch_size: examples per process and backward pass. accumulation: backward passes a step.
+    Learning rate: linear warm-up over `warmup_steps`, then a cosine to `final_share` of it. ema_decay: 0 turns the average off.
+    mixed_precision: "no", "bf16", "fp16". num_workers: loader processes per training process."""
+
+    steps: int = 10_000
+    batch_size: int = 16
+    accumulation: int = 1
+    learning_rate: float = 3e-4
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.95)
+    warmup_steps: int = 500
+    final_share: float = 0.0
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
+    gradient_checkpointing: bool = False
+    num_workers: int = 1
+    seed: int = 0
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+
+
+@dataclasses.dataclass
+class Recipe:
+    """See the other classes of this file for the sections. output: folder of states, logs and the final model."""
+
+    task: Task
+    data: DataRecipe
+    model: ModelRecipe = dataclasses.field(default_factory=ModelRecipe)
+    windows: Strategy = dataclasses.field(default_factory=lambda: Strategy("windows", size=(6, 6)))
+    second_windows: SecondStrategy = dataclasses.field(default_factory=SecondStrategy)
+    optimization: OptimizationRecipe = dataclasses.field(default_factory=OptimizationRecipe)
+    evaluation: EvaluationRecipe = dataclasses.field(default_factory=EvaluationRecipe)
+    output: str = "runs/winwin"
+    save_every: int = 500
+    log_every: int = 20
+    trackers: list[str] = dataclasses.field(default_factory=lambda: ["tensorboard"])
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
+
+    def __post_init__(self) -> None:
+        workers, per_step = self.optimization.num_workers, self.optimization.accumulation
+        if workers and self.save_every * per_step % workers:
+            raise ValueError(
+                f"save_every={self.save_every} steps of {per_step} batches: expected a multiple of "
+                f"num_workers={workers} batches, or a resumed training would not read the same data"
+            )
+
+    def config(self, **labels: Any) -> WinWinConfig:
+        """The model's config; `labels` are what the data set adds (id2label)."""
+        known = {f.name for f in dataclasses.fields(WinWinConfig)}
+        unknown = [key for key in self.model.config if key not in known or key.startswith("_")]
+        if unknown:
+            raise ValueError(f"model.config: unknown {', '.join(unknown)}; expected fields of WinWinConfig")
+        return WinWinConfig.from_preset(self.model.preset, **{**labels, **self.model.config})
+
+
+def build(kind: type[T], values: dict[str, Any], where: str) -> T:
+    """A dataclass from plain values; unknown keys and wrong types raise one ValueError that says where they stand."""
+    known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = [str(key) for key in values if key not in known]
+    if unknown:
+        raise ValueError(f"{where}: unknown {', '.join(unknown)}; expected some of {', '.join(sorted(known))}")
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        lines = [f"{'.'.join(map(str, e['loc'])) or kind.__name__}: {e['msg']}" for e in error.errors()]
+        raise ValueError(f"{where}: " + "; ".join(lines)) from None
+
+
+def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Reads and checks a recipe; `overrides` are "section.key=value" strings, values in YAML. Raises ValueError, naming the file."""
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: expected a YAML recipe; {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected a YAML recipe with a task and data, got {type(values).__name__}")
+    for override in overrides or []:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise ValueError(f"override {override!r}: expected section.key=value")
+        *sections, name = key.strip().split(".")
+        target = values
+        for section in sections:
+            target = target.setdefault(section, {})
+            if not isinstance(target, dict):
+                raise ValueError(f"override {override!r}: {section} is no section of the recipe")
+        target[name] = yaml.safe_load(text)
+    return build(Recipe, values, str(path))
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, all defaults written out."""
+    values = TypeAdapter(Recipe).dump_python(recipe, mode="json", exclude_none=True)
+    if values["windows"].get("kind") != "windows" or "sizes" in values["windows"]:
+        values["windows"].pop("count", None)  # derived there
+    return yaml.safe_dump(values, sort_keys=False)

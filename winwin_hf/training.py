@@ -1,0 +1,433 @@
+"""The training loop: Accelerate, windows, and a state on disk that resumes exactly.
+
+Notable:
+- the data's position is the number of steps: what example n shows depends on n and the seed alone, so nothing about loaders has to
+  be saved. `--resume` goes on with the same weights, bit for bit on a CPU.
+- every process and every worker reads its own share; the loader isn't wrapped by Accelerate, which would read on one process
+  and send, or read everywhere and drop.
+- a state is written to a temporary folder and renamed: a training that is killed while saving resumes from the state before.
+- SIGTERM and SIGINT save a state at the next step that can be resumed from, and end.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import resource
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import ProjectConfiguration, set_seed
+from datasets.distributed import split_dataset_by_node
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from tqdm import tqdm
+
+from winwin_hf.data.collator import tokens_kept
+from winwin_hf.data.sources import Source, open_source
+from winwin_hf.evaluation import evaluate, make_collator, show
+from winwin_hf.image_processing_winwin import WinWinImageProcessor
+from winwin_hf.modeling_winwin import (
+    WinWinForDepthEstimation,
+    WinWinForOpticalFlow,
+    WinWinForPreTraining,
+    WinWinForSemanticSegmentation,
+)
+from winwin_hf.recipe import Recipe, dump_recipe, load_recipe
+
+
+MODELS = {
+    "optical-flow": (WinWinForOpticalFlow, "flow"),
+    "semantic-segmentation": (WinWinForSemanticSegmentation, "segmentation"),
+    "depth-estimation": (WinWinForDepthEstimation, "depth"),
+    "pre-training": (WinWinForPreTraining, "flow"),
+}
+STATE = "state-{:08d}"
+# May differ between a training and its resumption; everything else must be the same.
+FREE = {"evaluation", "output", "save_every", "log_every", "trackers"}
+
+
+# ------------------------------------------------------------------ data
+
+
+class Shuffled(Dataset):
+    """Example n of an endless training on a finite set: epoch n // length, in that epoch's own order."""
+
+    def __init__(self, dataset: Any, seed: int):
+        self.dataset, self.seed = dataset, seed
+        self.epoch, self.order = -1, np.empty(0, dtype=np.int64)
+
+    def __getitem__(self, n: int) -> dict[str, Any]:
+        epoch, place = divmod(n, len(self.dataset))
+        if epoch != self.epoch:
+            self.epoch, self.order = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
+        return {"index": n, **self.dataset[int(self.order[place])]}
+
+
+class Counter(Sampler):
+    """start, start + step, ... without an end."""
+
+    def __init__(self, start: int, step: int):
+        self.start, self.step = start, step
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.count(self.start, self.step)
+
+
+def start_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # one process a worker; its threads would only be in the training's way
+
+
+def make_loader(recipe: Recipe, rank: int, world: int, step: int, patch_size: int) -> tuple[DataLoader, Source]:
+    """The training's batches from optimiser step `step` on, for one process."""
+    data, options = recipe.data, recipe.optimization
+    batches = step * options.accumulation
+    workers = max(1, options.num_workers)
+    source = open_source(
+        data.name,
+        data.path,
+        "train",
+        data.settings,
+        seed=options.seed,
+        num_shards=world * workers,
+        start=batches * options.batch_size // workers,
+    )
+    dataset: Any = source.dataset
+    if isinstance(dataset, IterableDataset):
+        dataset, sampler = split_dataset_by_node(dataset, rank, world), None
+    else:
+        sampler = Counter(batches * options.batch_size * world + rank, world)
+        dataset = Shuffled(dataset, options.seed)
+    collator = make_collator(recipe, source, patch_size, options.seed)
+    loader = DataLoader(
+        dataset,
+        options.batch_size,
+        sampler=sampler,
+        collate_fn=collator,
+        num_workers=options.num_workers,
+        worker_init_fn=start_worker,
+        prefetch_factor=4 if options.num_workers else None,
+        pin_memory=torch.cuda.is_available(),
+        drop_last=True,
+    )
+    return loader, source
+
+
+# ------------------------------------------------------------------ model and optimiser
+
+
+def make_model(recipe: Recipe, source: Source) -> Any:
+    """A new model, or one that starts from `model.init`'s weights where names and shapes agree."""
+    model_class, task = MODELS[recipe.task]
+    if source.task != task:
+        raise ValueError(f"task {recipe.task!r} needs data for {task}, but {source.name!r} is for {source.task}")
+    labels = {"id2label": dict(enumerate(source.labels))} if source.labels else {}
+    config = recipe.config(**labels)
+    if recipe.model.init:
+        return model_class.from_pretrained(recipe.model.init, config=config, ignore_mismatched_sizes=True)
+    return model_class(config)
+
+
+def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> tuple[torch.optim.Optimizer, Any]:
+    """AdamW without decay on vectors and scalars (norms, biases, temperatures); warm-up and cosine by optimiser step."""
+    options = recipe.optimization
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=options.betas, fused=True)
+
+    def share(step: int) -> float:
+        if step < options.warmup_steps:
+            return (step + 1) / options.warmup_steps
+        progress = (step - options.warmup_steps) / max(1, options.steps - options.warmup_steps)
+        cosine = 0.5 * (1 + np.cos(np.pi * min(1.0, progress)))
+        return float(options.final_share + (1 - options.final_share) * cosine)
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+
+
+def make_average(model: torch.nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of the weights; its decay grows with the steps, so that a short training has one too."""
+
+    @torch.no_grad()
+    def update(averaged: list[torch.Tensor], current: list[torch.Tensor], count: Any) -> None:
+        steps = float(count)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + steps) / (10 + steps)))
+
+    return AveragedModel(model, multi_avg_fn=update)
+
+
+# ------------------------------------------------------------------ states
+
+
+class Progress:
+    """The step, saved with the state by Accelerate."""
+
+    def __init__(self) -> None:
+        self.step = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"step": self.step}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.step = int(state["step"])
+
+
+def latest_state(output: Path) -> Path | None:
+    """The newest complete state of a training."""
+    states = sorted(p for p in output.glob("state-*") if p.is_dir() and p.suffix != ".tmp")
+    return states[-1] if states else None
+
+
+def save_state(accelerator: Accelerator, output: Path, step: int) -> None:
+    """Writes a state beside the last one and then takes its place: at no moment is there none."""
+    final = output / STATE.format(step)
+    temporary = final.with_suffix(".tmp")
+    if accelerator.is_main_process:
+        shutil.rmtree(temporary, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(temporary), safe_serialization=True)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process and not final.exists():
+        os.replace(temporary, final)
+        for old in output.glob("state-*"):
+            if old != final:
+                shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+
+
+def save_model(model: Any, output: Path, recipe: Recipe) -> Path:
+    """output/model: what `AutoModel.from_pretrained` and `AutoImageProcessor.from_pretrained` take."""
+    final, temporary = output / "model", output / "model.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    WinWinImageProcessor(patch_size=model.config.patch_size).save_pretrained(temporary)
+    (temporary / "recipe.yaml").write_text(dump_recipe(recipe))
+    shutil.rmtree(final, ignore_errors=True)
+    os.replace(temporary, final)
+    return final
+
+
+def check_same_recipe(recipe: Recipe, output: Path) -> None:
+    """A resumed training must be the one that was begun."""
+    before = asdict(load_recipe(output / "recipe.yaml"))
+    changed = [key for key, value in asdict(recipe).items() if key not in FREE and before[key] != value]
+    if changed:
+        raise ValueError(
+            f"{output}: its training was begun with another recipe ({', '.join(changed)} differ). "
+            "Resume with the same recipe, or begin in another output folder."
+        )
+
+
+class Log:
+    """Figures into `metrics.jsonl` (one JSON object a line) and the trackers."""
+
+    def __init__(self, accelerator: Accelerator, output: Path, step: int):
+        self.accelerator, self.path = accelerator, output / "metrics.jsonl"
+        if accelerator.is_main_process:  # what an interrupted training logged after its last state will be logged again
+            lines = self.path.read_text().splitlines() if step and self.path.exists() else []
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+            self.path.write_text("".join(line + "\n" for line in kept))
+
+    def __call__(self, step: int, figures: dict[str, Any]) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **figures}) + "\n")
+        scalars = {key: value for key, value in figures.items() if isinstance(value, (int, float))}
+        for name, scores in figures.items():
+            if isinstance(scores, dict):
+                scalars |= {f"{name}/{key}": v for key, v in scores.items() if isinstance(v, (int, float))}
+        self.accelerator.log(scalars, step=step)
+
+
+def peak_memory() -> float:
+    """Most memory held so far, GB: the accelerator's if there is one, else this process's."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+# ------------------------------------------------------------------ the loop
+
+
+def train(
+    recipe_path: str | Path, output: str | Path | None = None, resume: bool = False, overrides: list[str] | None = None
+) -> Path:
+    """
+    Trains by a recipe and returns the folder of the final model.
+
+    Args:
+        output: instead of the recipe's.
+        resume: go on from the last state in the output folder; without one, begin.
+        overrides: "section.key=value" strings on top of the recipe.
+    Raises: ValueError for a recipe that is wrong or, on resuming, another one; FileExistsError for an output folder in use.
+    """
+    recipe = load_recipe(recipe_path, overrides)
+    folder = Path(output or recipe.output)
+    options = recipe.optimization
+    accelerator = Accelerator(
+        mixed_precision=options.mixed_precision,
+        gradient_accumulation_steps=options.accumulation,
+        log_with=recipe.trackers or None,
+        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
+    )
+    state = latest_state(folder)
+    if state is not None and not resume:
+        raise FileExistsError(f"{folder} holds a training: go on with --resume, or choose another output folder")
+    if state is not None:
+        check_same_recipe(recipe, folder)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.yaml").write_text(dump_recipe(recipe))
+    set_seed(options.seed, device_specific=False)
+
+    _, source = make_loader(recipe, 0, 1, 0, patch_size=16)  # its labels decide the model's
+    model = make_model(recipe, source)
+    if options.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    optimizer, schedule = make_optimizer(model, recipe)
+    average = make_average(model, options.ema_decay).to(accelerator.device) if options.ema_decay else None
+    patch_size, parameters = model.config.patch_size, sum(p.numel() for p in model.parameters())
+    model, optimizer = accelerator.prepare(model, optimizer)
+    progress = Progress()
+    accelerator.register_for_checkpointing(schedule, progress, *([average] if average else []))
+    if state is not None:
+        accelerator.load_state(str(state))
+    set_seed(options.seed + progress.step, device_specific=True) if state is None else None
+
+    say = accelerator.print
+    loader, _ = make_loader(recipe, accelerator.process_index, accelerator.num_processes, progress.step, patch_size)
+    batches = iter(loader)
+    accelerator.init_trackers("winwin")
+    log = Log(accelerator, folder, progress.step)
+    best: Any = average.module if average else accelerator.unwrap_model(model)
+    stop = Stop()
+    model.train()
+    bar = tqdm(
+        total=options.steps,
+        initial=progress.step,
+        disable=not accelerator.is_main_process,
+        mininterval=0.1 if sys.stderr.isatty() else 30,
+        desc=recipe.task,
+    )
+    per_step = options.batch_size * options.accumulation * accelerator.num_processes
+    losses: list[torch.Tensor] = []
+    score, since, waited = "", time.perf_counter(), 0.0
+    images = 0
+    while progress.step < options.steps:
+        loss_sum = torch.zeros((), device=accelerator.device)
+        for _ in range(options.accumulation):
+            before = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - before
+            if images == 0:
+                images = 1
+                introduce(say, recipe, accelerator, parameters, batch, source, progress.step)
+            if recipe.task == "pre-training":
+                batch.pop("labels")
+            batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+            with accelerator.accumulate(model):
+                loss = model(**batch).loss
+                accelerator.backward(loss)
+                loss_sum += loss.detach() / options.accumulation
+                if accelerator.sync_gradients:
+                    norm = accelerator.clip_grad_norm_(model.parameters(), options.clip_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+        schedule.step()
+        if average:
+            average.update_parameters(accelerator.unwrap_model(model))
+        progress.step += 1
+        losses.append(loss_sum)
+        bar.update()
+
+        last = progress.step == options.steps
+        if progress.step % recipe.log_every == 0 or last:
+            elapsed = time.perf_counter() - since
+            mean = float(accelerator.reduce(torch.stack(losses).mean(), "mean"))
+            if not np.isfinite(mean):
+                raise FloatingPointError(
+                    f"the loss is {mean} at step {progress.step}; the state before it is in {latest_state(folder)}"
+                )
+            rate = per_step * len(losses) / elapsed
+            figures = {"loss": mean, "norm": float(norm), "rate": rate, "wait": waited / elapsed, "gb": peak_memory()}
+            log(progress.step, {**figures, "lr": schedule.get_last_lr()[0]})
+            bar.set_postfix_str(f"loss {mean:.3f}{score}, {rate:.1f} images/s, {figures['gb']:.1f} GB")
+            losses, since, waited = [], time.perf_counter(), 0.0
+        if last or (recipe.evaluation.every and progress.step % recipe.evaluation.every == 0):
+            results = evaluate(best, recipe, accelerator)
+            log(progress.step, results)
+            if accelerator.is_main_process and results:
+                show(results, f"{recipe.task}, step {progress.step}")
+                score = "".join(f", {k} {next(iter(v.values())):.2f}" for k, v in list(results.items())[:2])
+            since = time.perf_counter()
+        aligned = progress.step * options.accumulation % max(1, options.num_workers) == 0
+        if aligned and (progress.step % recipe.save_every == 0 or stop.wanted or last):
+            save_state(accelerator, folder, progress.step)
+            since = time.perf_counter()
+            if stop.wanted and not last:
+                say(f"stopped at step {progress.step}; go on with --resume")
+                break
+    bar.close()
+    final = folder / "model"
+    if accelerator.is_main_process and progress.step == options.steps:
+        final = save_model(best, folder, recipe)
+        say(f"model: {final}")
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return final
+
+
+class Stop:
+    """Remembers that the process was asked to end, so that the loop can save first. A second Ctrl-C ends at once."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        for name in (signal.SIGTERM, signal.SIGINT):
+            try:
+                signal.signal(name, self.ask)
+            except ValueError:  # not in the main thread, as in a notebook's executor
+                pass
+
+    def ask(self, number: int, _: Any) -> None:
+        if self.wanted and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.wanted = True
+
+
+def introduce(
+    say: Any, recipe: Recipe, accelerator: Accelerator, parameters: int, batch: Any, source: Source, step: int
+) -> None:
+    """What this training is, before the first step."""
+    options = recipe.optimization
+    patch = 16 if "patch_size" not in recipe.model.config else int(recipe.model.config["patch_size"])
+    settings = getattr(source.reader, "settings", None)
+    kept = batch["pixel_values"].shape[1] * batch["pixel_values"].shape[-1] * batch["pixel_values"].shape[-2] // patch**2
+    text = f"{kept}"
+    if settings is not None:
+        _, total = tokens_kept(batch, (settings.height, settings.width), patch)
+        text = f"{kept} of {total} ({100 * kept / total:.0f} %)"
+    if "second_pixel_values" in batch:
+        second = batch["second_pixel_values"]
+        text += f", second view {second.shape[1] * second.shape[-1] * second.shape[-2] // patch**2}"
+    say(
+        f"{recipe.task}: {parameters / 1e6:.1f} M parameters on {accelerator.device}, "
+        f"{accelerator.num_processes} process(es) of {torch.get_num_threads()} threads, {options.mixed_precision} "
+        f"precision, batch {options.batch_size} x {options.accumulation} x {accelerator.num_processes}\n"
+        f"tokens kept of a frame: {text}; steps {step} to {options.steps}"
+    )
