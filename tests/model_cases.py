@@ -51,7 +51,8 @@ CASES = [
     (task, variant)
     for task in TASKS
     for variant in VARIANTS
-    if not (task == "pretraining" and variant in ("conv", "dpt", "vitdet")) and (variant != "matching" or task == "flow")
+    if not (task == "pretraining" and variant in ("conv", "dpt", "vitdet"))
+    and (variant != "matching" or task == "flow")
 ]
 RELATIVE = [case for case in CASES if case[1] != "sincos"]
 # No convolution anywhere, so a window's border is not felt. Matching needs a convolutional stem and can't be among them.

@@ -1,4 +1,4 @@
-"""The models: the windows' identities, losses, what they return, saving and loading, precision, memory, CroCo's numbers."""
+"""The models: losses, what they return, saving and loading, precision, memory, CroCo's numbers."""
 
 from __future__ import annotations
 
@@ -8,13 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from model_cases import (
-    BINOCULAR,
-    BORDERLESS,
     CASES,
-    RELATIVE,
     TASKS,
     TOLERANCE,
-    VISIBLE,
     arguments,
     crop,
     distance,
@@ -30,143 +26,7 @@ from winwin_hf import WinWinBackbone, WinWinConfig, WinWinForOpticalFlow, WinWin
 
 CROCO = Path(__file__).resolve().parents[2] / "shared" / "reference" / "croco"
 APART = torch.tensor([[[0, 0], [2, 3]], [[1, 4], [2, 0]]])  # two windows of 2x2 patches in each frame of 4x6
-COVER = torch.tensor([[2, 4], [0, 2], [0, 0], [2, 0], [0, 4], [2, 2]]).expand(2, 6, 2)  # six that cover it, shuffled
 each = pytest.mark.parametrize(("task", "variant"), CASES)
-
-
-def stitch(maps: torch.Tensor, where: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
-    """Predictions (B, N, C, h, w) of windows of 2x2 patches put back -> (B, 1, C, H, W); NaN outside them."""
-    scale = maps.shape[-1] // 2
-    frame = maps.new_full((len(maps), 1, maps.shape[2], shape[0] * scale, shape[1] * scale), torch.nan)
-    for target, source, corners in zip(frame, maps, where.tolist(), strict=True):
-        for window, (row, column) in zip(source, corners, strict=True):
-            top, left = row * scale, column * scale
-            target[0, :, top : top + window.shape[-2], left : left + window.shape[-1]] = window
-    return frame
-
-
-# ------------------------------------------------------------------ identities
-
-
-@each
-def test_whole_frame_as_one_window_is_the_plain_image(task, variant):
-    model = make(task, variant)
-    views, origin = frames(model), torch.zeros(2, 1, 2, dtype=torch.long)
-    assert distance(predict(task, model, views, origin, (4, 6)), predict(task, model, views)) < TOLERANCE
-
-
-@pytest.mark.parametrize(("task", "variant"), BORDERLESS)
-def test_windows_that_cover_the_frame_are_the_plain_image(task, variant):
-    model = make(task, variant)
-    views = frames(model)
-    plain = predict(task, model, views)
-    assert distance(stitch(predict(task, model, views, COVER), COVER, (4, 6)), plain) < TOLERANCE
-    wrong = COVER.flip(1)  # the same windows, said to lie elsewhere: positions do matter
-    moved = predict(task, model, views, COVER, shift=wrong - COVER)
-    assert distance(stitch(moved, COVER, (4, 6)), plain) > VISIBLE
-
-
-def test_only_the_second_view_in_windows_that_cover_it():
-    """The first view keeps its borders, so any head does; with linear patches the second view's cut is not felt."""
-    for variant in ("conv", "dpt"):
-        model = make("flow", variant)
-        views = frames(model)
-        cut = crop(views[1], COVER, (2, 2), model.config.patch_size)
-        with torch.no_grad():
-            plain = model(*views).flow
-            assert distance(model(views[0], cut, second_window_positions=COVER).flow, plain) < TOLERANCE
-
-
-@pytest.mark.parametrize(("task", "variant"), RELATIVE)
-def test_moving_all_windows_together_changes_nothing(task, variant):
-    model = make(task, variant)
-    views = frames(model)
-    still = predict(task, model, views, APART)
-    assert distance(predict(task, model, views, APART, shift=torch.tensor([7, 40])), still) < 2 * TOLERANCE
-    # Moving one of two windows alone does change the other's prediction.
-    one = torch.tensor([[0, 0], [2, 1]])
-    assert distance(predict(task, model, views, APART, shift=one)[:, 0], still[:, 0]) > VISIBLE
-
-
-@pytest.mark.parametrize("task", TASKS)
-def test_absolute_positions_feel_the_move(task):
-    model = make(task, "sincos")
-    views = frames(model)
-    moved = predict(task, model, views, APART, shift=torch.tensor([7, 40]))
-    assert distance(moved, predict(task, model, views, APART)) > VISIBLE
-
-
-@each
-def test_order_of_windows_does_not_matter(task, variant):
-    model = make(task, variant)
-    views = frames(model)
-    straight = predict(task, model, views, APART, second_where=APART)
-    turned = predict(task, model, views, APART.flip(1), second_where=APART)
-    assert distance(turned.flip(1), straight) < TOLERANCE
-    if task in BINOCULAR:
-        turned = predict(task, model, views, APART, second_where=APART.flip(1))
-        assert distance(turned, straight) < TOLERANCE
-
-
-@pytest.mark.parametrize(("task", "variant"), RELATIVE)
-def test_one_window_alone_is_the_crop_as_its_own_image(task, variant):
-    model = make(task, variant)
-    views, p = frames(model), model.config.patch_size
-    where = torch.tensor([[[2, 3]], [[2, 3]]])  # odd: the chess board of hidden patches differs from the one at the origin
-    inputs = arguments(task, model, views, where)
-    crops = [crop(v, where, (2, 2), p)[:, 0] for v in views]
-    plain = arguments(task, model, crops)
-    if "bool_masked_pos" in inputs:
-        plain["bool_masked_pos"] = inputs["bool_masked_pos"]
-    with torch.no_grad():
-        window, image = (next(v for k, v in model(**i).items() if k != "loss") for i in (inputs, plain))
-    assert distance(window.reshape(image.shape), image) < TOLERANCE
-
-
-@each
-def test_sdpa_is_eager(task, variant):
-    model = make(task, variant)
-    views = frames(model)
-    model.set_attn_implementation("sdpa")
-    sdpa = predict(task, model, views, APART)
-    model.set_attn_implementation("eager")
-    assert distance(predict(task, model, views, APART), sdpa) < TOLERANCE
-
-
-@each
-def test_a_batch_is_one_by_one(task, variant):
-    model = make(task, variant)
-    views = frames(model)
-    together = predict(task, model, views, APART)
-    single = [predict(task, model, [v[i : i + 1] for v in views], APART[i : i + 1]) for i in range(2)]
-    assert distance(torch.cat(single), together) < TOLERANCE
-
-
-@pytest.mark.parametrize("variant", [v for t, v in CASES if t == "flow"])
-def test_second_view_with_other_windows(variant):
-    """Three windows of 2x4 patches against two of 2x2; the second view's place and pixels both reach the prediction."""
-    model = make("flow", variant)
-    views = frames(model)
-    second = torch.tensor([[0, 2], [2, 0], [2, 2]]).expand(2, 3, 2)
-    flow = predict("flow", model, views, APART, second_where=second, second_size=(2, 4))
-    assert flow.shape[:2] == (2, 2)
-    elsewhere = predict("flow", model, views, APART, second_where=second.flip(1), second_size=(2, 4))
-    assert distance(elsewhere, flow) < TOLERANCE or variant != "linear"
-    other = predict("flow", model, (views[0], views[1].flip(-1)), APART, second_where=second, second_size=(2, 4))
-    assert distance(other, flow) > VISIBLE
-
-
-@each
-def test_windows_see_each_other(task, variant):
-    """What the second window shows changes the first one's prediction: two windows are more than two crops."""
-    model = make(task, variant)
-    first, second = frames(model)
-    p = model.config.patch_size
-    changed = first.clone()
-    changed[:, :, 2 * p :] += 1.0 * torch.randn(changed[:, :, 2 * p :].shape, generator=torch.Generator().manual_seed(3))
-    where = torch.tensor([[0, 0], [2, 3]]).expand(2, 2, 2)
-    before, after = (predict(task, model, (f, second), where) for f in (first, changed))
-    assert distance(after[:, 0], before[:, 0]) > VISIBLE
 
 
 # ------------------------------------------------------------------ losses
@@ -217,11 +77,11 @@ def test_every_parameter_is_trained(task, variant):
     model = make(task, variant).train()
     inputs = arguments(task, model, frames(model), APART)
     model(**inputs, **({} if task == "pretraining" else {"labels": labels_for(task, model, "nan")[0]})).loss.backward()
-    silent = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
-    # A key's bias adds the same to all logits of a query; the coarsest level of DPT has nothing to fuse; its taps that are
-    # not the last block bypass the final norm.
-    silent = {n for n in silent if not re.search(r"(k_proj|fine_key)\.bias$|fusions\.3\.unit1", n)}
-    assert not silent
+    unused = [n for n, p in model.named_parameters() if p.grad is None]
+    assert not unused  # distributed training would refuse them
+    silent = [n for n, p in model.named_parameters() if not p.grad.abs().max() > 0]
+    # A key's bias adds the same to all of a query's logits: rounding decides whether its gradient is zero.
+    assert all("k_proj.bias" in n for n in silent), silent
 
 
 def test_pretraining_paints_only_what_it_hid():
@@ -266,10 +126,12 @@ def test_hidden_states_attentions_and_tuples(task, variant):
         torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
     if task == "flow":
         assert [t.shape for t in out.decoder_hidden_states] == [(2, 8, 24)] * 3
-        assert [t.shape for t in out.decoder_attentions] == [t.shape for t in out.cross_attentions] == [(2, 2, 8, 8)] * 2
+        assert (
+            [t.shape for t in out.decoder_attentions] == [t.shape for t in out.cross_attentions] == [(2, 2, 8, 8)] * 2
+        )
         assert not torch.equal(out.decoder_attentions[0], out.cross_attentions[0])
     assert isinstance(short, tuple)
-    for a, b in zip(short, [v for v in model(**inputs).values()], strict=True):
+    for a, b in zip(short, list(model(**inputs).values()), strict=True):
         assert torch.equal(a, b)
 
 
@@ -319,13 +181,16 @@ def test_auto_classes_and_a_fresh_head(tmp_path):
     assert isinstance(WinWinModel.from_pretrained(tmp_path), WinWinModel)
 
 
-@pytest.mark.parametrize(("task", "variant"), [(t, v) for t, v in CASES if v in ("conv", "vitdet", "dpt", "matching", "stem")])
+@pytest.mark.parametrize(
+    ("task", "variant"), [(t, v) for t, v in CASES if v in ("conv", "vitdet", "dpt", "matching", "stem")]
+)
 def test_gradient_checkpointing(task, variant):
     gradients = []
     for checkpointing in (False, True):
         model = make(task, variant).train()
         if checkpointing:
-            model.gradient_checkpointing_enable()
+            enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+            enable()  # the first name is the newer one
         inputs = arguments(task, model, frames(model), APART)
         labels = {} if task == "pretraining" else {"labels": labels_for(task, model, "nan")[0]}
         model(**inputs, **labels).loss.backward()
@@ -364,7 +229,6 @@ def test_encoder_compiles_without_graph_breaks(variant):
     assert distance(compiled(windows, APART).last_hidden_state, expected) < TOLERANCE
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["dpt", "matching"])
 @torch.no_grad()
 def test_flow_compiles_without_graph_breaks(variant):
@@ -389,7 +253,9 @@ class LargestTensor(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize(("variant", "overrides"), [("linear", {}), ("matching", {"patch_size": 16, "matching_stride": 8})])
+@pytest.mark.parametrize(
+    ("variant", "overrides"), [("linear", {}), ("matching", {"patch_size": 16, "matching_stride": 8})]
+)
 @pytest.mark.parametrize("training", [False, True])
 def test_nothing_of_tokens_by_tokens_is_held(variant, overrides, training):
     """6000 positions of 8 pixels in each view: the tokens of one model, what the other one matches."""
@@ -447,8 +313,8 @@ def croco(name: str, model_class, **overrides):
     config |= {f"{ours}num_attention_heads": sizes[f"{theirs}_num_heads"] for ours, theirs in sides.items()}
     state = {}
     for key, value in checkpoint["model"].items():
-        if re.search(r"dpt\.(act_\d_postprocess|scratch\.layer\d_rn)", key):
-            continue  # the same tensors under a second name
+        if re.search(r"dpt\.(act_\d_postprocess|scratch\.(layer\d_rn|refinenet4\.resConfUnit1))", key):
+            continue  # the same tensors under a second name, and a unit that is never used
         for pattern, replacement in CROCO_NAMES:
             key = re.sub(pattern, replacement, key)
         parts = zip("qkv", value.float().chunk(3), strict=True) if ".qkv." in key else [("", value.float())]
@@ -458,7 +324,9 @@ def croco(name: str, model_class, **overrides):
     return model.eval(), load_file(CROCO / f"{name}_io.safetensors")
 
 
-@pytest.mark.skipif(not CROCO.is_dir(), reason="needs the reference checkpoints in shared/reference beside the repository")
+@pytest.mark.skipif(
+    not CROCO.is_dir(), reason="needs the reference checkpoints in shared/reference beside the repository"
+)
 @torch.no_grad()
 def test_agrees_with_croco_reference():
     model, io = croco("croco_v2", WinWinForPreTraining)

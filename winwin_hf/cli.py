@@ -21,7 +21,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-app = typer.Typer(help="Win-Win: optical flow, segmentation and depth at full resolution.", no_args_is_help=True)
+app = typer.Typer(
+    help="Win-Win: optical flow, segmentation and depth at full resolution.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+)
 checkpoints_app = typer.Typer(help="The checkpoints that come with the package.", no_args_is_help=True)
 app.add_typer(checkpoints_app, name="checkpoints")
 

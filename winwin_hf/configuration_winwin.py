@@ -7,14 +7,14 @@ Notable:
 """
 
 import math
+from difflib import get_close_matches
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.backbone_utils import BackboneConfigMixin
 
-
 # Encoder parameters / parameters of the whole flow network (tests/test_configuration.py counts them):
-# tiny 2.0 M / 5.1 M, small 21.6 M / 39.4 M, base 85.7 M / 228.3 M (the paper's flow network), large 303.1 M / 445.9 M (CroCo v2's).
+# tiny 1.9 M / 5.2 M, small 21.6 M / 37.5 M, base 85.6 M / 218.6 M (the paper's flow network), large 303.1 M / 436.2 M (CroCo v2's).
 PRESETS: dict[str, dict] = {
     "tiny": {
         "hidden_size": 192,
@@ -166,7 +166,24 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
         self.set_output_features_output_indices(
             out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
         )
+        self.refuse_typos(kwargs)
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def refuse_typos(cls, kwargs: dict):
+        """
+        Raises `ValueError` for a keyword that is nearly one of this class's own fields; transformers would keep it as an attribute.
+
+        Others pass, and so does all that a saved config holds: it may come from another version.
+        """
+        if "model_type" in kwargs:
+            return
+        inherited = {field for base in cls.__mro__[1:] for field in getattr(base, "__annotations__", {})}
+        own = [field for field in cls.__annotations__ if not field.startswith("_")]
+        for name in kwargs.keys() - inherited:
+            close = get_close_matches(name, own, n=1, cutoff=0.8)
+            if close and not hasattr(cls, name):
+                raise ValueError(f"{name}: no such option of {cls.__name__}; did you mean {close[0]}?")
 
     @classmethod
     def from_preset(cls, name: str, **overrides) -> "WinWinConfig":
@@ -204,7 +221,9 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
         """The four blocks that the DPT head reads, counted through the encoder and, if `binocular`, on through the decoder."""
         if self.head_taps is not None:
             return list(self.head_taps)
-        if binocular:  # the last decoder block and, at equal steps before it, two more and (nearly) the last encoder block
+        if (
+            binocular
+        ):  # the last decoder block and, at equal steps before it, two more and (nearly) the last encoder block
             step = math.ceil(self.decoder_num_hidden_layers / 3)
             last = self.num_hidden_layers + self.decoder_num_hidden_layers - 1
             return [max(0, last - i * step) for i in (3, 2, 1, 0)]
@@ -237,8 +256,19 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
                 f"stem_hidden_sizes={self.stem_hidden_sizes}: expected {int(math.log2(self.patch_size)) - 1} sizes "
                 f"for patch_size={self.patch_size}."
             )
-        if len(self.dpt_layer_sizes) != 4 or (self.head_taps is not None and len(self.head_taps) != 4):
-            raise ValueError("dpt_layer_sizes and head_taps: expected four entries each.")
+        if len(self.dpt_layer_sizes) != 4:
+            raise ValueError(f"dpt_layer_sizes={self.dpt_layer_sizes}: expected four.")
+        depth = self.num_hidden_layers + self.decoder_num_hidden_layers
+        taps = self.head_taps
+        if taps is not None and (len(taps) != 4 or sorted(taps) != list(taps) or not 0 <= taps[0] <= taps[-1] < depth):
+            raise ValueError(f"head_taps={taps}: expected four ascending indices of {depth} blocks, encoder first.")
+        if not set(self.global_attention_indices or ()) <= set(range(self.num_hidden_layers)):
+            raise ValueError(
+                f"global_attention_indices={self.global_attention_indices}: "
+                f"expected indices of the {self.num_hidden_layers} encoder blocks."
+            )
+        if self.attention_cell_size < 1:
+            raise ValueError(f"attention_cell_size={self.attention_cell_size}: expected 1 or more.")
         if not 0 < self.min_depth < self.max_depth:
             raise ValueError(f"min_depth={self.min_depth}, max_depth={self.max_depth}: expected 0 < min < max.")
         if not 0 < self.min_flow_scale < self.max_flow_scale:
@@ -251,7 +281,9 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
     def validate_matching(self):
         if self.matching_stride is None:
             return
-        strides = [2**i for i in range(1, int(math.log2(self.patch_size)))]
+        strides = [
+            s for s in (self.patch_size // 2, self.patch_size // 4) if s > 1
+        ]  # where the head takes its features
         if self.patch_embedding != "conv_stem" or self.matching_stride not in strides:
             raise ValueError(
                 f"matching_stride={self.matching_stride} with patch_embedding={self.patch_embedding!r}: "

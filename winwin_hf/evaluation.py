@@ -45,8 +45,10 @@ def evaluate(model: Any, recipe: Recipe, accelerator: Accelerator) -> dict[str, 
     "size" (height, width) of the last one.
     """
     results = {}
-    was_training = model.training
+    was_training, attention = model.training, model.config._attn_implementation
     model.eval()
+    if attention == "eager":  # full frames have too many tokens for it
+        model.set_attn_implementation("sdpa")
     try:
         sets = list(recipe.evaluation.sets)
         if recipe.task == "pre-training":
@@ -56,6 +58,7 @@ def evaluate(model: Any, recipe: Recipe, accelerator: Accelerator) -> dict[str, 
         for chosen in sets:
             results[chosen.label] = evaluate_frames(model, open_set(recipe, chosen), chosen, accelerator)
     finally:
+        model.set_attn_implementation(attention)
         model.train(was_training)
     return results
 

@@ -9,6 +9,8 @@ Notable:
 Shapes: B batch, N windows, D width, h w patches, p patch size.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -21,6 +23,14 @@ class LayerNorm2d(nn.LayerNorm):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class StdConv2d(nn.Conv2d):
+    """A convolution whose weights start with a deviation of their own instead of `config.initializer_range`."""
+
+    def __init__(self, *args, init_std: float, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.init_std: float = init_std
 
 
 class ConvNextBlock(nn.Module):
@@ -48,7 +58,9 @@ class ConvStem(nn.Module):
         super().__init__()
         sizes = [config.num_channels, *config.stem_sizes]
         self.convs = nn.ModuleList(
-            nn.Conv2d(inner, outer, 3, stride=2, padding=1) for inner, outer in zip(sizes[:-1], sizes[1:], strict=True)
+            # several in a row: the usual 0.02 would leave nothing of the image (He et al. 2015)
+            StdConv2d(inner, outer, 3, stride=2, padding=1, init_std=(2 / (9 * inner)) ** 0.5)
+            for inner, outer in pairwise(sizes)
         )
         # No norm after the last one: the encoder's first block begins with its own.
         self.norms = nn.ModuleList(LayerNorm2d(size, eps=config.layer_norm_eps) for size in sizes[1:-1])
@@ -96,7 +108,6 @@ class ConvHead(nn.Module):
         super().__init__()
         eps, size, extra = config.layer_norm_eps, config.head_hidden_size, extra or {}
         stem = config.stem_sizes if config.patch_embedding == "conv_stem" else []
-        self.zero_init = zero_init
         self.norm = LayerNorm2d(in_size, eps=eps)
         self.embed = nn.Conv2d(in_size, size, 1)
         self.blocks = nn.Sequential(*(ConvNextBlock(size, eps) for _ in range(config.head_num_layers)))
@@ -109,7 +120,8 @@ class ConvHead(nn.Module):
             self.skips.append(nn.Conv2d(skip, size, 1) if skip else nn.Identity())
             self.refines.append(ConvNextBlock(size, eps))
         self.out_norm = LayerNorm2d(size, eps=eps)
-        self.out = nn.Conv2d(size, out_channels * self.strides[-1] ** 2, 1)
+        out_size = out_channels * self.strides[-1] ** 2
+        self.out = StdConv2d(size, out_size, 1, init_std=0.0) if zero_init else nn.Conv2d(size, out_size, 1)
 
     def forward(self, tokens: torch.Tensor, features: dict[int, list[torch.Tensor]] | None = None) -> torch.Tensor:
         """tokens (B*N, D, h, w), features {stride: maps of that stride} -> (B*N, out, h*p, w*p)."""
@@ -135,19 +147,21 @@ class ResidualConvUnit(nn.Module):
 
 
 class FusionBlock(nn.Module):
-    """Adds one level to what came from the coarser ones and doubles its resolution (Ranftl et al. 2021)."""
+    """
+    Adds one level to what came from the coarser ones and doubles its resolution (Ranftl et al. 2021).
 
-    def __init__(self, size: int):
+    The coarsest level has nothing to be added to, and so no `unit1`: other implementations keep one that is never used, which
+    distributed training would stumble over.
+    """
+
+    def __init__(self, size: int, coarsest: bool = False):
         super().__init__()
-        self.unit1 = ResidualConvUnit(size)
+        self.unit1 = None if coarsest else ResidualConvUnit(size)
         self.unit2 = ResidualConvUnit(size)
         self.projection = nn.Conv2d(size, size, 1)
 
     def forward(self, coarser: torch.Tensor | None, level: torch.Tensor) -> torch.Tensor:
-        if coarser is None:  # the coarsest level has nothing below it, and its `unit1` stays unused
-            x = level
-        else:
-            x = coarser + self.unit1(level)
+        x = level if self.unit1 is None else coarser + self.unit1(level)
         x = F.interpolate(self.unit2(x), scale_factor=2, mode="bilinear", align_corners=True)
         return self.projection(x)
 
@@ -169,7 +183,7 @@ class DPTHead(nn.Module):
             ]
         )
         self.levels = nn.ModuleList(nn.Conv2d(s, size, 3, padding=1, bias=False) for s in sizes)
-        self.fusions = nn.ModuleList(FusionBlock(size) for _ in sizes)
+        self.fusions = nn.ModuleList(FusionBlock(size, coarsest=i == 3) for i in range(4))
         self.conv1 = nn.Conv2d(size, size // 2, 3, padding=1)
         self.conv2 = nn.Conv2d(size // 2, 32, 3, padding=1)
         self.out = nn.Conv2d(32, out_channels, 1)

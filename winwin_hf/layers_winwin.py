@@ -24,7 +24,6 @@ from .configuration_winwin import WinWinConfig
 from .heads_winwin import ConvStem
 from .rope_winwin import apply_rotary, rotary_embedding
 
-
 # ------------------------------------------------------------------ windows
 
 
@@ -77,11 +76,15 @@ def as_windows(
         raise ValueError(f"{name} has shape {tuple(pixel_values.shape)}: expected (B, C, H, W) or (B, N, C, h, w).")
     if windowed != (window_positions is not None):
         wrong = "is missing" if windowed else "is given"
-        raise ValueError(f"{positions_name} {wrong} for {name} of shape {tuple(pixel_values.shape)}: windows need both.")
+        raise ValueError(
+            f"{positions_name} {wrong} for {name} of shape {tuple(pixel_values.shape)}: windows need both."
+        )
     batch, count = pixel_values.shape[0], pixel_values.shape[1] if windowed else 1
     height, width = pixel_values.shape[-2:]
     if height % patch_size or width % patch_size:
-        raise ValueError(f"{name} is {height} x {width} pixels: expected multiples of {patch_size}; the processor pads.")
+        raise ValueError(
+            f"{name} is {height} x {width} pixels: expected multiples of {patch_size}; the processor pads."
+        )
     if window_positions is None:
         corners = torch.zeros(1, 1, 2, dtype=torch.long, device=pixel_values.device)
     elif window_positions.shape != (batch, count, 2):
@@ -162,7 +165,7 @@ class WinWinAttention(nn.Module):
         value = self.v_proj(memory).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
         if rotary is not None:
             query = apply_rotary(query, *(t.to(query.dtype) for t in rotary))
-            key = apply_rotary(key, *(t.to(key.dtype) for t in memory_rotary))
+            key = apply_rotary(key, *(t.to(key.dtype) for t in memory_rotary or ()))
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
@@ -199,6 +202,7 @@ class WinWinEmbeddings(nn.Module):
     def __init__(self, config: WinWinConfig):
         super().__init__()
         self.config = config
+        self.projection: nn.Module
         if config.patch_embedding == "conv_stem":
             self.projection = ConvStem(config)
         else:
@@ -254,6 +258,7 @@ class WinWinLayer(GradientCheckpointingLayer):
 
         ViT-Det pads instead, and its padding takes part in the attention; the result inside whole cells is the same.
         """
+        assert self.cell_size is not None
         size, rows, columns = self.cell_size, layout.rows, layout.columns
         row_parts = [(0, rows - rows % size, size), (rows - rows % size, rows, rows % size)]
         column_parts = [(0, columns - columns % size, size), (columns - columns % size, columns, columns % size)]
@@ -261,7 +266,9 @@ class WinWinLayer(GradientCheckpointingLayer):
         def grid(t: torch.Tensor) -> torch.Tensor:  # (B, T, D) -> (B, N, h, w, D)
             return t.reshape(t.shape[0], layout.count, rows, columns, t.shape[-1])
 
-        def cells(t: torch.Tensor, top, bottom, high, left, right, wide) -> torch.Tensor:  # -> (B * cells, high * wide, D)
+        def cells(
+            t: torch.Tensor, top, bottom, high, left, right, wide
+        ) -> torch.Tensor:  # -> (B * cells, high * wide, D)
             t = t[:, :, top:bottom, left:right].unflatten(3, (-1, wide)).unflatten(2, (-1, high))
             return t.transpose(3, 4).flatten(4, 5).flatten(0, 3)
 

@@ -28,7 +28,6 @@ from .heads_winwin import ConvNextBlock, LayerNorm2d
 from .losses import MAX_FLOW
 from .rope_winwin import apply_rotary, rotary_embedding
 
-
 EXTRA_CHANNELS = 8  # beyond `matching_size`: prior and no-match channels of keys, coordinates among the values
 
 
@@ -55,6 +54,7 @@ class MatchingFeatures(nn.Module):
 
     def __init__(self, config: WinWinConfig):
         super().__init__()
+        assert config.matching_stride is not None
         size, self.factor = config.matching_size, config.patch_size // config.matching_stride
         self.norm = LayerNorm2d(config.hidden_size, eps=config.layer_norm_eps)
         self.up = nn.Conv2d(config.hidden_size, size * self.factor**2, 1)
@@ -73,6 +73,7 @@ class Matching(nn.Module):
 
     def __init__(self, config: WinWinConfig):
         super().__init__()
+        assert config.matching_stride is not None
         size = config.matching_size
         self.size, self.stride, self.theta = size, config.matching_stride, config.rope_theta
         self.query = nn.Linear(size, size)

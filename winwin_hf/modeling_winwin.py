@@ -27,7 +27,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_winwin import WinWinConfig
-from .heads_winwin import ConvHead, ConvNextBlock, ConvStem, DPTHead, LinearHead
+from .heads_winwin import ConvHead, ConvNextBlock, DPTHead, LinearHead, StdConv2d
 from .layers_winwin import (
     Layout,
     WinWinAttention,
@@ -41,7 +41,6 @@ from .layers_winwin import (
 )
 from .losses import bounded_laplacian_loss, normalised_pixel_loss, scale_invariant_log_loss, semantic_loss
 from .matching_winwin import Match, Matching, MatchingFeatures, matching_loss, pool_flow
-
 
 # ------------------------------------------------------------------ outputs
 
@@ -58,11 +57,11 @@ class WinWinModelOutput(ModelOutput):
         With a convolutional stem: its maps of strides 2, 4, ..., half a patch, one a window.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    taps: tuple[torch.FloatTensor, ...] | None = None
-    stem: tuple[torch.FloatTensor, ...] | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    last_hidden_state: torch.Tensor | None = None
+    taps: tuple[torch.Tensor, ...] | None = None
+    stem: tuple[torch.Tensor, ...] | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @auto_docstring(custom_intro="What the decoder knows of the first view, given the second.")
@@ -81,11 +80,11 @@ class WinWinDecoderOutput(ModelOutput):
         Attention weights of each block to the second view.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    taps: tuple[torch.FloatTensor, ...] | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+    last_hidden_state: torch.Tensor | None = None
+    taps: tuple[torch.Tensor, ...] | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @auto_docstring(custom_intro="Optical flow from the first to the second view.")
@@ -112,18 +111,20 @@ class WinWinOpticalFlowOutput(ModelOutput):
         Attention weights of each decoder block to the second view.
     """
 
-    loss: torch.FloatTensor | None = None
-    flow: torch.FloatTensor | None = None
-    log_scale: torch.FloatTensor | None = None
-    base_flow: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    decoder_attentions: tuple[torch.FloatTensor, ...] | None = None
-    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+    loss: torch.Tensor | None = None
+    flow: torch.Tensor | None = None
+    log_scale: torch.Tensor | None = None
+    base_flow: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    decoder_attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
 
 
-@auto_docstring(custom_intro="Cross-view completion: the first view's hidden patches, painted from what is left and the second view.")
+@auto_docstring(
+    custom_intro="Cross-view completion: the first view's hidden patches, painted from what is left and the second view."
+)
 @dataclass
 class WinWinPreTrainingOutput(ModelOutput):
     r"""
@@ -139,11 +140,11 @@ class WinWinPreTrainingOutput(ModelOutput):
         Encoder attention weights of the first view, for each block.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    bool_masked_pos: torch.BoolTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    bool_masked_pos: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 # ------------------------------------------------------------------ models
@@ -154,7 +155,7 @@ class WinWinPreTrainedModel(PreTrainedModel):
     config: WinWinConfig
     base_model_prefix = "winwin"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["WinWinEmbeddings", "WinWinLayer", "WinWinDecoderLayer"]
     _supports_sdpa = True
@@ -167,13 +168,16 @@ class WinWinPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module):
         super()._init_weights(module)
+        # transformers asks only about modules that own a parameter, if the code isn't its own: a container can't decide for its
+        # children, so layers that start otherwise say so themselves.
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-            init.trunc_normal_(module.weight, std=self.config.initializer_range)
+            std = module.init_std if isinstance(module, StdConv2d) else self.config.initializer_range
+            if std:
+                init.trunc_normal_(module.weight, std=std)
+            else:
+                init.zeros_(module.weight)
             if module.bias is not None:
                 init.zeros_(module.bias)
-        if isinstance(module, ConvStem):  # three strided layers in a row: a std of 0.02 would leave nothing of the image
-            for conv in module.convs:
-                init.kaiming_normal_(conv.weight, nonlinearity="relu")
         elif isinstance(module, ConvNextBlock):
             init.constant_(module.layer_scale, module.init_scale)
         elif isinstance(module, Matching):
@@ -182,8 +186,6 @@ class WinWinPreTrainedModel(PreTrainedModel):
             # Alike queries and keys: the untrained network already prefers what looks the same and lies near.
             for key, query in ((module.key, module.query), (module.fine_key, module.fine_query)):
                 init.copy_(key.weight, query.weight)
-        elif isinstance(module, ConvHead) and module.zero_init:
-            init.zeros_(module.out.weight)
         elif isinstance(module, WinWinForPreTraining):
             init.trunc_normal_(module.mask_token, std=self.config.initializer_range)
 
@@ -210,14 +212,14 @@ class WinWinModel(WinWinPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        pixel_values: torch.FloatTensor,
-        window_positions: torch.LongTensor | None = None,
-        visible: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor,
+        window_positions: torch.Tensor | None = None,
+        visible: torch.Tensor | None = None,
         taps: list[int] | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> WinWinModelOutput:
         r"""
-        pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)` or `(batch_size, windows, num_channels, height, width)`):
+        pixel_values (`torch.FloatTensor` of shape `(batch_size, [windows,] num_channels, height, width)`):
             Whole images, or windows of them.
         window_positions (`torch.LongTensor` of shape `(batch_size, windows, 2)`, *optional*):
             (row, column) of each window's top-left patch in the full frame; with windows only.
@@ -235,7 +237,8 @@ class WinWinModel(WinWinPreTrainedModel):
             tokens = tokens.gather(1, visible[..., None].expand(-1, -1, tokens.shape[-1]))
             if rotary is not None:
                 index = visible[:, None, :, None].expand(-1, 1, -1, rotary[0].shape[-1])
-                rotary = tuple(t.expand(layout.batch, -1, -1, -1).gather(2, index) for t in rotary)
+                cos, sin = (t.expand(layout.batch, -1, -1, -1).gather(2, index) for t in rotary)
+                rotary = cos, sin
         tapped = {}
         for i, layer in enumerate(self.layers):
             tokens = layer(tokens, rotary, layout, **kwargs)
@@ -266,8 +269,8 @@ class WinWinBackbone(BackboneMixin, WinWinPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        pixel_values: torch.FloatTensor,
-        window_positions: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor,
+        window_positions: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BackboneOutput:
         r"""
@@ -284,7 +287,9 @@ class WinWinBackbone(BackboneMixin, WinWinPreTrainedModel):
                 tokens = self.winwin.norm(tokens) if name == self.stage_names[-1] else tokens
                 maps.append(layout.to_output(layout.to_maps(tokens)))
         return BackboneOutput(
-            feature_maps=tuple(maps), hidden_states=outputs.hidden_states, attentions=outputs.attentions
+            feature_maps=tuple(maps),  # type: ignore[arg-type]  # annotated there as a tuple of one
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
         )
 
 
@@ -340,6 +345,7 @@ class WinWinHead(nn.Module):
     def __init__(self, config: WinWinConfig, out_channels: int, binocular: bool = False, **kwargs):
         super().__init__()
         depth, size = config.num_hidden_layers, config.hidden_size
+        self.head: nn.Module
         self.encoder_taps = self.decoder_taps = None
         if config.head_type == "dpt":
             taps = config.taps(binocular)
@@ -349,7 +355,7 @@ class WinWinHead(nn.Module):
             self.head = DPTHead(config, sizes, out_channels)
         else:
             in_size = config.decoder_hidden_size if binocular else size
-            head_class = ConvHead if config.head_type == "conv" else LinearHead
+            head_class: type = ConvHead if config.head_type == "conv" else LinearHead
             self.head = head_class(config, in_size, out_channels, **kwargs)
 
     def forward(
@@ -363,7 +369,9 @@ class WinWinHead(nn.Module):
         if isinstance(self.head, DPTHead):
             taps = [*(encoder.taps or ()), *((decoder.taps or ()) if decoder is not None else ())]
             return self.head([layout.to_maps(t) for t in taps]).float()
-        tokens = layout.to_maps((decoder if decoder is not None else encoder).last_hidden_state)
+        last = (decoder if decoder is not None else encoder).last_hidden_state
+        assert last is not None
+        tokens = layout.to_maps(last)
         if isinstance(self.head, LinearHead):
             return self.head(tokens).float()
         features = {2 ** (i + 1): [stem] for i, stem in enumerate(encoder.stem or ())}
@@ -377,22 +385,22 @@ class WinWinForSemanticSegmentation(WinWinPreTrainedModel):
     def __init__(self, config: WinWinConfig):
         super().__init__(config)
         self.winwin = WinWinModel(config)
-        self.head = WinWinHead(config, config.num_labels)
+        self.head = WinWinHead(config, len(config.id2label or ()))
         self.post_init()
 
     @can_return_tuple
     @auto_docstring
     def forward(
         self,
-        pixel_values: torch.FloatTensor,
-        window_positions: torch.LongTensor | None = None,
-        labels: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor,
+        window_positions: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SemanticSegmenterOutput:
         r"""
         window_positions (`torch.LongTensor` of shape `(batch_size, windows, 2)`, *optional*):
             (row, column) of each window's top-left patch in the full frame; with windows only.
-        labels (`torch.LongTensor` of shape `(batch_size, height, width)` or `(batch_size, windows, height, width)`, *optional*):
+        labels (`torch.LongTensor` of shape `(batch_size, [windows,] height, width)`, *optional*):
             Class of each pixel; `config.semantic_loss_ignore_index` is unknown.
 
         Returns `logits` at full resolution, `(batch_size, num_labels, height, width)`, with windows after the batch.
@@ -420,15 +428,15 @@ class WinWinForDepthEstimation(WinWinPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        pixel_values: torch.FloatTensor,
-        window_positions: torch.LongTensor | None = None,
-        labels: torch.FloatTensor | None = None,
+        pixel_values: torch.Tensor,
+        window_positions: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> DepthEstimatorOutput:
         r"""
         window_positions (`torch.LongTensor` of shape `(batch_size, windows, 2)`, *optional*):
             (row, column) of each window's top-left patch in the full frame; with windows only.
-        labels (`torch.FloatTensor` of shape `(batch_size, height, width)` or `(batch_size, windows, height, width)`, *optional*):
+        labels (`torch.FloatTensor` of shape `(batch_size, [windows,] height, width)`, *optional*):
             Depth in metres; NaN, infinite or not positive is unknown.
 
         Returns `predicted_depth` in metres, `(batch_size, height, width)`, with windows after the batch.
@@ -446,7 +454,9 @@ class WinWinForDepthEstimation(WinWinPreTrainedModel):
         )
 
 
-@auto_docstring(custom_intro="Encoder, binocular decoder and head for optical flow; with matching if the config says so.")
+@auto_docstring(
+    custom_intro="Encoder, binocular decoder and head for optical flow; with matching if the config says so."
+)
 class WinWinForOpticalFlow(WinWinPreTrainedModel):
     def __init__(self, config: WinWinConfig):
         super().__init__(config)
@@ -469,21 +479,21 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        pixel_values: torch.FloatTensor,
-        second_pixel_values: torch.FloatTensor,
-        window_positions: torch.LongTensor | None = None,
-        second_window_positions: torch.LongTensor | None = None,
-        labels: torch.FloatTensor | None = None,
+        pixel_values: torch.Tensor,
+        second_pixel_values: torch.Tensor,
+        window_positions: torch.Tensor | None = None,
+        second_window_positions: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> WinWinOpticalFlowOutput:
         r"""
-        second_pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)` or `(batch_size, windows, num_channels, height, width)`):
+        second_pixel_values (`torch.FloatTensor` of shape `(batch_size, [windows,] num_channels, height, width)`):
             The second view; its windows may differ from the first view's in number and size.
         window_positions (`torch.LongTensor` of shape `(batch_size, windows, 2)`, *optional*):
             (row, column) of each window's top-left patch in the full frame; with windows only.
         second_window_positions (`torch.LongTensor` of shape `(batch_size, second_windows, 2)`, *optional*):
             The same for the second view's windows, in its full frame.
-        labels (`torch.FloatTensor` of shape `(batch_size, 2, height, width)` or `(batch_size, windows, 2, height, width)`, *optional*):
+        labels (`torch.FloatTensor` of shape `(batch_size, [windows,] 2, height, width)`, *optional*):
             Flow (right, down) in pixels; NaN or infinite is unknown.
         """
         _, layout = as_windows(pixel_values, window_positions, self.config.patch_size)
@@ -500,7 +510,7 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         second: WinWinModelOutput,
         layout: Layout,
         second_layout: Layout,
-        labels: torch.FloatTensor | None = None,
+        labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> WinWinOpticalFlowOutput:
         """From both views' encodings to the flow, so that a video's frames need encoding only once."""
@@ -509,18 +519,18 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         if self.config.matching_stride is not None:
             match = self.match(first, second, layout, second_layout)
             summary = self.summarise(match, layout)  # (B*N, 4, h*f, w*f)
-            factor = self.config.patch_size // self.config.matching_stride
+            factor = self.features.factor
             cells = layout.to_tokens(F.pixel_unshuffle(summary, factor))
             tokens = tokens + self.embed_match(cells.to(self.embed_match.weight.dtype))
             maps = [layout.to_maps(t, factor) for t in (match.query, match.retrieved)]
             dtype = self.embed_match.weight.dtype
-            extra = {self.config.matching_stride: [t.to(dtype) for t in (*maps, summary)]}
+            extra = {self.matching.stride: [t.to(dtype) for t in (*maps, summary)]}
         decoded = self.decoder(tokens, memory, layout, second_layout, taps=self.head.decoder_taps, **kwargs)
         prediction = self.head(layout, first, decoded, extra)
         flow, log_scale = prediction[:, :2], prediction[:, 2]
         base_flow = None
         if match is not None:
-            base_flow = layout.to_maps(match.flow, self.config.patch_size // self.config.matching_stride)
+            base_flow = layout.to_maps(match.flow, self.features.factor)
             flow = flow + F.interpolate(base_flow, flow.shape[-2:], mode="bilinear", align_corners=False)
             base_flow = layout.to_output(base_flow)
         flow = layout.to_output(flow)
@@ -552,25 +562,25 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         self, first: WinWinModelOutput, second: WinWinModelOutput, layout: Layout, second_layout: Layout
     ) -> Match:
         """Displacement of every stride-s position of the first view, from both views' features alone."""
-        stride, features, xy = self.config.matching_stride, [], []
+        features, xy = [], []
         for view, where in ((first, layout), (second, second_layout)):
-            stem = view.stem[stride.bit_length() - 2]
+            assert view.stem is not None and view.last_hidden_state is not None
+            stem = view.stem[self.matching.stride.bit_length() - 2]
             features.append(where.to_tokens(self.features(where.to_maps(view.last_hidden_state), stem)))
-            positions = where.positions(self.config.patch_size // stride).flip(-1)
+            positions = where.positions(self.features.factor).flip(-1)
             xy.append(positions.expand(where.batch, -1, -1))
         return self.matching(*features, *xy)
 
     def summarise(self, match: Match, layout: Layout) -> torch.Tensor:
         """The match as maps (B*N, 4, h*f, w*f): displacement in patches, mass, root of the spread in patches."""
-        stride, patch_size = self.config.matching_stride, self.config.patch_size
+        stride, patch_size = self.matching.stride, self.config.patch_size
         spread = (match.spread + 1e-3).sqrt() * (stride / patch_size)
         summary = torch.cat([match.flow / patch_size, match.mass[..., None], spread[..., None]], dim=-1)
         return layout.to_maps(summary.detach(), patch_size // stride)
 
     def match_loss(self, match: Match, labels: torch.Tensor, layout: Layout, second_layout: Layout) -> torch.Tensor:
         """Auxiliary losses; where the true match lies outside the second view's windows only "no match" is taught."""
-        stride = self.config.matching_stride
-        factor = self.config.patch_size // stride
+        stride, factor = self.matching.stride, self.features.factor
         labels = labels if layout.windowed else labels[:, None]
         target = layout.to_tokens(pool_flow(labels.float().flatten(0, 1), stride))  # (B, Q, 2)
         rows_columns = layout.positions(factor) + target.flip(-1) / stride  # of the true match, in stride-s positions
@@ -581,7 +591,9 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         return matching_loss(match, target, inside, stride)
 
 
-@auto_docstring(custom_intro="Cross-view completion (CroCo), on whole images or in windows, to pre-train encoder and decoder.")
+@auto_docstring(
+    custom_intro="Cross-view completion (CroCo), on whole images or in windows, to pre-train encoder and decoder."
+)
 class WinWinForPreTraining(WinWinPreTrainedModel):
     def __init__(self, config: WinWinConfig):
         super().__init__(config)
@@ -595,16 +607,16 @@ class WinWinForPreTraining(WinWinPreTrainedModel):
     @auto_docstring
     def forward(
         self,
-        pixel_values: torch.FloatTensor,
-        second_pixel_values: torch.FloatTensor,
-        window_positions: torch.LongTensor | None = None,
-        second_window_positions: torch.LongTensor | None = None,
-        bool_masked_pos: torch.BoolTensor | None = None,
-        labels: torch.FloatTensor | None = None,
+        pixel_values: torch.Tensor,
+        second_pixel_values: torch.Tensor,
+        window_positions: torch.Tensor | None = None,
+        second_window_positions: torch.Tensor | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> WinWinPreTrainingOutput:
         r"""
-        second_pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)` or `(batch_size, windows, num_channels, height, width)`):
+        second_pixel_values (`torch.FloatTensor` of shape `(batch_size, [windows,] num_channels, height, width)`):
             The second view, of which nothing is hidden.
         window_positions (`torch.LongTensor` of shape `(batch_size, windows, 2)`, *optional*):
             (row, column) of each window's top-left patch in the full frame; with windows only.

@@ -28,11 +28,13 @@ T = TypeVar("T")
 @dataclasses.dataclass
 class ModelRecipe:
     """preset: sizes to start from ("tiny", "small", "base", "large"). config: fields of WinWinConfig on top. init: a checkpoint
-    whose weights to start from, as far as names and shapes agree."""
+    whose weights to start from, as far as names and shapes agree. attention: its implementation in training ("sdpa", "eager",
+    "flash_attention_2", "flex_attention"); with a few hundred tokens a CPU is fastest with "eager". Evaluation uses "sdpa"."""
 
     preset: str = "tiny"
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     init: str | None = None
+    attention: str = "sdpa"
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
 

@@ -135,8 +135,11 @@ def make_model(recipe: Recipe, source: Source) -> Any:
     labels = {"id2label": dict(enumerate(source.labels))} if source.labels else {}
     config = recipe.config(**labels)
     if recipe.model.init:
-        return model_class.from_pretrained(recipe.model.init, config=config, ignore_mismatched_sizes=True)
-    return model_class(config)
+        model = model_class.from_pretrained(recipe.model.init, config=config, ignore_mismatched_sizes=True)
+    else:
+        model = model_class(config)
+    model.set_attn_implementation(recipe.model.attention)
+    return model
 
 
 def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> tuple[torch.optim.Optimizer, Any]:

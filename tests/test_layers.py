@@ -1,0 +1,187 @@
+"""Windows, positions, attention: the parts behind the models' identities."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from model_cases import SMALL, VARIANTS, make, randomise
+from torch import nn
+
+from winwin_hf import WinWinConfig
+from winwin_hf.layers_winwin import (
+    Layout,
+    WinWinAttention,
+    WinWinLayer,
+    as_windows,
+    patchify,
+    rotary_of,
+    sincos_embedding,
+)
+from winwin_hf.rope_winwin import apply_rotary, rotary_embedding
+
+# ------------------------------------------------------------------ windows
+
+
+def test_a_plain_image_is_one_window_at_the_origin():
+    image = torch.randn(2, 3, 16, 24)
+    pixels, layout = as_windows(image, None, 8)
+    assert pixels.shape == (2, 3, 16, 24) and (layout.count, layout.rows, layout.columns) == (1, 2, 3)
+    assert layout.positions()[0].tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
+    assert layout.to_output(pixels) is pixels
+
+
+def test_windows_keep_their_place():
+    where = torch.tensor([[[5, 1], [0, 7]]])
+    pixels, layout = as_windows(torch.randn(1, 2, 3, 16, 8), where, 8)
+    assert pixels.shape == (2, 3, 16, 8)
+    assert layout.positions()[0].tolist() == [[5, 1], [6, 1], [0, 7], [1, 7]]
+    fine = layout.positions(2)[0]
+    assert fine[:4].tolist() == [[10, 2], [10, 3], [11, 2], [11, 3]] and len(fine) == 16
+    maps = torch.randn(2, 5, 2, 1)
+    torch.testing.assert_close(layout.to_maps(layout.to_tokens(maps)), maps)
+    assert layout.to_output(maps).shape == (1, 2, 5, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("shape", "where", "says"),
+    [
+        ((3, 16, 16), None, r"pixel_values has shape \(3, 16, 16\): expected \(B, C, H, W\) or \(B, N, C, h, w\)"),
+        ((1, 3, 16, 20), None, r"pixel_values is 16 x 20 pixels: expected multiples of 8"),
+        ((1, 2, 3, 16, 16), None, r"window_positions is missing"),
+        ((1, 3, 16, 16), (1, 1, 2), r"window_positions is given"),
+        ((1, 2, 3, 16, 16), (1, 3, 2), r"window_positions has shape \(1, 3, 2\): expected \(1, 2, 2\)"),
+        ((2, 2, 3, 16, 16), (1, 2, 2), r"expected \(2, 2, 2\)"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "second_"])
+def test_errors_name_the_argument(shape, where, says, prefix):
+    positions = None if where is None else torch.zeros(where, dtype=torch.long)
+    says = says.replace("pixel_values", f"{prefix}pixel_values").replace(
+        "window_positions", f"{prefix}window_positions"
+    )
+    with pytest.raises(ValueError, match=says):
+        as_windows(torch.zeros(shape), positions, 8, f"{prefix}pixel_values")
+
+
+def test_patchify_is_what_a_strided_convolution_sees():
+    image = torch.randn(2, 3, 16, 24)
+    conv = nn.Conv2d(3, 7, 8, stride=8)
+    weight = conv.weight.permute(0, 2, 3, 1).flatten(1)  # channels last
+    expected = conv(image).flatten(2).mT
+    torch.testing.assert_close(patchify(image, 8) @ weight.mT + conv.bias, expected, rtol=1e-4, atol=1e-5)
+
+
+# ------------------------------------------------------------------ positions
+
+
+def test_rotary_products_depend_on_the_difference_of_positions():
+    query, key = torch.randn(2, 40, 16)
+    positions = torch.randint(0, 60, (2, 40, 2))
+
+    def products(shift: int) -> torch.Tensor:
+        q, k = (
+            apply_rotary(x, *rotary_embedding(p + shift, 16, 100.0))
+            for x, p in zip((query, key), positions, strict=True)
+        )
+        return (q * k).sum(-1)
+
+    torch.testing.assert_close(products(200), products(0), rtol=1e-4, atol=1e-4)
+    turned = apply_rotary(query, *rotary_embedding(positions[0], 16, 100.0))
+    torch.testing.assert_close(turned.norm(dim=-1), query.norm(dim=-1))
+    assert not torch.allclose(turned, query)
+
+
+def test_rotary_halves_are_row_and_column():
+    cos, sin = rotary_embedding(torch.tensor([[3, 0], [0, 3]]), 16, 100.0)
+    assert cos.dtype == torch.float32
+    assert (cos[0, 8:] == 1).all() and (cos[1, :8] == 1).all() and (sin[0, :8] != 0).all()
+    torch.testing.assert_close(cos[0, :8], cos[1, 8:])
+    # slowest frequency: theta ** -(1 - 4 / width)
+    torch.testing.assert_close(sin[0, 3], torch.tensor(3 * 100.0**-0.75).sin())
+
+
+def test_rotary_is_made_in_float32_whatever_the_weights():
+    model = make("segmentation", "conv").bfloat16()
+    _, layout = as_windows(torch.zeros(1, 3, 8, 2048), None, 8)
+    cos, _ = rotary_of(layout, model.config, 16)
+    assert cos.dtype == torch.float32 and cos.shape == (1, 1, 256, 16)
+    torch.testing.assert_close(cos[0, 0, 255, 8].double(), torch.tensor(255.0).double().cos(), rtol=0, atol=1e-4)
+
+
+def test_sincos_tells_all_positions_apart():
+    _, layout = as_windows(torch.zeros(1, 3, 80, 96), None, 8)
+    x = sincos_embedding(layout.positions(), 32)[0]
+    assert x.shape == (120, 32)
+    assert (torch.cdist(x, x) + 100 * torch.eye(120)).min() > 0.05
+
+
+# ------------------------------------------------------------------ attention in cells
+
+
+def cell_mask(layout: Layout, size: int) -> torch.Tensor:
+    """Which tokens see each other if every window is cut into cells from its own corner, (T, T)."""
+    grid = torch.stack(torch.meshgrid(torch.arange(layout.rows), torch.arange(layout.columns), indexing="ij"), -1)
+    cell = (grid // size).flatten(0, 1).repeat(layout.count, 1)
+    window = torch.arange(layout.count).repeat_interleave(layout.rows * layout.columns)[:, None]
+    label = torch.cat([cell, window], dim=1)
+    return (label[:, None] == label[None]).all(-1)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (5, 7), (2, 3), (1, 9), (3, 1)])
+@pytest.mark.parametrize("embedding", ["rope", "sincos"])
+@torch.no_grad()
+def test_attention_in_cells_is_global_attention_with_a_mask(size, embedding):
+    """Also where the window is no multiple of the cell, and where it is smaller than one."""
+    config = WinWinConfig(**{**SMALL, **VARIANTS["vitdet"], "attention_cell_size": 3, "position_embedding": embedding})
+    config._attn_implementation = "sdpa"
+    layer = randomise(WinWinLayer(config, cell_size=3)).eval()
+    where = torch.tensor([[[0, 0], [9, 2]], [[4, 1], [0, 12]]])
+    layout = Layout(2, 2, *size, where, True)
+    x = torch.randn(2, 2 * size[0] * size[1], 32)
+    rotary = rotary_of(layout, config, 16)
+    attention = layer.attention
+
+    def heads(t: torch.Tensor) -> torch.Tensor:
+        return t.unflatten(-1, (2, -1)).transpose(1, 2)
+
+    query, key, value = heads(attention.q_proj(x)), heads(attention.k_proj(x)), heads(attention.v_proj(x))
+    if rotary is not None:
+        query, key = apply_rotary(query, *rotary), apply_rotary(key, *rotary)
+    logits = (query @ key.mT / 4).masked_fill(~cell_mask(layout, 3), -torch.inf)
+    expected = attention.o_proj((logits.softmax(-1) @ value).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(layer.attend_in_cells(x, rotary, layout), expected, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_only_the_chosen_blocks_are_global():
+    model = make("segmentation", "vitdet").winwin
+    assert [layer.cell_size for layer in model.layers] == [2, 2, None, 2]
+    image = torch.randn(1, 3, 32, 32)
+    other = image.clone()
+    other[..., 16:, 16:] += 1
+    hidden = [model(i, output_hidden_states=True).hidden_states for i in (image, other)]
+    moved = [(a - b).abs().unflatten(1, (4, 4))[0, :2, :2].max() for a, b in zip(*hidden, strict=True)]
+    assert moved[0] == moved[1] == moved[2] == 0 and moved[3] > 1e-3  # the third block is the first global one
+
+
+@torch.no_grad()
+def test_cross_attention_reads_the_memory():
+    config = WinWinConfig(**SMALL)
+    config._attn_implementation = "eager"
+    attention = randomise(WinWinAttention(config, 32, 2)).eval()
+    x, memory = torch.randn(1, 6, 32), torch.randn(1, 9, 32)
+    output, weights = attention(x, None, memory, None)
+    assert output.shape == (1, 6, 32) and weights.shape == (1, 2, 6, 9)
+    order = torch.randperm(9)
+    torch.testing.assert_close(attention(x, None, memory[:, order], None)[0], output, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_dropout_only_in_training():
+    config = WinWinConfig(**{**SMALL, "attention_dropout": 0.5})
+    for implementation in ("eager", "sdpa"):
+        config._attn_implementation = implementation
+        attention = randomise(WinWinAttention(config, 32, 2))
+        x = torch.randn(1, 6, 32)
+        assert not torch.equal(attention(x, None)[0], attention(x, None)[0])
+        attention.eval()
+        assert torch.equal(attention(x, None)[0], attention(x, None)[0])
