@@ -12,7 +12,6 @@ import torch
 from winwin_hf.losses import (
     bounded_laplacian_loss,
     laplacian_scale,
-    matching_loss,
     normalised_pixel_loss,
     scale_invariant_log_loss,
     semantic_loss,
@@ -75,9 +74,6 @@ def test_nothing_known_is_zero_with_a_graph():
     pixels = torch.randn(1, 3, 4, requires_grad=True)
     loss = normalised_pixel_loss(pixels, torch.randn(1, 3, 4), torch.zeros(1, 3, dtype=torch.bool))
     assert loss.item() == 0 and (finite_gradient(loss, pixels)[0] == 0).all()
-    base = torch.randn(1, 2, 2, 2, requires_grad=True)
-    loss = matching_loss(base, torch.zeros(1, 2, 4, 4), torch.zeros(1, 2, 2, dtype=torch.bool))
-    assert loss.item() == 0 and (finite_gradient(loss, base)[0] == 0).all()
 
 
 def test_windows_give_what_an_image_gives():
@@ -90,11 +86,6 @@ def test_windows_give_what_an_image_gives():
     )
     logits, labels = torch.randn(2, 3, 5, 8, 8), torch.randint(0, 5, (2, 3, 8, 8))
     torch.testing.assert_close(semantic_loss(logits, labels), semantic_loss(logits.flatten(0, 1), labels.flatten(0, 1)))
-    base, inside = torch.randn(2, 3, 2, 4, 4), torch.rand(2, 3, 4, 4) < 0.5
-    torch.testing.assert_close(
-        matching_loss(base, target, inside),
-        matching_loss(base.flatten(0, 1), target.flatten(0, 1), inside.flatten(0, 1)),
-    )
 
 
 def test_semantic_by_hand():
@@ -139,19 +130,6 @@ def test_normalised_pixels_by_hand():
     mask = torch.tensor([[True, True, False]])
     first = (1 / math.sqrt(2)) ** 2  # target (-0.7071, 0.7071)
     assert normalised_pixel_loss(prediction, patches, mask).item() == pytest.approx((first + 1) / 2, abs=1e-5)
-
-
-def test_matching_by_hand():
-    target = torch.zeros(2, 2, 4)
-    target[0] = torch.tensor([[1.0, 3.0, 8.0, 8.0], [NAN, NAN, 8.0, 8.0]])  # cell 0: mean of the known is 2
-    base = torch.tensor([5.0, 0.0, 1.0, 0.0]).reshape(2, 1, 2)  # (u, v) of cell 0: (5, 1), of cell 1: (0, 0)
-    both, first = torch.tensor([[True, True]]), torch.tensor([[True, False]])
-    assert matching_loss(base, target, first).item() == pytest.approx(3 + 1)
-    assert matching_loss(base, target, both).item() == pytest.approx((4 + 8) / 2)
-    target[:, :, :2] = NAN
-    assert matching_loss(base, target, both).item() == pytest.approx(8)
-    with pytest.raises(ValueError, match="whole multiple"):
-        matching_loss(base, torch.zeros(2, 2, 6), both)
 
 
 def test_float32_under_autocast():

@@ -21,7 +21,7 @@ from .modeling_winwin import (
     WinWinModel,
     WinWinPreTrainedModel,
 )
-
+from .pipeline_winwin import OpticalFlowPipeline, register_pipeline
 
 __version__ = "0.1.0"
 
@@ -44,8 +44,10 @@ AutoBackbone.register(WinWinConfig, WinWinBackbone, exist_ok=True)
 AutoModelForDepthEstimation.register(WinWinConfig, WinWinForDepthEstimation, exist_ok=True)
 AutoModelForSemanticSegmentation.register(WinWinConfig, WinWinForSemanticSegmentation, exist_ok=True)
 AutoModelForPreTraining.register(WinWinConfig, WinWinForPreTraining, exist_ok=True)
+register_pipeline()
 
 __all__ = [
+    "OpticalFlowPipeline",
     "WinWinBackbone",
     "WinWinConfig",
     "WinWinForDepthEstimation",

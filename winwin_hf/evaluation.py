@@ -23,11 +23,11 @@ from tqdm import tqdm
 from winwin_hf.data.collator import WinWinCollator
 from winwin_hf.data.sources import Source, open_source
 from winwin_hf.image_processing_winwin import WinWinImageProcessor
-from winwin_hf.metrics import DepthMetric, FlowMetric, Metric, SegmentationMetric
+from winwin_hf.metrics import DepthMetric, FlowMetric, SegmentationMetric
 from winwin_hf.recipe import EvaluationSet, Recipe, load_recipe
 
 
-def new_metric(source: Source) -> Metric:
+def new_metric(source: Source) -> FlowMetric | SegmentationMetric | DepthMetric:
     """The metric of a source's task, empty."""
     if source.task == "flow":
         return FlowMetric()
@@ -118,8 +118,8 @@ def evaluate_frames(model: Any, source: Source, chosen: EvaluationSet, accelerat
         size = (sample.height, sample.width)
         box = (0, 0, *size)
         image, target = sample.first(box)
-        second = {"second_images": sample.second(box)} if source.task == "flow" else {}
-        inputs = processor(images=image, **second, return_tensors="pt").to(accelerator.device)
+        second = sample.second(box) if source.task == "flow" else None
+        inputs = processor.preprocess(image, second, return_tensors="pt").to(accelerator.device)
         start = time.perf_counter()
         with accelerator.autocast():
             outputs = model(**inputs)

@@ -60,32 +60,6 @@ def bounded_laplacian_loss(
     return _mean_where(error / scale + scale.log(), known)
 
 
-def matching_loss(base_flow: Tensor, target: Tensor, inside: Tensor, max_flow: float = MAX_FLOW) -> Tensor:
-    """Auxiliary L1 on the matcher's coarse flow (ours, see the README's section on matching).
-
-    |du| + |dv| in pixels, averaged over the cells that have a known target and whose match can be seen.
-
-    Args:
-        base_flow: (..., 2, h, w) in full-resolution pixels, one cell for each `stride` x `stride` pixels.
-        target: true flow (..., 2, H, W) in pixels, H = stride * h, W = stride * w; a cell's target is the mean of its
-            known pixels.
-        inside: bool (..., h, w), whether the match lies inside the second view's windows.
-
-    Raises:
-        ValueError: H x W is not the same whole multiple of h x w.
-    """
-    (h, w), (height, width) = base_flow.shape[-2:], target.shape[-2:]
-    stride = height // h
-    if (height, width) != (h * stride, w * stride) or stride < 1:
-        raise ValueError(f"target of {height}x{width} pixels is no whole multiple of base_flow's {h}x{w} cells")
-    target, known = _known_flow(target, max_flow)
-    sums = target.unflatten(-2, (h, stride)).unflatten(-1, (w, stride)).sum(dim=(-1, -3))  # (..., 2, h, w)
-    counts = known.float().unflatten(-2, (h, stride)).unflatten(-1, (w, stride)).sum(dim=(-1, -3))  # (..., h, w)
-    pooled = sums / counts.clamp(min=1).unsqueeze(-3)
-    error = (base_flow.float() - pooled).abs().sum(dim=-3)
-    return _mean_where(error, inside.bool() & (counts > 0))
-
-
 def semantic_loss(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
     """Cross-entropy, averaged over the pixels that are not `ignore_index`.
 

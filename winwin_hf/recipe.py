@@ -19,7 +19,6 @@ from winwin_hf.configuration_winwin import WinWinConfig
 from winwin_hf.data.collator import SecondStrategy
 from winwin_hf.windows import Strategy
 
-
 Task = Literal["optical-flow", "semantic-segmentation", "depth-estimation", "pre-training"]
 FORBID: dict[str, Any] = {"extra": "forbid"}
 T = TypeVar("T")

@@ -11,9 +11,9 @@ Notable:
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
-import os
 import resource
 import shutil
 import signal
@@ -45,7 +45,6 @@ from winwin_hf.modeling_winwin import (
     WinWinForSemanticSegmentation,
 )
 from winwin_hf.recipe import Recipe, dump_recipe, load_recipe
-
 
 MODELS = {
     "optical-flow": (WinWinForOpticalFlow, "flow"),
@@ -166,7 +165,7 @@ def make_average(model: torch.nn.Module, decay: float) -> AveragedModel:
     """Exponential moving average of the weights; its decay grows with the steps, so that a short training has one too."""
 
     @torch.no_grad()
-    def update(averaged: list[torch.Tensor], current: list[torch.Tensor], count: Any) -> None:
+    def update(averaged: Any, current: Any, count: Any) -> None:
         steps = float(count)
         torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + steps) / (10 + steps)))
 
@@ -205,7 +204,7 @@ def save_state(accelerator: Accelerator, output: Path, step: int) -> None:
     accelerator.save_state(str(temporary), safe_serialization=True)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process and not final.exists():
-        os.replace(temporary, final)
+        temporary.replace(final)
         for old in output.glob("state-*"):
             if old != final:
                 shutil.rmtree(old)
@@ -220,7 +219,7 @@ def save_model(model: Any, output: Path, recipe: Recipe) -> Path:
     WinWinImageProcessor(patch_size=model.config.patch_size).save_pretrained(temporary)
     (temporary / "recipe.yaml").write_text(dump_recipe(recipe))
     shutil.rmtree(final, ignore_errors=True)
-    os.replace(temporary, final)
+    temporary.replace(final)
     return final
 
 
@@ -305,13 +304,14 @@ def train(
         model.gradient_checkpointing_enable()
     optimizer, schedule = make_optimizer(model, recipe)
     average = make_average(model, options.ema_decay).to(accelerator.device) if options.ema_decay else None
-    patch_size, parameters = model.config.patch_size, sum(p.numel() for p in model.parameters())
+    patch_size = model.config.patch_size
     model, optimizer = accelerator.prepare(model, optimizer)
     progress = Progress()
     accelerator.register_for_checkpointing(schedule, progress, *([average] if average else []))
     if state is not None:
         accelerator.load_state(str(state))
-    set_seed(options.seed + progress.step, device_specific=True) if state is None else None
+    else:  # the same model everywhere by now; from here on each process draws for itself
+        set_seed(options.seed, device_specific=True)
 
     say = accelerator.print
     loader, _ = make_loader(recipe, accelerator.process_index, accelerator.num_processes, progress.step, patch_size)
@@ -331,16 +331,16 @@ def train(
     per_step = options.batch_size * options.accumulation * accelerator.num_processes
     losses: list[torch.Tensor] = []
     score, since, waited = "", time.perf_counter(), 0.0
-    images = 0
+    introduced = False
     while progress.step < options.steps:
         loss_sum = torch.zeros((), device=accelerator.device)
         for _ in range(options.accumulation):
             before = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - before
-            if images == 0:
-                images = 1
-                introduce(say, recipe, accelerator, parameters, batch, source, progress.step)
+            if not introduced:
+                introduce(say, recipe, accelerator, accelerator.unwrap_model(model), batch, source, progress.step)
+                introduced = True
             if recipe.task == "pre-training":
                 batch.pop("labels")
             batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
@@ -402,10 +402,8 @@ class Stop:
     def __init__(self) -> None:
         self.wanted = False
         for name in (signal.SIGTERM, signal.SIGINT):
-            try:
+            with contextlib.suppress(ValueError):  # not in the main thread, as in a notebook's executor
                 signal.signal(name, self.ask)
-            except ValueError:  # not in the main thread, as in a notebook's executor
-                pass
 
     def ask(self, number: int, _: Any) -> None:
         if self.wanted and number == signal.SIGINT:
@@ -414,23 +412,20 @@ class Stop:
 
 
 def introduce(
-    say: Any, recipe: Recipe, accelerator: Accelerator, parameters: int, batch: Any, source: Source, step: int
+    say: Any, recipe: Recipe, accelerator: Accelerator, model: Any, batch: Any, source: Source, step: int
 ) -> None:
-    """What this training is, before the first step."""
-    options = recipe.optimization
-    patch = 16 if "patch_size" not in recipe.model.config else int(recipe.model.config["patch_size"])
-    settings = getattr(source.reader, "settings", None)
-    kept = batch["pixel_values"].shape[1] * batch["pixel_values"].shape[-1] * batch["pixel_values"].shape[-2] // patch**2
-    text = f"{kept}"
-    if settings is not None:
-        _, total = tokens_kept(batch, (settings.height, settings.width), patch)
-        text = f"{kept} of {total} ({100 * kept / total:.0f} %)"
+    """Says what this training is, before its first step."""
+    options, patch = recipe.optimization, model.config.patch_size
+    parameters = sum(p.numel() for p in model.parameters())
+    sample = source.reader(next(source.examples(1)), np.random.default_rng(0))
+    kept, total = tokens_kept(batch, (sample.height, sample.width), patch)
+    tokens = f"{kept} of {total} ({100 * kept / total:.0f} %)"
     if "second_pixel_values" in batch:
-        second = batch["second_pixel_values"]
-        text += f", second view {second.shape[1] * second.shape[-1] * second.shape[-2] // patch**2}"
+        second = {"pixel_values": batch["second_pixel_values"]}
+        tokens += f", of the second view {tokens_kept(second, (sample.height, sample.width), patch)[0]}"
     say(
         f"{recipe.task}: {parameters / 1e6:.1f} M parameters on {accelerator.device}, "
         f"{accelerator.num_processes} process(es) of {torch.get_num_threads()} threads, {options.mixed_precision} "
         f"precision, batch {options.batch_size} x {options.accumulation} x {accelerator.num_processes}\n"
-        f"tokens kept of a frame: {text}; steps {step} to {options.steps}"
+        f"tokens kept of a {sample.height} x {sample.width} frame: {tokens}; steps {step} to {options.steps}"
     )

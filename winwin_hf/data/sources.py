@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
-import torch
-from datasets.distributed import split_dataset_by_node
 
 from winwin_hf.data.camvid import CAMVID_NAMES, SegmentationReader, load_camvid
 from winwin_hf.data.collator import Reader, Task
@@ -16,7 +14,6 @@ from winwin_hf.data.sample import ImageAugmentation
 from winwin_hf.data.sevenscenes import DepthReader, load_seven_scenes
 from winwin_hf.data.synthetic import SceneSettings, SyntheticFlow, synthetic_flow
 from winwin_hf.recipe import build
-
 
 HELD_OUT = 1_000_003  # added to seeds: held-out scenes and textures are others than the training's
 NAMES = ("synthetic-flow", "camvid", "seven-scenes")
