@@ -24,6 +24,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Small tensors gain nothing from threads, and on a busy machine threads that wait for one another cost a factor of ten.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 

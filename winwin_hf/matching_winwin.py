@@ -2,14 +2,16 @@
 
 A plain ViT learns to match only after very long pre-training. Here two attentions between stride-s features of both views do it
 explicitly, and are supervised:
-1. global: queries and keys carry RoPE, so that the prior over displacements is learnt and relative; besides all keys of the second
-   view there is one learnt "no match" key.
-2. local: other features, and a Gaussian prior centred on the first answer, which removes what a mean over several modes leaves.
+1. global: queries and keys carry RoPE, so that the prior over displacements is learnt and relative; a wide Gaussian prior (its width
+   is learnt) keeps the many far keys of a frame larger than any training frame from adding up; besides all keys of the
+   second view there is one learnt "no match" key.
+2. local: other features, and a narrow Gaussian prior centred on the first answer, which removes what a mean over several modes
+   leaves.
 
 Notable:
 - the *values* are the keys' coordinates, so a plain memory-linear SDPA returns the expected displacement; no correlation volume is
   held, nothing is sampled from a grid, and windows that lie anywhere need no special case.
-- a Gaussian prior is bilinear in (query, key): -|k - c|^2 / 2s^2 = (k.c - |k|^2/2) / s^2 + const, so it costs three more channels.
+- a Gaussian prior is bilinear in (query, key): -|k - c|^2 / 2s^2 = (k.c - |k|^2/2 - |c|^2/2) / s^2, so it costs three more channels.
 - squared coordinates among the values give the match's spread, for the loss and as a feature.
 - coordinates up to 240 must come out exact to a hundredth: all of this runs in float32, autocast or not.
 - query, key and value have the same width, or SDPA on a CPU falls back to the full matrix.
@@ -83,7 +85,7 @@ class Matching(nn.Module):
         self.fine_key = nn.Linear(size, size)
         self.value = nn.Linear(size, size)
         self.log_temperature = nn.Parameter(torch.tensor([2.5, 2.5]))  # of the global and of the local attention
-        self.log_sigma = nn.Parameter(torch.tensor(0.7))  # of the local attention's prior, in positions
+        self.log_sigma = nn.Parameter(torch.tensor([2.8, 0.7]))  # of the two attentions' priors, in positions
 
     def attend(self, query, query_extra, key, key_extra, values):
         """One SDPA without heads; `*_extra` are further channels of the logits, not normalised. (B, Q, ...) -> (B, Q, C + 8)."""
@@ -100,12 +102,17 @@ class Matching(nn.Module):
         with torch.autocast(first.device.type, enabled=False):
             return self.match(first.float(), second.float(), first_xy.float(), second_xy.float())
 
+    def prior(self, centre: torch.Tensor, precision: torch.Tensor) -> list[torch.Tensor]:
+        """Query channels that, with (x, y, x^2 + y^2) of a key, give a Gaussian's logits around `centre` (B, Q, 2), but for a constant."""
+        return [centre * precision, (-0.5 * precision).expand(*centre.shape[:2], 1)]
+
     def match(self, first, second, first_xy, second_xy) -> Match:
         dtype = self.query.weight.dtype
         project = lambda layer, x: layer(x.to(dtype)).float()  # noqa: E731  weights may be in half precision
         centre = first_xy.mean(dim=1, keepdim=True)  # small numbers: float32 is exact enough, wherever the windows lie
         first_xy, second_xy = first_xy - centre, second_xy - centre
         temperature = self.log_temperature.float().clamp(max=4.6).exp()
+        precision = torch.exp(-2 * self.log_sigma.float().clamp(min=0.0, max=6.0))
 
         # 1. global
         query = F.normalize(project(self.query, first), dim=-1)
@@ -116,9 +123,16 @@ class Matching(nn.Module):
         is_real = torch.ones_like(squares)
         out = self.attend(
             query,
-            [project(self.no_match, first)],
-            F.pad(key, (0, 0, 0, 1)),  # one more key: no features, ...
-            [F.pad(torch.zeros_like(squares), (0, 0, 0, 1), value=1.0)],  # ... only the query's own logit, ...
+            [
+                # the prior's -|c|^2/2 is left out for the keys, so it is added here with the other sign
+                project(self.no_match, first) + 0.5 * precision[0] * first_xy.square().sum(-1, keepdim=True),
+                *self.prior(first_xy, precision[0]),
+            ],
+            F.pad(key, (0, 0, 0, 1)),  # one more key: no features, no place, ...
+            [  # ... only the query's own logit, ...
+                F.pad(torch.zeros_like(squares), (0, 0, 0, 1), value=1.0),
+                F.pad(torch.cat([second_xy, squares], dim=-1), (0, 0, 0, 1)),
+            ],
             [F.pad(torch.cat([second_xy, squares, is_real], dim=-1), (0, 0, 0, 1))],  # ... and nothing to return
         )
         mass = out[..., 3].clamp(min=1e-3)
@@ -128,11 +142,9 @@ class Matching(nn.Module):
         # 2. local, around the first answer, which it doesn't teach
         query = F.normalize(project(self.fine_query, first), dim=-1) * temperature[1]
         key = F.normalize(project(self.fine_key, second), dim=-1)
-        precision = torch.exp(-2 * self.log_sigma.float().clamp(min=-0.7, max=3.0))
-        centre = mean.detach()
         out = self.attend(
             query,
-            [centre * precision, (-0.5 * precision).expand(*centre.shape[:2], 1)],
+            self.prior(mean.detach(), precision[1]),
             key,
             [second_xy, squares],
             [second_xy, project(self.value, second)],

@@ -11,7 +11,6 @@ Notable:
 Shapes: B batch, N windows, T tokens of all windows, D width, C channels, H W pixels, h w patches, p patch size.
 """
 
-from dataclasses import dataclass
 from math import log
 
 import torch
@@ -22,7 +21,7 @@ from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.modeling_outputs import BackboneOutput, DepthEstimatorOutput, SemanticSegmenterOutput
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, auto_docstring
+from transformers.utils import TransformersKwargs, auto_docstring
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
@@ -41,113 +40,12 @@ from .layers_winwin import (
 )
 from .losses import bounded_laplacian_loss, normalised_pixel_loss, scale_invariant_log_loss, semantic_loss
 from .matching_winwin import Match, Matching, MatchingFeatures, matching_loss, pool_flow
-
-# ------------------------------------------------------------------ outputs
-
-
-@auto_docstring(custom_intro="What the encoder knows of one view.")
-@dataclass
-class WinWinModelOutput(ModelOutput):
-    r"""
-    last_hidden_state (`torch.FloatTensor` of shape `(batch_size, tokens, hidden_size)`):
-        Tokens of all windows, window by window, after the final norm.
-    taps (`tuple(torch.FloatTensor)`, *optional*):
-        Tokens after the blocks that were asked for by `taps`, the last block's normalised.
-    stem (`tuple(torch.FloatTensor)`, *optional*):
-        With a convolutional stem: its maps of strides 2, 4, ..., half a patch, one a window.
-    """
-
-    last_hidden_state: torch.Tensor | None = None
-    taps: tuple[torch.Tensor, ...] | None = None
-    stem: tuple[torch.Tensor, ...] | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-
-
-@auto_docstring(custom_intro="What the decoder knows of the first view, given the second.")
-@dataclass
-class WinWinDecoderOutput(ModelOutput):
-    r"""
-    last_hidden_state (`torch.FloatTensor` of shape `(batch_size, tokens, decoder_hidden_size)`):
-        Tokens of the first view after the final norm.
-    taps (`tuple(torch.FloatTensor)`, *optional*):
-        Tokens after the blocks that were asked for by `taps`, the last block's normalised.
-    hidden_states (`tuple(torch.FloatTensor)`, *optional*):
-        The decoder's input and the output of each block.
-    attentions (`tuple(torch.FloatTensor)`, *optional*):
-        Self-attention weights of each block.
-    cross_attentions (`tuple(torch.FloatTensor)`, *optional*):
-        Attention weights of each block to the second view.
-    """
-
-    last_hidden_state: torch.Tensor | None = None
-    taps: tuple[torch.Tensor, ...] | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-    cross_attentions: tuple[torch.Tensor, ...] | None = None
-
-
-@auto_docstring(custom_intro="Optical flow from the first to the second view.")
-@dataclass
-class WinWinOpticalFlowOutput(ModelOutput):
-    r"""
-    loss (`torch.FloatTensor`, *optional*, returned when `labels` is given):
-        Bounded Laplacian loss, plus the matching's auxiliary losses in training.
-    flow (`torch.FloatTensor` of shape `(batch_size, 2, height, width)`, or `(batch_size, windows, 2, height, width)`):
-        Displacement (right, down) of each pixel of the first view, in pixels of the input.
-    log_scale (`torch.FloatTensor` of shape `(batch_size, height, width)`, or with windows after the batch):
-        Uncertainty as the network gives it, c. The Laplacian's scale is (max - min) * sigmoid(c) + min pixels.
-    base_flow (`torch.FloatTensor` of shape `(batch_size, 2, height / stride, width / stride)`, *optional*):
-        With matching: the displacement that the match alone gives, in pixels.
-    hidden_states (`tuple(torch.FloatTensor)`, *optional*):
-        The first view's tokens after the embedding and each encoder block.
-    attentions (`tuple(torch.FloatTensor)`, *optional*):
-        Encoder attention weights of the first view, for each block.
-    decoder_hidden_states (`tuple(torch.FloatTensor)`, *optional*):
-        The decoder's input and the output of each of its blocks.
-    decoder_attentions (`tuple(torch.FloatTensor)`, *optional*):
-        Self-attention weights of each decoder block.
-    cross_attentions (`tuple(torch.FloatTensor)`, *optional*):
-        Attention weights of each decoder block to the second view.
-    """
-
-    loss: torch.Tensor | None = None
-    flow: torch.Tensor | None = None
-    log_scale: torch.Tensor | None = None
-    base_flow: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-    decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
-    decoder_attentions: tuple[torch.Tensor, ...] | None = None
-    cross_attentions: tuple[torch.Tensor, ...] | None = None
-
-
-@auto_docstring(
-    custom_intro="Cross-view completion: the first view's hidden patches, painted from what is left and the second view."
+from .outputs_winwin import (
+    WinWinDecoderOutput,
+    WinWinModelOutput,
+    WinWinOpticalFlowOutput,
+    WinWinPreTrainingOutput,
 )
-@dataclass
-class WinWinPreTrainingOutput(ModelOutput):
-    r"""
-    loss (`torch.FloatTensor`):
-        Mean squared error of the hidden patches' normalised pixels.
-    logits (`torch.FloatTensor` of shape `(batch_size, tokens, patch_size ** 2 * num_channels)`):
-        Predicted pixels of every patch, normalised by the patch's mean and deviation.
-    bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, tokens)`):
-        Which tokens were hidden.
-    hidden_states (`tuple(torch.FloatTensor)`, *optional*):
-        The first view's visible tokens after the embedding and each encoder block.
-    attentions (`tuple(torch.FloatTensor)`, *optional*):
-        Encoder attention weights of the first view, for each block.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    bool_masked_pos: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
-
-
-# ------------------------------------------------------------------ models
 
 
 @auto_docstring
@@ -182,7 +80,7 @@ class WinWinPreTrainedModel(PreTrainedModel):
             init.constant_(module.layer_scale, module.init_scale)
         elif isinstance(module, Matching):
             init.constant_(module.log_temperature, 2.5)
-            init.constant_(module.log_sigma, 0.7)
+            init.copy_(module.log_sigma, torch.tensor([2.8, 0.7]))
             # Alike queries and keys: the untrained network already prefers what looks the same and lies near.
             for key, query in ((module.key, module.query), (module.fine_key, module.fine_query)):
                 init.copy_(key.weight, query.weight)

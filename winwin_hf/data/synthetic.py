@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -51,6 +51,7 @@ class SceneSettings:
 
     Attributes:
         height, width: of the frame.
+        sizes: (height, width) of several kinds of frame, of which each scene draws one; instead of `height` and `width`.
         motion: mean of |flow| over the pixels of a 384 x 512 frame. Magnitudes are heavy-tailed: many below a pixel,
             some six times the mean. Nothing scales with the frame's size: translations keep their pixels, rotations their
             degrees, so the corners of a larger frame move further.
@@ -74,6 +75,7 @@ class SceneSettings:
 
     height: int = 384
     width: int = 512
+    sizes: tuple[tuple[int, int], ...] | None = None
     motion: float = 10.0
     objects: tuple[int, int] = (1, 8)
     object_size: tuple[float, float] = (0.05, 0.4)
@@ -100,6 +102,10 @@ class SceneSettings:
             if len(value) != 2 or value[0] > value[1] or value[0] < 0:
                 raise ValueError(f"{name} must be (smallest, largest), both >= 0; got {getattr(self, name)!r}")
             object.__setattr__(self, name, value)
+        if self.sizes is not None:
+            object.__setattr__(self, "sizes", tuple((int(height), int(width)) for height, width in self.sizes))
+            if not self.sizes or min(side for size in self.sizes for side in size) < 1:
+                raise ValueError(f"sizes must be pairs of positive (height, width); got {self.sizes}")
         for name in ("height", "width", "texture_count", "texture_side"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
@@ -174,7 +180,11 @@ class SyntheticFlow:
 
     def __call__(self, example: Mapping[str, Any], rng: np.random.Generator | None = None) -> SyntheticScene:
         """The scene depends on the example's `seed` (and `step`) and the settings alone; `rng` is not used."""
-        return SyntheticScene(self.settings, int(example["seed"]), self.bank, int(example.get("step", 0)))
+        settings, seed = self.settings, int(example["seed"])
+        if settings.sizes is not None:  # the seed is as good as random, and the scene draws from it afresh
+            height, width = settings.sizes[seed % len(settings.sizes)]
+            settings = replace(settings, height=height, width=width, sizes=None)
+        return SyntheticScene(settings, seed, self.bank, int(example.get("step", 0)))
 
 
 def _magnitude(rng: np.random.Generator) -> float:

@@ -1,0 +1,98 @@
+"""Evaluation: full frames as a user would, windows as in training, the same from any number of processes."""
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from transformers.modeling_outputs import DepthEstimatorOutput, SemanticSegmenterOutput
+
+from winwin_hf import WinWinForOpticalFlow, WinWinImageProcessor
+from winwin_hf.evaluation import evaluate, new_metric, open_set, post_process, prediction_of, show
+from winwin_hf.outputs_winwin import WinWinOpticalFlowOutput
+from winwin_hf.recipe import EvaluationSet, Recipe, build
+
+SETTINGS = {"height": 90, "width": 130, "texture_count": 2}
+RECIPE = {
+    "task": "optical-flow",
+    "model": {
+        "config": {
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 1,
+            "decoder_hidden_size": 16,
+            "decoder_num_hidden_layers": 1,
+            "decoder_num_attention_heads": 1,
+            "head_hidden_size": 16,
+        }
+    },
+    "data": {"name": "synthetic-flow", "settings": SETTINGS},
+    "windows": {"kind": "windows", "size": [2, 2]},
+    "optimization": {"batch_size": 2, "num_workers": 0},
+    "evaluation": {"windows": 3, "sets": [{"label": "a", "length": 2}, {"label": "b", "length": 1}]},
+}
+
+
+class Oracle(torch.nn.Module):
+    """Answers zero flow whatever it sees, in the layout it is asked in."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+
+    def set_attn_implementation(self, _):
+        pass
+
+    def forward(self, pixel_values, **_):
+        shape = (*pixel_values.shape[:-3], 2, *pixel_values.shape[-2:])
+        return WinWinOpticalFlowOutput(flow=torch.zeros(shape), log_scale=torch.zeros(shape[:-3] + shape[-2:]))
+
+
+def test_scores_of_zero_flow_are_the_motion():
+    recipe = build(Recipe, RECIPE, "test")
+    results = evaluate(Oracle(recipe.config()), recipe, Accelerator())
+    assert list(results) == ["windows", "a", "b"]
+    assert results["a"]["images"] == 2 and results["windows"]["images"] == 3
+    assert results["a"]["size"] == [90, 130]
+    source = open_set(recipe, recipe.evaluation.sets[0])
+    lengths = []
+    for example in source.examples(2):
+        sample = source.reader(example, np.random.default_rng(0))
+        lengths.append(np.linalg.norm(sample.first((0, 0, 90, 130))[1], axis=-1).mean())
+    assert results["a"]["epe"] == pytest.approx(np.mean(lengths), rel=1e-5)
+
+
+def test_is_repeatable_and_leaves_the_model_as_it_was():
+    recipe = build(Recipe, RECIPE, "test")
+    torch.manual_seed(0)
+    model = WinWinForOpticalFlow(recipe.config()).train()
+    model.set_attn_implementation("eager")
+    first, second = (evaluate(model, recipe, Accelerator()) for _ in range(2))
+    assert {k: v["epe"] for k, v in first.items()} == {k: v["epe"] for k, v in second.items()}
+    assert model.training and model.config._attn_implementation == "eager"
+    show(first, "title")
+
+
+def test_shares_of_processes_add_up():
+    recipe = build(Recipe, RECIPE, "test")
+    source = open_set(recipe, EvaluationSet(label="x", length=5))
+    whole = [e["index"] for e in source.examples(5)]
+    parts = [e["index"] for rank in range(2) for e in source.examples(5, rank, 2)]
+    assert whole == sorted(parts) == [0, 1, 2, 3, 4]
+
+
+def test_post_process_crops_the_padding():
+    processor, size = WinWinImageProcessor(), (20, 30)
+    flow = WinWinOpticalFlowOutput(flow=torch.ones(1, 2, 32, 32), log_scale=torch.zeros(1, 32, 32))
+    assert post_process(processor, flow, size).shape == (2, 20, 30)
+    assert post_process(processor, DepthEstimatorOutput(predicted_depth=torch.ones(1, 32, 32)), size).shape == size
+    logits = torch.zeros(1, 3, 32, 32)
+    logits[:, 1] = 1
+    assert (post_process(processor, SemanticSegmenterOutput(logits=logits), size) == 1).all()
+    assert prediction_of(SemanticSegmenterOutput(logits=logits[None])).shape == (1, 1, 32, 32)
+
+
+def test_metric_of_each_task():
+    source = open_set(build(Recipe, RECIPE, "test"))
+    assert "epe" in new_metric(source).compute()
+    source.task = "depth"
+    assert "abs_rel" in new_metric(source).compute()

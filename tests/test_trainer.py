@@ -1,0 +1,70 @@
+"""The plain `Trainer` takes every model: labels in, loss out, windows from the collator."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import Trainer, TrainingArguments
+
+from winwin_hf import WinWinConfig, WinWinForDepthEstimation, WinWinForOpticalFlow, WinWinForSemanticSegmentation
+from winwin_hf.data.collator import SecondStrategy, WinWinCollator
+from winwin_hf.data.sample import FlowSample, ImageSample
+from winwin_hf.windows import Strategy
+
+TINY = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "decoder_hidden_size": 16,
+    "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 1,
+    "head_hidden_size": 16,
+    "num_labels": 3,
+}
+
+
+def read(task: str):
+    def reader(example, rng):
+        image = np.full((64, 80, 3), example["index"] * 20, np.uint8)
+        if task == "flow":
+            return FlowSample(image, image, np.zeros((64, 80, 2), np.float32))
+        if task == "depth":
+            return ImageSample(image, np.full((64, 80), 2.0, np.float32))
+        return ImageSample(image, np.full((64, 80), 1, np.uint8))
+
+    return reader
+
+
+@pytest.mark.parametrize(
+    ("task", "model_class"),
+    [
+        ("flow", WinWinForOpticalFlow),
+        ("segmentation", WinWinForSemanticSegmentation),
+        ("depth", WinWinForDepthEstimation),
+    ],
+)
+def test_trains(tmp_path, task, model_class):
+    torch.manual_seed(0)
+    model = model_class(WinWinConfig(**TINY))
+    collator = WinWinCollator(read(task), Strategy("windows", size=(2, 2)), task, second=SecondStrategy(size=(3, 3)))
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path),
+        use_cpu=True,
+        max_steps=8,
+        per_device_train_batch_size=2,
+        learning_rate=1e-2,
+        logging_steps=1,
+        save_strategy="no",
+        eval_strategy="steps",
+        eval_steps=8,
+        report_to=[],
+        remove_unused_columns=False,
+        label_names=["labels"],
+        disable_tqdm=True,
+    )
+    examples = [{"index": i} for i in range(6)]
+    trainer = Trainer(model, arguments, data_collator=collator, train_dataset=examples, eval_dataset=examples)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert np.isfinite(losses).all()
+    assert min(losses[-3:]) < losses[0]
+    assert np.isfinite(trainer.state.log_history[-2].get("eval_loss", 0.0))
