@@ -37,7 +37,7 @@ def probe(recipe_path: str, steps: int, overrides: list[str]) -> None:
     batch = {name: tensor.to(accelerator.device) for name, tensor in next(batches).items()}
     loading = time.perf_counter() - start
     model = make_model(recipe, source).train()
-    optimizer, _ = make_optimizer(model, recipe)
+    optimizer = make_optimizer(model, recipe.optimization)
     model, optimizer = accelerator.prepare(model, optimizer)
     before, seconds = peak_memory(), []
     for step in range(steps + 1):

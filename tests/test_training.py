@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
 
 from winwin_hf import WinWinForOpticalFlow
-from winwin_hf.training import latest_state, make_loader, train
+from winwin_hf.recipe import OptimizationRecipe, load_recipe
+from winwin_hf.training import latest_state, learning_rate, make_loader, train
 
 TINY = {
     "task": "optical-flow",
@@ -150,8 +151,6 @@ def examples(recipe, count: int, rank: int = 0, world: int = 1, step: int = 0) -
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loader_resumes_in_the_middle(tmp_path, workers):
-    from winwin_hf.recipe import load_recipe
-
     recipe = load_recipe(write(tmp_path, optimization={"num_workers": workers}))
     whole = examples(recipe, 6)
     for a, b in zip(whole[2:], examples(recipe, 4, step=2), strict=True):
@@ -159,11 +158,40 @@ def test_loader_resumes_in_the_middle(tmp_path, workers):
 
 
 def test_processes_see_different_examples(tmp_path):
-    from winwin_hf.recipe import load_recipe
-
     recipe = load_recipe(write(tmp_path))
     batches = torch.cat([*examples(recipe, 2, rank=0, world=2), *examples(recipe, 2, rank=1, world=2)])
     assert len({x.numpy().tobytes() for x in batches}) == len(batches)
+
+
+def test_pre_training_needs_no_labels(tmp_path):
+    """Cross-view completion in windows; its encoder and decoder then start a flow network."""
+    model = {"config": {**TINY["model"]["config"], "patch_embedding": "linear", "matching_stride": None}}
+    recipe = write(tmp_path, task="pre-training", model=model, optimization={"steps": 2})
+    folder = train(recipe, output=tmp_path / "run")
+    last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["windows"]["loss"] > 0
+    started, info = WinWinForOpticalFlow.from_pretrained(folder, output_loading_info=True)
+    assert all(key.startswith("head.") for key in info["missing_keys"])
+    encoder = AutoModel.from_pretrained(folder).winwin.state_dict()
+    for name, tensor in started.winwin.state_dict().items():
+        assert torch.equal(tensor, encoder[name]), name
+
+
+def test_learning_rate_warms_up_and_ends():
+    options = OptimizationRecipe(steps=100, warmup_steps=10, learning_rate=2.0, final_share=0.25)
+    rates = [learning_rate(options, step) for step in range(101)]
+    assert rates[0] == pytest.approx(0.2) and rates[9] == rates[10] == pytest.approx(2.0)
+    assert rates[100] == pytest.approx(0.5) and all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+
+
+@pytest.mark.slow
+def test_accelerate_launch(tmp_path):
+    """The README's command."""
+    script = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", str(script), str(write(tmp_path))]
+    result = subprocess.run([*command, "--output", str(tmp_path / "run")], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    AutoModel.from_pretrained(tmp_path / "run" / "model")
 
 
 @pytest.mark.slow

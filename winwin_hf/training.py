@@ -1,8 +1,8 @@
 """The training loop: Accelerate, windows, and a state on disk that resumes exactly.
 
 Notable:
-- the data's position is the number of steps: what example n shows depends on n and the seed alone, so nothing about loaders has to
-  be saved. `--resume` goes on with the same weights, bit for bit on a CPU.
+- the data's position and the learning rate are functions of the step, so neither has to be saved. `--resume` goes on with the
+  same weights, bit for bit on a CPU.
 - every process and every worker reads its own share; the loader isn't wrapped by Accelerate, which would read on one process
   and send, or read everywhere and drop.
 - a state is written to a temporary folder and renamed: a training that is killed while saving resumes from the state before.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import resource
 import shutil
 import signal
@@ -30,6 +31,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
 from datasets.distributed import split_dataset_by_node
+from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 from tqdm import tqdm
@@ -44,7 +46,7 @@ from winwin_hf.modeling_winwin import (
     WinWinForPreTraining,
     WinWinForSemanticSegmentation,
 )
-from winwin_hf.recipe import Recipe, dump_recipe, load_recipe
+from winwin_hf.recipe import OptimizationRecipe, Recipe, dump_recipe, load_recipe
 
 MODELS = {
     "optical-flow": (WinWinForOpticalFlow, "flow"),
@@ -141,24 +143,23 @@ def make_model(recipe: Recipe, source: Source) -> Any:
     return model
 
 
-def make_optimizer(model: torch.nn.Module, recipe: Recipe) -> tuple[torch.optim.Optimizer, Any]:
-    """AdamW without decay on vectors and scalars (norms, biases, temperatures); warm-up and cosine by optimiser step."""
-    options = recipe.optimization
+def make_optimizer(model: torch.nn.Module, options: OptimizationRecipe) -> torch.optim.Optimizer:
+    """AdamW without decay on vectors and scalars (norms, biases, temperatures)."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=options.betas, fused=True)
+    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=options.betas, fused=True)
 
-    def share(step: int) -> float:
-        if step < options.warmup_steps:
-            return (step + 1) / options.warmup_steps
-        progress = (step - options.warmup_steps) / max(1, options.steps - options.warmup_steps)
-        cosine = 0.5 * (1 + np.cos(np.pi * min(1.0, progress)))
-        return float(options.final_share + (1 - options.final_share) * cosine)
 
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+def learning_rate(options: OptimizationRecipe, step: int) -> float:
+    """Linear warm-up, then a cosine: a function of the step alone, so there is no schedule to save."""
+    if step < options.warmup_steps:
+        return options.learning_rate * (step + 1) / options.warmup_steps
+    progress = (step - options.warmup_steps) / max(1, options.steps - options.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return options.learning_rate * (options.final_share + (1 - options.final_share) * cosine)
 
 
 def make_average(model: torch.nn.Module, decay: float) -> AveragedModel:
@@ -175,40 +176,41 @@ def make_average(model: torch.nn.Module, decay: float) -> AveragedModel:
 # ------------------------------------------------------------------ states
 
 
-class Progress:
-    """The step, saved with the state by Accelerate."""
-
-    def __init__(self) -> None:
-        self.step = 0
-
-    def state_dict(self) -> dict[str, int]:
-        return {"step": self.step}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.step = int(state["step"])
-
-
 def latest_state(output: Path) -> Path | None:
     """The newest complete state of a training."""
     states = sorted(p for p in output.glob("state-*") if p.is_dir() and p.suffix != ".tmp")
     return states[-1] if states else None
 
 
-def save_state(accelerator: Accelerator, output: Path, step: int) -> None:
+def save_state(accelerator: Accelerator, output: Path, step: int, average: AveragedModel | None) -> None:
     """Writes a state beside the last one and then takes its place: at no moment is there none."""
     final = output / STATE.format(step)
+    if final.exists():
+        return
     temporary = final.with_suffix(".tmp")
     if accelerator.is_main_process:
         shutil.rmtree(temporary, ignore_errors=True)
     accelerator.wait_for_everyone()
     accelerator.save_state(str(temporary), safe_serialization=True)
+    if accelerator.is_main_process:
+        if average is not None:
+            save_file(average.state_dict(), temporary / "average.safetensors")
+        (temporary / "state.json").write_text(json.dumps({"step": step}))
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process and not final.exists():
+    if accelerator.is_main_process:
         temporary.replace(final)
         for old in output.glob("state-*"):
             if old != final:
                 shutil.rmtree(old)
     accelerator.wait_for_everyone()
+
+
+def load_state(accelerator: Accelerator, state: Path, average: AveragedModel | None) -> int:
+    """Everything back as it was; returns the step. Model, optimiser and random states by Accelerate, which unpickles none of them."""
+    accelerator.load_state(str(state))
+    if average is not None:
+        average.load_state_dict(load_file(state / "average.safetensors", device=str(accelerator.device)))
+    return int(json.loads((state / "state.json").read_text())["step"])
 
 
 def save_model(model: Any, output: Path, recipe: Recipe) -> Path:
@@ -302,28 +304,27 @@ def train(
     model = make_model(recipe, source)
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    optimizer, schedule = make_optimizer(model, recipe)
+    optimizer = make_optimizer(model, options)
     average = make_average(model, options.ema_decay).to(accelerator.device) if options.ema_decay else None
     patch_size = model.config.patch_size
     model, optimizer = accelerator.prepare(model, optimizer)
-    progress = Progress()
-    accelerator.register_for_checkpointing(schedule, progress, *([average] if average else []))
     if state is not None:
-        accelerator.load_state(str(state))
+        step = load_state(accelerator, state, average)
     else:  # the same model everywhere by now; from here on each process draws for itself
+        step = 0
         set_seed(options.seed, device_specific=True)
 
     say = accelerator.print
-    loader, _ = make_loader(recipe, accelerator.process_index, accelerator.num_processes, progress.step, patch_size)
+    loader, _ = make_loader(recipe, accelerator.process_index, accelerator.num_processes, step, patch_size)
     batches = iter(loader)
     accelerator.init_trackers("winwin")
-    log = Log(accelerator, folder, progress.step)
+    log = Log(accelerator, folder, step)
     best: Any = average.module if average else accelerator.unwrap_model(model)
     stop = Stop()
     model.train()
     bar = tqdm(
         total=options.steps,
-        initial=progress.step,
+        initial=step,
         disable=not accelerator.is_main_process,
         mininterval=0.1 if sys.stderr.isatty() else 30,
         desc=recipe.task,
@@ -332,14 +333,17 @@ def train(
     losses: list[torch.Tensor] = []
     score, since, waited = "", time.perf_counter(), 0.0
     introduced = False
-    while progress.step < options.steps:
+    while step < options.steps:
         loss_sum = torch.zeros((), device=accelerator.device)
+        rate_now = learning_rate(options, step)
+        for group in optimizer.param_groups:
+            group["lr"] = rate_now
         for _ in range(options.accumulation):
             before = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - before
             if not introduced:
-                introduce(say, recipe, accelerator, accelerator.unwrap_model(model), batch, source, progress.step)
+                introduce(say, recipe, accelerator, accelerator.unwrap_model(model), batch, source, step)
                 introduced = True
             if recipe.task == "pre-training":
                 batch.pop("labels")
@@ -352,43 +356,42 @@ def train(
                     norm = accelerator.clip_grad_norm_(model.parameters(), options.clip_norm)
                 optimizer.step()
                 optimizer.zero_grad()
-        schedule.step()
         if average:
             average.update_parameters(accelerator.unwrap_model(model))
-        progress.step += 1
+        step += 1
         losses.append(loss_sum)
         bar.update()
 
-        last = progress.step == options.steps
-        if progress.step % recipe.log_every == 0 or last:
+        last = step == options.steps
+        if step % recipe.log_every == 0 or last:
             elapsed = time.perf_counter() - since
             mean = float(accelerator.reduce(torch.stack(losses).mean(), "mean"))
             if not np.isfinite(mean):
                 raise FloatingPointError(
-                    f"the loss is {mean} at step {progress.step}; the state before it is in {latest_state(folder)}"
+                    f"the loss is {mean} at step {step}; the state before it is in {latest_state(folder)}"
                 )
             rate = per_step * len(losses) / elapsed
             figures = {"loss": mean, "norm": float(norm), "rate": rate, "wait": waited / elapsed, "gb": peak_memory()}
-            log(progress.step, {**figures, "lr": schedule.get_last_lr()[0]})
+            log(step, {**figures, "lr": rate_now})
             bar.set_postfix_str(f"loss {mean:.3f}{score}, {rate:.1f} images/s, {figures['gb']:.1f} GB")
             losses, since, waited = [], time.perf_counter(), 0.0
-        if last or (recipe.evaluation.every and progress.step % recipe.evaluation.every == 0):
+        if last or (recipe.evaluation.every and step % recipe.evaluation.every == 0):
             results = evaluate(best, recipe, accelerator)
-            log(progress.step, results)
+            log(step, results)
             if accelerator.is_main_process and results:
-                show(results, f"{recipe.task}, step {progress.step}")
+                show(results, f"{recipe.task}, step {step}")
                 score = "".join(f", {k} {next(iter(v.values())):.2f}" for k, v in list(results.items())[:2])
             since = time.perf_counter()
-        aligned = progress.step * options.accumulation % max(1, options.num_workers) == 0
-        if aligned and (progress.step % recipe.save_every == 0 or stop.wanted or last):
-            save_state(accelerator, folder, progress.step)
+        aligned = step * options.accumulation % max(1, options.num_workers) == 0
+        if aligned and (step % recipe.save_every == 0 or stop.wanted or last):
+            save_state(accelerator, folder, step, average)
             since = time.perf_counter()
             if stop.wanted and not last:
-                say(f"stopped at step {progress.step}; go on with --resume")
+                say(f"stopped at step {step}; go on with --resume")
                 break
     bar.close()
     final = folder / "model"
-    if accelerator.is_main_process and progress.step == options.steps:
+    if accelerator.is_main_process and step == options.steps:
         final = save_model(best, folder, recipe)
         say(f"model: {final}")
     accelerator.wait_for_everyone()
