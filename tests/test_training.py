@@ -1,5 +1,6 @@
 """The training loop: it ends with a loadable model, and resumes exactly, even from a kill."""
 
+import itertools
 import json
 import os
 import signal
@@ -181,7 +182,7 @@ def test_learning_rate_warms_up_and_ends():
     options = OptimizationRecipe(steps=100, warmup_steps=10, learning_rate=2.0, final_share=0.25)
     rates = [learning_rate(options, step) for step in range(101)]
     assert rates[0] == pytest.approx(0.2) and rates[9] == rates[10] == pytest.approx(2.0)
-    assert rates[100] == pytest.approx(0.5) and all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert rates[100] == pytest.approx(0.5) and all(a >= b for a, b in itertools.pairwise(rates[10:]))
 
 
 @pytest.mark.slow
