@@ -47,6 +47,17 @@ def test_card_has_the_last_evaluation(run, tmp_path):
     assert re.search(r"8 steps of 2 examples \(16 in all\)", text)
 
 
+def test_recipe_names_no_folder_of_the_machine(run, tmp_path):
+    text = (
+        (run / "model" / "recipe.yaml")
+        .read_text()
+        .replace("name: synthetic-flow", f"name: synthetic-flow\n  path: {run}")
+    )
+    (run / "model" / "recipe.yaml").write_text(text)
+    folder = bundle(run, tmp_path / "winwin-x", "Limits.")
+    assert str(run) not in (folder / "recipe.yaml").read_text() + (folder / "README.md").read_text()
+
+
 def test_unfinished_training(tmp_path):
     with pytest.raises(FileNotFoundError, match="ended"):
         bundle(tmp_path, tmp_path / "x", "")

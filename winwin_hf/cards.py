@@ -15,7 +15,7 @@ import torch
 from huggingface_hub import ModelCardData
 from transformers import AutoModel
 
-from winwin_hf.recipe import Recipe, load_recipe
+from winwin_hf.recipe import Recipe, dump_recipe, load_recipe
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Terms:
     text: str
     licence: str
     licence_name: str | None = None
+    licence_link: str | None = None
 
 
 DATA = {
@@ -43,6 +44,7 @@ DATA = {
         "carry these terms.",
         "other",
         "7-scenes-research-non-commercial",
+        "https://www.microsoft.com/en-us/research/project/rgb-d-dataset-7-scenes",
     ),
 }
 TASKS = {
@@ -89,11 +91,14 @@ def bundle(run: str | Path, destination: str | Path, limits: str) -> Path:
     config = json.loads((temporary / "config.json").read_text())
     config["dtype"] = "float32"  # stored in half the space, loaded as float32: a CPU computes with that
     (temporary / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    for name in ("preprocessor_config.json", "recipe.yaml"):
-        shutil.copy(run / "model" / name, temporary / name)
+    shutil.copy(run / "model" / "preprocessor_config.json", temporary)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     recipe = load_recipe(run / "model" / "recipe.yaml")
+    recipe.data.path, recipe.output = None, f"runs/{destination.name}"  # folders of the machine it was trained on
+    (temporary / "recipe.yaml").write_text(dump_recipe(recipe))
     (temporary / "README.md").write_text(card(destination.name, recipe, lines, parameters, limits))
+    for path in temporary.iterdir():
+        path.chmod(0o644)  # a package is read by others than who made it
     shutil.rmtree(destination, ignore_errors=True)
     temporary.replace(destination)
     return destination
@@ -108,7 +113,7 @@ def card(name: str, recipe: Recipe, metrics: list[dict[str, Any]], parameters: i
         pipeline_tag=tag,
         license=terms.licence,
         license_name=terms.licence_name,
-        license_link="LICENSE" if terms.licence_name else None,
+        license_link=terms.licence_link,
         tags=["winwin", tag],
         datasets=[recipe.data.name],
     )
