@@ -9,6 +9,7 @@ from transformers import (
     AutoModelForPreTraining,
     AutoModelForSemanticSegmentation,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 
 from .configuration_winwin import WinWinConfig
 from .image_processing_winwin import WinWinImageProcessor
@@ -44,6 +45,8 @@ AutoBackbone.register(WinWinConfig, WinWinBackbone, exist_ok=True)
 AutoModelForDepthEstimation.register(WinWinConfig, WinWinForDepthEstimation, exist_ok=True)
 AutoModelForSemanticSegmentation.register(WinWinConfig, WinWinForSemanticSegmentation, exist_ok=True)
 AutoModelForPreTraining.register(WinWinConfig, WinWinForPreTraining, exist_ok=True)
+# The image-segmentation pipeline looks for a model's name here and says "not supported" without it, though it works.
+MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES["winwin"] = "WinWinForSemanticSegmentation"
 register_pipeline()
 
 __all__ = [
