@@ -300,7 +300,8 @@ def train(
         (folder / "recipe.yaml").write_text(dump_recipe(recipe))
     set_seed(options.seed, device_specific=False)
 
-    _, source = make_loader(recipe, 0, 1, 0, patch_size=16)  # its labels decide the model's
+    # its labels decide the model's
+    source = open_source(recipe.data.name, recipe.data.path, "train", recipe.data.settings)
     model = make_model(recipe, source)
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable()
@@ -365,11 +366,7 @@ def train(
         last = step == options.steps
         if step % recipe.log_every == 0 or last:
             elapsed = time.perf_counter() - since
-            mean = float(accelerator.reduce(torch.stack(losses).mean(), "mean"))
-            if not np.isfinite(mean):
-                raise FloatingPointError(
-                    f"the loss is {mean} at step {step}; the state before it is in {latest_state(folder)}"
-                )
+            mean = finite_mean(accelerator, losses, norm, step, folder)
             rate = per_step * len(losses) / elapsed
             figures = {"loss": mean, "norm": float(norm), "rate": rate, "wait": waited / elapsed, "gb": peak_memory()}
             log(step, {**figures, "lr": rate_now})
@@ -384,6 +381,8 @@ def train(
             since = time.perf_counter()
         aligned = step * options.accumulation % max(1, options.num_workers) == 0
         if aligned and (step % recipe.save_every == 0 or stop.wanted or last):
+            if losses:  # a state that can't be gone on from must not replace one that can
+                finite_mean(accelerator, losses, norm, step, folder)
             save_state(accelerator, folder, step, average)
             since = time.perf_counter()
             if stop.wanted and not last:
@@ -397,6 +396,20 @@ def train(
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return final
+
+
+def finite_mean(accelerator: Accelerator, losses: list[torch.Tensor], norm: Any, step: int, folder: Path) -> float:
+    """
+    The mean loss of the last steps, over all processes. Raises FloatingPointError if it, or the last gradient, is not finite.
+
+    In fp16 an infinite gradient is no accident: the scaler skips that step and looks for a smaller scale.
+    """
+    mean = float(accelerator.reduce(torch.stack(losses).mean(), "mean"))
+    if not math.isfinite(mean) or (accelerator.scaler is None and not math.isfinite(float(norm))):
+        raise FloatingPointError(
+            f"at step {step} the loss is {mean} and its gradient {float(norm)}; the last good state is {latest_state(folder)}"
+        )
+    return mean
 
 
 class Stop:
