@@ -25,18 +25,19 @@ def probe(recipe_path: str, steps: int, overrides: list[str]) -> None:
     from accelerate import Accelerator
 
     from winwin_hf.recipe import load_recipe
-    from winwin_hf.training import make_loader, make_model, make_optimizer, peak_memory
+    from winwin_hf.training import make_loader, make_model, make_optimizer, open_parts, peak_memory
 
     recipe = load_recipe(recipe_path, [*overrides, "optimization.num_workers=0"])
     accelerator = Accelerator(mixed_precision=recipe.optimization.mixed_precision)
     torch.manual_seed(recipe.optimization.seed)
-    loader, source = make_loader(recipe, 0, 1, 0, patch_size=16)
+    parts = open_parts(recipe)
+    loader = make_loader(recipe, 0, 1, 0, patch_size=16, parts=parts)
     batches = iter(loader)
     next(batches)
     start = time.perf_counter()
     batch = {name: tensor.to(accelerator.device) for name, tensor in next(batches).items()}
     loading = time.perf_counter() - start
-    model = make_model(recipe, source).train()
+    model = make_model(recipe, parts[0].source).train()
     optimizer = make_optimizer(model, recipe.optimization)
     model, optimizer = accelerator.prepare(model, optimizer)
     before, seconds = peak_memory(), []

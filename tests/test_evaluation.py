@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from transformers.modeling_outputs import DepthEstimatorOutput, SemanticSegmenterOutput
+from transformers.modeling_outputs import SemanticSegmenterOutput
 
-from winwin_hf import WinWinForOpticalFlow, WinWinImageProcessor
-from winwin_hf.evaluation import evaluate, new_metric, open_set, post_process, prediction_of, show
+from winwin_hf import WinWinForOpticalFlow
+from winwin_hf.evaluation import evaluate, open_set, prediction_of, show
 from winwin_hf.outputs_winwin import WinWinOpticalFlowOutput
 from winwin_hf.recipe import EvaluationSet, Recipe, build
 
@@ -80,19 +80,7 @@ def test_shares_of_processes_add_up():
     assert whole == sorted(parts) == [0, 1, 2, 3, 4]
 
 
-def test_post_process_crops_the_padding():
-    processor, size = WinWinImageProcessor(), (20, 30)
-    flow = WinWinOpticalFlowOutput(flow=torch.ones(1, 2, 32, 32), log_scale=torch.zeros(1, 32, 32))
-    assert post_process(processor, flow, size).shape == (2, 20, 30)
-    assert post_process(processor, DepthEstimatorOutput(predicted_depth=torch.ones(1, 32, 32)), size).shape == size
-    logits = torch.zeros(1, 3, 32, 32)
-    logits[:, 1] = 1
-    assert (post_process(processor, SemanticSegmenterOutput(logits=logits), size) == 1).all()
-    assert prediction_of(SemanticSegmenterOutput(logits=logits[None])).shape == (1, 1, 32, 32)
-
-
-def test_metric_of_each_task():
-    source = open_set(build(Recipe, RECIPE, "test"))
-    assert "epe" in new_metric(source).compute()
-    source.task = "depth"
-    assert "abs_rel" in new_metric(source).compute()
+def test_prediction_of_logits_is_the_class():
+    logits = torch.zeros(1, 1, 3, 32, 32)
+    logits[:, :, 1] = 1
+    assert (prediction_of(SemanticSegmenterOutput(logits=logits)) == torch.ones(1, 1, 32, 32)).all()

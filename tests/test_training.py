@@ -156,7 +156,7 @@ def test_resuming_a_finished_training_changes_nothing(trained, tmp_path):
 
 
 def examples(recipe, count: int, rank: int = 0, world: int = 1, step: int = 0) -> list[torch.Tensor]:
-    loader, _ = make_loader(recipe, rank, world, step, patch_size=16)
+    loader = make_loader(recipe, rank, world, step, patch_size=16)
     batches = iter(loader)
     return [next(batches)["pixel_values"] for _ in range(count)]
 

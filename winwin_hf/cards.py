@@ -15,6 +15,7 @@ import torch
 from huggingface_hub import ModelCardData
 from transformers import AutoModel
 
+from winwin_hf.data.catalog import SETS
 from winwin_hf.recipe import Recipe, dump_recipe, load_recipe
 
 
@@ -94,7 +95,9 @@ def bundle(run: str | Path, destination: str | Path, limits: str) -> Path:
     shutil.copy(run / "model" / "preprocessor_config.json", temporary)
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     recipe = load_recipe(run / "model" / "recipe.yaml")
-    recipe.data.path, recipe.output = None, f"runs/{destination.name}"  # folders of the machine it was trained on
+    recipe.output = f"runs/{destination.name}"
+    for chosen in (recipe.data, *recipe.data.sets, *recipe.evaluation.sets):
+        chosen.path = None  # a folder of the machine it was trained on
     (temporary / "recipe.yaml").write_text(dump_recipe(recipe))
     (temporary / "README.md").write_text(card(destination.name, recipe, lines, parameters, limits))
     for path in temporary.iterdir():
@@ -104,10 +107,25 @@ def bundle(run: str | Path, destination: str | Path, limits: str) -> Path:
     return destination
 
 
+def terms_of(recipe: Recipe) -> Terms:
+    """What a card says of the training's data. Sets of which only the catalog knows carry their licence as it stands there."""
+    parts = recipe.data.parts()
+    if len(parts) == 1 and parts[0].name in DATA:
+        return DATA[parts[0].name]
+    texts = []
+    for part in parts:
+        share = f"{part.weight:g} x " if len(parts) > 1 else ""
+        known = DATA.get(part.name)
+        entry = SETS.get(part.name)
+        text = known.text if known else f"{entry.source}; terms: {entry.terms}." if entry else "of one's own, or from the Hub."
+        texts.append(f"{share}{part.name}: {text}")
+    return Terms("\n  - ".join(["several, with the terms of each:" if len(parts) > 1 else "", *texts]).strip(), "other", "as-the-training-data")
+
+
 def card(name: str, recipe: Recipe, metrics: list[dict[str, Any]], parameters: int, limits: str) -> str:
     """The model card. `metrics` are the lines of `metrics.jsonl`; the last evaluation is the one reported."""
     tag, title = TASKS[recipe.task]
-    terms, options = DATA[recipe.data.name], recipe.optimization
+    terms, options = terms_of(recipe), recipe.optimization
     metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag=tag,
@@ -115,7 +133,7 @@ def card(name: str, recipe: Recipe, metrics: list[dict[str, Any]], parameters: i
         license_name=terms.licence_name,
         license_link=terms.licence_link,
         tags=["winwin", tag],
-        datasets=[recipe.data.name],
+        datasets=[part.name for part in recipe.data.parts()],
     )
     scores = next(line for line in reversed(metrics) if any(isinstance(v, dict) for v in line.values()))
     sets = {key: value for key, value in scores.items() if isinstance(value, dict)}
@@ -138,6 +156,9 @@ def card(name: str, recipe: Recipe, metrics: list[dict[str, Any]], parameters: i
         "depth-estimation": f'pipeline("depth-estimation", model="{name}")(image)["predicted_depth"]  # metres',
     }[recipe.task]
     examples = options.batch_size * options.accumulation * scores["step"]
+    folders = "--set data.path=FOLDER"
+    if recipe.data.sets:
+        folders = " ".join(f"--set data.sets.{k}.path=FOLDER" for k in range(len(recipe.data.sets)))
     return f"""---
 {metadata.to_yaml()}
 ---
@@ -160,12 +181,12 @@ from transformers import pipeline
 - tokens kept: {shape}, patch 16
 - {scores["step"]} steps of {options.batch_size * options.accumulation} examples ({examples} in all), {options.mixed_precision} precision
 - everything else is in `recipe.yaml` beside this file
-- command: `accelerate launch scripts/train.py recipe.yaml --set data.path=FOLDER`
+- command: `accelerate launch scripts/train.py recipe.yaml {folders}`
 
 ## Figures
 
 Printed by the training at its end, on held-out data; full frames in one pass. The same again:
-`winwin evaluate {name} --recipe recipe.yaml --set data.path=FOLDER`.
+`winwin evaluate {name} --recipe recipe.yaml {folders}`.
 
 | set | size | images | {" | ".join(UNITS[k] for k in keys)} |
 |---|---|---|{"---|" * len(keys)}

@@ -9,17 +9,17 @@ Notable:
 
 from __future__ import annotations
 
-import functools
 import os
 import re
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from winwin_hf.cli_data import app as data_app
+from winwin_hf.cli_errors import UsageError, one_line_errors
 
 app = typer.Typer(
     help="Win-Win: optical flow, segmentation and depth at full resolution.",
@@ -28,35 +28,9 @@ app = typer.Typer(
 )
 checkpoints_app = typer.Typer(help="The checkpoints that come with the package.", no_args_is_help=True)
 app.add_typer(checkpoints_app, name="checkpoints")
+app.add_typer(data_app, name="data")
 
 progress = Console(stderr=True)
-
-# A ValueError after half a minute is hardly a mistyped argument: then the traceback is worth more than a short answer.
-TRACEBACK_AFTER = 30.0  # seconds
-
-
-class UsageError(Exception):
-    """A wrong argument: one line that names it and says what was expected; exit code 2."""
-
-
-def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """A caller's mistake in `command` ends in one line and an exit code instead of a traceback."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        start = time.monotonic()
-        try:
-            command(*args, **kwargs)
-        except (UsageError, OSError, ValueError, ImportError) as error:
-            late = time.monotonic() - start > TRACEBACK_AFTER
-            if os.environ.get("WINWIN_TRACEBACK") or (late and not isinstance(error, UsageError)):
-                raise
-            # transformers' messages run over many lines, the first of which says what is wrong.
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            typer.echo(f"winwin: {lines[0] if lines else type(error).__name__}", err=True)
-            raise typer.Exit(2 if isinstance(error, UsageError | FileNotFoundError) else 1) from None
-
-    return wrapped
 
 
 @app.callback()
@@ -213,20 +187,89 @@ def train(
 @app.command()
 @one_line_errors
 def evaluate(
-    checkpoint: Annotated[str, typer.Argument(help="A bundled name, a folder or a Hub repository.")],
-    recipe: Annotated[Path, typer.Option(help="The recipe whose evaluation data and settings to use.")],
+    checkpoint: Annotated[
+        str,
+        typer.Argument(help="A bundled name, a folder, a Hub repository; or opencv-dis, opencv-farneback, zero."),
+    ],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[:SPLIT]=PATH", help="A data set on disk, see `winwin data list`; repeatable."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for results.json, a CSV of each image, pictures of the worst."),
+    ] = None,
+    beside: Annotated[
+        list[str] | None, typer.Option(help="Another checkpoint or method to score on the same frames; repeatable.")
+    ] = None,
+    tile: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH: predict in tiles. Default: whole frames.")] = None,
+    overlap: Annotated[float, typer.Option(help="Of the tiles, a share.")] = 0.5,
+    length: Annotated[int | None, typer.Option(min=1, help="At most so many examples of each set.")] = None,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave out, count and name examples with missing or unreadable files.")
+    ] = False,
+    submission: Annotated[
+        bool, typer.Option("--submission", help="Also write each prediction in its benchmark's format.")
+    ] = False,
+    worst: Annotated[int, typer.Option(min=0, help="Pictures of so many of the worst images of each set.")] = 5,
+    double: Annotated[
+        str, typer.Option(help="Flow truth of twice the resolution (Spring): mean of the four values, or best of them.")
+    ] = "mean",
+    align: Annotated[
+        str | None, typer.Option(help="Depth: fit each prediction to the truth first, by median or least-squares.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SET.KEY=VALUE", help="An option of a data set, such as a scale; repeatable."),
+    ] = None,
+    precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "no",
+    cpu: Annotated[bool, typer.Option("--cpu", help="Even if there is an accelerator.")] = False,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Instead of --data: the evaluation section of a recipe, windows included.")
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the recipe; repeatable."),
     ] = None,
 ) -> None:
-    """Score CHECKPOINT on a recipe's evaluation data, on windows and on full frames."""
-    check_file(recipe)
-    check_overrides(overrides)
-    from winwin_hf import hub
-    from winwin_hf.evaluation import main as run
+    """Score CHECKPOINT on benchmarks on disk, or by a recipe. Through `accelerate launch scripts/evaluate.py` in several processes."""
+    if (recipe is None) == (not data):
+        raise UsageError("expected either --data NAME=PATH or --recipe FILE")
+    if recipe is not None:
+        check_file(recipe)
+        check_overrides(overrides)
+        from winwin_hf import hub
+        from winwin_hf.evaluation import main as run
 
-    run(hub.resolve(checkpoint), recipe, overrides=overrides or [])
+        run(hub.resolve(checkpoint), recipe, overrides=overrides or [])
+        return
+    if overrides:
+        raise UsageError("--set changes a recipe's settings; expected --recipe with it")
+    check_choice("--double", double, ("mean", "best"))
+    check_choice("--align", align, (None, "median", "least-squares"))
+    check_choice("--precision", precision, ("no", "bf16", "fp16"))
+    if not 0 <= overlap < 1:
+        raise UsageError(f"--overlap {overlap}: expected a share, at least 0 and below 1")
+    if submission and output is None:
+        raise UsageError("--submission needs --output, the folder to write to")
+    tile_size = parse_tile(tile)
+    options = parse_options(option)
+    from winwin_hf.evaluation import Settings, evaluate_data
+
+    settings = Settings(
+        tile=tile_size,
+        overlap=overlap,
+        length=length,
+        skip_broken=skip_broken,
+        worst=worst,
+        submission=submission,
+        double=double,  # type: ignore[arg-type]  # checked above
+        align=align,  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
+        cpu=cpu,
+        options=options,
+    )
+    evaluate_data([checkpoint, *(beside or [])], data or [], output, settings)
 
 
 @app.command()
@@ -268,6 +311,24 @@ def check_overrides(overrides: list[str] | None) -> None:
     for item in overrides or []:
         if not re.fullmatch(r"[^=\s]+=.*", item, flags=re.DOTALL):
             raise UsageError(f"--set {item}: expected KEY=VALUE")
+
+
+def check_choice(option: str, value: str | None, choices: tuple[str | None, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"{option} {value}: expected {' or '.join(str(choice) for choice in choices if choice)}")
+
+
+def parse_options(items: list[str] | None) -> dict[str, dict[str, Any]]:
+    """["depth-folder.scale=1000"] -> {"depth-folder": {"scale": 1000}}; values as in YAML."""
+    import yaml
+
+    options: dict[str, dict[str, Any]] = {}
+    for item in items or []:
+        match = re.fullmatch(r"([^.=\s]+)\.([^=\s]+)=(.*)", item, flags=re.DOTALL)
+        if match is None:
+            raise UsageError(f"--option {item}: expected SET.KEY=VALUE, such as depth-folder.scale=1000")
+        options.setdefault(match[1], {})[match[2]] = yaml.safe_load(match[3])
+    return options
 
 
 def parse_tile(text: str | None) -> tuple[int, int] | None:

@@ -9,32 +9,27 @@ Notable:
 
 from __future__ import annotations
 
+import shutil
 import time
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
-from tqdm import tqdm
 
-from winwin_hf.data.collator import WinWinCollator
-from winwin_hf.data.sources import Source, open_source
+from winwin_hf import predictors, report, submission
+from winwin_hf.data import catalog
+from winwin_hf.data.collator import Reader, WinWinCollator
+from winwin_hf.data.sources import OTHERS, Source, open_source
 from winwin_hf.image_processing_winwin import WinWinImageProcessor
-from winwin_hf.metrics import DepthMetric, FlowMetric, SegmentationMetric
+from winwin_hf.predictors import Network
 from winwin_hf.recipe import EvaluationSet, Recipe, load_recipe
-
-
-def new_metric(source: Source) -> FlowMetric | SegmentationMetric | DepthMetric:
-    """The metric of a source's task, empty."""
-    if source.task == "flow":
-        return FlowMetric()
-    if source.task == "segmentation":
-        labels = source.labels or ()
-        return SegmentationMetric(len(labels), names=labels)
-    return DepthMetric()
+from winwin_hf.report import UNITS, Line, number
+from winwin_hf.scoring import Frame, new_metric, score
 
 
 def evaluate(model: Any, recipe: Recipe, accelerator: Accelerator) -> dict[str, dict[str, Any]]:
@@ -64,13 +59,14 @@ def evaluate(model: Any, recipe: Recipe, accelerator: Accelerator) -> dict[str, 
 
 
 def open_set(recipe: Recipe, chosen: EvaluationSet | None = None) -> Source:
-    """The held-out source of one evaluation set; without one, of the training's own data."""
-    data, chosen = recipe.data, chosen or EvaluationSet(label="windows")
+    """The held-out source of one evaluation set; without one, of the training's own (first) data set."""
+    data, chosen = recipe.data.parts()[0], chosen or EvaluationSet(label="windows")
     same = chosen.name in (None, data.name)
     path = chosen.path or (data.path if same else None)
     # An augmentation is for training; how synthetic scenes look is the set itself.
     base = data.settings if same and data.name == "synthetic-flow" else {}
-    return open_source(chosen.name or data.name, path, chosen.split, {**base, **chosen.settings})
+    options = chosen.options or (data.options if same else {})
+    return open_source(chosen.name or data.name, path, chosen.split, {**base, **chosen.settings}, options=options)
 
 
 @torch.no_grad()
@@ -106,32 +102,13 @@ def evaluate_windows(model: Any, recipe: Recipe, accelerator: Accelerator) -> di
     return {**metric.compute(), **timing}
 
 
-@torch.no_grad()
 def evaluate_frames(model: Any, source: Source, chosen: EvaluationSet, accelerator: Accelerator) -> dict[str, Any]:
     """Full frames, one at a time, through the image processor as a user would; one forward pass each."""
     processor = WinWinImageProcessor(patch_size=model.config.patch_size)
-    metric, seconds, size, count = new_metric(source), 0.0, (0, 0), 0
-    world, rank = accelerator.num_processes, accelerator.process_index
-    bar = tqdm(desc=f"evaluate {chosen.label}", disable=not accelerator.is_main_process, leave=False, mininterval=1)
-    for example in source.examples(chosen.length, rank, world):
-        sample = source.reader(example, np.random.default_rng(int(example["index"])))
-        size = (sample.height, sample.width)
-        box = (0, 0, *size)
-        image, target = sample.first(box)
-        second = sample.second(box) if source.task == "flow" else None
-        inputs = processor.preprocess(image, second, return_tensors="pt").to(accelerator.device)
-        start = time.perf_counter()
-        with accelerator.autocast():
-            outputs = model(**inputs)
-        seconds += time.perf_counter() - start
-        prediction = post_process(processor, outputs, size)
-        metric.update(prediction, target.transpose(2, 0, 1) if source.task == "flow" else target)
-        count += 1
-        bar.update()
-    bar.close()
-    metric.state = reduce(metric.state, accelerator)
-    total = reduce(np.array([count], dtype=np.float64), accelerator)
-    return {**metric.compute(), "images": int(total[0]), "seconds": seconds / max(1, count), "size": list(size)}
+    network = Network(model, processor, accelerator, source.task)
+    result = score(network, source, new_metric(source), accelerator, chosen.length, title=f"evaluate {chosen.label}")
+    seconds = float(np.mean([image.seconds for image in result.images]))
+    return {**result.figures, "images": len(result.images), "seconds": seconds, "size": list(result.images[-1].size)}
 
 
 def prediction_of(outputs: Any) -> torch.Tensor:
@@ -143,17 +120,6 @@ def prediction_of(outputs: Any) -> torch.Tensor:
     return outputs.logits.argmax(dim=-3)
 
 
-def post_process(processor: WinWinImageProcessor, outputs: Any, size: tuple[int, int]) -> np.ndarray:
-    """A whole frame's prediction without the padding: flow (2, H, W), depth (H, W) or classes (H, W)."""
-    if "flow" in outputs:
-        result = processor.post_process_optical_flow(outputs, target_sizes=[size])[0]["flow"]
-    elif "predicted_depth" in outputs:
-        result = processor.post_process_depth_estimation(outputs, target_sizes=[size])[0]["predicted_depth"]
-    else:
-        result = processor.post_process_semantic_segmentation(outputs, target_sizes=[size])[0]
-    return result.cpu().numpy()
-
-
 def reduce(state: np.ndarray, accelerator: Accelerator) -> np.ndarray:
     """The sum over all processes, in float64 so that counts stay exact."""
     if accelerator.num_processes == 1:
@@ -161,27 +127,31 @@ def reduce(state: np.ndarray, accelerator: Accelerator) -> np.ndarray:
     return accelerator.reduce(torch.from_numpy(state).to(accelerator.device), "sum").cpu().numpy()
 
 
-def make_collator(recipe: Recipe, source: Source, patch_size: int, seed: int) -> WinWinCollator:
+def make_collator(
+    recipe: Recipe, source: Source, patch_size: int, seed: int, reader: Reader | None = None, skip_broken: bool = False
+) -> WinWinCollator:
     """The collator that a recipe's windows ask for."""
     return WinWinCollator(
-        reader=source.reader,
+        reader=reader or source.reader,
         strategy=recipe.windows,
         task=source.task,
         patch_size=patch_size,
         seed=seed,
         second=recipe.second_windows,
+        skip_broken=skip_broken,
     )
 
 
 def show(results: dict[str, dict[str, Any]], title: str) -> None:
     """Prints the scores as a table, one row a set."""
-    columns = [key for key in next(iter(results.values())) if key not in ("iou", "size", "seconds", "images")]
-    table = Table("set", "size", "images", *columns, "s / image", title=title)
+    figures = [key for key in next(iter(results.values())) if key in (*UNITS, "loss")]
+    shown = [key for key in figures if any(np.isfinite(scores.get(key, np.nan)) for scores in results.values())]
+    table = Table("set", "size", "images", *(UNITS.get(key, key) for key in shown), "s / image", title=title)
     for name, scores in results.items():
         size = " x ".join(map(str, scores["size"])) if "size" in scores else "windows"
-        figures = [f"{scores.get(c, float('nan')):.2f}" for c in columns]
-        table.add_row(name, size, str(scores["images"]), *figures, f"{scores['seconds']:.2f}")
-    Console(width=120).print(table)
+        values = [number(scores.get(key)) for key in shown]
+        table.add_row(name, size, str(scores["images"]), *values, f"{scores['seconds']:.2f}")
+    Console(width=160).print(table)
 
 
 def main(checkpoint: str | Path, recipe_path: str | Path, overrides: list[str] | None = None) -> dict[str, Any]:
@@ -195,3 +165,148 @@ def main(checkpoint: str | Path, recipe_path: str | Path, overrides: list[str] |
     if accelerator.is_main_process:
         show(results, f"{checkpoint} by {recipe_path}")
     return results
+
+
+# ------------------------------------------------------------------ benchmarks on disk
+
+
+def parse_data(text: str) -> tuple[str, str | None, str]:
+    """ "sintel-clean:train[:10]=/data/Sintel" -> (name, split or None, path). Raises ValueError."""
+    name, equals, path = text.partition("=")
+    name, colon, split = name.partition(":")
+    if not (equals and name and path) or (colon and not split):
+        raise ValueError(f"--data {text}: expected NAME=PATH or NAME:SPLIT=PATH, such as sintel-clean=/data/Sintel")
+    return name, split or None, path
+
+
+@dataclass
+class Settings:
+    """How `evaluate_data` predicts and scores. tile: (height, width) pixels, None: one pass. length: at most so many examples of
+    each set. worst: pictures of so many of the worst. submission: write each prediction in its benchmark's format. double,
+    align: of the metrics (flow, depth). options: keywords of data sets, by set name."""
+
+    tile: tuple[int, int] | None = None
+    overlap: float = 0.5
+    length: int | None = None
+    skip_broken: bool = False
+    worst: int = 5
+    submission: bool = False
+    double: Literal["mean", "best"] = "mean"
+    align: Literal["median", "least-squares"] | None = None
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    cpu: bool = False
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def evaluate_data(methods: list[str], data: list[str], output: str | Path | None, settings: Settings) -> list[Line]:
+    """
+    Scores methods on data sets on disk, one after the other; any number of processes gives the same figures.
+
+    Args:
+        methods: checkpoints (a bundled name, a folder, a Hub repository), or baselines of `predictors.BASELINES`.
+        data: "NAME=PATH" or "NAME:SPLIT=PATH".
+        output: folder for results.json and the rest (see report.py); None: only the table.
+    Raises: ValueError, OSError: an unknown name, a folder without the expected layout, a checkpoint for another task or with
+        other classes, or a broken file, named.
+    """
+    accelerator = Accelerator(mixed_precision=settings.precision, cpu=settings.cpu)
+    folder = Path(output) if output is not None else None
+    # everything is opened before the first frame is predicted, so that a wrong name costs no time
+    chosen = [parse_data(text) for text in data]
+    unknown = set(settings.options) - {name for name, _, _ in chosen}
+    if unknown:
+        raise ValueError(f"--option {', '.join(sorted(unknown))}: no such set among --data")
+    sources = [_open_scored(name, split, path, settings) for name, split, path in chosen]
+    if folder is not None and accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+    accelerator.wait_for_everyone()
+    lines = []
+    for method in methods:
+        predictor = predictors.load(method, accelerator, settings.tile, settings.overlap)
+        for (name, _, path), (source, split) in zip(chosen, sources, strict=True):
+            lines.append(_evaluate_one(predictor, source, split, path, folder, accelerator, settings, name))
+    if accelerator.is_main_process:
+        report.show(lines)
+        if folder is not None:
+            report.write_json(
+                folder / "results.json", lines, {**asdict(settings), "processes": accelerator.num_processes}
+            )
+            report.write_page(folder, lines)
+    accelerator.wait_for_everyone()
+    return lines
+
+
+def _open_scored(name: str, split: str | None, path: str, settings: Settings) -> tuple[Source, str]:
+    if split is None:
+        split = "val" if name in OTHERS else catalog.entry_of(name).scored
+    options = settings.options.get(name, {})
+    if name == "shards":
+        options = {"streaming": False, **options}
+    return open_source(name, path, split, options=options, skip_broken=settings.skip_broken), split
+
+
+def _evaluate_one(
+    predictor: Any,
+    source: Source,
+    split: str,
+    path: str,
+    folder: Path | None,
+    accelerator: Accelerator,
+    settings: Settings,
+    name: str,
+) -> Line:
+    """One method on one set: scored, with its files written."""
+    if predictor.task != source.task:
+        raise ValueError(f"{predictor.name} is for {predictor.task}, {name} is for {source.task}")
+    if predictor.labels is not None and predictor.labels != source.labels:
+        raise ValueError(
+            f"{predictor.name} knows {len(predictor.labels)} classes ({', '.join(predictor.labels[:4])}, ...), {name} has "
+            f"{len(source.labels or ())} ({', '.join((source.labels or ())[:4])}, ...); expected the same"
+        )
+    place = folder and folder / report.folder_name(predictor.name)
+    done = None
+    if settings.submission:
+        if place is None:
+            raise ValueError("--submission needs --output, the folder to write to")
+        target = place / "submission"
+
+        def done(frame: Frame, prediction: np.ndarray) -> None:
+            submission.write(target, name, source.task, frame.name, prediction)
+
+    result = score(
+        predictor,
+        source,
+        new_metric(source, settings.double, settings.align),
+        accelerator,
+        settings.length,
+        settings.skip_broken,
+        settings.worst if place else 0,
+        done,
+        f"{predictor.name} on {name}",
+    )
+    inference = "one pass"
+    if isinstance(predictor, predictors.Network) and settings.tile:
+        inference = f"tiles of {settings.tile[0]}x{settings.tile[1]}, overlap {settings.overlap}"
+    if place is not None:
+        here = place / report.folder_name(f"{name}-{split}")
+        if accelerator.is_main_process:
+            shutil.rmtree(here / "worst", ignore_errors=True)  # of an earlier evaluation
+        accelerator.wait_for_everyone()
+        report.write_worst(here / "worst", result, source.task)
+        if accelerator.is_main_process:
+            report.write_csv(here / "images.csv", result)
+        accelerator.wait_for_everyone()
+    return Line(
+        data=name,
+        split=split,
+        path=path,
+        task=source.task,
+        method=predictor.name,
+        inference=inference,
+        images=len(result.images),
+        scored=sum(image.row is not None for image in result.images),
+        missing=list(source.missing),
+        broken=result.broken,
+        seconds=result.seconds(),
+        figures=result.figures,
+    )

@@ -38,20 +38,59 @@ class ModelRecipe:
 
 
 @dataclasses.dataclass
-class DataRecipe:
-    """name: "synthetic-flow", "camvid", "seven-scenes". path: the data set's folder (synthetic: a folder of photographs to use as
-    textures, optional). settings: fields of SceneSettings (synthetic) or ImageAugmentation (others)."""
+class DataSetRecipe:
+    """name: a set of `winwin data list`, "synthetic-flow", "shards" (made by `winwin data shards`) or "hub". path: its folder; for
+    the Hub the repository; for synthetic scenes an optional folder of photographs to use as textures. split: which part,
+    slices as "train[:80%]" included. settings: fields of SceneSettings (synthetic), FlowAugmentation or ImageAugmentation.
+    options: of the set itself, such as a depth map's scale or the Hub's columns. weight: how often an epoch of a mixture
+    repeats it. length: at most so many examples a pass; an endless set must have it in a mixture."""
 
     name: str
     path: str | None = None
+    split: str = "train"
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    weight: float = 1.0
+    length: int | None = None
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
+
+    def __post_init__(self) -> None:
+        if self.weight <= 0 or (self.length is not None and self.length < 1):
+            raise ValueError(f"weight and length must be positive; got {self.weight} and {self.length}")
+
+
+@dataclasses.dataclass
+class DataRecipe:
+    """One data set, described as in DataSetRecipe, or several: sets. skip_broken: leave out examples with a missing or unreadable
+    file, and count them, instead of ending the training with the file's name."""
+
+    name: str | None = None
+    path: str | None = None
+    split: str = "train"
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    sets: list[DataSetRecipe] = dataclasses.field(default_factory=list)
+    skip_broken: bool = False
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
+
+    def __post_init__(self) -> None:
+        if (self.name is None) == (not self.sets):
+            raise ValueError("expected either one data set (name, path, ...) or several (sets)")
+        if self.sets and (self.path or self.settings or self.options or self.split != "train"):
+            raise ValueError("path, split, settings and options belong to each entry of sets")
+
+    def parts(self) -> list[DataSetRecipe]:
+        """The data sets, one or several."""
+        if self.name is None:
+            return self.sets
+        return [DataSetRecipe(self.name, self.path, self.split, self.settings, self.options)]
 
 
 @dataclasses.dataclass
 class EvaluationSet:
-    """Full frames to score. label: its name in tables. name, path: another data set than the training's. split: of that set.
-    length: at most so many examples. settings: on top of the training's (synthetic), or an augmentation such as a fixed scale."""
+    """Full frames to score. label: its name in tables. name, path, options: another data set than the training's (first) one.
+    split: of that set. length: at most so many examples. settings: on top of the training's (synthetic), or an augmentation
+    such as a fixed scale."""
 
     label: str
     name: str | None = None
@@ -59,6 +98,7 @@ class EvaluationSet:
     split: str = "val"
     length: int | None = None
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
 
@@ -161,11 +201,20 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         if not equals:
             raise ValueError(f"override {override!r}: expected section.key=value")
         *sections, name = key.strip().split(".")
-        target = values
+        target: Any = values
         for section in sections:
-            target = target.setdefault(section, {})
-            if not isinstance(target, dict):
+            if isinstance(target, dict):
+                target = target.setdefault(section, {})
+            elif section.isdigit() and int(section) < len(target):  # data.sets.0.path
+                target = target[int(section)]
+            else:
+                raise ValueError(f"override {override!r}: expected a number below {len(target)}, got {section!r}")
+            if not isinstance(target, dict | list):
                 raise ValueError(f"override {override!r}: {section} is no section of the recipe")
+        if not isinstance(target, dict):
+            raise ValueError(
+                f"override {override!r}: {sections[-1]} is a list; expected {'.'.join(sections)}.NUMBER.key"
+            )
         target[name] = yaml.safe_load(text)
     return build(Recipe, values, str(path))
 

@@ -12,7 +12,6 @@ Notable:
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import math
 import resource
@@ -20,7 +19,6 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,14 +28,14 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
-from datasets.distributed import split_dataset_by_node
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from winwin_hf.data.collator import tokens_kept
 from winwin_hf.data.sources import Source, open_source
+from winwin_hf.data.streams import Part, PartReader, ordered
 from winwin_hf.evaluation import evaluate, make_collator, show
 from winwin_hf.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.modeling_winwin import (
@@ -62,56 +60,51 @@ FREE = {"evaluation", "output", "save_every", "log_every", "trackers"}
 # ------------------------------------------------------------------ data
 
 
-class Shuffled(Dataset):
-    """Example n of an endless training on a finite set: epoch n // length, in that epoch's own order."""
-
-    def __init__(self, dataset: Any, seed: int):
-        self.dataset, self.seed = dataset, seed
-        self.epoch, self.order = -1, np.empty(0, dtype=np.int64)
-
-    def __getitem__(self, n: int) -> dict[str, Any]:
-        epoch, place = divmod(n, len(self.dataset))
-        if epoch != self.epoch:
-            self.epoch, self.order = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.dataset))
-        return {"index": n, **self.dataset[int(self.order[place])]}
-
-
-class Counter(Sampler):
-    """start, start + step, ... without an end."""
-
-    def __init__(self, start: int, step: int):
-        self.start, self.step = start, step
-
-    def __iter__(self) -> Iterator[int]:
-        return itertools.count(self.start, self.step)
-
-
 def start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # one process a worker; its threads would only be in the training's way
 
 
-def make_loader(recipe: Recipe, rank: int, world: int, step: int, patch_size: int) -> tuple[DataLoader, Source]:
-    """The training's batches from optimiser step `step` on, for one process."""
+def open_parts(recipe: Recipe, world: int = 1, step: int = 0) -> list[Part]:
+    """The training's data sets; all must be for one task, with the same classes. Raises ValueError if they aren't."""
     data, options = recipe.data, recipe.optimization
-    batches = step * options.accumulation
     workers = max(1, options.num_workers)
-    source = open_source(
-        data.name,
-        data.path,
-        "train",
-        data.settings,
-        seed=options.seed,
-        num_shards=world * workers,
-        start=batches * options.batch_size // workers,
-    )
-    dataset: Any = source.dataset
-    if isinstance(dataset, IterableDataset):
-        dataset, sampler = split_dataset_by_node(dataset, rank, world), None
-    else:
-        sampler = Counter(batches * options.batch_size * world + rank, world)
-        dataset = Shuffled(dataset, options.seed)
-    collator = make_collator(recipe, source, patch_size, options.seed)
-    loader = DataLoader(
+    parts = []
+    for chosen in data.parts():
+        source = open_source(
+            chosen.name,
+            chosen.path,
+            chosen.split,
+            chosen.settings,
+            seed=options.seed,
+            num_shards=world * workers,
+            start=step * options.accumulation * options.batch_size // workers,
+            options=chosen.options,
+            augment=True,
+            skip_broken=data.skip_broken,
+        )
+        parts.append(Part(source, chosen.weight, chosen.length))
+    first = parts[0].source
+    for part in parts[1:]:
+        other = part.source
+        if other.task != first.task or other.labels != first.labels:
+            raise ValueError(
+                f"data.sets: {other.name} is for {other.task} with {len(other.labels or ())} classes, {first.name} for "
+                f"{first.task} with {len(first.labels or ())}; expected one task and the same classes"
+            )
+    return parts
+
+
+def make_loader(
+    recipe: Recipe, rank: int, world: int, step: int, patch_size: int, parts: list[Part] | None = None
+) -> DataLoader:
+    """The training's batches from optimiser step `step` on, for one process."""
+    options = recipe.optimization
+    parts = parts or open_parts(recipe, world, step)
+    batches = step * options.accumulation
+    dataset, sampler = ordered(parts, options.seed, rank, world, options.num_workers, batches, options.batch_size)
+    reader = parts[0].source.reader if len(parts) == 1 else PartReader([part.source.reader for part in parts])
+    collator = make_collator(recipe, parts[0].source, patch_size, options.seed, reader, recipe.data.skip_broken)
+    return DataLoader(
         dataset,
         options.batch_size,
         sampler=sampler,
@@ -122,7 +115,6 @@ def make_loader(recipe: Recipe, rank: int, world: int, step: int, patch_size: in
         pin_memory=torch.cuda.is_available(),
         drop_last=True,
     )
-    return loader, source
 
 
 # ------------------------------------------------------------------ model and optimiser
@@ -205,12 +197,16 @@ def save_state(accelerator: Accelerator, output: Path, step: int, average: Avera
     accelerator.wait_for_everyone()
 
 
-def load_state(accelerator: Accelerator, state: Path, average: AveragedModel | None) -> int:
-    """Everything back as it was; returns the step. Model, optimiser and random states by Accelerate, which unpickles none of them."""
+def read_step(state: Path) -> int:
+    """The optimiser step that a state was saved after."""
+    return int(json.loads((state / "state.json").read_text())["step"])
+
+
+def load_state(accelerator: Accelerator, state: Path, average: AveragedModel | None) -> None:
+    """Everything back as it was. Model, optimiser and random states by Accelerate, which unpickles none of them."""
     accelerator.load_state(str(state))
     if average is not None:
         average.load_state_dict(load_file(state / "average.safetensors", device=str(accelerator.device)))
-    return int(json.loads((state / "state.json").read_text())["step"])
 
 
 def save_model(model: Any, output: Path, recipe: Recipe) -> Path:
@@ -300,8 +296,9 @@ def train(
         (folder / "recipe.yaml").write_text(dump_recipe(recipe))
     set_seed(options.seed, device_specific=False)
 
-    # its labels decide the model's
-    source = open_source(recipe.data.name, recipe.data.path, "train", recipe.data.settings)
+    step = read_step(state) if state is not None else 0
+    parts = open_parts(recipe, accelerator.num_processes, step)
+    source = parts[0].source  # its labels decide the model's
     model = make_model(recipe, source)
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable()
@@ -310,13 +307,12 @@ def train(
     patch_size = model.config.patch_size
     model, optimizer = accelerator.prepare(model, optimizer)
     if state is not None:
-        step = load_state(accelerator, state, average)
+        load_state(accelerator, state, average)
     else:  # the same model everywhere by now; from here on each process draws for itself
-        step = 0
         set_seed(options.seed, device_specific=True)
 
     say = accelerator.print
-    loader, _ = make_loader(recipe, accelerator.process_index, accelerator.num_processes, step, patch_size)
+    loader = make_loader(recipe, accelerator.process_index, accelerator.num_processes, step, patch_size, parts)
     batches = iter(loader)
     accelerator.init_trackers("winwin")
     log = Log(accelerator, folder, step)
@@ -369,6 +365,8 @@ def train(
             mean = finite_mean(accelerator, losses, norm, step, folder)
             rate = per_step * len(losses) / elapsed
             figures = {"loss": mean, "norm": float(norm), "rate": rate, "wait": waited / elapsed, "gb": peak_memory()}
+            if recipe.data.skip_broken:  # so far, of this process since it began
+                figures["broken"] = loader.collate_fn.broken
             log(step, {**figures, "lr": rate_now})
             bar.set_postfix_str(f"loss {mean:.3f}{score}, {rate:.1f} images/s, {figures['gb']:.1f} GB")
             losses, since, waited = [], time.perf_counter(), 0.0

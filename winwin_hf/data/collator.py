@@ -13,18 +13,21 @@ Legend: B batch, N windows of the first view, M of the second (M = N), h w a win
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
+from winwin_hf.data.rows import BrokenExample, Task
 from winwin_hf.data.sample import Box, Sample
 from winwin_hf.windows import Size, Strategy, follow, robust_mean
 
+MOST_WORKERS = 256  # each counts in a place of its own, so no two write the same number
+
 Reader = Callable[[dict[str, Any], np.random.Generator], Sample]
-Task = Literal["flow", "segmentation", "depth"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,9 @@ class WinWinCollator:
         reader: (example, generator) -> `Sample`. What is random in it must come from the generator.
         strategy: which windows are kept.
         second: the second view's windows (flow only; not used by crops and full frames); None: the defaults.
+        skip_broken: in the place of an example whose files can't be read, another of its batch is taken once more (with
+            windows of its own), with a warning; `broken` counts them, over all loader processes. A batch without any readable
+            example is an error all the same. Otherwise the first one is: BrokenExample, with its name.
         image_mean, image_std: of RGB in [0, 1], the image processor's.
     """
 
@@ -78,15 +84,22 @@ class WinWinCollator:
     image_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     seed: int = 0
     second: SecondStrategy | None = None
+    skip_broken: bool = False
+    _broken: torch.Tensor = field(default_factory=lambda: torch.zeros(MOST_WORKERS, dtype=torch.int64).share_memory_(), init=False, repr=False)
     _stream: np.random.Generator | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.task not in ("flow", "segmentation", "depth"):
             raise ValueError(f"task {self.task!r}: expected 'flow', 'segmentation' or 'depth'")
 
+    @property
+    def broken(self) -> int:
+        """Examples left out so far, by all loader processes of this training process."""
+        return int(self._broken.sum())
+
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         generators = [self._generator(example) for example in examples]
-        samples = [self.reader(e, g) for e, g in zip(examples, generators, strict=True)]
+        samples = self._samples(examples, generators)
         grids = [self.grid(sample) for sample in samples]
         smallest = (min(g[0] for g in grids), min(g[1] for g in grids))
         if self.strategy.kind == "full" and len(set(grids)) > 1:
@@ -99,6 +112,28 @@ class WinWinCollator:
             for sample, grid, generator in zip(samples, grids, generators, strict=True)
         ]
         return {name: self._tensor(name, np.stack([part[name] for part in parts])) for name in parts[0]}
+
+    def _samples(self, examples: list[dict[str, Any]], generators: list[np.random.Generator]) -> list[Sample]:
+        """Each example read; with `skip_broken` a broken one's place is taken by the next readable of the batch."""
+        if not self.skip_broken:
+            return [self.reader(e, g) for e, g in zip(examples, generators, strict=True)]
+        samples: list[Sample | None] = []
+        for example, generator in zip(examples, generators, strict=True):
+            try:
+                samples.append(self.reader(example, generator))
+            except BrokenExample as error:
+                worker = torch.utils.data.get_worker_info()
+                self._broken[0 if worker is None else worker.id % MOST_WORKERS] += 1
+                warnings.warn(f"left out: {error}", stacklevel=2)
+                samples.append(None)
+        good = [i for i, sample in enumerate(samples) if sample is not None]
+        if not good:
+            raise BrokenExample(f"no example of a batch of {len(examples)} could be read")
+        for i in range(len(samples)):
+            if samples[i] is None:
+                other = min((j for j in good), key=lambda j: (j - i) % len(samples))
+                samples[i] = self.reader(examples[other], generators[i])
+        return [sample for sample in samples if sample is not None]
 
     def grid(self, sample: Sample) -> Size:
         """The frame's size in patches, the last ones possibly sticking out."""

@@ -1,221 +1,315 @@
-"""Reading and writing files of images, flow and depth.
+"""Reading and writing files of images, flow, depth, labels and masks: the one place that the package imports them from.
 
-A malformed file is one error that names it; nothing is allocated on the word of a header that the file's size can't back.
-Every writer goes through `write_atomic`: a reader never sees half a file, and a failed write leaves what was there.
-
-Flow is float32 (H, W, 2), (u right, v down) in pixels, NaN = unknown; depth is float32 (H, W) in metres, NaN = unknown.
+Notable:
+- A source is a path or a `Blob`. Readers and writers of each format live in image_formats, array_formats and hdf5_formats;
+  here are the five that a row's `*_format` string chooses between: `decode_image`, `decode_flow`, `decode_depth`,
+  `decode_label`, `decode_mask`.
+- A malformed file is one ValueError that names it, a missing one FileNotFoundError; nothing is allocated on the word of a
+  header that the file's size can't back.
+- `read_*` give what is stored; `decode_*` give it in the package's terms. Flow is float32 (H, W, 2), (u right, v down) in
+  pixels, NaN = unknown; depth float32 (H, W), metres along the optical axis, NaN = unknown; labels uint8 (H, W), 255 = ignored;
+  images uint8 RGB (H, W, 3); masks bool (H, W).
+- A written file has what was read, bit for bit. What a format can't hold exactly is said at its writer.
 """
 
 from __future__ import annotations
 
-import secrets
-import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, TypeAlias
+import math
+from collections.abc import Callable
 
-import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-PathLike: TypeAlias = "str | Path"
+from winwin_hf.data.array_formats import (
+    FLO_LIMIT,
+    FLO_MAGIC,
+    FLO_UNKNOWN,
+    read_flo,
+    read_npy,
+    read_npz,
+    read_pfm,
+    write_flo,
+    write_npy,
+    write_npz,
+    write_pfm,
+)
+from winwin_hf.data.files import Blob, PathLike, Source, name_of, write_atomic
+from winwin_hf.data.hdf5_formats import (
+    is_mat_entry,
+    read_dsp5,
+    read_flo5,
+    read_hdf5,
+    read_hypersim,
+    read_nyu_depth,
+    read_nyu_image,
+    write_dsp5,
+    write_flo5,
+    write_hdf5,
+    write_hypersim,
+    write_nyu_mat,
+)
+from winwin_hf.data.image_formats import (
+    read_depth_png,
+    read_image,
+    read_kitti_disparity,
+    read_kitti_flow,
+    read_labels,
+    save_image,
+    write_depth_png,
+    write_kitti_disparity,
+    write_kitti_flow,
+    write_labels,
+)
 
-FLO_MAGIC = 202021.25  # its four little-endian bytes spell "PIEH"
-FLO_UNKNOWN = 1e10  # what we write for an unknown vector
-FLO_LIMIT = 1e9  # Middlebury: a component above this is unknown
+__all__ = [
+    "FLO_LIMIT",
+    "FLO_MAGIC",
+    "FLO_UNKNOWN",
+    "Blob",
+    "PathLike",
+    "Source",
+    "decode_depth",
+    "decode_flow",
+    "decode_image",
+    "decode_label",
+    "decode_mask",
+    "name_of",
+    "read_depth_png",
+    "read_dsp5",
+    "read_flo",
+    "read_flo5",
+    "read_hdf5",
+    "read_hypersim",
+    "read_image",
+    "read_kitti_disparity",
+    "read_kitti_flow",
+    "read_labels",
+    "read_npy",
+    "read_npz",
+    "read_nyu_depth",
+    "read_nyu_image",
+    "read_pfm",
+    "save_image",
+    "write_atomic",
+    "write_depth_png",
+    "write_dsp5",
+    "write_flo",
+    "write_flo5",
+    "write_hdf5",
+    "write_hypersim",
+    "write_kitti_disparity",
+    "write_kitti_flow",
+    "write_labels",
+    "write_npy",
+    "write_npz",
+    "write_nyu_mat",
+    "write_pfm",
+]
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PNG_RATIO = 1100  # deflate packs at most about 1032 : 1
+IGNORED = 255  # a label that isn't scored
+
+# Cityscapes: its 19 scored classes by raw id, in the order of the train ids. (cityscapesScripts, labels)
+CITYSCAPES_SCORED = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+CITYSCAPES_IDS = 34  # raw ids are below; its -1, the licence plate, is stored as 255
+
+# CamVid: the 11 classes that are scored since SegNet, each with the colours of those of the 32 annotated ones that it unites.
+CAMVID_COLOURS = (
+    ((128, 128, 128),),  # sky
+    ((128, 0, 0), (64, 192, 0), (0, 128, 64), (64, 0, 64), (192, 0, 128)),  # building; wall, bridge, tunnel, archway
+    ((192, 192, 128), (0, 0, 64)),  # pole; traffic cone
+    ((128, 64, 128), (128, 0, 192), (192, 0, 64)),  # road; lane markings to be driven over, and others
+    ((0, 0, 192), (64, 192, 128), (128, 128, 192)),  # pavement; parking block, road shoulder
+    ((128, 128, 0), (192, 192, 0)),  # tree; other vegetation
+    ((192, 128, 128), (128, 128, 64), (0, 64, 64)),  # sign symbol; other text, traffic light
+    ((64, 64, 128),),  # fence
+    (
+        (64, 0, 128),
+        (64, 128, 192),
+        (192, 128, 192),
+        (192, 64, 128),
+        (128, 64, 64),
+    ),  # car; pick-up, lorry, train, others
+    ((64, 64, 0), (192, 128, 64), (64, 0, 192), (64, 128, 64)),  # pedestrian; child, pram, animal
+    ((0, 128, 192), (192, 0, 192)),  # bicyclist; motorcycle
+)
+
+# Each gives (H, W) float32 as stored; unknown is what isn't finite.
+DISPARITIES: dict[str, Callable[[Source], np.ndarray]] = {
+    "disparity-pfm": read_pfm,
+    "disparity-dsp5": read_dsp5,
+    "disparity-kitti": read_kitti_disparity,
+    "disparity-npz": read_npz,
+}
+FLOWS: dict[str, Callable[[Source], np.ndarray]] = {
+    "flo": read_flo,
+    "flo5": read_flo5,
+    "pfm": read_pfm,
+    "kitti": read_kitti_flow,
+    "npy": read_npy,
+}
 
 
-@contextmanager
-def write_atomic(path: PathLike) -> Iterator[Path]:
-    """Gives a temporary name in `path`'s folder, with its suffix; what was written there becomes `path` if nothing failed.
+def decode_image(source: Source) -> np.ndarray:
+    """-> RGB uint8 (H, W, 3). Any image file; `file.mat::17` is image 17, counted from 0, of NYUv2's labelled file."""
+    return read_nyu_image(source) if is_mat_entry(source) else read_image(source)
 
-    ```python
-    with write_atomic("flow.flo") as temporary:
-        temporary.write_bytes(content)
-    ```
+
+def decode_flow(source: Source, flow_format: str) -> np.ndarray:
+    """-> float32 (H, W, 2) pixels, NaN in both components where unknown: where one isn't finite, or is beyond 1e9.
+
+    flow_format:
+        "flo", "flo5" (Spring), "kitti" (16-bit PNG), "pfm" (FlyingThings3D: u, v and an unused channel),
+        "npy" (TartanAir: floats (H, W, 2)).
+        "disparity-pfm", "disparity-dsp5", "disparity-kitti", "disparity-npz": the disparity d of a left view is the flow (-d, 0) to
+        the right one. With ":right" it is of the right view: (+d, 0).
+    Raises: ValueError for a malformed file or another format.
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: its folder does not exist.")
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-# ---- images ----
-
-
-def read_image(path: PathLike) -> np.ndarray:
-    """Any image Pillow reads -> RGB uint8 (H, W, 3), turned as its EXIF says. 16-bit grey is scaled; alpha is laid over white."""
-    path = Path(path)
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips it to white
-                grey = np.asarray(image).clip(0, 65535).astype(np.float32) / 257
-                return np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, axis=2)
-            if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return np.asarray(image.convert("RGB"))
-    except (FileNotFoundError, IsADirectoryError, PermissionError):
-        raise
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path}: not a readable image ({error}).") from error
-
-
-def save_image(path: PathLike, image: Any) -> None:
-    """Writes uint8 (H, W, 3) or (H, W), or a PIL image, in the format that the suffix names."""
-    path = Path(path)
-    if not isinstance(image, Image.Image):
-        array = np.asarray(image)
-        if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
-            raise ValueError(
-                f"{path}: an image is uint8 (H, W, 3) or (H, W), got {array.dtype} of shape {array.shape}."
-            )
-        image = Image.fromarray(np.ascontiguousarray(array))
-    if path.suffix.lower() not in Image.registered_extensions():
-        raise ValueError(f"{path}: the suffix {path.suffix!r} names no image format; expected e.g. .png or .jpg.")
-    with write_atomic(path) as temporary:
-        image.save(temporary)
-
-
-# ---- flow ----
-
-
-def read_flo(path: PathLike, unknown_to_nan: bool = True) -> np.ndarray:
-    """Middlebury .flo -> (H, W, 2) float32. Vectors with a component beyond 1e9 become NaN, unless `unknown_to_nan=False`.
-
-    Layout: float32 202021.25, int32 width, int32 height, then u and v of each pixel as float32, row by row, little-endian.
-    """
-    path = Path(path)
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        header = file.read(12)
-        if len(header) < 12:
-            raise ValueError(f"{path}: not a .flo file: {size} bytes are fewer than its header's 12.")
-        magic, width, height = struct.unpack("<fii", header)
-        if magic != FLO_MAGIC:
-            raise ValueError(f"{path}: not a .flo file: it starts with {header[:4]!r}, expected b'PIEH'.")
-        if width < 1 or height < 1:
-            raise ValueError(f"{path}: a .flo header with the impossible size {width} x {height}.")
-        expected = 12 + 8 * width * height
-        if size != expected:
-            raise ValueError(
-                f"{path}: a .flo header of {width} x {height} pixels (width x height) needs {expected} bytes, the file has {size}."
-            )
-        flow = np.fromfile(file, "<f4", 2 * width * height)
-    if flow.size != 2 * width * height:
-        raise ValueError(f"{path}: the file ended while it was read.")
-    flow = flow.reshape(height, width, 2).astype(np.float32, copy=False)
-    if unknown_to_nan:
-        with np.errstate(invalid="ignore"):
-            flow[~(np.abs(flow) <= FLO_LIMIT).all(axis=2)] = np.nan
+    kind, _, parameter = flow_format.partition(":")
+    if kind in FLOWS and not parameter:
+        flow = FLOWS[kind](source)
+        if kind == "pfm" and flow.shape[2:] == (3,):
+            flow = flow[..., :2]
+        if flow.ndim != 3 or flow.shape[2] != 2 or flow.dtype.kind != "f":
+            raise ValueError(f"{name_of(source)}: flow is (H, W, 2), this file has {flow.dtype} of shape {flow.shape}.")
+        flow = np.array(flow, np.float32, order="C")
+    elif kind in DISPARITIES and parameter in ("", "right"):
+        disparity = _disparity(source, kind)
+        flow = np.zeros((*disparity.shape, 2), np.float32)
+        flow[..., 0] = disparity if parameter else -disparity
+    else:
+        known = [*FLOWS, *(f"{name}[:right]" for name in DISPARITIES)]
+        raise ValueError(f"{name_of(source)}: unknown flow format {flow_format!r}; known are {', '.join(known)}.")
+    with np.errstate(invalid="ignore"):
+        flow[~(np.abs(flow) <= FLO_LIMIT).all(axis=2)] = np.nan
     return flow
 
 
-def write_flo(path: PathLike, flow: Any) -> None:
-    """(H, W, 2) -> Middlebury .flo. A vector with a component that isn't finite is written as unknown (1e10, 1e10)."""
-    array = _flow_array(path, flow)
-    known = np.isfinite(array).all(axis=2)
-    if not known.all():
-        array = np.where(known[..., None], array, np.float32(FLO_UNKNOWN))
-    height, width = array.shape[:2]
-    with write_atomic(path) as temporary, temporary.open("wb") as file:
-        file.write(struct.pack("<fii", FLO_MAGIC, width, height))
-        file.write(np.ascontiguousarray(array, "<f4").data)
+def decode_depth(source: Source, depth_format: str) -> np.ndarray:
+    """-> float32 (H, W) metres along the optical axis, NaN where unknown: where the value isn't finite or not positive.
 
-
-def read_kitti_flow(path: PathLike) -> np.ndarray:
-    """KITTI's 16-bit PNG -> (H, W, 2) float32, NaN where there is no ground truth.
-
-    Red is u and green is v, each as value / 64 - 512; blue is 0 where unknown.
+    depth_format:
+        "png:STEPS[,UNKNOWN...]": a 16-bit PNG of STEPS a metre; 0 and the values UNKNOWN are unknown. KITTI is "png:256".
+        "npy[:STEPS]", "pfm[:STEPS]": numbers of STEPS a metre, 1 by default; .npy may be (H, W, 1), too.
+        "hdf5:DATASET": that data set, in metres. "hypersim": its HDF5 of distances along the ray.
+        "nyu-mat": `file.mat::17` is depth 17, counted from 0, of NYUv2's labelled file.
+        "disparity-pfm:FB[,OFFSET]", and -dsp5, -kitti, -npz: FB / (disparity + OFFSET), where FB is the focal length in pixels
+        times the baseline in metres, and OFFSET the difference between the principal points in pixels, 0 by default.
+    Raises: ValueError for a malformed file or another format.
     """
-    raw = _read_png16(path)
-    if raw.ndim != 3 or raw.shape[2] != 3 or raw.dtype != np.uint16:
-        raise ValueError(f"{path}: KITTI flow is a 16-bit PNG of three channels, this one is {raw.dtype} {raw.shape}.")
-    flow = (raw[..., 2:0:-1].astype(np.float32) - np.float32(32768)) / np.float32(
-        64
-    )  # OpenCV's order is blue, green, red
-    flow[raw[..., 0] == 0] = np.nan
-    return flow
-
-
-# ---- depth ----
-
-
-def read_depth_png(path: PathLike, scale: float, unknown: Sequence[int] = (0,)) -> np.ndarray:
-    """16-bit grey PNG -> depth in metres (H, W) float32, value / scale; `unknown` values become NaN.
-
-    `scale` is in steps per metre: 256 for KITTI, 1000 for millimetres (7-Scenes, where 65535 is unknown too), 5000 for TUM.
-    """
-    if not scale > 0:
-        raise ValueError(f"scale must be a positive number of steps per metre, got {scale}.")
-    raw = _read_png16(path)
-    if raw.ndim != 2 or raw.dtype not in (np.uint8, np.uint16):
-        raise ValueError(f"{path}: a depth PNG is grey with 16 bits, this one is {raw.dtype} {raw.shape}.")
-    depth = raw.astype(np.float32) / np.float32(scale)
-    depth[np.isin(raw, unknown)] = np.nan
+    kind, _, parameter = depth_format.partition(":")
+    numbers = _numbers(parameter)
+    scale = numbers[0] if numbers else 1.0
+    positive = numbers is None or scale > 0
+    if kind == "png" and numbers and positive:
+        depth = read_depth_png(source, scale, (0, *(int(value) for value in numbers[1:])))
+    elif kind in ("npy", "pfm") and (not parameter or (numbers and len(numbers) == 1 and positive)):
+        depth = read_npy(source) if kind == "npy" else read_pfm(source)
+        if depth.ndim == 3 and depth.shape[2] == 1:
+            depth = depth[..., 0]
+        depth = depth / np.asarray(scale, np.float32 if depth.itemsize <= 4 else np.float64)
+    elif kind in DISPARITIES and numbers and len(numbers) <= 2 and positive:
+        disparity = _disparity(source, kind).astype(np.float64) + (numbers[1] if len(numbers) > 1 else 0.0)
+        depth = np.divide(scale, disparity, out=np.full_like(disparity, np.nan), where=disparity > 0)
+    elif kind == "hdf5" and parameter:
+        depth = read_hdf5(source, parameter, 2)
+    elif depth_format == "hypersim":
+        depth = read_hypersim(source)
+    elif depth_format == "nyu-mat":
+        depth = read_nyu_depth(source)
+    else:
+        known = "png:STEPS[,UNKNOWN...], npy[:STEPS], pfm[:STEPS], hdf5:DATASET, hypersim, nyu-mat, " + ", ".join(
+            f"{name}:FB[,OFFSET]" for name in DISPARITIES
+        )
+        raise ValueError(f"{name_of(source)}: unknown depth format {depth_format!r}; known are {known}.")
+    if depth.ndim != 2:
+        raise ValueError(f"{name_of(source)}: depth is (H, W), this file has {depth.dtype} of shape {depth.shape}.")
+    with np.errstate(invalid="ignore", over="ignore"):
+        depth = np.array(depth, np.float32, order="C")
+        depth[~(np.isfinite(depth) & (depth > 0))] = np.nan
     return depth
 
 
-def write_depth_png(path: PathLike, depth: Any, scale: float = 1000.0) -> None:
-    """Depth in metres (H, W) -> 16-bit grey PNG of `scale` steps per metre; 0 = unknown, or further than 16 bits reach."""
-    if not scale > 0:
-        raise ValueError(f"scale must be a positive number of steps per metre, got {scale}.")
-    if hasattr(depth, "detach"):
-        depth = depth.detach().cpu().float().numpy()
-    metres = np.asarray(depth, np.float64)
-    if metres.ndim != 2 or 0 in metres.shape:
-        raise ValueError(f"{path}: a depth map is (H, W), got a shape of {metres.shape}.")
-    if Path(path).suffix.lower() != ".png":
-        raise ValueError(f"{path}: expected a name that ends in .png.")
-    steps = np.maximum(np.rint(metres * scale), 1)  # a very near point isn't unknown
-    steps = np.where((metres > 0) & (steps <= 65535), steps, 0)  # false for NaN, too
-    with write_atomic(path) as temporary:
-        Image.fromarray(steps.astype(np.uint16)).save(temporary)
+def decode_label(source: Source, label_format: str) -> np.ndarray:
+    """-> uint8 (H, W): ids of the classes that are trained, 255 where ignored.
+
+    label_format:
+        "ids[:IGNORED...]": a picture of ids; 255 and the ids IGNORED are ignored. "ids:0,34"
+        "minus-one": a picture of ids from 1 on; 0 and 255 are ignored. (ADE20K)
+        "cityscapes": its raw ids -> its 19 train ids.
+        "camvid-colours": a picture in CamVid's 32 colours -> its 11 classes; void and other colours are ignored.
+    Raises: ValueError for a malformed file, ids that can't be (Cityscapes' above 33, any above 255) or another format.
+    """
+    kind, _, parameter = label_format.partition(":")
+    if label_format == "camvid-colours":
+        return _camvid_ids(read_image(source))
+    ignored = _numbers(parameter) if kind == "ids" else None
+    if kind not in ("ids", "minus-one", "cityscapes") or (parameter and not ignored):
+        known = "ids[:IGNORED...], minus-one, cityscapes, camvid-colours"
+        raise ValueError(f"{name_of(source)}: unknown label format {label_format!r}; known are {known}.")
+    ids = read_labels(source).astype(np.int32)
+    if ignored:
+        ids[np.isin(ids, np.array(ignored))] = IGNORED
+    highest = CITYSCAPES_IDS - 1 if kind == "cityscapes" else IGNORED
+    impossible = ids[(ids > highest) & (ids != IGNORED)]
+    if impossible.size:
+        raise ValueError(f"{name_of(source)}: an id of {impossible.max()}; {label_format!r} has none above {highest}.")
+    if kind == "ids":
+        return ids.astype(np.uint8)
+    trained = np.full(256, IGNORED, np.uint8)
+    if kind == "minus-one":
+        trained[1:IGNORED] = np.arange(IGNORED - 1)
+    else:
+        trained[list(CITYSCAPES_SCORED)] = np.arange(len(CITYSCAPES_SCORED))
+    return trained[ids]
 
 
-# ---- what the functions above share ----
+def decode_mask(source: Source, mask_format: str) -> np.ndarray:
+    """-> bool (H, W), True = occluded: what the pixel shows can't be seen in the other view.
+
+    mask_format:
+        "png": a picture, occluded where it isn't black.
+        "visible-png:VALUE": a picture, occluded where it has that value. Middlebury's mask0nocc is "visible-png:128".
+        "kitti-noc", "kitti-disparity-noc": KITTI's ground truth without occluded pixels; occluded where it is unknown, which is
+        right wherever the one with them is known.
+    Raises: ValueError for a malformed file or another format.
+    """
+    kind, _, parameter = mask_format.partition(":")
+    if mask_format == "png":
+        return (read_image(source) > 0).any(axis=2)
+    if kind == "visible-png" and parameter.isdecimal():
+        return read_labels(source) == int(parameter)
+    if mask_format == "kitti-noc":
+        return np.isnan(read_kitti_flow(source)[..., 0])
+    if mask_format == "kitti-disparity-noc":
+        return np.isnan(read_kitti_disparity(source))
+    known = "png, visible-png:VALUE, kitti-noc, kitti-disparity-noc"
+    raise ValueError(f"{name_of(source)}: unknown mask format {mask_format!r}; known are {known}.")
 
 
-def _read_png16(path: PathLike) -> np.ndarray:
-    """A PNG with its bits kept: (H, W) or (H, W, 3) in OpenCV's order BGR. Pillow would cut colours to 8 bits."""
-    path = Path(path)
-    content = path.read_bytes()
-    if len(content) < 33 or content[:8] != PNG_SIGNATURE or content[12:16] != b"IHDR":
-        raise ValueError(f"{path}: not a PNG file.")
-    width, height, bits, color = struct.unpack(">IIBB", content[16:26])
-    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(color, 1)
-    if width * height * channels * bits // 8 > PNG_RATIO * len(content):
-        raise ValueError(
-            f"{path}: a PNG header of {width} x {height} pixels that a file of {len(content)} bytes cannot hold."
-        )
-    image = None
-    if b"IEND\xaeB`\x82" not in content:  # OpenCV would fill a truncated file up with black
-        raise ValueError(f"{path}: a PNG file that ends too early.")
+def _numbers(parameter: str) -> list[float] | None:
+    """ "1000,65535" -> its numbers; None if it isn't a list of finite numbers."""
     try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise ValueError(f"{path}: not a readable PNG ({error}).") from error
-    if image is None:
-        raise ValueError(f"{path}: not a readable PNG.")
-    return image
+        numbers = [float(text) for text in parameter.split(",")]
+    except ValueError:
+        return None
+    return numbers if all(map(math.isfinite, numbers)) else None
 
 
-def _flow_array(path: PathLike, flow: Any) -> np.ndarray:
-    if hasattr(flow, "detach"):
-        flow = flow.detach().cpu().float().numpy()
-    array = np.asarray(flow, np.float32)
-    if array.ndim != 3 or array.shape[2] != 2 or 0 in array.shape:
+def _disparity(source: Source, kind: str) -> np.ndarray:
+    disparity = DISPARITIES[kind](source)
+    if disparity.ndim != 2 or disparity.dtype.kind != "f":
         raise ValueError(
-            f"{path}: flow to be written is (H, W, 2), got a shape of {array.shape}. From the model's (2, H, W), permute first."
+            f"{name_of(source)}: disparity is (H, W), this file has {disparity.dtype} of shape {disparity.shape}."
         )
-    return array
+    return disparity
+
+
+def _camvid_ids(image: np.ndarray) -> np.ndarray:
+    """All of CamVid's colours are multiples of 64: two bits a channel make an index into 64 colours."""
+    classes = np.full(64, IGNORED, np.uint8)
+    for number, colours in enumerate(CAMVID_COLOURS):
+        for red, green, blue in colours:
+            classes[red >> 2 | green >> 4 | blue >> 6] = number
+    red, green, blue = (image[..., channel] for channel in range(3))
+    ids = classes[red >> 2 & 48 | green >> 4 & 12 | blue >> 6]
+    ids[(image & 63).any(axis=2)] = IGNORED
+    return ids

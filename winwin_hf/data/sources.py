@@ -1,36 +1,50 @@
-"""From a recipe's words to a data set, its reader and its labels: one entry a data set, all with the same face."""
+"""From a recipe's words to a data set, its reader and its labels: one face for local folders, shards, the Hub and synthetic scenes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import datasets
 
-from winwin_hf.data.camvid import CAMVID_NAMES, SegmentationReader, load_camvid
-from winwin_hf.data.collator import Reader, Task
-from winwin_hf.data.sample import ImageAugmentation
-from winwin_hf.data.sevenscenes import DepthReader, load_seven_scenes
-from winwin_hf.data.synthetic import SceneSettings, SyntheticFlow, synthetic_flow
+from winwin_hf.data import catalog, shards
+from winwin_hf.data.augmentation import FlowAugmentation, ImageAugmentation
+from winwin_hf.data.catalog_entry import DataSet
+from winwin_hf.data.collator import Reader
+from winwin_hf.data.readers import DepthReader, FlowReader, SegmentationReader
+from winwin_hf.data.rows import COLUMNS, IMAGES, TARGET, Task, undecoded
+from winwin_hf.data.synthetic import SceneSettings, SyntheticFlow, scene_seed, synthetic_flow
 from winwin_hf.recipe import build
 
 HELD_OUT = 1_000_003  # added to seeds: held-out scenes and textures are others than the training's
-NAMES = ("synthetic-flow", "camvid", "seven-scenes")
+OTHERS = ("synthetic-flow", "shards", "hub")
 
 
 @dataclass
 class Source:
-    """dataset: examples; reader: example -> Sample; labels: class names, of segmentation only."""
+    """
+    dataset: examples, undecoded. reader: example -> Sample. labels: class names, of segmentation only.
+    entry: what is known of a catalogued set. missing: files that examples would have needed and that were left out.
+    at: of endless sets: example n, made from its number.
+    """
 
     name: str
     task: Task
     dataset: datasets.Dataset | datasets.IterableDataset
     reader: Reader
     labels: tuple[str, ...] | None = None
+    entry: DataSet | None = None
+    missing: tuple[str, ...] = ()
+    at: Callable[[int], dict[str, Any]] | None = None
 
     def examples(self, length: int | None = None, rank: int = 0, world: int = 1) -> Iterator[dict[str, Any]]:
         """Every `world`-th example from `rank` on, of the first `length`; each with its "index"."""
+        if isinstance(self.dataset, datasets.Dataset):
+            for index in range(rank, min(len(self.dataset), length or len(self.dataset)), world):
+                yield {"index": index, **self.dataset[index]}
+            return
         for index, example in enumerate(self.dataset):
             if length is not None and index >= length:
                 return
@@ -39,6 +53,25 @@ class Source:
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+
+@dataclass
+class HubOptions:
+    """How a data set of the Hub (or any that `load_dataset` opens) becomes rows.
+
+    task: "flow", "depth" or "segmentation". columns: ours -> theirs ("image1", "image2", "flow", "image", "depth", "label"), where
+    they differ. format: the target's, as in `*_format` of the rows ("flo", "png:1000", "ids", ...). names: class names.
+    config, revision, data_files: of `load_dataset`. streaming: don't download, read on the way.
+    """
+
+    task: Task
+    columns: dict[str, str] | None = None
+    format: str | None = None
+    names: list[str] | None = None
+    config: str | None = None
+    revision: str | None = None
+    data_files: Any = None
+    streaming: bool = True
 
 
 def open_source(
@@ -50,26 +83,100 @@ def open_source(
     length: int | None = None,
     num_shards: int = 1,
     start: int = 0,
+    options: dict[str, Any] | None = None,
+    augment: bool = False,
+    skip_broken: bool = False,
 ) -> Source:
     """
     Args:
-        name: one of `NAMES`.
-        path: its folder; for synthetic scenes an optional folder of photographs.
-        split: "train", or a held-out one.
-        settings: fields of SceneSettings, or of ImageAugmentation (none are used on held-out splits unless given).
+        name: a catalogued set (`winwin data list`), "synthetic-flow", "shards" (made by `winwin data shards`) or "hub".
+        path: its folder; for the Hub the repository; for synthetic scenes an optional folder of photographs.
+        split: "train", or a held-out one; a part of one as "train[:80%]".
+        settings: fields of SceneSettings, FlowAugmentation or ImageAugmentation.
         seed, length, num_shards, start: of the synthetic stream; see `synthetic_flow`.
+        options: of the set itself: `HubOptions`, or the keywords of a catalogued set's function.
+        augment: whether to augment where there are no settings, by the defaults.
+        skip_broken: leave out examples of which a file is missing.
+    Raises: ValueError, FileNotFoundError: an unknown name, split or option; a folder that isn't what it should be.
     """
-    where = f"settings of {name}"
+    options, where = options or {}, f"settings of {name}"
     if name == "synthetic-flow":
         scene = build(SceneSettings, {**({"textures": path} if path else {}), **(settings or {})}, where)
         if split != "train":
             seed, scene = seed + HELD_OUT, replace(scene, texture_seed=scene.texture_seed + HELD_OUT)
-        return Source(name, "flow", synthetic_flow(seed, num_shards, length, start), SyntheticFlow(scene))
-    if name not in NAMES:
-        raise ValueError(f"unknown data set {name!r}: expected one of {', '.join(NAMES)}")
+        stream = synthetic_flow(seed, num_shards, length, start)
+        return Source(name, "flow", stream, SyntheticFlow(scene), at=partial(_scene, seed, num_shards))
+    if name not in OTHERS:
+        catalog.entry_of(name)
     if path is None:
-        raise ValueError(f"data set {name!r} needs a path: the folder it was unpacked to")
-    augment = build(ImageAugmentation, settings or {}, where) if settings or split == "train" else None
-    if name == "camvid":
-        return Source(name, "segmentation", load_camvid(path, split), SegmentationReader(augment), CAMVID_NAMES)
-    return Source(name, "depth", load_seven_scenes(path, split), DepthReader(augment))
+        raise ValueError(f"data set {name!r} needs a path: the folder it was unpacked to, or the Hub's repository")
+    if name == "hub":
+        return _hub(path, split, settings, augment, build(HubOptions, options, f"options of {name}"))
+    if name == "shards":
+        info = shards.shards_info(path)
+        dataset = shards.open_shards(path, **{"streaming": True, **options})
+        labels = tuple(info["labels"]) if info.get("labels") else None
+        entry = catalog.SETS.get(info["name"])
+        return Source(
+            info["name"], info["task"], dataset, make_reader(info["task"], settings, augment, labels), labels, entry
+        )
+    entry = catalog.entry_of(name)
+    found = catalog.find(name, path, split, **options)
+    dataset = undecoded(catalog.table_of(found, name, path, split, skip_broken))
+    labels = catalog.labels_of(name, path)
+    reader = make_reader(entry.task, settings, augment, labels)
+    return Source(name, entry.task, dataset, reader, labels, entry, tuple(found.missing))
+
+
+def make_reader(
+    task: Task,
+    settings: dict[str, Any] | None,
+    augment: bool,
+    labels: tuple[str, ...] | None,
+    format: str | None = None,
+) -> Reader:
+    """The task's reader, with an augmentation if there are settings for one, or by the defaults."""
+    kind: Any = FlowAugmentation if task == "flow" else ImageAugmentation
+    augmentation = build(kind, settings or {}, f"settings of {task}") if settings or augment else None
+    if task == "flow":
+        return FlowReader(augmentation, format)
+    if task == "depth":
+        return DepthReader(augmentation, format=format)
+    if not labels:
+        raise ValueError("segmentation needs its class names: a catalogued set's, a names.txt, or the option names")
+    return SegmentationReader(len(labels), augmentation, format or "ids")
+
+
+def _scene(seed: int, num_shards: int, n: int) -> dict[str, Any]:
+    return {"index": n, "seed": scene_seed(seed, n), "step": n // num_shards}
+
+
+def _hub(path: str, split: str, settings: dict[str, Any] | None, augment: bool, options: HubOptions) -> Source:
+    """A data set that `load_dataset` opens, its columns under our names."""
+    # a local folder, or a repository; `split` with a slice only without streaming, as `datasets` has it
+    dataset = datasets.load_dataset(
+        path,
+        options.config,
+        split=split,
+        revision=options.revision,
+        data_files=options.data_files,
+        streaming=options.streaming,
+    )
+    theirs = dataset.column_names or list(next(iter(dataset)))
+    wanted = {ours: (options.columns or {}).get(ours, ours) for ours in COLUMNS[options.task]}
+    needed = [*IMAGES[options.task], TARGET[options.task]]
+    lacking = [f"{ours} (as {wanted[ours]})" for ours in needed if wanted[ours] not in theirs]
+    unknown = sorted(set(options.columns or {}) - set(wanted))
+    if unknown:
+        raise ValueError(f"options of hub: columns maps the unknown {', '.join(unknown)}; expected {', '.join(wanted)}")
+    if lacking:
+        raise ValueError(
+            f"{path}: no column {', '.join(lacking)}; it has {', '.join(theirs)}, and {options.task} needs "
+            f"{', '.join(needed)} (option columns: ours -> theirs)"
+        )
+    kept = {ours: name for ours, name in wanted.items() if name in theirs}
+    dataset = dataset.select_columns(list(kept.values()))
+    dataset = dataset.rename_columns({name: ours for ours, name in kept.items() if name != ours})
+    labels = tuple(options.names) if options.names else None
+    reader = make_reader(options.task, settings, augment, labels, options.format)
+    return Source(path, options.task, undecoded(dataset), reader, labels)

@@ -1,0 +1,298 @@
+"""How frames are varied in training: what recipes say (`ImageAugmentation`, `FlowAugmentation`), and what is drawn from it.
+
+What is notable here:
+- `draw` takes the frame's size and a generator, and gives a fixed description; pixels are made later, in the windows only
+  (`sample.py`), by maps of a pixel's place and value that are the same in all windows of a frame.
+- `ImageAugmentation` draws what it always drew, in the same order, unless an option that came later is turned on; then the
+  frame is also rendered exactly (see `ImageSample`).
+- `FlowAugmentation`'s defaults are RAFT's for FlyingThings3D (Teed and Deng 2020): probabilities and ranges, but factors of
+  brightness and the like are log-uniform, contrast is about mid-grey and hue turns in YIQ. The rest is ours.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import cv2
+import numpy as np
+
+from winwin_hf.data.resampling import Box, Placement, place
+
+# RGB -> YIQ: Y is the luma of ITU-R BT.601, I and Q span the colours of no luma
+_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+_BLOCK = 64  # side of the blocks in which noise is made
+
+
+# ------------------------------------------------------------------------------------------------------------ colours
+
+
+@dataclass(frozen=True)
+class Recolour:
+    """A fixed change of colours, the same in all windows of an image: it depends on no statistics of what is shown."""
+
+    brightness: float = 1.0
+    contrast: float = 1.0  # about mid-grey
+    saturation: float = 1.0
+    gamma: float = 1.0
+    hue: float = 0.0  # turns of the colour circle; luma and greys stay
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """uint8 RGB (h, w, 3) -> the same."""
+        grey = np.array([0.299, 0.587, 0.114], np.float32)  # luma of ITU-R BT.601
+        mix = self.saturation * np.eye(3, dtype=np.float32) + (1 - self.saturation) * grey[None, :]
+        if self.hue:
+            mix = (mix @ _hue_turn(self.hue)).astype(np.float32)
+        levels = np.arange(256) / 255.0
+        curve = ((levels**self.gamma * self.brightness - 0.5) * self.contrast + 0.5) * 255.0
+        table = np.clip(np.rint(curve), 0, 255).astype(np.uint8)
+        return cv2.LUT(cv2.transform(image, mix), table)
+
+
+def _hue_turn(turns: float) -> np.ndarray:
+    """RGB -> RGB (3, 3), a turn of the plane of I and Q."""
+    cos, sin = math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns)
+    return np.linalg.inv(_YIQ) @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]]) @ _YIQ
+
+
+@dataclass(frozen=True)
+class Sensor:
+    """How a frame is taken: a Gaussian blur of deviation `blur` pixels, then normal noise of deviation `noise` grey levels.
+
+    A pixel's noise depends on `seed` and its place in the frame.
+    """
+
+    blur: float = 0.0
+    noise: float = 0.0
+    seed: int = 0
+
+    def __call__(self, render: Callable[[Box], np.ndarray], box: Box, height: int, width: int) -> np.ndarray:
+        """The box, which lies in the frame of `height` x `width`, of what `render` shows: uint8 (h, w, 3)."""
+        top, left, h, w = box
+        reach = math.ceil(3 * self.blur)
+        y, x = max(0, top - reach), max(0, left - reach)
+        image = render((y, x, min(height, top + h + reach) - y, min(width, left + w + reach) - x))
+        if reach:
+            side = 2 * reach + 1
+            image = cv2.GaussianBlur(image, (side, side), self.blur, borderType=cv2.BORDER_REPLICATE)
+            image = image[top - y : top - y + h, left - x : left - x + w]
+        if self.noise:
+            image = np.clip(np.rint(image + self.noise * self._deviates(box)), 0, 255).astype(np.uint8)
+        return image
+
+    def _deviates(self, box: Box) -> np.ndarray:
+        """Standard normal deviates of the box, float32 (h, w, 3), from blocks that have a generator each."""
+        top, left, h, w = box
+        rows = range(top // _BLOCK, (top + h - 1) // _BLOCK + 1)
+        columns = range(left // _BLOCK, (left + w - 1) // _BLOCK + 1)
+        shape = (_BLOCK, _BLOCK, 3)
+        blocks = [
+            [np.random.default_rng([self.seed, r, c]).standard_normal(shape, np.float32) for c in columns] for r in rows
+        ]
+        whole = np.concatenate([np.concatenate(line, axis=1) for line in blocks])
+        y, x = top - rows[0] * _BLOCK, left - columns[0] * _BLOCK
+        return whole[y : y + h, x : x + w]
+
+
+def _draw_recolour(rng: np.random.Generator, factors: tuple[float, float, float, float], hue: float) -> Recolour:
+    """brightness, contrast, saturation, gamma: a factor in [1 / (1 + x), 1 + x] each; hue in [-hue, hue], if that is on."""
+    ranges = np.log1p(factors)
+    recolour = Recolour(*np.exp(rng.uniform(-ranges, ranges)).tolist())
+    return replace(recolour, hue=float(rng.uniform(-hue, hue))) if hue else recolour
+
+
+def _at_least(factors: tuple[float, float], height: int, width: int, least: tuple[int, int] | None) -> list[float]:
+    """Scales of (height, width), raised to the one at which the frame just has `least` pixels."""
+    floor = 0.0 if least is None else max(least[0] / height, least[1] / width)
+    return [max(factor, floor) for factor in factors]
+
+
+def _check(kind: str, values: dict[str, float], highest: float = math.inf) -> None:
+    for name, value in values.items():
+        if not 0 <= value <= highest:
+            limit = "must not be negative" if highest == math.inf else f"must be in [0, {highest:g}]"
+            raise ValueError(f"{kind}: {name} {limit}; got {value}")
+
+
+def _sides(kind: str, name: str, sides: tuple[int, int]) -> tuple[int, int]:
+    """A pair of positive whole numbers, a tuple also where a recipe has a list."""
+    if len(sides) != 2 or not all(isinstance(side, (int, np.integer)) and side >= 1 for side in sides):
+        raise ValueError(f"{kind}: {name} must be two positive whole numbers; got {sides}")
+    return int(sides[0]), int(sides[1])
+
+
+# ------------------------------------------------------------------------------------------------------ single images
+
+
+@dataclass(frozen=True)
+class ImageAugmentation:
+    """How single images are varied in training; plain fields for recipes.
+
+    flip: probability of a horizontal mirror. scale: (lowest, highest) factor, drawn log-uniformly, so halving is as
+    likely as doubling. brightness, contrast, saturation, gamma: each a factor in [1 / (1 + x), 1 + x], log-uniform.
+
+    Off by default:
+    stretch: the aspect ratio's factor, in [1 / (1 + x), 1 + x], log-uniform; the area stays that of `scale`.
+    rotate: largest turn about the centre, in degrees, either way; what comes from outside repeats the image's edge and is
+    unknown in the target. hue: largest turn of the colour circle, either way; 0.5 is all of it. blur: probability of a
+    Gaussian blur, and blur_sigma: (smallest, largest) deviation of it in pixels. noise: largest deviation of normal noise
+    in grey levels (uniform from 0). least: (height, width) in pixels that the frame has at least: `scale` is raised where
+    it would have fewer, so that windows fit.
+    """
+
+    flip: float = 0.5
+    scale: tuple[float, float] = (0.75, 2.0)
+    brightness: float = 0.25
+    contrast: float = 0.25
+    saturation: float = 0.4
+    gamma: float = 0.2
+    stretch: float = 0.0
+    rotate: float = 0.0
+    hue: float = 0.0
+    blur: float = 0.0
+    blur_sigma: tuple[float, float] = (0.3, 1.5)
+    noise: float = 0.0
+    least: tuple[int, int] | None = None
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        if not (0 < self.scale[0] <= self.scale[1] and 0 <= self.flip <= 1):
+            raise ValueError(f"expected 0 < scale[0] <= scale[1] and 0 <= flip <= 1, got {self.scale} and {self.flip}")
+        if min(self.brightness, self.contrast, self.saturation, self.gamma) < 0:
+            raise ValueError("brightness, contrast, saturation and gamma must not be negative")
+        kind = type(self).__name__
+        _check(kind, {"stretch": self.stretch, "rotate": self.rotate, "noise": self.noise})
+        _check(kind, {"hue": self.hue}, 0.5)
+        _check(kind, {"blur": self.blur}, 1)
+        if not 0 < self.blur_sigma[0] <= self.blur_sigma[1]:
+            raise ValueError(f"{kind}: expected 0 < blur_sigma[0] <= blur_sigma[1], got {self.blur_sigma}")
+        if self.least is not None:
+            object.__setattr__(self, "least", _sides(kind, "least", self.least))
+
+    @property
+    def extended(self) -> bool:
+        """Whether any of the options that are off by default is on."""
+        return any((self.stretch, self.rotate, self.hue, self.blur, self.noise, self.least))
+
+    def draw(self, rng: np.random.Generator) -> tuple[float, bool, Recolour]:
+        """(scale factor, mirror or not, colour change) of one image."""
+        scale = float(np.exp(rng.uniform(*np.log(self.scale))))
+        mirror = bool(rng.random() < self.flip)
+        factors = (self.brightness, self.contrast, self.saturation, self.gamma)
+        return scale, mirror, _draw_recolour(rng, factors, self.hue)
+
+    def draw_view(self, rng: np.random.Generator, height: int, width: int) -> tuple[Placement, Recolour, Sensor, float]:
+        """(placement, colour change, blur and noise, scale) of one image; scale is the geometric mean of both sides'.
+
+        What `draw` gives comes first, and is the same.
+        """
+        scale, mirror, recolour = self.draw(rng)
+        aspect = math.exp(rng.uniform(-1, 1) * math.log1p(self.stretch) / 2)
+        degrees = self.rotate * rng.uniform(-1, 1)
+        blurred, sigma = rng.random() < self.blur, rng.uniform(*self.blur_sigma)
+        sensor = Sensor(float(sigma) if blurred else 0.0, self.noise * rng.random(), int(rng.integers(2**63)))
+        down, right = _at_least((scale / aspect, scale * aspect), height, width, self.least)
+        size = max(1, round(height * down)), max(1, round(width * right))
+        return place((height, width), size, mirror, degrees=degrees), recolour, sensor, math.sqrt(down * right)
+
+
+# ------------------------------------------------------------------------------------------------------ pairs of frames
+
+
+@dataclass(frozen=True)
+class FlowView:
+    """One augmentation of a pair. Its two frames have one size.
+
+    first, second: where each frame's pixels come from. colours: of each. erased: boxes of the second frame that show its mean
+    colour.
+    """
+
+    first: Placement
+    second: Placement
+    colours: tuple[Recolour | None, Recolour | None] = (None, None)
+    erased: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True)
+class FlowAugmentation:
+    """How pairs of frames are varied in training; plain fields for recipes.
+
+    scale: (lowest, highest) exponent of two. stretch: each side's own factor is 2^x with x in [-stretch, stretch].
+    scale_probability: share of pairs that are resized at all; stretch_probability: share of those that are stretched.
+    least: (height, width) in pixels that the frame has at least: scales are raised where it would have fewer, so that
+    windows fit. flip, flip_vertical: probabilities.
+    brightness, contrast, saturation, gamma: each a factor in [1 / (1 + x), 1 + x], log-uniform. hue: largest turn of the
+    colour circle, either way; 0.5 is all of it. asymmetric: share of pairs whose frames are changed independently.
+    erase: probability that rectangles of the second frame show its mean colour; the flow of what they hide stays.
+    erase_count: (fewest, most). erase_size: (shortest, longest) side in pixels of the augmented frame.
+    shift: how far the second frame is moved besides, in pixels, and turn: by how many degrees it is turned about its
+    centre; both either way. The flow says so; the second frame's edge is repeated.
+    """
+
+    scale: tuple[float, float] = (-0.2, 0.5)
+    scale_probability: float = 0.8
+    stretch: float = 0.2
+    stretch_probability: float = 0.8
+    flip: float = 0.5
+    flip_vertical: float = 0.1
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.4
+    gamma: float = 0.0
+    hue: float = 0.16
+    asymmetric: float = 0.2
+    erase: float = 0.5
+    erase_count: tuple[int, int] = (1, 2)
+    erase_size: tuple[int, int] = (50, 100)
+    shift: float = 0.0
+    turn: float = 0.0
+    least: tuple[int, int] | None = None
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        kind = type(self).__name__
+        if len(self.scale) != 2 or not self.scale[0] <= self.scale[1]:
+            raise ValueError(f"{kind}: scale must be (lowest, highest) exponent of two; got {self.scale}")
+        shares = ("scale_probability", "stretch_probability", "flip", "flip_vertical", "asymmetric", "erase")
+        _check(kind, {name: getattr(self, name) for name in shares}, 1)
+        sizes = ("stretch", "brightness", "contrast", "saturation", "gamma", "shift", "turn")
+        _check(kind, {name: getattr(self, name) for name in sizes})
+        _check(kind, {"hue": self.hue}, 0.5)
+        for name in ("erase_count", "erase_size", "least"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _sides(kind, name, getattr(self, name)))
+        for name in ("erase_count", "erase_size"):
+            if getattr(self, name)[0] > getattr(self, name)[1]:
+                raise ValueError(f"{kind}: {name} must be (smallest, largest); got {getattr(self, name)}")
+
+    def draw(self, rng: np.random.Generator, height: int, width: int) -> FlowView:
+        """One augmentation of a pair of frames of `height` x `width` pixels."""
+        resized, stretched = rng.random(2) < (self.scale_probability, self.stretch_probability)
+        exponents = rng.uniform(*self.scale) + stretched * self.stretch * rng.uniform(-1, 1, 2)
+        down, right = (2.0**exponents).tolist() if resized else (1.0, 1.0)
+        down, right = _at_least((down, right), height, width, self.least)
+        size = max(1, round(height * down)), max(1, round(width * right))
+        mirror, upside_down = (rng.random(2) < (self.flip, self.flip_vertical)).tolist()
+        x, y, turn = (rng.uniform(-1, 1, 3) * (self.shift, self.shift, self.turn)).tolist()
+        first = place((height, width), size, mirror, upside_down)
+        second = place((height, width), size, mirror, upside_down, turn, (x, y))
+        factors = (self.brightness, self.contrast, self.saturation, self.gamma)
+        colours = _draw_recolour(rng, factors, self.hue), _draw_recolour(rng, factors, self.hue)
+        if rng.random() >= self.asymmetric:
+            colours = colours[0], colours[0]
+        erased = tuple(self._rectangle(rng, size) for _ in range(self._erasures(rng)))
+        return FlowView(first, second, colours, erased)
+
+    def _erasures(self, rng: np.random.Generator) -> int:
+        count = int(rng.integers(*self.erase_count, endpoint=True))
+        return count if rng.random() < self.erase else 0
+
+    def _rectangle(self, rng: np.random.Generator, size: tuple[int, int]) -> Box:
+        """Begins anywhere in the frame, and is cut off at its end."""
+        top, left = (int(rng.integers(side)) for side in size)
+        h, w = rng.integers(*self.erase_size, endpoint=True, size=2).tolist()
+        return top, left, min(h, size[0] - top), min(w, size[1] - left)

@@ -1,0 +1,149 @@
+"""Opening, checking and writing files: what the readers and writers of every format share. Others import `formats`.
+
+Notable:
+- A source is a path, or a `Blob`: bytes with a name. Every reader takes either.
+- Nothing is allocated on the word of a header alone: `check_claim` holds it against what is stored.
+- Every writer goes through `write_atomic`: a reader never sees half a file, and a failed write leaves what was there.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, TypeAlias
+
+import numpy as np
+
+DEFLATE_RATIO = 1100  # deflate (PNG, gzip, zip) packs at most about 1032 : 1
+MAX_VALUES = 2**30  # of one decoded array, such as 16384 x 16384 pixels of 4 channels
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A file that is in memory: its bytes, and the name that messages give it."""
+
+    data: bytes
+    name: str
+
+    def __repr__(self) -> str:
+        return f"Blob({self.name!r}, {len(self.data)} bytes)"
+
+
+PathLike: TypeAlias = "str | Path"
+Source: TypeAlias = "str | Path | Blob"
+
+
+def name_of(source: Source) -> str:
+    return source.name if isinstance(source, Blob) else str(source)
+
+
+@contextmanager
+def opened(source: Source) -> Iterator[tuple[BinaryIO, int]]:
+    """Gives a binary file at its start and its size in bytes. Raises FileNotFoundError (or another OSError) naming the path."""
+    if isinstance(source, Blob):
+        yield io.BytesIO(source.data), len(source.data)
+        return
+    with Path(source).open("rb") as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+        yield file, size
+
+
+def content_of(source: Source) -> bytes:
+    return source.data if isinstance(source, Blob) else Path(source).read_bytes()
+
+
+def read_values(file: BinaryIO, name: str, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """The next values of the file, as an array that owns them. The caller has checked that the file is long enough."""
+    values = np.empty(shape, dtype)
+    flat = memoryview(values.reshape(-1).view(np.uint8))
+    done = 0
+    while done < len(flat):
+        got = file.readinto(flat[done:])  # type: ignore[attr-defined]
+        if not got:
+            raise ValueError(f"{name}: the file ended while it was read.")
+        done += got
+    return values
+
+
+@contextmanager
+def decoding(source: Source, kind: str) -> Iterator[None]:
+    """Whatever a library raises on a malformed file becomes one ValueError that names it.
+
+    All of Exception, because decoders raise nearly anything: struct.error, zlib.error, KeyError, RuntimeError, OverflowError.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ValueError(f"{name_of(source)}: not a readable {kind} ({reason}).") from error
+
+
+def check_claim(name: str, shape: tuple[int, ...], value_bytes: float, stored: int, ratio: float) -> None:
+    """Raises ValueError if an array that a header claims can't come out of `stored` bytes packed at most `ratio` : 1, or is
+    larger than anything we decode."""
+    count = math.prod(shape)
+    if count < 1 or count > MAX_VALUES:
+        raise ValueError(f"{name}: an array of {_times(shape)} values; expected between 1 and {MAX_VALUES}.")
+    if count * value_bytes > ratio * stored:
+        raise ValueError(f"{name}: an array of {_times(shape)} values cannot come from {stored} stored bytes.")
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "0"
+
+
+@contextmanager
+def write_atomic(path: PathLike) -> Iterator[Path]:
+    """Gives a temporary name in `path`'s folder, with its suffix; what was written there becomes `path` if nothing failed.
+
+    ```python
+    with write_atomic("flow.flo") as temporary:
+        temporary.write_bytes(content)
+    ```
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: its folder does not exist.")
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def check_suffix(path: PathLike, suffix: str) -> None:
+    if Path(path).suffix.lower() != suffix:
+        raise ValueError(f"{path}: expected a name that ends in {suffix}.")
+
+
+def flow_array(path: PathLike, flow: Any) -> np.ndarray:
+    """What is to be written as flow -> float32 (H, W, 2)."""
+    array = np.asarray(to_numpy(flow), np.float32)
+    if array.ndim != 3 or array.shape[2] != 2 or 0 in array.shape:
+        raise ValueError(
+            f"{path}: flow to be written is (H, W, 2), got a shape of {array.shape}. From the model's (2, H, W), permute first."
+        )
+    return array
+
+
+def map_array(path: PathLike, values: Any, what: str, dtype: Any = np.float32) -> np.ndarray:
+    """What is to be written as a map of one value a pixel -> (H, W)."""
+    array = np.asarray(to_numpy(values), dtype)
+    if array.ndim != 2 or 0 in array.shape:
+        raise ValueError(f"{path}: {what} is (H, W), got a shape of {array.shape}.")
+    return array
+
+
+def to_numpy(values: Any) -> Any:
+    """A torch tensor, on any device, to numpy; anything else as it is."""
+    if not hasattr(values, "detach"):
+        return values
+    values = values.detach().cpu()
+    return (values.double() if values.is_floating_point() else values).numpy()  # numpy has no bfloat16

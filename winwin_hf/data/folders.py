@@ -1,0 +1,106 @@
+"""Listing of unpacked data sets: files by what their names differ in, pairs of them, and errors for a folder that is another.
+
+Folders are listed once and nothing is opened, so a set of 100 000 files on a slow disk is found in a few seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a data set comes from and how it lies once unpacked; for its catalog entry and for messages."""
+
+    title: str
+    source: str
+    layout: str
+
+    def check(self, split: str, splits: Iterable[str]) -> None:
+        """Raises ValueError for a split that isn't one of `splits`."""
+        if split not in (splits := tuple(splits)):
+            raise ValueError(f"{self.title} has no split {split!r}: expected one of {', '.join(splits)}")
+
+    def absent(self, root: Path, path: Path | str, problem: str = "is missing") -> FileNotFoundError:
+        """The error to raise when `path` isn't there, or has another `problem`."""
+        return FileNotFoundError(
+            f"{path} {problem}: {root} should hold {self.title} ({self.source}), laid out as {self.layout}"
+        )
+
+    def first(self, root: Path, *choices: str) -> Path:
+        """The first of the files or folders below root that exists. Raises FileNotFoundError where none does."""
+        found = existing(root, *choices)
+        if found is None:
+            raise self.absent(root, root / choices[0])
+        return found
+
+
+def existing(root: Path, *choices: str) -> Path | None:
+    """The first of the paths below root that exists, or None."""
+    return next((root / choice for choice in choices if (root / choice).exists()), None)
+
+
+def folders(root: Path, pattern: str = "*") -> list[Path]:
+    """The folders below root that match a pattern, sorted; [] where there is no root."""
+    return sorted(path for path in root.glob(pattern) if path.is_dir()) if root.is_dir() else []
+
+
+def name_below(root: Path, path: Path) -> str:
+    """How rows call a folder: its path below root, or root's own name."""
+    return path.absolute().name if path == root else path.relative_to(root).as_posix()
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of a folder named prefix + key + suffix: rgb_00045.jpg has the key 00045. `deep`: of its subfolders, too, with
+    keys such as street/00045."""
+
+    folder: Path
+    suffixes: tuple[str, ...]
+    prefix: str = ""
+    deep: bool = False
+
+    def found(self) -> dict[str, Path]:
+        """{key: path}; {} where there is no folder. Raises ValueError for two files of one key (a.png beside a.jpg)."""
+        paths: dict[str, Path] = {}
+        if not self.folder.is_dir():
+            return paths
+        for path in sorted(self.folder.rglob("*") if self.deep else self.folder.iterdir()):
+            suffix = next((suffix for suffix in self.suffixes if path.name.lower().endswith(suffix.lower())), None)
+            # ._name.png: what macOS leaves on other file systems
+            if suffix is None or not path.name.startswith(self.prefix) or path.name.startswith("."):
+                continue
+            key = path.relative_to(self.folder).with_name(path.name[len(self.prefix) : -len(suffix)]).as_posix()
+            if key in paths:
+                raise ValueError(f"{path} and {paths[key].name} have one name; expected one file for each")
+            paths[key] = path
+        return paths
+
+    def expected(self, key: str) -> Path:
+        """Where the file of a key would be."""
+        path = self.folder / key
+        return path.with_name(f"{self.prefix}{path.name}{self.suffixes[0]}")
+
+
+def pairs(
+    images: Files, targets: Files, keys: Container[str] | None = None
+) -> tuple[list[tuple[str, Path, Path]], list[str]]:
+    """
+    [(key, image, target), ...] of the keys that have both, sorted; and the paths of those files that are missing because only
+    the other one is there. keys: only these.
+    """
+    left, right = images.found(), targets.found()
+    complete: list[tuple[str, Path, Path]] = []
+    missing: list[str] = []
+    for key in sorted({*left, *right}):
+        if keys is not None and key not in keys:
+            continue
+        if key in left and key in right:
+            complete.append((key, left[key], right[key]))
+        else:
+            missing.append(str((targets if key in left else images).expected(key)))
+    return complete, missing

@@ -1,0 +1,80 @@
+"""The rows of every data set: references to files, and how to decode them.
+
+Notable:
+- A row is self-describing: each target's column has a `*_format` beside it, which names its decoder and the decoder's
+  numbers. So one reader a task reads any data set, shards of it, and mixtures.
+- Nothing is decoded when a set is opened or sliced. A cell is {"path", "bytes"}, as the Hub's own image cells are stored: a
+  local file has a path, a shard has bytes too. `path.mat::17` is entry 17 of a file that holds many.
+- A file that can't be decoded is a `BrokenExample` that names the row and the file; a pipeline may skip and count those.
+
+Columns (cells may be None where a set has no such thing):
+- all: name, unique in its set and split, such as "alley_1/frame_0001".
+- flow: image1, image2; flow and flow_format; occluded and occluded_format (pixels of image1 whose match can't be seen in
+  image2).
+- depth: image; depth and depth_format.
+- segmentation: image; label and label_format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from datasets import Dataset, Features, Image, Value
+
+Task = Literal["flow", "segmentation", "depth"]
+
+CELL = {"bytes": Value("binary"), "path": Value("string")}  # how datasets stores an undecoded image, too
+TEXT = Value("string")
+
+# For the Dataset a person opens: images decode to PIL when they are looked at, targets stay cells for `decode`.
+COLUMNS: dict[Task, Features] = {
+    "flow": Features(
+        name=TEXT,
+        image1=Image(),
+        image2=Image(),
+        flow=CELL,
+        flow_format=TEXT,
+        occluded=CELL,
+        occluded_format=TEXT,
+    ),
+    "depth": Features(name=TEXT, image=Image(), depth=CELL, depth_format=TEXT),
+    "segmentation": Features(name=TEXT, image=Image(), label=CELL, label_format=TEXT),
+}
+IMAGES: dict[Task, tuple[str, ...]] = {"flow": ("image1", "image2"), "depth": ("image",), "segmentation": ("image",)}
+TARGET: dict[Task, str] = {"flow": "flow", "depth": "depth", "segmentation": "label"}
+
+
+class BrokenExample(ValueError):
+    """An example that can't be used: a file is missing, unreadable or doesn't fit the others. Its message names both."""
+
+
+@dataclass
+class Found:
+    """What a folder holds of one split: `rows` (by `row`), complete ones only, in a fixed order; `missing`: the path of each
+    file that a row would have needed."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def cell(path: str | Path | None, data: bytes | None = None) -> dict[str, Any] | None:
+    """A reference to a file; None stays None."""
+    return None if path is None else {"bytes": data, "path": str(path)}
+
+
+def table(rows: Iterable[dict[str, Any]], task: Task) -> Dataset:
+    """Rows -> Dataset with the task's columns; those that a row lacks are None."""
+    rows, features = list(rows), COLUMNS[task]
+    return Dataset.from_dict({name: [row.get(name) for row in rows] for name in features}, features)
+
+
+def undecoded(dataset: Any) -> Any:
+    """The data set (map-style or streamed) with its images as cells instead of PIL images: a reader decodes them, and names the
+    file if it can't."""
+    for name, feature in (dataset.features or {}).items():
+        if isinstance(feature, Image) and feature.decode:
+            dataset = dataset.cast_column(name, Image(mode=feature.mode, decode=False))
+    return dataset

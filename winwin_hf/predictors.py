@@ -1,0 +1,135 @@
+"""What can be scored: a checkpoint, directly or in tiles, and the methods it is compared with. All have one face.
+
+A predictor is called with an image, and for flow a second one, uint8 RGB (H, W, 3), and returns what it predicts for every
+pixel: flow float32 (2, H, W) in pixels, depth float32 (H, W) in metres, or class ids (H, W).
+
+Baselines of flow: "opencv-dis" (Kroeger et al. 2016, preset medium), "opencv-farneback" (Farnebäck 2003, OpenCV's usual
+parameters), "zero" (nothing moves).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from winwin_hf import hub, inference
+from winwin_hf.data.rows import Task
+from winwin_hf.image_processing_winwin import WinWinImageProcessor
+
+BASELINES = ("opencv-dis", "opencv-farneback", "zero")
+ARCHITECTURES: dict[str, Task] = {
+    "WinWinForOpticalFlow": "flow",
+    "WinWinForSemanticSegmentation": "segmentation",
+    "WinWinForDepthEstimation": "depth",
+}
+
+
+class Network:
+    """A model of ours with its processor. tile: (height, width) in pixels, or None for one pass over the whole frame.
+
+    labels: class names of a segmentation model, in the order of its ids.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: WinWinImageProcessor,
+        accelerator: Accelerator,
+        task: Task,
+        name: str = "model",
+        tile: tuple[int, int] | None = None,
+        overlap: float = 0.5,
+    ):
+        self.model, self.processor, self.accelerator = model, processor, accelerator
+        self.task, self.name = task, name
+        self.tile, self.overlap = tile, overlap
+        names = model.config.id2label
+        self.labels = tuple(names[i] for i in range(len(names))) if task == "segmentation" else None
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
+        size = (image.shape[0], image.shape[1])
+        inputs = self.processor.preprocess(image, second, return_tensors="pt").to(self.accelerator.device)
+        with self.accelerator.autocast():
+            if self.tile is None:
+                outputs = self.model(**inputs)
+            else:
+                outputs = inference.predict_tiled(
+                    self.model, inputs["pixel_values"], inputs.get("second_pixel_values"), self.tile, self.overlap
+                )
+        return self._finish(outputs, size)
+
+    def _finish(self, outputs: Any, size: tuple[int, int]) -> np.ndarray:
+        """The prediction at the image's size, without the padding."""
+        sizes, processor = [size], self.processor
+        if self.task == "flow":
+            result = processor.post_process_optical_flow(outputs, target_sizes=sizes)[0]["flow"]
+        elif self.task == "depth":
+            result = processor.post_process_depth_estimation(outputs, target_sizes=sizes)[0]["predicted_depth"]
+        else:
+            return processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)[0].cpu().numpy()
+        return result.float().cpu().numpy()
+
+
+class Baseline:
+    """A flow method without weights; see `BASELINES`."""
+
+    task: Task = "flow"
+    labels = None
+
+    def __init__(self, name: str):
+        if name not in BASELINES:
+            raise ValueError(f"unknown method {name!r}: expected one of {', '.join(BASELINES)}")
+        self.name = name
+        self.method: Callable[[np.ndarray, np.ndarray], np.ndarray] = {
+            "opencv-dis": _dis,
+            "opencv-farneback": _farneback,
+            "zero": lambda first, second: np.zeros((*first.shape, 2), np.float32),
+        }[name]
+
+    def __call__(self, image: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
+        if second is None:
+            raise ValueError(f"{self.name} needs two frames")
+        grey = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (image, second)]
+        return np.ascontiguousarray(self.method(*grey).transpose(2, 0, 1))
+
+
+def _dis(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(first, second, None)
+
+
+def _farneback(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return cv2.calcOpticalFlowFarneback(first, second, None, 0.5, 5, 15, 3, 7, 1.5, 0)  # type: ignore[call-overload]
+
+
+def load(
+    name: str, accelerator: Accelerator, tile: tuple[int, int] | None = None, overlap: float = 0.5
+) -> Network | Baseline:
+    """
+    A predictor by name: one of `BASELINES`, a bundled checkpoint, a folder or a Hub repository.
+
+    Raises: ValueError for a checkpoint of no task that can be scored; OSError where nothing has that name.
+    """
+    if name in BASELINES:
+        return Baseline(name)
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel
+
+    source = hub.resolve(name)
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        known = ", ".join((*hub.bundled(), *BASELINES))
+        raise OSError(f"no model could be loaded from {name!r} (bundled and built in: {known}): {reason}") from error
+    architecture = (getattr(config, "architectures", None) or ["none"])[0]
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"{name} is a {architecture}; expected one of {', '.join(ARCHITECTURES)}")
+    model = AutoModel.from_pretrained(source, dtype=torch.float32).to(accelerator.device).eval()
+    processor = AutoImageProcessor.from_pretrained(source)
+    return Network(model, processor, accelerator, ARCHITECTURES[architecture], Path(name).name, tile, overlap)
