@@ -1,11 +1,14 @@
-"""Files of images, flow and depth: bit-exact round trips, and one clear error for a malformed file."""
+"""Files of images, flow, depth and labels: bit-exact round trips, and one clear error for a malformed file."""
 
 from __future__ import annotations
 
+import io
 import struct
+import zipfile
 from pathlib import Path
 
 import cv2
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -15,20 +18,38 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from winwin_hf.data import formats
+from winwin_hf.data.formats import Blob
 
+one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+sides = array_shapes(min_dims=2, max_dims=2, max_side=6)
+any_float = st.floats(width=32)  # with NaN, inf and -0.0
 flows = arrays(
     np.float32,
-    array_shapes(min_dims=2, max_dims=2, max_side=6).map(lambda shape: (*shape, 2)),
+    sides.map(lambda shape: (*shape, 2)),
     elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
 )
+any_flows = arrays(np.float32, sides.map(lambda shape: (*shape, 2)), elements=any_float)
+any_maps = arrays(np.float32, sides, elements=any_float)
+
+
+def blob(path: Path) -> Blob:
+    return Blob(path.read_bytes(), path.name)
+
+
+def same(array: np.ndarray, other: np.ndarray) -> bool:
+    """Bit for bit: -0.0 isn't 0.0, and a NaN is itself."""
+    return array.dtype == other.dtype and array.shape == other.shape and array.tobytes() == other.tobytes()
+
+
+# ---- .flo ----
 
 
 @given(flow=flows)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@one_folder
 def test_flo_round_trip_is_bit_exact(tmp_path, flow):
     formats.write_flo(tmp_path / "flow.flo", flow)
-    assert formats.read_flo(tmp_path / "flow.flo", unknown_to_nan=False).tobytes() == flow.tobytes()
-    read = formats.read_flo(tmp_path / "flow.flo")
+    assert same(formats.read_flo(tmp_path / "flow.flo", unknown_to_nan=False), flow)
+    read = formats.read_flo(blob(tmp_path / "flow.flo"))
     known = (np.abs(flow) <= 1e9).all(axis=2)
     assert read[known].tobytes() == flow[known].tobytes() and np.isnan(read[~known]).all()
 
@@ -57,15 +78,21 @@ def test_flo_layout_and_unknown_vectors(tmp_path):
 )
 def test_malformed_flo_is_one_error_that_names_it(tmp_path, content):
     (tmp_path / "bad.flo").write_bytes(content)
-    with pytest.raises(ValueError, match=r"bad\.flo"):
-        formats.read_flo(tmp_path / "bad.flo")
+    for source in (tmp_path / "bad.flo", str(tmp_path / "bad.flo"), Blob(content, "bad.flo")):
+        with pytest.raises(ValueError, match=r"bad\.flo"):
+            formats.read_flo(source)
 
 
 def test_flow_of_the_wrong_shape_is_not_written(tmp_path):
-    with pytest.raises(ValueError, match="permute"):
-        formats.write_flo(tmp_path / "flow.flo", np.zeros((2, 5, 6)))
-    with pytest.raises(FileNotFoundError, match="folder"):
-        formats.write_flo(tmp_path / "no" / "flow.flo", np.zeros((5, 6, 2)))
+    for write, name in (
+        (formats.write_flo, "flow.flo"),
+        (formats.write_flo5, "flow.flo5"),
+        (formats.write_kitti_flow, "flow.png"),
+    ):
+        with pytest.raises(ValueError, match="permute"):
+            write(tmp_path / name, np.zeros((2, 5, 6)))
+        with pytest.raises(FileNotFoundError, match="folder"):
+            write(tmp_path / "no" / name, np.zeros((5, 6, 2)))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -82,83 +109,243 @@ def test_write_atomic_keeps_the_old_file_when_it_fails(tmp_path):
     assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
 
 
-def test_images(tmp_path):
-    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    formats.save_image(tmp_path / "image.png", image)
-    assert np.array_equal(formats.read_image(tmp_path / "image.png"), image)
-    formats.save_image(tmp_path / "grey.png", image[..., 0])
-    assert np.array_equal(formats.read_image(tmp_path / "grey.png"), image[..., :1].repeat(3, axis=2))
-    Image.fromarray(image[..., 0].astype(np.uint16) * 257).save(tmp_path / "grey16.png")
-    assert np.array_equal(formats.read_image(tmp_path / "grey16.png"), image[..., :1].repeat(3, axis=2))
-    Image.fromarray(np.dstack([image, np.zeros((20, 30), np.uint8)])).save(tmp_path / "clear.png")
-    assert (formats.read_image(tmp_path / "clear.png") == 255).all()
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down
-    Image.fromarray(image).save(tmp_path / "turned.png", exif=exif)
-    assert np.array_equal(formats.read_image(tmp_path / "turned.png"), image[::-1, ::-1])
+# ---- .pfm ----
 
 
-def test_unreadable_images(tmp_path):
-    with pytest.raises(FileNotFoundError, match="none"):
-        formats.read_image(tmp_path / "none.png")
-    formats.save_image(tmp_path / "image.png", np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    (tmp_path / "half.png").write_bytes((tmp_path / "image.png").read_bytes()[:3000])
-    (tmp_path / "text.png").write_text("no image")
-    for name in ("half.png", "text.png"):
-        with pytest.raises(ValueError, match=name):
-            formats.read_image(tmp_path / name)
-    with pytest.raises(ValueError, match="suffix"):
-        formats.save_image(tmp_path / "image.xyz", np.zeros((4, 4, 3), np.uint8))
-    with pytest.raises(ValueError, match="uint8"):
-        formats.save_image(tmp_path / "float.png", np.zeros((4, 4, 3)))
+@given(
+    values=st.one_of(any_maps, arrays(np.float32, sides.map(lambda shape: (*shape, 3)), elements=any_float)),
+    big=st.booleans(),
+)
+@one_folder
+def test_pfm_round_trip_is_bit_exact(tmp_path, values, big):
+    formats.write_pfm(tmp_path / "map.pfm", values, big_endian=big)
+    assert same(formats.read_pfm(tmp_path / "map.pfm"), values)
+    assert same(formats.read_pfm(blob(tmp_path / "map.pfm")), values)
 
 
-def write_png16(path: Path, array: np.ndarray) -> None:
-    assert cv2.imwrite(str(path), array)
+def test_pfm_by_hand():
+    """Rows are stored from the bottom; the scale's sign is the byte order and its magnitude is not applied."""
+    image = np.float32([[1, 2, 3], [4, 5, 6]])
+    for order, scale in (("<", b"-1.0"), (">", b"1"), ("<", b"-0.003922"), (">", b"+2.5e-1")):
+        rows = struct.pack(f"{order}6f", 4, 5, 6, 1, 2, 3)
+        assert same(formats.read_pfm(Blob(b"Pf\n3 2\n" + scale + b"\n" + rows, "a")), image)
+        assert same(formats.read_pfm(Blob(b"Pf 3\n2 " + scale + b"\r\n" + rows, "a")), image)
+        assert same(formats.read_pfm(Blob(b"PF\n1 2\n" + scale + b"\n" + rows, "a")), image.reshape(2, 1, 3))
+    first = struct.pack("<f", np.frombuffer(b"\n \r\n", "<f4")[0])  # values that look like white space
+    assert formats.read_pfm(Blob(b"Pf\n1 1\n-1\n" + first, "a")).tobytes() == b"\n \r\n"
 
 
-def test_kitti_flow(tmp_path):
-    raw = np.zeros((2, 3, 3), np.uint16)  # OpenCV's order: valid, v, u
-    raw[0, 0] = (1, 32768 - 64, 32768 + 96)
-    raw[1, 2] = (1, 65535, 1)
-    write_png16(tmp_path / "flow.png", raw)
-    flow = formats.read_kitti_flow(tmp_path / "flow.png")
-    assert flow.dtype == np.float32 and flow.shape == (2, 3, 2)
-    assert np.array_equal(flow[0, 0], [1.5, -1.0])
-    assert np.array_equal(flow[1, 2], np.float32([(1 - 32768) / 64, (65535 - 32768) / 64]))
-    assert np.isnan(flow).all(axis=2).sum() == 4
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"P6\n1 1\n-1\n" + bytes(4),
+        b"Pf\n1 1\n0\n" + bytes(4),
+        b"Pf\n1 1\n-1.0.0\n" + bytes(4),
+        b"Pf\n1 1\n1e999\n" + bytes(4),
+        b"Pf\n0 1\n-1\n",
+        b"Pf\n-1 1\n-1\n" + bytes(4),
+        b"Pf\n2 1\n-1\n" + bytes(7),
+        b"Pf\n2 1\n-1\n" + bytes(9),
+        b"PF\n2 1\n-1\n" + bytes(8),
+        b"Pf\n2147483647 2147483647\n-1\n" + bytes(8),
+        b"Pf\n1 1",
+    ],
+)
+def test_malformed_pfm_is_one_error_that_names_it(content):
+    with pytest.raises(ValueError, match=r"^bad\.pfm: "):
+        formats.read_pfm(Blob(content, "bad.pfm"))
 
 
-def test_depth_png(tmp_path):
-    write_png16(tmp_path / "depth.png", np.array([[0, 500, 65535]], np.uint16))
-    depth = formats.read_depth_png(tmp_path / "depth.png", scale=1000)
-    np.testing.assert_array_equal(depth, np.float32([[np.nan, 0.5, 65.535]]))
-    assert np.isnan(formats.read_depth_png(tmp_path / "depth.png", 1000, unknown=(0, 65535))[0, 2])
-    formats.write_depth_png(tmp_path / "out.png", np.array([[np.nan, 1.234, 0.0001, 100.0, np.inf, -1]]))
-    expected = np.float32([[np.nan, 1.234, 0.001, np.nan, np.nan, np.nan]])
-    np.testing.assert_array_equal(formats.read_depth_png(tmp_path / "out.png", 1000), expected)
-    with pytest.raises(ValueError, match="scale"):
-        formats.read_depth_png(tmp_path / "depth.png", 0)
+def test_what_a_pfm_file_cannot_hold(tmp_path):
+    for shape in ((3, 4, 2), (5,), (0, 4)):
+        with pytest.raises(ValueError, match=r"a\.pfm"):
+            formats.write_pfm(tmp_path / "a.pfm", np.zeros(shape))
 
 
-def test_malformed_png(tmp_path):
-    write_png16(tmp_path / "good.png", np.random.default_rng(0).integers(0, 65536, (40, 40, 3)).astype(np.uint16))
-    content = (tmp_path / "good.png").read_bytes()
-    (tmp_path / "half.png").write_bytes(content[: len(content) // 2])
-    (tmp_path / "huge.png").write_bytes(content[:16] + struct.pack(">II", 2**20, 2**20) + content[24:])
-    (tmp_path / "text.png").write_text("no image" * 10)
-    formats.save_image(tmp_path / "eight.png", np.zeros((4, 4, 3), np.uint8))
-    for name in ("half.png", "huge.png", "text.png", "eight.png"):
-        with pytest.raises(ValueError, match=name):
-            formats.read_kitti_flow(tmp_path / name)
-    with pytest.raises(ValueError, match=r"good\.png"):
-        formats.read_depth_png(tmp_path / "good.png", 256)
+# ---- numpy ----
+
+numbers = st.sampled_from(["<f2", "<f4", ">f4", "<f8", "u1", "<i4", ">u2"]).flatmap(
+    lambda dtype: arrays(dtype, array_shapes(max_dims=4, max_side=4))
+)
 
 
-def test_real_files(shared_data):
-    flow = formats.read_flo(shared_data / "middlebury-flow/other-gt-flow/RubberWhale/flow10.flo")
-    assert flow.shape == (388, 584, 2) and 0 < np.isnan(flow[..., 0]).mean() < 0.1 and np.nanmax(np.abs(flow)) < 10
-    kitti = formats.read_kitti_flow(next((shared_data / "KITTI/training/flow_occ").glob("*_10.png")))
-    assert kitti.shape == (375, 1242, 2) and 0.05 < np.isfinite(kitti[..., 0]).mean() < 0.5
-    depth = formats.read_depth_png(sorted((shared_data / "7scenes-redkitchen/depth").glob("*.png"))[0], 1000)
-    assert depth.shape == (480, 640) and 0.5 < np.nanmedian(depth) < 5
+@given(values=numbers, fortran=st.booleans())
+@one_folder
+def test_numpy_round_trips_are_bit_exact(tmp_path, values, fortran):
+    values = np.asfortranarray(values) if fortran else values
+    formats.write_npy(tmp_path / "a.npy", values)
+    formats.write_npz(tmp_path / "a.npz", values)
+    np.savez(tmp_path / "two.npz", first=values, second=np.zeros(3))
+    for read in (
+        formats.read_npy(tmp_path / "a.npy"),
+        formats.read_npy(blob(tmp_path / "a.npy")),
+        formats.read_npz(tmp_path / "a.npz"),
+        formats.read_npz(blob(tmp_path / "two.npz")),
+    ):
+        assert same(read, values) and read.flags.writeable
+
+
+def npy(values: np.ndarray, **options) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, values, **options)
+    return stream.getvalue()
+
+
+def npz(*members: tuple[str, bytes], **options) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", **options) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+def test_malformed_numpy_files():
+    good = npy(np.zeros((2, 3), np.float32))
+    bad = [
+        b"",
+        b"text",
+        good[:-1],
+        good + b"\0",
+        good.replace(b"(2, 3)", b"(9, 9)"),
+        good.replace(b"(2, 3)", b"(2,-3)"),
+        good.replace(b"<f4", b"<c8"),
+        good.replace(b"<f4", b"|O8"),
+        good.replace(b"\x93NUMPY\x01", b"\x93NUMPY\x03"),
+        npy(np.zeros((0, 3))),
+        npy(np.array(["text"])),
+        npy(np.array([None]), allow_pickle=True),
+        npy(np.zeros(2, [("x", "f4"), ("y", "f4")])),
+    ]
+    for content in bad:
+        with pytest.raises(ValueError, match=r"^bad\.npy: "):
+            formats.read_npy(Blob(content, "bad.npy"))
+    for content in [
+        *bad,
+        *(npz(("a.npy", content)) for content in bad),
+        npz(("a.txt", good)),
+        npz(("a.npy", good), compression=zipfile.ZIP_LZMA),
+        npz(("a.npy", good))[:-30],
+    ]:
+        with pytest.raises(ValueError, match=r"^bad\.npz: "):
+            formats.read_npz(Blob(content, "bad.npz"))
+    with pytest.raises(ValueError, match="real numbers"):
+        formats.write_npy("a.npy", np.array(["text"]))
+
+
+# ---- HDF5 ----
+
+
+@given(flow=any_flows, disparity=any_maps)
+@one_folder
+def test_spring_round_trips_are_bit_exact(tmp_path, flow, disparity):
+    formats.write_flo5(tmp_path / "a.flo5", flow)
+    formats.write_dsp5(tmp_path / "a.dsp5", disparity)
+    for source in (tmp_path, None):
+        assert same(formats.read_flo5(tmp_path / "a.flo5" if source else blob(tmp_path / "a.flo5")), flow)
+        assert same(formats.read_dsp5(tmp_path / "a.dsp5" if source else blob(tmp_path / "a.dsp5")), disparity)
+    with h5py.File(tmp_path / "a.flo5") as file:  # as Spring's own tools do
+        assert same(file["flow"][()], flow) and file["flow"].compression == "gzip"
+
+
+@given(depth=arrays(np.float32, sides, elements=st.floats(1e-3, 1e3, width=32) | st.just(np.nan)))
+@one_folder
+def test_hypersim_round_trip_is_bit_exact(tmp_path, depth):
+    formats.write_hypersim(tmp_path / "a.hdf5", depth)
+    assert same(formats.read_hypersim(tmp_path / "a.hdf5"), depth)
+
+
+def test_hypersim_distances_become_depths(tmp_path):
+    """A wall at 2 m that faces the camera; its file has half the usual size, and float16 values."""
+    height, width, focal = 384, 512, 886.81 / 2
+    x, y = np.meshgrid(np.arange(width) - width / 2 + 0.5, np.arange(height) - height / 2 + 0.5)
+    distance = 2 * np.sqrt(1 + (x / focal) ** 2 + (y / focal) ** 2)
+    assert distance[192, 256] < 2.00001 and distance[0, 0] > 2.4
+    formats.write_hdf5(tmp_path / "a.hdf5", {"dataset": distance.astype(np.float16)})
+    depth = formats.read_hypersim(blob(tmp_path / "a.hdf5"))
+    assert depth.dtype == np.float32 and np.abs(depth - 2).max() < 2e-3
+
+
+def test_nyu_labelled_file(tmp_path):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 8, 10, 3), dtype=np.uint8)
+    depths = rng.uniform(0.5, 9, (3, 8, 10)).astype(np.float32)
+    path = tmp_path / "nyu.mat"
+    formats.write_nyu_mat(path, images, depths)
+    with h5py.File(path) as file:  # MATLAB's axes are in reverse
+        assert file["images"].shape == (3, 3, 10, 8) and file["depths"].shape == (3, 10, 8)
+        assert np.array_equal(file["depths"][1], depths[1].T)
+    for source in (f"{path}::2", Path(f"{path}::2"), Blob(path.read_bytes(), "nyu.mat::2")):
+        assert same(formats.read_nyu_image(source), images[2]) and same(formats.read_nyu_depth(source), depths[2])
+    with pytest.raises(ValueError, match=r"no entry 3"):
+        formats.read_nyu_depth(f"{path}::3")
+    with pytest.raises(ValueError, match=r"nyu\.mat::17"):
+        formats.read_nyu_image(path)
+    with pytest.raises(FileNotFoundError, match=r"none\.mat"):
+        formats.read_nyu_image(tmp_path / "none.mat::0")
+
+
+@pytest.mark.parametrize("chunks", [None, True, (5, 7, 1), (2, 16, 2), (12, 16, 2)])
+@pytest.mark.parametrize("dtype", ["<f2", ">f4", "<f8"])
+@pytest.mark.parametrize("version", ["earliest", "latest"])
+def test_any_plain_hdf5_layout(tmp_path, chunks, dtype, version):
+    values = np.random.default_rng(0).normal(size=(12, 16, 2)).astype(dtype)
+    values[3:6] = 0  # some chunks are packed, some are not
+    packing = {"compression": "gzip", "shuffle": dtype != ">f4"} if chunks else {}
+    with h5py.File(tmp_path / "a.h5", "w", libver=version, userblock_size=512) as file:
+        file.create_dataset("group/values", data=values, chunks=chunks, **packing)
+    assert same(formats.read_hdf5(tmp_path / "a.h5", "group/values", 3), values)
+    assert same(formats.read_hdf5(blob(tmp_path / "a.h5"), "group/values", 2, entry=7), values[7])
+
+
+def test_hdf5_that_is_not_what_it_should_be(tmp_path):
+    flow = np.zeros((4, 6, 2), np.float32)
+
+    def refused(expected: str, **datasets) -> None:
+        with h5py.File(tmp_path / "a.flo5", "w") as file:
+            for name, make in datasets.items():
+                make(file, name)
+        for source in (tmp_path / "a.flo5", blob(tmp_path / "a.flo5")):
+            with pytest.raises(ValueError, match=rf"a\.flo5: .*{expected}"):
+                formats.read_flo5(source)
+
+    (tmp_path / "raw").write_bytes(flow.tobytes())
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["flow"] = flow
+    refused("it holds nothing")
+    refused("it holds disparity", disparity=lambda file, name: file.create_dataset(name, data=flow[..., 0]))
+    refused("it holds flow", flow=lambda file, name: file.create_group(name))
+    refused("it holds flow", flow=lambda file, name: file.__setitem__(name, h5py.ExternalLink("other.h5", "flow")))
+    external = [(str(tmp_path / "raw"), 0, flow.nbytes)]
+    refused("it holds flow", flow=lambda file, name: file.create_dataset(name, flow.shape, "f4", external=external))
+    layout = h5py.VirtualLayout(flow.shape, "f4")
+    layout[:] = h5py.VirtualSource(tmp_path / "other.h5", "flow", flow.shape)
+    refused("it holds flow", flow=lambda file, name: file.create_virtual_dataset(name, layout))
+    refused("shape", flow=lambda file, name: file.create_dataset(name, data=flow[..., :1]))
+    refused("dimensions", flow=lambda file, name: file.create_dataset(name, data=flow[..., 0]))
+    refused("kind", flow=lambda file, name: file.create_dataset(name, data=flow.astype(np.int32)))
+    refused("kind", flow=lambda file, name: file.create_dataset(name, data="text"))
+    refused("filters", flow=lambda file, name: file.create_dataset(name, data=flow, compression="lzf"))
+    refused("values", flow=lambda file, name: file.create_dataset(name, (0, 6, 2), "f4"))
+    refused("values", flow=lambda file, name: file.create_dataset(name, (4, 6, 2), "f4"))  # nothing was stored
+    refused("dimensions", flow=lambda file, name: file.create_dataset(name, data=h5py.Empty("f4")))
+
+    def holes(file: h5py.File, name: str) -> None:
+        file.create_dataset(name, flow.shape, "f4", chunks=(2, 6, 2), compression="gzip")[:2] = 1
+
+    refused("HDF5", flow=holes)
+    for content in (b"", b"text" * 100, b"\x89HDF\r\n\x1a\n" + bytes(100)):
+        with pytest.raises(ValueError, match=r"^bad\.flo5: "):
+            formats.read_flo5(Blob(content, "bad.flo5"))
+
+
+@pytest.mark.parametrize("content", [b"short", bytes(10**6)])
+def test_an_hdf5_chunk_of_the_wrong_length(tmp_path, content):
+    """HDF5's own reading goes beyond its buffer, or unpacks without a limit."""
+    import zlib
+
+    with h5py.File(tmp_path / "a.flo5", "w") as file:
+        flow = file.create_dataset("flow", (8, 8, 2), "f4", chunks=(8, 8, 2), compression="gzip")
+        flow.id.write_direct_chunk((0, 0, 0), zlib.compress(content))
+    with pytest.raises(ValueError, match=r"a\.flo5: .*chunk"):
+        formats.read_flo5(tmp_path / "a.flo5")

@@ -31,8 +31,8 @@ FLOWS = {
     "shift": {"shift": 5},
     "turn": {"turn": 4},
     "erase": {"erase": 1},
-    "colours": {name: 0.3 for name in STILL},
-    "asymmetric": {**{name: 0.3 for name in STILL}, "asymmetric": 1},
+    "colours": dict.fromkeys(STILL, 0.3),
+    "asymmetric": {**dict.fromkeys(STILL, 0.3), "asymmetric": 1},
     "least": {"least": (200, 200)},
 }
 FLOWS["all"] = {**FLOWS["stretch"], "scale": (-0.4, 0.4), "flip": 0.5, "flip_vertical": 0.5, **FLOWS["asymmetric"]}
@@ -184,7 +184,7 @@ def test_flipped_twice_is_the_pair(name):
 
 def test_flow_of_twice_the_size():
     """Spring's ground truth: every second pixel, values as they are."""
-    image1, image2, flow, _ = rough_pair()
+    image1, image2, _, _ = rough_pair()
     double = rng().normal(0, 9, (2 * HEIGHT, 2 * WIDTH, 2)).astype(np.float32)
     hidden = rng().random((2 * HEIGHT, 2 * WIDTH)) < 0.5
     sample = FlowSample(image1, image2, double, hidden)
@@ -199,7 +199,7 @@ def test_errors():
     image1, image2, flow, occluded = rough_pair()
     with pytest.raises(ValueError, match="the two frames and the flow differ in size: 150x211, 150x211, 75x211"):
         FlowSample(image1, image2, flow[:75])
-    with pytest.raises(ValueError, match="and the occlusion differ in size: .*, 150x211, 150x210"):
+    with pytest.raises(ValueError, match=r"and the occlusion differ in size: .*, 150x211, 150x210"):
         FlowSample(image1, image2, flow, occluded[:, 1:])
     with pytest.raises(ValueError, match="differ in size"):
         FlowSample(image1, image2[:, 1:], flow)
@@ -230,13 +230,13 @@ def smooth_pair():
     return *images, np.stack([u, v], axis=-1).astype(np.float32)
 
 
-def mismatch(image1, image2, flow, margin=25):
+def mismatch(image1, image2, flow):
     """Mean difference of frame 1 from what flow points to in frame 2, grey levels, where that is well inside."""
     height, width = flow.shape[:2]
     x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
     x, y = x + flow[..., 0], y + flow[..., 1]
     found = cv2.remap(image2.astype(np.float32), x, y, cv2.INTER_LINEAR)
-    inside = (x > margin) & (x < width - margin) & (y > margin) & (y < height - margin)
+    inside = (np.abs(x / width - 0.5) < 0.4) & (np.abs(y / height - 0.5) < 0.4)
     assert inside.mean() > 0.3
     return np.abs(found - image1)[inside].mean()
 
@@ -249,12 +249,12 @@ def test_the_warped_pair_still_matches(name):
     for seed in range(3):
         sample = augmented_pair(image1, image2, flow, FlowAugmentation(**settings), rng(seed))
         (first, target), second = sample.first(whole(sample)), sample.second(whole(sample))
-        assert mismatch(first, second, target) < 2.5
+        assert mismatch(first, second, target) < 1.5
         # controls: a wrong sign, a wrong scale and the flow of another pixel would be seen
         for wrong in (target * (-1, 1), target * (1, -1), target * 1.3, target / 1.3, np.roll(target, 30, axis=1)):
-            assert mismatch(first, second, wrong.astype(np.float32)) > 5
+            assert mismatch(first, second, wrong.astype(np.float32)) > 8
         resized = cv2.resize(flow, (sample.width, sample.height))  # neither flipped nor scaled nor moved along
-        assert mismatch(first, second, resized) > 5
+        assert mismatch(first, second, resized) > 8
 
 
 def test_two_motions_are_never_mixed():

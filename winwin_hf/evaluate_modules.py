@@ -72,7 +72,7 @@ class DenseMetric(evaluate.Metric):
         """One map, as NumPy; torch tensors of any device and type are taken. `name`: of the argument, for messages."""
         if hasattr(values, "detach"):
             values = values.detach().cpu()
-            values = (values.float() if values.is_floating_point() else values).numpy()
+            values = (values.float() if "bfloat16" in str(values.dtype) else values).numpy()  # NumPy has no bfloat16
         array = np.asarray(values)
         if array.ndim != self.axes and name not in self.extra:
             raise ValueError(f"{name} has the shape {array.shape}; expected {self.axes} axes, one map")

@@ -16,15 +16,11 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from winwin_hf.windows import UNKNOWN_FLOW
-
-Double = Literal["best", "mean"]
-Crop = Literal["eigen", "garg"]
-Align = Literal["median", "least-squares"]
 
 
 class Metric:
@@ -102,7 +98,7 @@ WORTH = np.array([(101 - i) * (102 - i) // 2 for i in range(1, 102)], dtype=np.f
 
 
 def flow_sums(
-    prediction: np.ndarray, target: np.ndarray, occluded: np.ndarray | None = None, double: Double | None = None
+    prediction: np.ndarray, target: np.ndarray, occluded: np.ndarray | None = None, double: str | None = None
 ) -> dict[str, float]:
     """
     Sums over the known pixels of one image.
@@ -136,7 +132,7 @@ def flow_sums(
     return dict(zip(FLOW_NAMES, sums.tolist(), strict=True))
 
 
-def flow_errors(prediction: np.ndarray, target: np.ndarray, double: Double | None = None) -> np.ndarray:
+def flow_errors(prediction: np.ndarray, target: np.ndarray, double: str | None = None) -> np.ndarray:
     """The end-point error of each pixel, (H, W) float32, NaN where it doesn't count; for pictures. Arguments of `flow_sums`;
     with "mean", the mean over the known ones of the four."""
     truths, _ = _flow_truths(prediction, target, None, double)
@@ -157,7 +153,7 @@ def _bands_of_rows(prediction: np.ndarray) -> list[slice]:
 
 
 def _flow_truths(
-    prediction: np.ndarray, target: np.ndarray, occluded: np.ndarray | None, double: Double | None
+    prediction: np.ndarray, target: np.ndarray, occluded: np.ndarray | None, double: str | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """The one or four true values of each prediction, (K, 2, H, W) without copying where K is 1, and `occluded` (K, H, W)."""
     if double not in (None, "best", "mean"):
@@ -190,7 +186,7 @@ def _quarters(array: np.ndarray) -> np.ndarray:
 
 
 def _compare(
-    prediction: np.ndarray, truths: np.ndarray, double: Double | None
+    prediction: np.ndarray, truths: np.ndarray, double: str | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(2, H, W) and (K, 2, H, W) -> error, true length, the length that 5 % are taken of, and what is known; each (K, H, W),
     or (1, H, W) where only the best of the K counts. In float64: float32 rounds errors across a threshold."""
@@ -205,9 +201,7 @@ def _compare(
     return error, length, length, known
 
 
-def _flow_block(
-    prediction: np.ndarray, truths: np.ndarray, masks: np.ndarray | None, double: Double | None
-) -> np.ndarray:
+def _flow_block(prediction: np.ndarray, truths: np.ndarray, masks: np.ndarray | None, double: str | None) -> np.ndarray:
     maps = _compare(prediction, truths, double)
     known = maps[-1]
     error, length, longest = (values[known] for values in maps[:-1])
@@ -234,7 +228,7 @@ class FlowMetric(Metric):
 
     row_names = FLOW_NAMES
 
-    def __init__(self, double: Double | None = None) -> None:
+    def __init__(self, double: str | None = None) -> None:
         super().__init__(len(FLOW_NAMES))
         if double not in (None, "best", "mean"):
             raise ValueError(f"double is {double!r}; expected 'best', 'mean' or None")
@@ -334,8 +328,8 @@ def depth_sums(
     target: np.ndarray,
     min_depth: float = 1e-3,
     max_depth: float = float("inf"),
-    crop: Crop | None = None,
-    align: Align | None = None,
+    crop: str | None = None,
+    align: str | None = None,
 ) -> dict[str, float]:
     """The scores of one image (Eigen et al. 2014), metres (H, W); images is 1, or all are 0 where nothing is known.
 
@@ -368,8 +362,8 @@ def depth_compared(
     target: np.ndarray,
     min_depth: float = 1e-3,
     max_depth: float = float("inf"),
-    crop: Crop | None = None,
-    align: Align | None = None,
+    crop: str | None = None,
+    align: str | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """
     What of a depth map is scored.
@@ -413,7 +407,7 @@ def depth_compared(
     return known, np.clip(guess, min_depth, max_depth)
 
 
-def _crop(name: Crop, height: int, width: int) -> tuple[slice, slice]:
+def _crop(name: str, height: int, width: int) -> tuple[slice, slice]:
     if name == "eigen":
         return slice(45 * height // 480, 471 * height // 480), slice(41 * width // 640, 601 * width // 640)
     if name == "garg":
@@ -435,8 +429,8 @@ class DepthMetric(Metric):
         self,
         min_depth: float = 1e-3,
         max_depth: float = float("inf"),
-        crop: Crop | None = None,
-        align: Align | None = None,
+        crop: str | None = None,
+        align: str | None = None,
     ) -> None:
         super().__init__(len(DEPTH_NAMES))
         if not 0 < min_depth < max_depth:

@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from winwin_hf import hub, inference
 from winwin_hf.data.rows import Task
 from winwin_hf.image_processing_winwin import WinWinImageProcessor
+from winwin_hf.tasks import quiet
 
 BASELINES = ("opencv-dis", "opencv-farneback", "zero")
 ARCHITECTURES: dict[str, Task] = {
@@ -130,6 +131,7 @@ def load(
     architecture = (getattr(config, "architectures", None) or ["none"])[0]
     if architecture not in ARCHITECTURES:
         raise ValueError(f"{name} is a {architecture}; expected one of {', '.join(ARCHITECTURES)}")
-    model = AutoModel.from_pretrained(source, dtype=torch.float32).to(accelerator.device).eval()
+    with quiet():
+        model = AutoModel.from_pretrained(source, dtype=torch.float32).to(accelerator.device).eval()
     processor = AutoImageProcessor.from_pretrained(source)
     return Network(model, processor, accelerator, ARCHITECTURES[architecture], Path(name).name, tile, overlap)

@@ -67,7 +67,7 @@ def load(name: str, task: str, device: str = "auto") -> Predictor:
     start = time.perf_counter()
     target = _device(device)
     source = hub.resolve(name)
-    with _quiet():
+    with quiet():
         try:
             config = AutoConfig.from_pretrained(source)
         except (OSError, ValueError) as error:
@@ -234,7 +234,7 @@ def _device(name: str) -> torch.device:
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def quiet() -> Any:
     """transformers without its progress bar for loading weights: a bar that is over at once tells nobody anything."""
     from transformers.utils import logging
 

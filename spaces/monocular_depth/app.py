@@ -21,10 +21,10 @@ def read(path: str, steps: float = 1000.0) -> np.ndarray:
     """Depth in metres (H, W) of a 16-bit .png (`steps` per metre, 0 is unknown), or a .pfm or .npy file of metres."""
     suffix = Path(path).suffix.lower()
     if suffix == ".npy":
-        return np.load(path, allow_pickle=False)
+        return formats.read_npy(path)
     if suffix not in SUFFIXES:
         raise ValueError(f"{Path(path).name}: expected one of {', '.join(SUFFIXES)}")
-    return formats.decode_depth(path, f"png:{steps:g}" if suffix == ".png" else "pfm")
+    return formats.read_depth_png(path, steps) if suffix == ".png" else formats.read_pfm(path)
 
 
 def score(

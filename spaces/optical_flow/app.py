@@ -22,7 +22,7 @@ def read(path: str) -> np.ndarray:
     """Flow of a .flo, .flo5, .pfm (FlyingThings3D), .png (KITTI) or .npy file, (H, W, 2), or (2, H, W) if a .npy is so."""
     suffix = Path(path).suffix.lower()
     if suffix == ".npy":
-        return np.load(path, allow_pickle=False)
+        return formats.read_npy(path)
     if suffix not in FORMATS:
         raise ValueError(f"{Path(path).name}: expected one of {', '.join(SUFFIXES)}")
     return formats.decode_flow(path, FORMATS[suffix])

@@ -22,7 +22,7 @@ def read(path: str) -> np.ndarray:
     """Class ids (H, W) of a .png (grey, or the indices of a palette) or .npy file."""
     suffix = Path(path).suffix.lower()
     if suffix == ".npy":
-        return np.load(path, allow_pickle=False)
+        return formats.read_npy(path)
     if suffix not in SUFFIXES:
         raise ValueError(f"{Path(path).name}: expected one of {', '.join(SUFFIXES)}")
     return formats.read_labels(path)

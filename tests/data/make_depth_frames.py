@@ -88,7 +88,7 @@ def nyu_labelled(root: Path) -> None:
     """MATLAB 7.3: HDF5 behind a header of 512 bytes, axes in reverse. rawDepths has the holes that depths has filled."""
     images, depths = zip(*(scene("nyu", f"labelled {n}") for n in range(NYU_FRAMES)), strict=True)
     holes = np.nan_to_num(np.stack(depths)).astype(np.float32).transpose(0, 2, 1)
-    filled = np.where(holes == 0, holes[:, 4:5, 4:5], holes)
+    filled = np.where(holes == 0, np.stack(images)[..., 0].transpose(0, 2, 1) / np.float32(LEVELS["nyu"]), holes)
     path = folder(root / "nyu_depth_v2_labeled.mat")
     with h5py.File(path, "w", userblock_size=512) as file:
         arrays = {"images": np.stack(images).transpose(0, 3, 2, 1), "depths": filled, "rawDepths": holes}

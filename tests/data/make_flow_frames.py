@@ -66,7 +66,8 @@ def outside(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Pixels (H, W) that leave the picture at the sides, and at its top or bottom."""
     height, width = flow.shape[:2]
     x, y = np.moveaxis(pixels((height, width))[..., :2] + flow, -1, 0)
-    return (x < 0) | (x > width - 1), (y < 0) | (y > height - 1)
+    edge = 0.01  # so that a point just on it is inside, rounding or not
+    return (x < -edge) | (x > width - 1 + edge), (y < -edge) | (y > height - 1 + edge)
 
 
 def picture(seed: str, view: np.ndarray, size: tuple[int, int] = SIZE) -> np.ndarray:
@@ -277,33 +278,30 @@ def middlebury(root: Path = HERE / "Middlebury-flow") -> None:
 
 
 def spring(root: Path = HERE / "Spring") -> None:
-    """0001 is whole; of 0002 only what an archive of the left camera and of forward flow has."""
     size = (16, 32)
     for motion, (scene, count) in enumerate({"train/0001": 3, "train/0002": 2, "test/0003": 2}.items()):
-        folder, whole = root / scene, scene != "train/0002"
+        folder = root / scene
         lefts = views(motion % 2, count)
         cameras = {"left": lefts, "right": [right_of(view) for view in lefts]}
         for camera, frames in cameras.items():
-            if camera == "right" and not whole:
-                continue
             for number, view in enumerate(frames, 1):
-                write_image(folder / f"frame_{camera}" / f"frame_{camera}_{number:04d}.png", picture(scene, view, size))
+                name = f"frame_{camera}"
+                write_image(folder / name / f"{name}_{number:04d}.png", picture(scene, view, size))
                 if scene.startswith("test"):
                     continue
                 for direction, step in (("FW", 1), ("BW", -1)):
-                    if 1 <= number + step <= count and (whole or direction == "FW"):
+                    if 1 <= number + step <= count:
                         other = frames[number + step - 1]
                         _spring_truth(folder, f"flow_{direction}_{camera}", number, view, other, size)
-                if whole:
-                    other = cameras["right" if camera == "left" else "left"][number - 1]
-                    _spring_truth(folder, f"disp1_{camera}", number, view, other, size)
+                other = cameras["right" if camera == "left" else "left"][number - 1]
+                _spring_truth(folder, f"disp1_{camera}", number, view, other, size)
 
 
 def _spring_truth(
     folder: Path, kind: str, number: int, one: np.ndarray, other: np.ndarray, size: tuple[int, int]
 ) -> None:
     """Vectors in pixels of the frames, at twice their size, and the map of unmatched pixels at their size."""
-    flow = np.round(flow_between(one, other, size, double=True) * 256) / 256  # shorter numbers, smaller files
+    flow = np.round(flow_between(one, other, size, double=True) * 128) / 128  # shorter numbers, smaller files
     stem = f"{kind}_{number:04d}"
     if kind.startswith("disp1"):
         write_hdf5(folder / kind / f"{stem}.dsp5", "disparity", np.abs(flow[..., 0]))

@@ -122,7 +122,7 @@ class Report:
                 more = f", {len(shares) - shown} more" if len(shares) > shown else ""
                 yield f"classes of {split.name}:{split.split}: {text}{more}", "dim"
         for key, reason in self.absent.items():
-            yield f"not here: {key} ({reason})", "dim"
+            yield f"not here: {key} ({reason.partition(': ')[0]})", "dim"
 
 
 def _cells(split: SplitReport) -> list[str]:
@@ -220,7 +220,7 @@ def _find(
             absent[f"{entry.name}:{split}"] = str(error)
     if not hits:
         raise errors[0]
-    return hits, absent
+    return hits if splits else _without_union(hits), absent
 
 
 def discover(root: Path, splits: Sequence[str] | None = None) -> tuple[Hits, dict[str, str]]:
@@ -244,12 +244,19 @@ def discover(root: Path, splits: Sequence[str] | None = None) -> tuple[Hits, dic
     for hits in ([hit for hit in specific if hit[2].rows], [hit for hit in generic if hit[2].rows], specific, generic):
         if hits:
             names = {entry.name for entry, _, _ in hits}
-            return hits, {key: reason for key, reason in absent.items() if key.partition(":")[0] in names}
+            absent = {key: reason for key, reason in absent.items() if key.partition(":")[0] in names}
+            return hits if splits else _without_union(hits), absent
     wanted = f" with a split {' or '.join(splits)}" if splits else ""
     raise FileNotFoundError(
         f"{root}: holds none of the {len(catalog.SETS)} data sets that the package knows{wanted}, in the layout that they unpack in; "
         "give the set's name to see what was expected"
     )
+
+
+def _without_union(hits: Hits) -> Hits:
+    """Without each split "all" that is the others together: nothing is decoded twice."""
+    others = {entry.name for entry, split, found in hits if split != "all" and found.rows}
+    return [hit for hit in hits if hit[1] != "all" or hit[0].name not in others]
 
 
 def check_split(

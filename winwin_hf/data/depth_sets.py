@@ -21,6 +21,7 @@ import h5py
 from scipy.io import loadmat
 
 from winwin_hf.data.catalog_entry import DataSet
+from winwin_hf.data.files import decoding
 from winwin_hf.data.folders import IMAGE_SUFFIXES, Files, Origin, existing, folders, name_below, pairs
 from winwin_hf.data.rows import Found, cell
 
@@ -94,24 +95,16 @@ def nyuv2(root: Path, split: str) -> Found:
 
 
 def _nyu_labelled(mat: Path, split: str) -> Found:
-    try:
-        with h5py.File(mat, "r") as file:
-            count = int(file["images"].shape[0])  # MATLAB's last axis
-    except (OSError, KeyError) as error:
-        raise ValueError(
-            f"{mat}: not NYU's labelled set, a MATLAB 7.3 file with images and depths ({error})"
-        ) from error
+    with decoding(mat, "MATLAB 7.3 file with images and depths"), h5py.File(mat, "r") as file:
+        count = int(file["images"].shape[0])  # MATLAB's last axis
     numbers = list(range(count))
     if split != "all":
         splits, name = mat.parent / "splits.mat", f"{split}Ndxs"
-        try:
+        with decoding(splits, f"MATLAB 5 file with {name}"):
             numbers = sorted(int(number) - 1 for number in loadmat(splits)[name].ravel())
-        except (ValueError, KeyError, NotImplementedError) as error:
-            raise ValueError(f"{splits}: expected a MATLAB 5 file with {name} ({error})") from error
         if numbers and not (numbers[0] >= 0 and numbers[-1] < count):
-            raise ValueError(
-                f"{splits}: {name} goes from {numbers[0] + 1} to {numbers[-1] + 1}, but {mat} has {count} frames"
-            )
+            found = f"{name} goes from {numbers[0] + 1} to {numbers[-1] + 1}"
+            raise ValueError(f"{splits}: {found}, but {mat} has {count} frames")
     return Found([_row(f"{n:05d}", f"{mat}::{n}", f"{mat}::{n}", "nyu-mat") for n in numbers])
 
 
@@ -439,7 +432,10 @@ def middlebury_depth(root: Path, split: str = "all") -> Found:
             return Found(missing=[str(disparity)])
         return Found([_row("motorcycle", sample, disparity, _from_disparity("npz", *MOTORCYCLE))])
     files = [
-        path for deeper in ("", "*/", "*/*/") for name in ("im0.png", "disp0*.pfm") for path in root.glob(deeper + name)
+        path
+        for deeper in ("", "*/", "*/*/", "*/*/*/")
+        for name in ("im0.png", "disp0*.pfm")
+        for path in root.glob(deeper + name)
     ]
     if not files:
         raise MIDDLEBURY.absent(root, root / "*" / "im0.png")

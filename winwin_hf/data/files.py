@@ -61,7 +61,7 @@ def content_of(source: Source) -> bytes:
 def read_values(file: BinaryIO, name: str, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
     """The next values of the file, as an array that owns them. The caller has checked that the file is long enough."""
     values = np.empty(shape, dtype)
-    flat = memoryview(values.reshape(-1).view(np.uint8))
+    flat = values.reshape(-1).view(np.uint8).data
     done = 0
     while done < len(flat):
         got = file.readinto(flat[done:])  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +54,7 @@ from winwin_hf.data.image_formats import (
     read_kitti_disparity,
     read_kitti_flow,
     read_labels,
+    read_mask,
     save_image,
     write_depth_png,
     write_kitti_disparity,
@@ -83,6 +85,7 @@ __all__ = [
     "read_kitti_disparity",
     "read_kitti_flow",
     "read_labels",
+    "read_mask",
     "read_npy",
     "read_npz",
     "read_nyu_depth",
@@ -170,7 +173,6 @@ def decode_flow(source: Source, flow_format: str) -> np.ndarray:
             flow = flow[..., :2]
         if flow.ndim != 3 or flow.shape[2] != 2 or flow.dtype.kind != "f":
             raise ValueError(f"{name_of(source)}: flow is (H, W, 2), this file has {flow.dtype} of shape {flow.shape}.")
-        flow = np.array(flow, np.float32, order="C")
     elif kind in DISPARITIES and parameter in ("", "right"):
         disparity = _disparity(source, kind)
         flow = np.zeros((*disparity.shape, 2), np.float32)
@@ -178,7 +180,8 @@ def decode_flow(source: Source, flow_format: str) -> np.ndarray:
     else:
         known = [*FLOWS, *(f"{name}[:right]" for name in DISPARITIES)]
         raise ValueError(f"{name_of(source)}: unknown flow format {flow_format!r}; known are {', '.join(known)}.")
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
+        flow = np.ascontiguousarray(flow, np.float32)
         flow[~(np.abs(flow) <= FLO_LIMIT).all(axis=2)] = np.nan
     return flow
 
@@ -223,7 +226,7 @@ def decode_depth(source: Source, depth_format: str) -> np.ndarray:
     if depth.ndim != 2:
         raise ValueError(f"{name_of(source)}: depth is (H, W), this file has {depth.dtype} of shape {depth.shape}.")
     with np.errstate(invalid="ignore", over="ignore"):
-        depth = np.array(depth, np.float32, order="C")
+        depth = np.ascontiguousarray(depth, np.float32)
         depth[~(np.isfinite(depth) & (depth > 0))] = np.nan
     return depth
 
@@ -274,9 +277,9 @@ def decode_mask(source: Source, mask_format: str) -> np.ndarray:
     """
     kind, _, parameter = mask_format.partition(":")
     if mask_format == "png":
-        return (read_image(source) > 0).any(axis=2)
+        return read_mask(source)
     if kind == "visible-png" and parameter.isdecimal():
-        return read_labels(source) == int(parameter)
+        return np.asarray(read_labels(source) == int(parameter))
     if mask_format == "kitti-noc":
         return np.isnan(read_kitti_flow(source)[..., 0])
     if mask_format == "kitti-disparity-noc":
@@ -304,12 +307,15 @@ def _disparity(source: Source, kind: str) -> np.ndarray:
 
 
 def _camvid_ids(image: np.ndarray) -> np.ndarray:
-    """All of CamVid's colours are multiples of 64: two bits a channel make an index into 64 colours."""
+    """All of CamVid's colours are multiples of 64: two bits a channel make an index into 64 possible ones."""
     classes = np.full(64, IGNORED, np.uint8)
     for number, colours in enumerate(CAMVID_COLOURS):
-        for red, green, blue in colours:
-            classes[red >> 2 | green >> 4 | blue >> 6] = number
-    red, green, blue = (image[..., channel] for channel in range(3))
-    ids = classes[red >> 2 & 48 | green >> 4 & 12 | blue >> 6]
+        for colour in colours:
+            classes[_two_bits(*colour)] = number
+    ids = classes[_two_bits(image[..., 0], image[..., 1], image[..., 2])]
     ids[(image & 63).any(axis=2)] = IGNORED
     return ids
+
+
+def _two_bits(red: Any, green: Any, blue: Any) -> Any:
+    return (red >> 2 & 48) | (green >> 4 & 12) | blue >> 6

@@ -55,17 +55,16 @@ def read_hdf5(source: Source, dataset: str, dimensions: int, kinds: str = "f", e
             archive = h5py.File(file, "r")
         with archive:
             with decoding(source, "HDF5 file"):
-                found, names = archive.get(dataset, getlink=True), list(itertools.islice(archive, 20))
-                item = archive[dataset] if isinstance(found, h5py.HardLink) else None
-                plain = isinstance(item, h5py.Dataset) and not item.is_virtual and not item.external
-            if not plain:
+                item = _own_dataset(archive, dataset)
+                names = [] if item is not None else [str(key) for key in itertools.islice(archive, 20)]
+            if item is None:
                 raise ValueError(
                     f"{name}: no data set {dataset!r} of its own; it holds {', '.join(names) or 'nothing'}."
                 )
             with decoding(source, "HDF5 file"):
-                shape, dtype, chunks = item.shape or (), item.dtype, item.chunks
+                shape: tuple[int, ...] = item.shape or ()
+                dtype, chunks, stored = item.dtype, item.chunks, item.id.get_storage_size()
                 usual = item.id.get_type().equal(h5py.h5t.py_create(dtype))
-                stored = item.id.get_storage_size()
                 properties = item.id.get_create_plist()
                 filters = [properties.get_filter(i)[0] for i in range(properties.get_nfilters())]
             wanted = shape if entry is None else shape[1:]
@@ -87,6 +86,16 @@ def read_hdf5(source: Source, dataset: str, dimensions: int, kinds: str = "f", e
                 return _read_chunks(source, item, filters, first, last).reshape(wanted)
             with decoding(source, "HDF5 file"):
                 return np.asarray(item[()] if entry is None else item[entry])
+
+
+def _own_dataset(archive: h5py.File, path: str) -> h5py.Dataset | None:
+    """The data set, unless it or a part of it is in another file: a data set mustn't make us open what it names."""
+    item: h5py.File | h5py.Group | h5py.Dataset = archive
+    for part in path.strip("/").split("/"):
+        if not isinstance(item, h5py.Group) or not isinstance(item.get(part, getlink=True), h5py.HardLink):
+            return None
+        item = item[part]
+    return item if isinstance(item, h5py.Dataset) and not item.is_virtual and not item.external else None
 
 
 def _read_chunks(source: Source, item: h5py.Dataset, filters: list[int], first: int, last: int) -> np.ndarray:

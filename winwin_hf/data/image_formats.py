@@ -84,18 +84,33 @@ def read_labels(source: Source) -> np.ndarray:
 
     Raises: ValueError for a picture of several channels.
     """
+    ids, mode = _read_samples(source)
+    if ids.ndim != 2 or ids.dtype.kind == "f":
+        raise ValueError(f"{name_of(source)}: labels are one integer a pixel, this picture has the channels {mode!r}.")
+    return ids if ids.dtype == np.uint8 else ids.astype(np.int32)
+
+
+def read_mask(source: Source) -> np.ndarray:
+    """A picture -> bool (H, W): where a sample other than alpha isn't zero. Of a palette picture, where the index isn't."""
+    samples, mode = _read_samples(source)
+    if samples.ndim == 2:
+        return samples != 0
+    return (samples[..., : len(mode.rstrip("AaXx"))] != 0).any(axis=2)
+
+
+def _read_samples(source: Source) -> tuple[np.ndarray, str]:
+    """A picture's samples as they are stored, (H, W) or (H, W, channels), turned as its EXIF says; and Pillow's mode."""
     with opened(source) as (file, size):
         header = _png_header(name_of(source), file.read(33), size)
         file.seek(0)
-        with decoding(source, "label image"), Image.open(file) as opened_image:
-            image = ImageOps.exif_transpose(opened_image)
-            mode, ids = image.mode, np.array(image)
-    if mode == "1" or (mode == "L" and header is not None and header[2] < 8):
-        # Pillow stretches grey of 1, 2 and 4 bits to the full range: brightness, which ids aren't
-        ids = ids.astype(np.uint8) // (1 if mode == "1" else 255 // (2 ** header[2] - 1 if header else 1))
-    if ids.ndim != 2 or mode not in ("1", "L", "P", "I", "I;16", "I;16L", "I;16B"):
-        raise ValueError(f"{name_of(source)}: labels are one id a pixel, this picture has the channels {mode!r}.")
-    return ids if ids.dtype == np.uint8 else ids.astype(np.int32)
+        with decoding(source, "image"), Image.open(file) as stored:
+            image = ImageOps.exif_transpose(stored)
+            mode, samples = image.mode, np.array(image)
+    if mode == "1":
+        samples = samples.astype(np.uint8)
+    elif mode == "L" and header is not None and header[2] < 8:  # Pillow stretches grey of 2 and 4 bits to 255
+        samples //= 255 // (2 ** header[2] - 1)
+    return samples, mode
 
 
 def write_labels(path: PathLike, ids: Any, palette: Sequence[Sequence[int]] | None = None) -> None:

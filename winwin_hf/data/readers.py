@@ -111,6 +111,8 @@ class FlowReader:
                     same_size(image1, flow, "flow")
             occluded = target_of(example, "occluded", None, formats.decode_mask, name)
             if occluded is not None and flow is not None and occluded.shape != flow.shape[:2]:
+                if occluded.shape == image1.shape[:2]:  # of the image, where the flow is twice as large (Spring's maps)
+                    occluded = occluded.repeat(2, axis=0).repeat(2, axis=1)
                 same_size(flow, occluded, "mask of occluded pixels")
             return FlowFrames(image1, image2, flow, occluded)
 

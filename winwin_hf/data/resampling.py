@@ -174,7 +174,7 @@ def _interpolate(flow: np.ndarray, placement: Placement, box: Box) -> np.ndarray
     pairs = flow.view(np.complex64)[..., 0]  # (u, v) as one number: only to gather several times as quickly
     x, y = coordinates(placement.matrix, box)
     x, y = np.clip(x, 0, width - 1), np.clip(y, 0, height - 1)
-    x0, y0 = (np.minimum(np.floor(v), max(n - 2, 0)).astype(np.intp) for v, n in ((x, width), (y, height)))
+    x0, y0 = np.floor(x).astype(np.intp), np.floor(y).astype(np.intp)
     x1, y1 = np.minimum(x0 + 1, width - 1), np.minimum(y0 + 1, height - 1)
     neighbours = (pairs[rows, columns] for rows in (y0, y1) for columns in (x0, x1))
     a, b, c, d = (neighbour.view(np.float32) for neighbour in neighbours)  # (h, 2 w)
@@ -182,7 +182,8 @@ def _interpolate(flow: np.ndarray, placement: Placement, box: Box) -> np.ndarray
     down = down[:, :1] if y.shape[1] == 1 else down
     with np.errstate(invalid="ignore"):  # NaN fails the comparison, as it should
         spread = np.maximum(np.maximum(a, b), np.maximum(c, d)) - np.minimum(np.minimum(a, b), np.minimum(c, d))
-        blend = (a * (1 - right) + b * right) * (1 - down) + (c * (1 - right) + d * right) * down
+        upper, lower = a + (b - a) * right, c + (d - c) * right
+        blend = upper + (lower - upper) * down
     smooth = spread <= ONE_MOTION
     values = np.where(smooth[:, ::2] & smooth[:, 1::2], blend.view(np.complex64), nearest(pairs, placement, box))
     return values.view(np.float32).reshape(box[2], box[3], 2)
