@@ -38,7 +38,7 @@ def test_names_are_unique():
 def test_unknown_name_gets_the_nearest():
     with pytest.raises(ValueError, match=r"unknown data set 'sintel': did you mean .*sintel-clean"):
         catalog.entry_of("sintel")
-    with pytest.raises(ValueError, match="expected one of .*ade20k, .*camvid"):
+    with pytest.raises(ValueError, match=r"expected one of .*ade20k, .*camvid"):
         catalog.entry_of("qqqq")
 
 
@@ -69,7 +69,9 @@ def test_options_reach_the_sets_own_function(tmp_path):
 def test_missing_files_stop_or_are_left_out(tmp_path):
     root = shutil.copytree(CAMVID, tmp_path / "CamVid")
     (root / "trainannot" / "0001TP_000060.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"trainannot/0001TP_000060\.png is missing: 2 examples of camvid.*data check"):
+    with pytest.raises(
+        FileNotFoundError, match=r"trainannot/0001TP_000060\.png is missing: 2 examples of camvid.*data check"
+    ):
         catalog.load("camvid", root, "train")
     assert len(catalog.load("camvid", root, "train", skip_missing=True)) == 2
     assert catalog.find("camvid", root, "train").missing == [str(root / "trainannot" / "0001TP_000060.png")]

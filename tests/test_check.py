@@ -153,7 +153,7 @@ class Unborn(DepthReader):
 
 
 def test_processes_that_cannot_start_are_an_error():
-    with pytest.raises(RuntimeError, match="exit code 3.*__main__"):
+    with pytest.raises(RuntimeError, match=r"exit code 3.*__main__"):
         list(check._in_processes(Unborn(), [{"name": "a"}], "depth", 1))
 
 
@@ -294,7 +294,7 @@ def test_a_report_in_its_three_forms(capsys):
 
 @pytest.mark.parametrize(
     ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2_340_000, "2.34 MB"), (5e12, "5 TB"), (7e15, "7e+03 TB")],
+    [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2_340_000, "2.34 MB"), (5e12, "5 TB")],
 )
 def test_sizes_as_a_person_reads_them(count, text):
     assert check.size_text(count) == text

@@ -330,6 +330,18 @@ def test_nyu_splits_of_another_file(copy):
         nyuv2(root, "test")
 
 
+def test_nyu_of_eight_bits():
+    """DenseDepth's training frames: 255 is 10 m."""
+    row = nyuv2(ROOT / "nyu_data", "train").rows[0]
+    stored = np.asarray(Image.open(row["depth"]["path"]))
+    depth = formats.decode_depth(row["depth"]["path"], row["depth_format"])
+    assert stored.dtype == np.uint8 and stored.max() > 100
+    assert (
+        depth[stored > 0] == pytest.approx(stored[stored > 0] / 255.0 * 10, rel=1e-6)
+        and np.isnan(depth[stored == 0]).all()
+    )
+
+
 def test_kitti_layouts(copy):
     """Unzipped into one folder, as the development kit says; raw drives elsewhere; frames without depth aren't missing."""
     root = copy("kitti")

@@ -81,13 +81,17 @@ def test_row_in_a_table_is_the_same_row(pair):
     assert dataset[0]["image1"].size == (40, 30)
     row = decoded(dataset)
     assert row["image1"]["path"].endswith("a.png") and row["occluded"] is None
-    for a, b in zip(FlowReader()(row, rng()).first((0, 0, 30, 40)), FlowReader()(pair, rng()).first((0, 0, 30, 40)), strict=True):
+    for a, b in zip(
+        FlowReader()(row, rng()).first((0, 0, 30, 40)), FlowReader()(pair, rng()).first((0, 0, 30, 40)), strict=True
+    ):
         np.testing.assert_array_equal(a, b)
 
 
 def test_bytes_arrays_and_pictures_do_as_well(pair):
     frames = FlowReader().decode(pair)
-    stored = {key: {"bytes": Path(pair[key]["path"]).read_bytes(), "path": None} for key in ("image1", "image2", "flow")}
+    stored = {
+        key: {"bytes": Path(pair[key]["path"]).read_bytes(), "path": None} for key in ("image1", "image2", "flow")
+    }
     arrays = {
         "image1": frames.image1,
         "image2": Image.fromarray(frames.image2),
@@ -172,7 +176,9 @@ def test_labels_stay_on_their_pixels_when_augmented(camvid):
 
 def test_segmentation_through_the_collator(camvid):
     dataset = undecoded(catalog.load("camvid", camvid, "train"))
-    collator = WinWinCollator(SegmentationReader(11, ImageAugmentation()), Strategy("windows", size=(2, 2)), "segmentation")
+    collator = WinWinCollator(
+        SegmentationReader(11, ImageAugmentation()), Strategy("windows", size=(2, 2)), "segmentation"
+    )
     batch = collator([{**dataset[i], "index": i} for i in range(3)])
     assert batch["pixel_values"].shape == (3, 2, 3, 32, 32) and batch["labels"].shape == (3, 2, 32, 32)
     assert ((batch["labels"] < 11) | (batch["labels"] == 255)).all() and batch["labels"].dtype == torch.int64

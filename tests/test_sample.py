@@ -83,7 +83,10 @@ def rough_pair():
     flow[40:80, 30:90] += 25
     flow[generator.random((HEIGHT, WIDTH)) < 0.1] = np.nan
     flow[:, 120:140] = np.nan
-    return frames[0], frames[1], flow, generator.random((HEIGHT, WIDTH)) < 0.3
+    arrays = frames[0], frames[1], flow, generator.random((HEIGHT, WIDTH)) < 0.3
+    for array in arrays:  # a sample must not write into what it was given
+        array.flags.writeable = False
+    return arrays
 
 
 # ---------------------------------------------------------------------------------------------- a box is a crop of the whole
@@ -357,7 +360,6 @@ def test_the_eraser_hides_the_second_frame_only():
             hit[valid] = mask[to_y[valid].astype(int), to_x[valid].astype(int)]
             new = erased.occlusion(frame) & ~plain.occlusion(frame)
             assert (new != (hit & ~plain.occlusion(frame))).mean() < 1e-3 and new.any()
-    assert same(image2, rough_pair()[1]) and erased.image2 is image2
 
 
 def test_what_leaves_the_second_view_is_occluded():

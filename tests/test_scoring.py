@@ -76,7 +76,7 @@ def test_nothing_readable_is_an_error(sintel):
     for path in (sintel / "training" / "flow").rglob("*.flo"):
         path.write_bytes(b"")
     source = open_source("sintel-clean", str(sintel))
-    with pytest.raises(ValueError, match="no frame could be predicted; .*frame"):
+    with pytest.raises(ValueError, match=r"no frame could be predicted; .*frame"):
         score(zero, source, new_metric(source), Accelerator(), skip_broken=True)
 
 
@@ -94,12 +94,14 @@ def test_spring_is_scored_at_its_own_resolution():
     assert frame.target.shape[1] == 2 * frame.image.shape[0] and frame.occluded.shape == frame.target.shape[1:]
     varies = not np.array_equal(frame.target[:, ::2, ::2], frame.target[:, 1::2, 1::2])
     for double in ("mean", "best"):
-        result = score(lambda a, b: frame.target[:, ::2, ::2], source, new_metric(source, double), Accelerator(), length=1)
+        result = score(
+            lambda a, b: frame.target[:, ::2, ::2], source, new_metric(source, double), Accelerator(), length=1
+        )
         assert (result.figures["epe"] == 0) == (double == "best" or not varies)
 
 
 def test_depth_has_its_benchmarks_range_and_crop():
-    source = open_source("kitti-depth-selection", str(DEPTH / "kitti"), "val")
+    source = open_source("kitti-depth", str(DEPTH / "kitti"), "val")
     metric = new_metric(source, align="median")
     assert (metric.max_depth, metric.crop, metric.align) == (80, "garg", "median")
 
@@ -120,7 +122,9 @@ def test_two_processes_give_the_same_figures_to_the_last_digit(tmp_path):
     decoder = {f"decoder_{key}": value for key, value in sizes.items()}
     WinWinForOpticalFlow(WinWinConfig(**sizes, **decoder, head_hidden_size=16)).save_pretrained(tmp_path / "model")
     WinWinImageProcessor().save_pretrained(tmp_path / "model")
-    data = [f"--data={name}={FLOW / folder}" for name, folder in (("sintel-final", "Sintel"), ("kitti-2015", "KITTI-2015"))]
+    data = [
+        f"--data={name}={FLOW / folder}" for name, folder in (("sintel-final", "Sintel"), ("kitti-2015", "KITTI-2015"))
+    ]
     records = []
     for processes in (1, 2):
         output = tmp_path / str(processes)

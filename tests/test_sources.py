@@ -64,10 +64,12 @@ def test_shards_are_the_set_they_were_made_from(tmp_path):
 def hub_folder(tmp_path):
     """A data set such as people put on the Hub: depth as 16-bit PNG, in columns of their own names."""
     depth = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) + 500
+
     def picture(array: np.ndarray) -> dict:
         buffer = io.BytesIO()
         Image.fromarray(array).save(buffer, "PNG")
         return {"bytes": buffer.getvalue(), "path": None}
+
     table = datasets.Dataset.from_dict(
         {
             "rgb": [picture(np.full((48, 64, 3), i, np.uint8)) for i in range(5)],
@@ -83,7 +85,12 @@ def hub_folder(tmp_path):
 @pytest.mark.parametrize("streaming", [True, False])
 def test_columns_of_other_names(hub_folder, streaming):
     folder, depth = hub_folder
-    options = {"task": "depth", "columns": {"image": "rgb", "depth": "depth_map"}, "format": "png:1000", "streaming": streaming}
+    options = {
+        "task": "depth",
+        "columns": {"image": "rgb", "depth": "depth_map"},
+        "format": "png:1000",
+        "streaming": streaming,
+    }
     source = open_source("hub", str(folder), "train", options=options)
     examples = list(source.examples(4, rank=1, world=2))
     assert [e["index"] for e in examples] == [1, 3]
@@ -98,7 +105,9 @@ def test_flow_in_an_array_column(tmp_path):
     formats.save_image(tmp_path / "a.png", image)
     table = datasets.Dataset.from_dict(
         {"image1": [str(tmp_path / "a.png")], "image2": [str(tmp_path / "a.png")], "flow": [flow]},
-        datasets.Features(image1=datasets.Image(), image2=datasets.Image(), flow=datasets.Array3D((2, 20, 30), "float32")),
+        datasets.Features(
+            image1=datasets.Image(), image2=datasets.Image(), flow=datasets.Array3D((2, 20, 30), "float32")
+        ),
     )
     (tmp_path / "set").mkdir()
     table.to_parquet(tmp_path / "set" / "train.parquet")

@@ -75,7 +75,9 @@ def test_length_takes_the_first_examples_only() -> None:
 
 
 def test_reader_of_a_mixture_is_that_of_the_examples_set() -> None:
-    reader = PartReader([lambda example, rng: ("first", example["name"]), lambda example, rng: ("second", example["name"])])
+    reader = PartReader(
+        [lambda example, rng: ("first", example["name"]), lambda example, rng: ("second", example["name"])]
+    )
     mixture = Mixture([Part(source("a", 3)), Part(source("b", 3))], seed=0)
     rng = np.random.default_rng(0)
     for n in range(6):
@@ -131,7 +133,7 @@ def test_two_processes_with_two_workers_read_each_example_once_a_pass(mix: str) 
 def test_streams_too_few_shards_is_an_error_that_says_what_to_do() -> None:
     stream = Streams([Part(source("a", 8, shards=1))], 0, 0, 1)
     loader = DataLoader(stream, 2, collate_fn=same, num_workers=2)
-    with pytest.raises(ValueError, match="a: 1 shards for the 2 loader processes.*Make more shards"):
+    with pytest.raises(ValueError, match=r"a: 1 shards for the 2 loader processes.*Make more shards"):
         next(iter(loader))
 
 

@@ -6,6 +6,7 @@ Notable: no figure in a card is typed; they come from the training's `metrics.js
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ from transformers import AutoModel
 
 from winwin_hf.data.catalog import SETS
 from winwin_hf.recipe import Recipe, dump_recipe, load_recipe
+from winwin_hf.report import UNITS as FIGURES
+from winwin_hf.report import number
 
 
 @dataclass(frozen=True)
@@ -53,21 +56,7 @@ TASKS = {
     "semantic-segmentation": ("image-segmentation", "Semantic segmentation of one image"),
     "depth-estimation": ("depth-estimation", "Metric depth from one image"),
 }
-UNITS = {
-    "epe": "EPE (px)",
-    "1px": "1px (% outliers)",
-    "3px": "3px (% outliers)",
-    "fl": "Fl (%)",
-    "miou": "mIoU (%)",
-    "accuracy": "accuracy (%)",
-    "abs_rel": "AbsRel",
-    "rmse": "RMSE (m)",
-    "silog": "SILog",
-    "delta1": "delta1 (%)",
-    "delta2": "delta2 (%)",
-    "delta3": "delta3 (%)",
-    "loss": "loss",
-}
+UNITS = {**FIGURES, "loss": "loss"}
 
 
 def bundle(run: str | Path, destination: str | Path, limits: str) -> Path:
@@ -96,7 +85,8 @@ def bundle(run: str | Path, destination: str | Path, limits: str) -> Path:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     recipe = load_recipe(run / "model" / "recipe.yaml")
     recipe.output = f"runs/{destination.name}"
-    for chosen in (recipe.data, *recipe.data.sets, *recipe.evaluation.sets):
+    folders: list[Any] = [recipe.data, *recipe.data.sets, *recipe.evaluation.sets]
+    for chosen in folders:
         chosen.path = None  # a folder of the machine it was trained on
     (temporary / "recipe.yaml").write_text(dump_recipe(recipe))
     (temporary / "README.md").write_text(card(destination.name, recipe, lines, parameters, limits))
@@ -117,9 +107,19 @@ def terms_of(recipe: Recipe) -> Terms:
         share = f"{part.weight:g} x " if len(parts) > 1 else ""
         known = DATA.get(part.name)
         entry = SETS.get(part.name)
-        text = known.text if known else f"{entry.source}; terms: {entry.terms}." if entry else "of one's own, or from the Hub."
+        text = (
+            known.text
+            if known
+            else f"{entry.source}; terms: {entry.terms}."
+            if entry
+            else "of one's own, or from the Hub."
+        )
         texts.append(f"{share}{part.name}: {text}")
-    return Terms("\n  - ".join(["several, with the terms of each:" if len(parts) > 1 else "", *texts]).strip(), "other", "as-the-training-data")
+    return Terms(
+        "\n  - ".join(["several, with the terms of each:" if len(parts) > 1 else "", *texts]).strip(),
+        "other",
+        "as-the-training-data",
+    )
 
 
 def card(name: str, recipe: Recipe, metrics: list[dict[str, Any]], parameters: int, limits: str) -> str:
@@ -137,10 +137,11 @@ def card(name: str, recipe: Recipe, metrics: list[dict[str, Any]], parameters: i
     )
     scores = next(line for line in reversed(metrics) if any(isinstance(v, dict) for v in line.values()))
     sets = {key: value for key, value in scores.items() if isinstance(value, dict)}
-    keys = [key for key in next(iter(sets.values())) if key in UNITS]
+    known = [key for key in next(iter(sets.values())) if key in UNITS]
+    keys = [key for key in known if any(s.get(key) is not None and math.isfinite(s[key]) for s in sets.values())]
     rows = [
         f"| {label} | {' x '.join(map(str, s['size'])) if 'size' in s else 'windows, as in training'} | {s['images']} | "
-        + " | ".join(f"{s[k]:.2f}" for k in keys)
+        + " | ".join(number(s.get(k)) for k in keys)
         + " |"
         for label, s in sets.items()
     ]

@@ -213,8 +213,9 @@ def evaluate(
     ] = False,
     worst: Annotated[int, typer.Option(min=0, help="Pictures of so many of the worst images of each set.")] = 5,
     double: Annotated[
-        str, typer.Option(help="Flow truth of twice the resolution (Spring): mean of the four values, or best of them.")
-    ] = "mean",
+        str,
+        typer.Option(help="Flow truth of twice the resolution (Spring): best of the four values, as there, or mean."),
+    ] = "best",
     align: Annotated[
         str | None, typer.Option(help="Depth: fit each prediction to the truth first, by median or least-squares.")
     ] = None,

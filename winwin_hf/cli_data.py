@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Annotated
@@ -60,12 +59,10 @@ def data_check(
     from winwin_hf.data.formats import write_atomic
 
     report = check(folder, name, split, workers=workers, decode=not quick, progress=True)
-    Console(width=max(Console().width, 120)).print(report.table())
-    for line in report.lines():
-        typer.echo(line)
+    Console(width=max(Console().width, 120)).print(report)
     if output is not None:
         with write_atomic(output) as temporary:
-            temporary.write_text(json.dumps(report.json(), indent=2) + "\n")
+            temporary.write_text(report.json() + "\n")
     if not report.ok:
         raise typer.Exit(1)
 
@@ -99,7 +96,7 @@ def data_shards(
         catalog.load(name, path, split, skip_missing=skip_broken),
         output,
         task=entry.task,
-        format=format,
+        format=format,  # type: ignore[arg-type]  # checked above
         shard_size=int(match[1]) * SIZES[match[2]],
         name=name,
         split=split,

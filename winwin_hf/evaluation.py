@@ -191,7 +191,7 @@ class Settings:
     skip_broken: bool = False
     worst: int = 5
     submission: bool = False
-    double: Literal["mean", "best"] = "mean"
+    double: Literal["mean", "best"] = "best"
     align: Literal["median", "least-squares"] | None = None
     precision: Literal["no", "bf16", "fp16"] = "no"
     cpu: bool = False

@@ -102,7 +102,7 @@ class Baseline:
 
 
 def _dis(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(first, second, None)
+    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(first, second, np.empty((*first.shape, 2), np.float32))
 
 
 def _farneback(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Scoring a predictor on whole frames: the one loop behind `winwin evaluate` and a training's own evaluation.
 
 Notable:
-- every process takes every n-th frame; the per-image sums of all frames are gathered and added in the frames' order, so the
+- every process takes every n-th frame; the per-image sums of all frames are gathered and added with one rounding, so the
   figures are the same to the last digit with any number of processes.
 - a frame that can't be read ends the scoring with its name, or with `skip_broken` is left out, counted and named.
 - frames without ground truth are predicted (for a benchmark's submission) and not scored.
@@ -23,7 +23,7 @@ from tqdm import tqdm
 from winwin_hf.data.readers import DepthReader, FlowReader, SegmentationReader
 from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.sources import Source
-from winwin_hf.metrics import DepthMetric, FlowMetric, SegmentationMetric
+from winwin_hf.metrics import DepthMetric, FlowMetric, SegmentationMetric, sum_rows
 
 Metric = FlowMetric | SegmentationMetric | DepthMetric
 # The figure of one image by which it is better or worse than another, and whether less is better.
@@ -74,8 +74,9 @@ class Result:
         return float(np.median([image.seconds for image in self.images])) if self.images else float("nan")
 
 
-def new_metric(source: Source, double: str = "mean", align: str | None = None) -> Metric:
-    """The metric of a source's task, empty. double: of flow, see FlowMetric. align: of depth, see DepthMetric."""
+def new_metric(source: Source, double: str = "best", align: str | None = None) -> Metric:
+    """The metric of a source's task, empty. double: of flow, see FlowMetric ("best" is how Spring's benchmark scores). align: of
+    depth, see DepthMetric."""
     entry = source.entry
     if source.task == "flow":
         return FlowMetric(double=double)
@@ -166,7 +167,7 @@ def score(
     if not images:
         raise ValueError(f"{source.name}: no frame could be predicted" + (f"; {broken[0][2]}" if broken else ""))
     rows = [image.row for image in images if image.row is not None]
-    state = np.sum(np.stack(rows), axis=0) if rows else metric.state
+    state = sum_rows(rows) if rows else metric.state
     chosen = sorted(ranking, reverse=True)[:keep_worst]
     mine = {item[:2]: item[2:] for item in worst}
     return Result(

@@ -74,12 +74,14 @@ def write(folder: Path, set_name: str, task: Task, name: str, prediction: np.nda
         formats.write_labels(path, ids)
     else:
         flow = prediction.transpose(1, 2, 0)
+        # from the left view to the right one things move left, from the right view to the left one right
+        disparity = np.maximum(flow[..., 0] if "right" in path.stem else -flow[..., 0], 0)
         if path.suffix == ".flo5":
             formats.write_flo5(path, flow)
         elif path.suffix == ".dsp5":
-            formats.write_dsp5(path, np.maximum(-flow[..., 0], 0))
+            formats.write_dsp5(path, disparity)
         elif path.suffix == ".png" and "disp" in path.parent.name:
-            formats.write_kitti_disparity(path, np.maximum(-flow[..., 0], 0))
+            formats.write_kitti_disparity(path, disparity)
         elif path.suffix == ".png":
             formats.write_kitti_flow(path, flow)
         else:

@@ -313,6 +313,7 @@ def train(
 
     say = accelerator.print
     loader = make_loader(recipe, accelerator.process_index, accelerator.num_processes, step, patch_size, parts)
+    collator: Any = loader.collate_fn
     batches = iter(loader)
     accelerator.init_trackers("winwin")
     log = Log(accelerator, folder, step)
@@ -366,7 +367,7 @@ def train(
             rate = per_step * len(losses) / elapsed
             figures = {"loss": mean, "norm": float(norm), "rate": rate, "wait": waited / elapsed, "gb": peak_memory()}
             if recipe.data.skip_broken:  # so far, of this process since it began
-                figures["broken"] = loader.collate_fn.broken
+                figures["broken"] = collator.broken
             log(step, {**figures, "lr": rate_now})
             bar.set_postfix_str(f"loss {mean:.3f}{score}, {rate:.1f} images/s, {figures['gb']:.1f} GB")
             losses, since, waited = [], time.perf_counter(), 0.0

@@ -36,14 +36,17 @@ def score(prediction_file: str, reference_file: str, double: str = "best") -> tu
     scores = metric.compute(predictions=[prediction], references=[reference])
     error = metrics.flow_errors(prediction, reference, double)
     known = np.isfinite(error)
-    length = np.hypot(*np.where(np.abs(reference) < metrics.UNKNOWN_FLOW, reference, 0))
+    length = np.hypot(*reference[:, (np.abs(reference) < metrics.UNKNOWN_FLOW).all(axis=0)])
     top, motion = (float(np.percentile(values, 99)) or 1.0 if values.size else 1.0 for values in (error[known], length))
     pictures = [
         (f"true flow (full colour: {motion:.1f} px)", visualization.flow_to_image(reference, motion)),
         ("predicted flow", visualization.flow_to_image(prediction, motion)),
         (f"error: 0 px (pale) to {top:.2f} px and more (dark)", visualization.depth_to_image(error, 0, top)),
     ]
-    return [[name, f"{value:.4f}"] for name, value in scores.items()], visualization.panel(pictures)
+    rows = [
+        [name, f"{value:.4f}"] for name, value in scores.items() if np.isfinite(value) or not name.startswith("epe_")
+    ]
+    return rows, visualization.panel(pictures)
 
 
 def answer(prediction_file: str | None, reference_file: str | None, double: str) -> tuple[list[list[Any]], np.ndarray]:

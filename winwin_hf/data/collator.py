@@ -85,7 +85,9 @@ class WinWinCollator:
     seed: int = 0
     second: SecondStrategy | None = None
     skip_broken: bool = False
-    _broken: torch.Tensor = field(default_factory=lambda: torch.zeros(MOST_WORKERS, dtype=torch.int64).share_memory_(), init=False, repr=False)
+    _broken: torch.Tensor = field(
+        default_factory=lambda: torch.zeros(MOST_WORKERS, dtype=torch.int64).share_memory_(), init=False, repr=False
+    )
     _stream: np.random.Generator | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:

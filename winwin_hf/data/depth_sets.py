@@ -67,30 +67,42 @@ def nyuv2(root: Path, split: str) -> Found:
     """
     NYU.check(split, NYU_SPLITS)
     mat = root if root.suffix == ".mat" else root / NYU_MAT
-    official = [] if split == "sync" else ["train", "test"] if split == "all" else [split]
-    if mat.is_file() and official and (split == "all" or (mat.parent / "splits.mat").is_file()):
+    if mat.is_file() and (split == "all" or (split != "sync" and (mat.parent / "splits.mat").is_file())):
         return _nyu_labelled(mat, split)
+    parts = ["train", "test"] if split == "all" else [split]
+    found = _nyu_extracted(root, parts) or _nyu_packed(root, parts)
+    if found is not None:
+        return found
+    if split == "sync":
+        raise NYU.absent(root, root / "sync")
+    if mat.is_file():
+        problem = f'is missing: it says which frames of {mat.name} are of split {split!r} (split "all" needs none)'
+        raise NYU.absent(mat.parent, mat.parent / "splits.mat", problem)
+    raise NYU.absent(root, mat)
+
+
+def _nyu_extracted(root: Path, parts: list[str]) -> Found | None:
+    """BTS's layout; None where it isn't."""
+    places = [root / ("sync" if part == "sync" else f"official_splits/{part}") for part in parts]
+    if not any(place.is_dir() for place in places):
+        return None
     found = Found()
-    places = ["sync"] if split == "sync" else [f"official_splits/{part}" for part in official]
-    places = [place for place in places if (root / place).is_dir()]
-    for scene in (scene for place in places for scene in folders(root / place)):
+    for scene in (scene for place in places for scene in folders(place)):
         images, depths = Files(scene, PHOTOS, "rgb_"), Files(scene, (".png",), "sync_depth_")
         _add(found, images, depths, "png:1000", f"{scene.name}/")
-    for part in official if not places else []:
-        packed = existing(root, f"data/nyu2_{part}", f"nyu2_{part}", f"nyu_data/data/nyu2_{part}")
-        if packed is None:
-            continue
-        places.append(str(packed))
-        if part == "test":
-            _add(found, Files(packed, ("_colors.png",)), Files(packed, ("_depth.png",)), "png:1000")
-        else:
-            for scene in folders(packed):
-                _add(found, Files(scene, (".jpg",)), Files(scene, (".png",)), "png:25.5", f"{scene.name}/")
-    if not places:
-        if mat.is_file() and official:
-            problem = f'is missing: it says which frames of {mat.name} are of split {split!r} (split "all" needs none)'
-            raise NYU.absent(mat.parent, mat.parent / "splits.mat", problem)
-        raise NYU.absent(root, mat if official else root / "sync")
+    return found
+
+
+def _nyu_packed(root: Path, parts: list[str]) -> Found | None:
+    """DenseDepth's layout; None where it isn't."""
+    places = {part: existing(root, f"data/nyu2_{part}", f"nyu2_{part}", f"nyu_data/data/nyu2_{part}") for part in parts}
+    if not any(places.values()):
+        return None
+    found, train = Found(), places.get("train")
+    for scene in folders(train) if train else []:
+        _add(found, Files(scene, (".jpg",)), Files(scene, (".png",)), "png:25.5", f"{scene.name}/")
+    if test := places.get("test"):
+        _add(found, Files(test, ("_colors.png",)), Files(test, ("_depth.png",)), "png:1000")
     return found
 
 

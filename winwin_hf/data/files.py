@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,7 +81,7 @@ def decoding(source: Source, kind: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        reason = re.sub(r" <_io\..*?>", "", str(error).strip().split("\n")[0]) or type(error).__name__  # Pillow's
         raise ValueError(f"{name_of(source)}: not a readable {kind} ({reason}).") from error
 
 

@@ -7,19 +7,21 @@ Notable:
   but gzip and shuffle, and no larger than what is stored can unpack to.
 - Chunks are unpacked here, not by the HDF5 library: where one unpacks to less than its header claims, the library (2.0.0, too)
   reads beyond its buffer and crashes, and where to more, it allocates that. Here either is an error.
-- The library still parses the rest of the file, in C. In a million files with random damage it never crashed there, but one kind
-  (a local heap whose list of free blocks runs in a circle) makes it hang. Files from people one doesn't trust are better
-  converted in a process of their own.
+- The library still parses the rest of the file, in C. Random damage made it hang in one way, which `_Watched` prevents, and never
+  crash; but crafted files have crashed it before. Those of people one doesn't trust are better converted in a process of
+  their own.
 """
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 import re
+import struct
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -52,11 +54,11 @@ def read_hdf5(source: Source, dataset: str, dimensions: int, kinds: str = "f", e
     name, where = name_of(source), f"{name_of(source)}: its data set {dataset!r}"
     with opened(source) as (file, size):
         with decoding(source, "HDF5 file"):
-            archive = h5py.File(file, "r")
+            archive = h5py.File(_Watched(file), "r")
         with archive:
             with decoding(source, "HDF5 file"):
                 item = _own_dataset(archive, dataset)
-                names = [] if item is not None else [str(key) for key in itertools.islice(archive, 20)]
+                names = [] if item is not None else [repr(key) for key in itertools.islice(archive, 20)]
             if item is None:
                 raise ValueError(
                     f"{name}: no data set {dataset!r} of its own; it holds {', '.join(names) or 'nothing'}."
@@ -86,6 +88,57 @@ def read_hdf5(source: Source, dataset: str, dimensions: int, kinds: str = "f", e
                 return _read_chunks(source, item, filters, first, last).reshape(wanted)
             with decoding(source, "HDF5 file"):
                 return np.asarray(item[()] if entry is None else item[entry])
+
+
+class _Watched(io.RawIOBase):
+    """The file as the HDF5 library reads it.
+
+    A local heap (the names of a group's members) has a list of its free blocks. If that runs in a circle, the library follows it
+    for ever and fills the memory; so the list is followed here first.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.base = file, 0  # addresses count from where HDF5 begins: at 0, 512, 1024, 2048 ...
+        while (start := self._bytes(self.base, 8)) and start != b"\x89HDF\r\n\x1a\n":
+            self.base = max(512, 2 * self.base)
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        start = self.file.tell()
+        count = self.file.readinto(buffer)  # type: ignore[attr-defined]
+        if bytes(buffer[:4]) == b"HEAP":
+            self._follow_free_blocks(start)
+            self.file.seek(start + count)
+        return count
+
+    def _follow_free_blocks(self, start: int) -> None:
+        """The heap: "HEAP", a version, its size, the first free block's offset and the address they count from. A free block: the
+        next one's offset, and its size. 1 ends the list."""
+        header, seen = self._bytes(start + 16, 16), set()
+        if len(header) == 16:
+            free, address = struct.unpack("<QQ", header)
+            while free != 1 and len(link := self._bytes(self.base + address + free, 8)) == 8:
+                if free in seen:
+                    raise ValueError("the free blocks of a heap run in a circle")
+                seen.add(free)
+                free = int.from_bytes(link, "little")
+
+    def _bytes(self, position: int, count: int) -> bytes:
+        if position >= 2**63:
+            return b""
+        self.file.seek(position)
+        return self.file.read(count)
 
 
 def _own_dataset(archive: h5py.File, path: str) -> h5py.Dataset | None:

@@ -20,6 +20,7 @@ Files in the output folder:
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
 import json
@@ -558,7 +559,8 @@ def open_shards(
                 raise ValueError(f"{file}: {extent} bytes; expected {noted['bytes']}, by the {SIDECAR} beside it")
     dataset: Any
     if info["format"] == "parquet":
-        dataset = undecoded(datasets.load_dataset("parquet", data_files=files, split="train", streaming=streaming))
+        exact = [file if "://" in file else glob.escape(file) for file in files]  # `datasets` takes them for patterns
+        dataset = undecoded(datasets.load_dataset("parquet", data_files=exact, split="train", streaming=streaming))
     else:
         columns = datasets.Features(
             {
