@@ -195,10 +195,14 @@ def test_train_and_evaluate_hand_their_arguments_over(here: Path, bundle: Path, 
     monkeypatch.setitem(sys.modules, "winwin_hf.evaluation", evaluation)
     recipe = here / "recipe.yaml"
     recipe.write_text("seed: 0\n")
-    arguments = ["--output", "runs/x", "--resume", "--set", "steps=3", "--set", "data.name=a=b"]
+    arguments = ["--output", "runs/x", "--resume", "--skip-broken", "--set", "steps=3", "--set", "data.name=a=b"]
     assert run("train", "recipe.yaml", *arguments).exit_code == 0
     assert run("evaluate", "winwin-flow", "--recipe", "recipe.yaml", "--set", "steps=3").exit_code == 0
-    expected = {"output": Path("runs/x"), "resume": True, "overrides": ["steps=3", "data.name=a=b"]}
+    expected = {
+        "output": Path("runs/x"),
+        "resume": True,
+        "overrides": ["steps=3", "data.name=a=b", "data.skip_broken=true"],
+    }
     assert calls == [
         (Path("recipe.yaml"), expected),
         (str(bundle / "winwin-flow"), Path("recipe.yaml"), {"overrides": ["steps=3"]}),

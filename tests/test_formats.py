@@ -208,6 +208,7 @@ def test_malformed_numpy_files():
         good + b"\0",
         good.replace(b"(2, 3)", b"(9, 9)"),
         good.replace(b"(2, 3)", b"(2,-3)"),
+        good.replace(b"(2, 3)", b"(" + b"1," * 100 + b"6)"),
         good.replace(b"<f4", b"<c8"),
         good.replace(b"<f4", b"|O8"),
         good.replace(b"\x93NUMPY\x01", b"\x93NUMPY\x03"),
@@ -339,10 +340,26 @@ def test_hdf5_that_is_not_what_it_should_be(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"short", bytes(10**6)])
-def test_an_hdf5_chunk_of_the_wrong_length(tmp_path, content):
-    """HDF5's own reading goes beyond its buffer, or unpacks without a limit."""
+@pytest.mark.parametrize("packed", [True, False])
+def test_an_hdf5_chunk_of_the_wrong_length(tmp_path, content, packed):
+    """The library itself goes beyond its buffer where a chunk is short, and unpacks a long one to any length."""
     with h5py.File(tmp_path / "a.flo5", "w") as file:
-        flow = file.create_dataset("flow", (8, 8, 2), "f4", chunks=(8, 8, 2), compression="gzip")
-        flow.id.write_direct_chunk((0, 0, 0), zlib.compress(content))
-    with pytest.raises(ValueError, match=r"a\.flo5: .*chunk"):
+        compression = "gzip" if packed else None
+        flow = file.create_dataset("flow", (8, 8, 2), "f4", chunks=(8, 8, 2), compression=compression)
+        flow.id.write_direct_chunk((0, 0, 0), zlib.compress(content) if packed else content)
+    with pytest.raises(ValueError, match=r"a\.flo5: .*(chunk|values cannot come from)"):
         formats.read_flo5(tmp_path / "a.flo5")
+
+
+@pytest.mark.parametrize("userblock", [0, 512, 1024])
+def test_an_hdf5_heap_that_runs_in_a_circle(tmp_path, userblock):
+    """The library itself would follow it for ever, and take all memory."""
+    flow = np.ones((2, 3, 2), np.float32)
+    with h5py.File(tmp_path / "a.flo5", "w", userblock_size=userblock) as file:
+        file["flow"] = flow
+    assert same(formats.read_flo5(tmp_path / "a.flo5"), flow)
+    content = bytearray((tmp_path / "a.flo5").read_bytes())
+    free, address = struct.unpack_from("<QQ", content, content.index(b"HEAP") + 16)
+    struct.pack_into("<Q", content, userblock + address + free, free)  # the block is its own successor
+    with pytest.raises(ValueError, match=r"^bad\.flo5: .*circle"):
+        formats.read_flo5(Blob(bytes(content), "bad.flo5"))

@@ -123,7 +123,7 @@ def fuzz(file: str, content: bytes, cases: int) -> None:
 
 
 @pytest.mark.parametrize("file", READERS)
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.filterwarnings("ignore:::PIL")
 def test_damaged_files(files, file):
     assert READERS[file][1](Blob(files[file], READERS[file][0])).shape[:2] == (12, 16)
     fuzz(file, files[file], 120)
@@ -131,7 +131,7 @@ def test_damaged_files(files, file):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("file", READERS)
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.filterwarnings("ignore:::PIL")
 def test_damaged_files_for_longer(files, file):
     fuzz(file, files[file], 5000)
 
@@ -191,8 +191,8 @@ HUGE: dict[str, tuple[str, Callable[[], bytes]]] = {
     ".npy of nothing": ("flow.npy", lambda: npy_header("(100000, 100000, 2)", "<V0") + bytes(99)),
     ".npy, header": ("flow.npy", lambda: b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + b"{" * 99),
     ".npz": ("map.npz", lambda: zipped(npy_header("(100000, 100000)") + bytes(99))),
-    ".npz, bomb": ("map.npz", lambda: zipped(npy_header("(10240, 20480)", "|u1") + bytes(10240 * 20480))),
-    ".npz, lying": ("map.npz", lambda: zipped(npy_header("(7, 7)") + bytes(2**27), file_size=324)),
+    ".npz, bomb": ("map.npz", lambda: zipped(npy_header("(7, 7)") + bytes(2**27))),
+    ".npz, lying": ("map.npz", lambda: zipped(npy_header("(7, 7)") + bytes(2**27), file_size=128 + 196)),
     ".npz, claim": ("map.npz", lambda: zipped(npy_header("(7, 7)") + bytes(196), file_size=2**31)),
     "PNG 16": ("depth.png", lambda: png(100000, 100000, 16, 0, zlib.compress(bytes(9999)))),
     "PNG 16, bomb": ("depth.png", lambda: png(10240, 20480, 8, 0, ZEROS[:99999])),
@@ -205,8 +205,8 @@ HUGE: dict[str, tuple[str, Callable[[], bytes]]] = {
     "HDF5": ("flow.flo5", lambda: hdf5((2**31, 2**31, 2), (4, 4, 2), zlib.compress(bytes(128)))),
     "HDF5, plain": ("flow.flo5", lambda: hdf5((100000, 100000, 2), None)),
     "HDF5, chunk": ("flow.flo5", lambda: hdf5((20000, 20000, 2), (20000, 20000, 1), zlib.compress(bytes(128)))),
-    "HDF5, bomb": ("flow.flo5", lambda: hdf5((4, 4, 2), (4, 4, 2), ZEROS)),
-    "HDF5, many chunks": ("map.dsp5", lambda: hdf5((16000, 16000), (1, 1), ZEROS, "disparity")),
+    "HDF5, bomb": ("flow.flo5", lambda: hdf5((64, 64, 2), (64, 64, 2), ZEROS)),
+    "HDF5, many chunks": ("map.dsp5", lambda: hdf5((16000, 16000), (64, 64), ZEROS, "disparity")),
 }
 
 

@@ -44,7 +44,7 @@ def test_table_names_units_and_what_was_left_out():
     text = console.export_text()
     assert "EPE px" in text and "1.25" in text and "3 (-2)" in text
     assert "AbsRel" in text and "0.125" in text
-    assert "1 files missing, 1 examples broken" in text
+    assert "left out 1 missing files and 1 broken examples" in text
 
 
 def test_json_says_where_the_figures_come_from(tmp_path):

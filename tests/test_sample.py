@@ -190,7 +190,7 @@ def test_flow_of_twice_the_size():
     image1, image2, _, _ = rough_pair()
     double = rng().normal(0, 9, (2 * HEIGHT, 2 * WIDTH, 2)).astype(np.float32)
     hidden = rng().random((2 * HEIGHT, 2 * WIDTH)) < 0.5
-    sample = FlowSample(image1, image2, double, hidden)
+    sample = FlowSample(image1, image2, double, hidden.astype(np.uint8))
     assert same(sample.first(whole(sample))[1], double[::2, ::2])
     assert same(sample.occlusion(whole(sample)), hidden[::2, ::2])
     augmentation = FlowAugmentation(**{**OFF, **FLOWS["all"]})

@@ -3,12 +3,14 @@
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -16,6 +18,7 @@ from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoModel
 
 from winwin_hf import WinWinForOpticalFlow
+from winwin_hf.data.rows import BrokenExample
 from winwin_hf.recipe import OptimizationRecipe, load_recipe
 from winwin_hf.training import latest_state, learning_rate, make_loader, train
 
@@ -194,6 +197,70 @@ def test_learning_rate_warms_up_and_ends():
     rates = [learning_rate(options, step) for step in range(101)]
     assert rates[0] == pytest.approx(0.2) and rates[9] == rates[10] == pytest.approx(2.0)
     assert rates[100] == pytest.approx(0.5) and all(a >= b for a, b in itertools.pairwise(rates[10:]))
+
+
+@pytest.fixture
+def camvid(tmp_path) -> tuple[Path, dict]:
+    """A copy of the tiny CamVid with a torn frame among its three, and the sections of a recipe that trains on it."""
+    root = shutil.copytree(Path(__file__).parent / "data" / "CamVid", tmp_path / "CamVid")
+    path = root / "train" / "0001TP_000030.png"
+    path.write_bytes(path.read_bytes()[:-40])
+    config = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1, "head_hidden_size": 32}
+    sections = {
+        "task": "semantic-segmentation",
+        "model": {"config": config},
+        "evaluation": {"sets": [], "windows": 0},
+        "optimization": {"num_workers": 1, "batch_size": 3},
+    }
+    return root, sections
+
+
+def recipe_on(folder: Path, sections: dict, data: dict) -> Path:
+    path = write(folder, **{key: value for key, value in sections.items() if key != "model"})
+    recipe = yaml.safe_load(path.read_text())
+    recipe["data"], recipe["model"] = data, sections["model"]
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def test_broken_file_ends_a_training_with_its_name(tmp_path, camvid):
+    root, sections = camvid
+    with pytest.raises(BrokenExample, match=r"^0001TP_000030: .*train/0001TP_000030\.png"):
+        train(recipe_on(tmp_path, sections, {"name": "camvid", "path": str(root)}), output=tmp_path / "run")
+
+
+def test_broken_file_is_left_out_and_counted(tmp_path, camvid):
+    root, sections = camvid
+    data = {"name": "camvid", "path": str(root), "skip_broken": True}
+    train(recipe_on(tmp_path, sections, data), output=tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    lines = [line for line in lines if "loss" in line]
+    assert lines[-1]["broken"] >= 6  # one in each epoch of three; the loader is ahead of the training
+    assert len(lines) == 6 and all(np.isfinite(line["loss"]) for line in lines)
+
+
+def test_mixture_with_synthetic_scenes_resumes_exactly(tmp_path):
+    """Real pairs, twice each, and rendered ones: killed between two steps, it ends with the same weights."""
+    flow = Path(__file__).parent / "data" / "flow"
+    sets = [
+        {"name": "sintel-clean", "path": str(flow / "Sintel"), "weight": 2, "settings": {"least": [96, 128]}},
+        {"name": "synthetic-flow", "length": 4, "settings": TINY["data"]["settings"]},
+    ]
+    recipe = recipe_on(tmp_path, {"model": TINY["model"], "evaluation": {"windows": 0, "sets": []}}, {"sets": sets})
+    whole = train(recipe, output=tmp_path / "whole")
+    first = tmp_path / "first"
+    train(recipe, output=first, overrides=["optimization.steps=6"])
+    before = load_file(whole / "model.safetensors")
+    shutil.rmtree(first)
+    stopped = start(recipe, first)
+    while not list(first.glob("state-*2")):
+        assert stopped.poll() is None, stopped.communicate()[0]
+        time.sleep(0.05)
+    stopped.kill()
+    stopped.wait()
+    train(recipe, output=first, resume=True)
+    after = load_file(first / "model" / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.slow

@@ -171,6 +171,9 @@ def train(
     recipe: Annotated[Path, typer.Argument(help="A YAML file as in scripts/recipes.")],
     output: Annotated[Path | None, typer.Option(help="Folder for checkpoints and logs. Default: the recipe's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last state in the output folder.")] = False,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave out and count examples with missing or unreadable files.")
+    ] = False,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the recipe; repeatable."),
@@ -181,7 +184,8 @@ def train(
     check_overrides(overrides)
     from winwin_hf.training import train as run
 
-    run(recipe, output=output, resume=resume, overrides=overrides or [])
+    changes = [*(overrides or []), *(["data.skip_broken=true"] if skip_broken else [])]
+    run(recipe, output=output, resume=resume, overrides=changes)
 
 
 @app.command()

@@ -101,6 +101,8 @@ def data_shards(
         name=name,
         split=split,
         labels=catalog.labels_of(name, path),
+        source=entry.source,
+        terms=entry.terms,
         progress=True,
         skip_broken=skip_broken,
     )

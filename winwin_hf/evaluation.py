@@ -51,7 +51,8 @@ def evaluate(model: Any, recipe: Recipe, accelerator: Accelerator) -> dict[str, 
         if recipe.evaluation.windows:
             results["windows"] = evaluate_windows(model, recipe, accelerator)
         for chosen in sets:
-            results[chosen.label] = evaluate_frames(model, open_set(recipe, chosen), chosen, accelerator)
+            skip = recipe.data.skip_broken
+            results[chosen.label] = evaluate_frames(model, open_set(recipe, chosen), chosen, accelerator, skip)
     finally:
         model.set_attn_implementation(attention)
         model.train(was_training)
@@ -66,14 +67,15 @@ def open_set(recipe: Recipe, chosen: EvaluationSet | None = None) -> Source:
     # An augmentation is for training; how synthetic scenes look is the set itself.
     base = data.settings if same and data.name == "synthetic-flow" else {}
     options = chosen.options or (data.options if same else {})
-    return open_source(chosen.name or data.name, path, chosen.split, {**base, **chosen.settings}, options=options)
+    settings, skip = {**base, **chosen.settings}, recipe.data.skip_broken
+    return open_source(chosen.name or data.name, path, chosen.split, settings, options=options, skip_broken=skip)
 
 
 @torch.no_grad()
 def evaluate_windows(model: Any, recipe: Recipe, accelerator: Accelerator) -> dict[str, Any]:
     """Held-out examples through the training's own collator. In pre-training: the mean loss."""
     source, options = open_set(recipe), recipe.optimization
-    collator = make_collator(recipe, source, patch_size=model.config.patch_size, seed=options.seed + 1)
+    collator = make_collator(recipe, source, model.config.patch_size, options.seed + 1, None, recipe.data.skip_broken)
     metric, loss, seconds = new_metric(source), np.zeros(2), 0.0
     world, rank = accelerator.num_processes, accelerator.process_index
     examples = list(source.examples(recipe.evaluation.windows, rank, world))
@@ -102,13 +104,22 @@ def evaluate_windows(model: Any, recipe: Recipe, accelerator: Accelerator) -> di
     return {**metric.compute(), **timing}
 
 
-def evaluate_frames(model: Any, source: Source, chosen: EvaluationSet, accelerator: Accelerator) -> dict[str, Any]:
+def evaluate_frames(
+    model: Any, source: Source, chosen: EvaluationSet, accelerator: Accelerator, skip_broken: bool = False
+) -> dict[str, Any]:
     """Full frames, one at a time, through the image processor as a user would; one forward pass each."""
     processor = WinWinImageProcessor(patch_size=model.config.patch_size)
     network = Network(model, processor, accelerator, source.task)
-    result = score(network, source, new_metric(source), accelerator, chosen.length, title=f"evaluate {chosen.label}")
+    title = f"evaluate {chosen.label}"
+    result = score(network, source, new_metric(source), accelerator, chosen.length, skip_broken, title=title)
     seconds = float(np.mean([image.seconds for image in result.images]))
-    return {**result.figures, "images": len(result.images), "seconds": seconds, "size": list(result.images[-1].size)}
+    broken = {"broken": len(result.broken)} if result.broken else {}
+    return {
+        **result.figures,
+        "images": len(result.images),
+        "seconds": seconds,
+        "size": list(result.images[-1].size),
+    } | broken
 
 
 def prediction_of(outputs: Any) -> torch.Tensor:

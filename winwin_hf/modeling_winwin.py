@@ -41,6 +41,7 @@ from .layers_winwin import (
 from .losses import bounded_laplacian_loss, normalised_pixel_loss, scale_invariant_log_loss, semantic_loss
 from .matching_winwin import Match, Matching, MatchingFeatures, matching_loss, pool_flow
 from .outputs_winwin import (
+    EncodedView,
     WinWinDecoderOutput,
     WinWinModelOutput,
     WinWinOpticalFlowOutput,
@@ -394,28 +395,43 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         labels (`torch.FloatTensor` of shape `(batch_size, [windows,] 2, height, width)`, *optional*):
             Flow (right, down) in pixels; NaN or infinite is unknown.
         """
-        _, layout = as_windows(pixel_values, window_positions, self.config.patch_size)
-        _, second_layout = as_windows(
-            second_pixel_values, second_window_positions, self.config.patch_size, "second_pixel_values"
-        )
-        first = self.winwin(pixel_values, window_positions, taps=self.head.encoder_taps, **kwargs)
-        second = self.winwin(second_pixel_values, second_window_positions, **kwargs)
-        return self.decode(first, second, layout, second_layout, labels, **kwargs)
+        first = self.encode(pixel_values, window_positions, **kwargs)
+        second = self.encode(second_pixel_values, second_window_positions, name="second_pixel_values", **kwargs)
+        return self.decode(first, second, labels, **kwargs)
+
+    def encode(
+        self,
+        pixel_values: torch.Tensor,
+        window_positions: torch.Tensor | None = None,
+        name: str = "pixel_values",
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> EncodedView:
+        """
+        All that can be known of one view without the other, for `decode`, as its first or its second view.
+
+        A frame of a video takes part in two flows, in four with those backward, and is encoded once. `name` is for messages.
+        """
+        _, layout = as_windows(pixel_values, window_positions, self.config.patch_size, name)
+        encoder = self.winwin(pixel_values, window_positions, taps=self.head.encoder_taps, **kwargs)
+        tokens = self.decoder.embed(encoder.last_hidden_state)
+        features = None
+        if self.config.matching_stride is not None:
+            stem = encoder.stem[self.matching.stride.bit_length() - 2]
+            features = layout.to_tokens(self.features(layout.to_maps(encoder.last_hidden_state), stem))
+        return EncodedView(layout, encoder, tokens, features)
 
     def decode(
         self,
-        first: WinWinModelOutput,
-        second: WinWinModelOutput,
-        layout: Layout,
-        second_layout: Layout,
+        first: EncodedView,
+        second: EncodedView,
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> WinWinOpticalFlowOutput:
-        """From both views' encodings to the flow, so that a video's frames need encoding only once."""
-        tokens, memory = self.decoder.embed(first.last_hidden_state), self.decoder.embed(second.last_hidden_state)
+        """The flow from one encoded view to another."""
+        layout, tokens = first.layout, first.tokens
         match = extra = None
         if self.config.matching_stride is not None:
-            match = self.match(first, second, layout, second_layout)
+            match = self.match(first, second)
             summary = self.summarise(match, layout)  # (B*N, 4, h*f, w*f)
             factor = self.features.factor
             cells = layout.to_tokens(F.pixel_unshuffle(summary, factor))
@@ -423,8 +439,9 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
             maps = [layout.to_maps(t, factor) for t in (match.query, match.retrieved)]
             dtype = self.embed_match.weight.dtype
             extra = {self.matching.stride: [t.to(dtype) for t in (*maps, summary)]}
-        decoded = self.decoder(tokens, memory, layout, second_layout, taps=self.head.decoder_taps, **kwargs)
-        prediction = self.head(layout, first, decoded, extra)
+        taps = self.head.decoder_taps
+        decoded = self.decoder(tokens, second.tokens, layout, second.layout, taps=taps, **kwargs)
+        prediction = self.head(layout, first.encoder, decoded, extra)
         flow, log_scale = prediction[:, :2], prediction[:, 2]
         base_flow = None
         if match is not None:
@@ -443,31 +460,26 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
                 max_scale=self.config.max_flow_scale,
             )
             if match is not None and self.training:
-                loss = loss + self.config.matching_loss_weight * self.match_loss(match, labels, layout, second_layout)
+                loss = loss + self.config.matching_loss_weight * self.match_loss(match, labels, layout, second.layout)
         return WinWinOpticalFlowOutput(
             loss=loss,
             flow=flow,
             log_scale=log_scale,
             base_flow=base_flow,
-            hidden_states=first.hidden_states,
-            attentions=first.attentions,
+            hidden_states=first.encoder.hidden_states,
+            attentions=first.encoder.attentions,
             decoder_hidden_states=decoded.hidden_states,
             decoder_attentions=decoded.attentions,
             cross_attentions=decoded.cross_attentions,
         )
 
-    def match(
-        self, first: WinWinModelOutput, second: WinWinModelOutput, layout: Layout, second_layout: Layout
-    ) -> Match:
+    def match(self, first: EncodedView, second: EncodedView) -> Match:
         """Displacement of every stride-s position of the first view, from both views' features alone."""
-        features, xy = [], []
-        for view, where in ((first, layout), (second, second_layout)):
-            assert view.stem is not None and view.last_hidden_state is not None
-            stem = view.stem[self.matching.stride.bit_length() - 2]
-            features.append(where.to_tokens(self.features(where.to_maps(view.last_hidden_state), stem)))
-            positions = where.positions(self.features.factor).flip(-1)
-            xy.append(positions.expand(where.batch, -1, -1))
-        return self.matching(*features, *xy)
+        xy = []
+        for view in (first, second):
+            positions = view.layout.positions(self.features.factor).flip(-1)
+            xy.append(positions.expand(view.layout.batch, -1, -1))
+        return self.matching(first.features, second.features, *xy)
 
     def summarise(self, match: Match, layout: Layout) -> torch.Tensor:
         """The match as maps (B*N, 4, h*f, w*f): displacement in patches, mass, root of the spread in patches."""

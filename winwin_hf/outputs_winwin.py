@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from transformers.utils import ModelOutput, auto_docstring
 
+from .layers_winwin import Layout
+
 
 @auto_docstring(custom_intro="What the encoder knows of one view.")
 @dataclass
@@ -23,6 +25,21 @@ class WinWinModelOutput(ModelOutput):
     stem: tuple[torch.Tensor, ...] | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@dataclass
+class EncodedView:
+    """
+    One view as `WinWinForOpticalFlow.decode` takes it.
+
+    encoder: what the encoder gave; the head reads its taps or stem. tokens (B, T, D'): its last tokens at the decoder's width.
+    features (B, Q, C): with matching, those of the stride-s positions.
+    """
+
+    layout: Layout
+    encoder: WinWinModelOutput
+    tokens: torch.Tensor
+    features: torch.Tensor | None
 
 
 @auto_docstring(custom_intro="What the decoder knows of the first view, given the second.")

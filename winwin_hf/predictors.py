@@ -3,8 +3,8 @@
 A predictor is called with an image, and for flow a second one, uint8 RGB (H, W, 3), and returns what it predicts for every
 pixel: flow float32 (2, H, W) in pixels, depth float32 (H, W) in metres, or class ids (H, W).
 
-Baselines of flow: "opencv-dis" (Kroeger et al. 2016, preset medium), "opencv-farneback" (Farnebäck 2003, OpenCV's usual
-parameters), "zero" (nothing moves).
+Baselines of flow: "opencv-dis" (Kroeger et al. 2016, preset medium), "opencv-farneback" (Farnebäck 2003, the
+parameters of OpenCV's tutorial), "zero" (nothing moves).
 """
 
 from __future__ import annotations
@@ -102,11 +102,12 @@ class Baseline:
 
 
 def _dis(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(first, second, np.empty((*first.shape, 2), np.float32))
+    # an array in the place of None would be taken for a first guess
+    return cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(first, second, None)  # type: ignore[call-overload]
 
 
 def _farneback(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    return cv2.calcOpticalFlowFarneback(first, second, None, 0.5, 5, 15, 3, 7, 1.5, 0)  # type: ignore[call-overload]
+    return cv2.calcOpticalFlowFarneback(first, second, None, 0.5, 3, 15, 3, 5, 1.2, 0)  # type: ignore[call-overload]
 
 
 def load(

@@ -82,25 +82,30 @@ class Line:
 
 
 def show(lines: list[Line], console: Console | None = None) -> None:
-    """A table a task, one row a method and set."""
-    console = console or Console(width=max(Console().width, 160))
+    """A table a task: one row a set and method, the methods of a set side by side."""
+    console = console or Console(width=max(Console().width, 180))
     for task in dict.fromkeys(line.task for line in lines):
         chosen = [line for line in lines if line.task == task]
-        columns = [name for name in UNITS if any(name in line.figures for line in chosen)]
-        table = Table("set", "method", "images", *(UNITS[name] for name in columns), "s / image", title=task)
-        for line in chosen:
-            left_out = f" (-{len(line.broken) + len(line.missing)})" if line.broken or line.missing else ""
-            figures = [number(line.figures.get(name)) for name in columns]
-            table.add_row(
-                f"{line.data}:{line.split}", line.method, f"{line.images}{left_out}", *figures, f"{line.seconds:.2f}"
-            )
+        columns = [name for name in UNITS if any(number(line.figures.get(name)) != "-" for line in chosen)]
+        table = Table(title=task)
+        for name in ("set", "method", "images"):
+            table.add_column(name, no_wrap=True)
+        for name in (*(UNITS[column] for column in columns), "s / image"):
+            table.add_column(name, justify="right")
+        for place in dict.fromkeys((line.data, line.split) for line in chosen):
+            for line in [line for line in chosen if (line.data, line.split) == place]:
+                left_out = f" (-{len(line.broken) + len(line.missing)})" if line.broken or line.missing else ""
+                figures = [number(line.figures.get(name)) for name in columns]
+                name = f"{line.data}:{line.split}"
+                table.add_row(name, line.method, f"{line.images}{left_out}", *figures, f"{line.seconds:.2f}")
+            table.add_section()
         console.print(table)
-    for line in lines:
-        if line.missing or line.broken:
-            console.print(
-                f"{line.data}:{line.split} left out: {len(line.missing)} files missing, {len(line.broken)} examples broken; "
-                "their names are in results.json"
-            )
+    left_out = {(line.data, line.split): line for line in lines if line.missing or line.broken}
+    for (data, split), line in left_out.items():
+        console.print(
+            f"{data}:{split}: left out {len(line.missing)} missing files and {len(line.broken)} broken examples; "
+            "results.json names them"
+        )
 
 
 def number(value: Any) -> str:

@@ -131,33 +131,33 @@ def score(
     broken: list[tuple[int, str, str]] = []
     worst: list[tuple[float, int, Frame, np.ndarray]] = []  # a heap whose first is the best of the worst
     total = None if not hasattr(source.dataset, "__len__") else -(-min(len(source), length or len(source)) // world)
-    bar = tqdm(total=total, desc=title, disable=not accelerator.is_main_process, leave=False, mininterval=1)
-    for example in source.examples(length, rank, world):
-        try:
-            frame = read_frame(source, example)
-        except BrokenExample as error:
-            if not skip_broken:
-                raise
-            broken.append((int(example["index"]), str(example.get("name", example["index"])), str(error)))
+    shown = accelerator.is_main_process
+    with tqdm(total=total, desc=title, disable=not shown, leave=False, mininterval=1) as bar:
+        for example in source.examples(length, rank, world):
+            try:
+                frame = read_frame(source, example)
+            except BrokenExample as error:
+                if not skip_broken:
+                    raise
+                broken.append((int(example["index"]), str(example.get("name", example["index"])), str(error)))
+                bar.update()
+                continue
+            start = time.perf_counter()
+            prediction = predict(frame.image, frame.second)
+            seconds = time.perf_counter() - start
+            row = None
+            if frame.target is not None:
+                masks = {"occluded": frame.occluded} if source.task == "flow" else {}
+                row = metric.row(prediction, frame.target, **masks)
+                value = float(metric.compute(row)[key])
+                if keep_worst and np.isfinite(value):
+                    item = (value if less else -value, -frame.index, frame, prediction)
+                    (heapq.heappush if len(worst) < keep_worst else heapq.heappushpop)(worst, item)
+            size = (frame.image.shape[0], frame.image.shape[1])
+            images.append(Scored(frame.index, frame.name, size, row, seconds))
+            if done is not None:
+                done(frame, prediction)
             bar.update()
-            continue
-        start = time.perf_counter()
-        prediction = predict(frame.image, frame.second)
-        seconds = time.perf_counter() - start
-        row = None
-        if frame.target is not None:
-            masks = {"occluded": frame.occluded} if source.task == "flow" else {}
-            row = metric.row(prediction, frame.target, **masks)
-            value = float(metric.compute(row)[key])
-            if keep_worst and np.isfinite(value):
-                item = (value if less else -value, -frame.index, frame, prediction)
-                (heapq.heappush if len(worst) < keep_worst else heapq.heappushpop)(worst, item)
-        size = (frame.image.shape[0], frame.image.shape[1])
-        images.append(Scored(frame.index, frame.name, size, row, seconds))
-        if done is not None:
-            done(frame, prediction)
-        bar.update()
-    bar.close()
     if world > 1:
         images, broken = gather_object(images), gather_object(broken)
         ranking = gather_object([item[:2] for item in worst])

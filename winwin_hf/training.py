@@ -19,6 +19,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from winwin_hf.data.collator import tokens_kept
+from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.sources import Source, open_source
 from winwin_hf.data.streams import Part, PartReader, ordered
 from winwin_hf.evaluation import evaluate, make_collator, show
@@ -338,7 +340,7 @@ def train(
             group["lr"] = rate_now
         for _ in range(options.accumulation):
             before = time.perf_counter()
-            batch = next(batches)
+            batch = next_batch(batches)
             waited += time.perf_counter() - before
             if not introduced:
                 introduce(say, recipe, accelerator, accelerator.unwrap_model(model), batch, source, step)
@@ -366,10 +368,12 @@ def train(
             mean = finite_mean(accelerator, losses, norm, step, folder)
             rate = per_step * len(losses) / elapsed
             figures = {"loss": mean, "norm": float(norm), "rate": rate, "wait": waited / elapsed, "gb": peak_memory()}
-            if recipe.data.skip_broken:  # so far, of this process since it began
-                figures["broken"] = collator.broken
+            if recipe.data.skip_broken:  # left out since this process began, over all processes
+                count = torch.tensor(float(collator.broken), device=accelerator.device)
+                figures["broken"] = int(accelerator.reduce(count, "sum"))
             log(step, {**figures, "lr": rate_now})
-            bar.set_postfix_str(f"loss {mean:.3f}{score}, {rate:.1f} images/s, {figures['gb']:.1f} GB")
+            left_out = f", {figures['broken']} left out" if figures.get("broken") else ""
+            bar.set_postfix_str(f"loss {mean:.3f}{score}, {rate:.1f} images/s, {figures['gb']:.1f} GB{left_out}")
             losses, since, waited = [], time.perf_counter(), 0.0
         if last or (recipe.evaluation.every and step % recipe.evaluation.every == 0):
             results = evaluate(best, recipe, accelerator)
@@ -395,6 +399,14 @@ def train(
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return final
+
+
+def next_batch(batches: Iterator[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The loader's next batch. A broken example found in a loader process is raised as if it had been found here."""
+    try:
+        return next(batches)
+    except BrokenExample as error:  # torch wraps its message into the other process's traceback
+        raise BrokenExample(str(error).strip().splitlines()[-1].rpartition("BrokenExample: ")[2]) from error
 
 
 def finite_mean(accelerator: Accelerator, losses: list[torch.Tensor], norm: Any, step: int, folder: Path) -> float:
@@ -426,13 +438,21 @@ class Stop:
         self.wanted = True
 
 
+def first_sample(source: Source) -> Any:
+    """The first readable example of a source. Whoever got here has read a batch, so there is one."""
+    for example in source.examples():
+        with contextlib.suppress(BrokenExample):
+            return source.reader(example, np.random.default_rng(0))
+    raise BrokenExample(f"{source.name}: no example could be read")
+
+
 def introduce(
     say: Any, recipe: Recipe, accelerator: Accelerator, model: Any, batch: Any, source: Source, step: int
 ) -> None:
     """Says what this training is, before its first step."""
     options, patch = recipe.optimization, model.config.patch_size
     parameters = sum(p.numel() for p in model.parameters())
-    sample = source.reader(next(source.examples(1)), np.random.default_rng(0))
+    sample = first_sample(source)
     kept, total = tokens_kept(batch, (sample.height, sample.width), patch)
     tokens = f"{kept} of {total} ({100 * kept / total:.0f} %)"
     if "second_pixel_values" in batch:

@@ -13,7 +13,7 @@ import re
 import struct
 import zipfile
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +63,7 @@ def read_flo(source: Source, unknown_to_nan: bool = True) -> np.ndarray:
             raise ValueError(
                 f"{name}: a .flo header of {width} x {height} pixels (width x height) needs {expected} bytes, the file has {size}."
             )
-        flow = read_values(file, name, "<f4", (height, width, 2)).astype(np.float32, copy=False)
+        flow = read_values(source, file, "<f4", (height, width, 2)).astype(np.float32, copy=False)
     if unknown_to_nan:
         with np.errstate(invalid="ignore"):
             flow[~(np.abs(flow) <= FLO_LIMIT).all(axis=2)] = np.nan
@@ -114,7 +114,7 @@ def read_pfm(source: Source) -> np.ndarray:
                 f"the file has {size}."
             )
         file.seek(offset)
-        values = read_values(file, name, "<f4" if scale < 0 else ">f4", shape)
+        values = read_values(source, file, "<f4" if scale < 0 else ">f4", shape)
     return np.ascontiguousarray(values[::-1], np.float32)
 
 
@@ -153,34 +153,35 @@ def read_npz(source: Source) -> np.ndarray:
     """.npz -> its first array, of real numbers, as stored."""
     name = name_of(source)
     with opened(source) as (file, size):
-        with decoding(source, ".npz file"), zipfile.ZipFile(file) as archive:
+        with decoding(source, ".npz file"):
+            archive = zipfile.ZipFile(file)
             member = next((item for item in archive.infolist() if item.filename.endswith(".npy")), None)
         if member is None:
             raise ValueError(f"{name}: a .npz file without an array.")
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError(f"{name}: its array {member.filename!r} is packed in a way that numpy doesn't use.")
         check_claim(name, (member.file_size,), 1, min(member.compress_size, size), DEFLATE_RATIO)
-        with decoding(source, ".npz file"), zipfile.ZipFile(file) as archive:
-            content = archive.read(member)  # stops at file_size, verifies the checksum
-    return _npy_array(source, io.BytesIO(content), len(content))
+        with decoding(source, ".npz file"):
+            stream = archive.open(member)  # verifies the checksum when it comes to file_size, and ends there
+        return _npy_array(source, stream, member.file_size)
 
 
-def _npy_array(source: Source, file: BinaryIO, size: int) -> np.ndarray:
+def _npy_array(source: Source, file: Any, size: int) -> np.ndarray:
     name = name_of(source)
-    header = io.BytesIO(file.read(NPY_HEADER))
     with decoding(source, ".npy file"):
+        header = io.BytesIO(file.read(NPY_HEADER))
         version = np.lib.format.read_magic(header)
         if version not in ((1, 0), (2, 0)):  # later ones are for structured types
             raise ValueError(f"version {version}, expected 1.0 or 2.0")
         read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read_header(header, max_header_size=NPY_HEADER)
         offset, expected = header.tell(), header.tell() + dtype.itemsize * math.prod(shape)
+        file.seek(offset)
     if dtype.kind not in "fiu":
-        raise ValueError(f"{name}: an array of {dtype}; expected real numbers.")
+        raise ValueError(f"{name}: an array of {str(dtype)[:80]}; expected real numbers.")
     if min(shape, default=0) < 1 or size != expected:
         raise ValueError(f"{name}: an array of {dtype} {shape} needs {expected} bytes, the file has {size}.")
-    file.seek(offset)
-    values = read_values(file, name, dtype, shape[::-1] if fortran else shape)
+    values = read_values(source, file, dtype, shape[::-1] if fortran else shape)
     return values.T if fortran else values
 
 

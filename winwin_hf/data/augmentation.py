@@ -5,8 +5,9 @@ What is notable here:
   (`sample.py`), by maps of a pixel's place and value that are the same in all windows of a frame.
 - `ImageAugmentation` draws what it always drew, in the same order, unless an option that came later is turned on; then the
   frame is also rendered exactly (see `ImageSample`).
-- `FlowAugmentation`'s defaults are RAFT's for FlyingThings3D (Teed and Deng 2020): probabilities and ranges, but factors of
-  brightness and the like are log-uniform, contrast is about mid-grey and hue turns in YIQ. The rest is ours.
+- `FlowAugmentation`'s defaults follow RAFT's augmentor for dense flow (Teed and Deng 2020), whose trainings differ in
+  `scale`; but factors of brightness and the like are log-uniform, contrast is about mid-grey, hue turns in YIQ and the
+  eraser's rectangles are measured in the augmented frame. The rest is ours.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ Legend: B batch, N windows of the first view, M of the second (M = N), h w a win
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -25,6 +25,7 @@ from winwin_hf.data.rows import BrokenExample, Task
 from winwin_hf.data.sample import Box, Sample
 from winwin_hf.windows import Size, Strategy, follow, robust_mean
 
+logger = logging.getLogger(__name__)
 MOST_WORKERS = 256  # each counts in a place of its own, so no two write the same number
 
 Reader = Callable[[dict[str, Any], np.random.Generator], Sample]
@@ -71,7 +72,7 @@ class WinWinCollator:
         strategy: which windows are kept.
         second: the second view's windows (flow only; not used by crops and full frames); None: the defaults.
         skip_broken: in the place of an example whose files can't be read, another of its batch is taken once more (with
-            windows of its own), with a warning; `broken` counts them, over all loader processes. A batch without any readable
+            windows of its own), which is logged; `broken` counts them, over all loader processes. A batch without any readable
             example is an error all the same. Otherwise the first one is: BrokenExample, with its name.
         image_mean, image_std: of RGB in [0, 1], the image processor's.
     """
@@ -88,6 +89,7 @@ class WinWinCollator:
     _broken: torch.Tensor = field(
         default_factory=lambda: torch.zeros(MOST_WORKERS, dtype=torch.int64).share_memory_(), init=False, repr=False
     )
+    _named: set[str] = field(default_factory=set, init=False, repr=False)
     _stream: np.random.Generator | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -126,7 +128,9 @@ class WinWinCollator:
             except BrokenExample as error:
                 worker = torch.utils.data.get_worker_info()
                 self._broken[0 if worker is None else worker.id % MOST_WORKERS] += 1
-                warnings.warn(f"left out: {error}", stacklevel=2)
+                if str(error) not in self._named:  # once a worker, not once an epoch
+                    self._named.add(str(error))
+                    logger.warning("left out: %s", error)
                 samples.append(None)
         good = [i for i, sample in enumerate(samples) if sample is not None]
         if not good:

@@ -12,6 +12,7 @@ import io
 import math
 import re
 import secrets
+import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,16 +60,17 @@ def content_of(source: Source) -> bytes:
     return source.data if isinstance(source, Blob) else Path(source).read_bytes()
 
 
-def read_values(file: BinaryIO, name: str, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """The next values of the file, as an array that owns them. The caller has checked that the file is long enough."""
-    values = np.empty(shape, dtype)
-    flat = values.reshape(-1).view(np.uint8).data
+def read_values(source: Source, file: BinaryIO, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """The next values of the opened source, as an array that owns them. The caller has checked that there are as many."""
     done = 0
-    while done < len(flat):
-        got = file.readinto(flat[done:])  # type: ignore[attr-defined]
-        if not got:
-            raise ValueError(f"{name}: the file ended while it was read.")
-        done += got
+    with decoding(source, "file"):
+        values = np.empty(shape, dtype)
+        flat = values.reshape(-1).view(np.uint8).data
+        while done < len(flat):
+            got = file.readinto(flat[done:])  # type: ignore[attr-defined]
+            if not got:
+                raise EOFError("it ended while it was read")
+            done += got
     return values
 
 
@@ -81,7 +83,7 @@ def decoding(source: Source, kind: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = re.sub(r" <_io\..*?>", "", str(error).strip().split("\n")[0]) or type(error).__name__  # Pillow's
+        reason = textwrap.shorten(re.sub(r" <_io\..*?>", "", str(error)), 200) or type(error).__name__
         raise ValueError(f"{name_of(source)}: not a readable {kind} ({reason}).") from error
 
 

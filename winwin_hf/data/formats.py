@@ -156,6 +156,7 @@ def decode_image(source: Source) -> np.ndarray:
     return read_nyu_image(source) if is_mat_entry(source) else read_image(source)
 
 
+@np.errstate(invalid="ignore", over="ignore")  # what float32 can't hold becomes inf, and then unknown
 def decode_flow(source: Source, flow_format: str) -> np.ndarray:
     """-> float32 (H, W, 2) pixels, NaN in both components where unknown: where one isn't finite, or is beyond 1e9.
 
@@ -180,12 +181,12 @@ def decode_flow(source: Source, flow_format: str) -> np.ndarray:
     else:
         known = [*FLOWS, *(f"{name}[:right]" for name in DISPARITIES)]
         raise ValueError(f"{name_of(source)}: unknown flow format {flow_format!r}; known are {', '.join(known)}.")
-    with np.errstate(invalid="ignore", over="ignore"):
-        flow = np.ascontiguousarray(flow, np.float32)
-        flow[~(np.abs(flow) <= FLO_LIMIT).all(axis=2)] = np.nan
+    flow = np.ascontiguousarray(flow, np.float32)
+    flow[~(np.abs(flow) <= FLO_LIMIT).all(axis=2)] = np.nan
     return flow
 
 
+@np.errstate(invalid="ignore", over="ignore")
 def decode_depth(source: Source, depth_format: str) -> np.ndarray:
     """-> float32 (H, W) metres along the optical axis, NaN where unknown: where the value isn't finite or not positive.
 
@@ -225,9 +226,8 @@ def decode_depth(source: Source, depth_format: str) -> np.ndarray:
         raise ValueError(f"{name_of(source)}: unknown depth format {depth_format!r}; known are {known}.")
     if depth.ndim != 2:
         raise ValueError(f"{name_of(source)}: depth is (H, W), this file has {depth.dtype} of shape {depth.shape}.")
-    with np.errstate(invalid="ignore", over="ignore"):
-        depth = np.ascontiguousarray(depth, np.float32)
-        depth[~(np.isfinite(depth) & (depth > 0))] = np.nan
+    depth = np.ascontiguousarray(depth, np.float32)
+    depth[~(np.isfinite(depth) & (depth > 0))] = np.nan
     return depth
 
 

@@ -192,7 +192,8 @@ class FlowSample:
             occluded: bool (H, W), or (2 H, 2 W) likewise: what the first frame shows can't be seen in the second.
         """
         size = image1.shape[:2]
-        flow, occluded = _of_size(flow, size), None if occluded is None else _of_size(occluded, size)
+        flow = _of_size(flow, size)
+        occluded = None if occluded is None else _of_size(occluded, size).astype(bool, copy=False)
         arrays = (image1, image2, flow) if occluded is None else (image1, image2, flow, occluded)
         if any(array.shape[:2] != size for array in arrays):
             sizes = ", ".join(f"{a.shape[0]}x{a.shape[1]}" for a in arrays)
