@@ -1,9 +1,11 @@
-"""Predicting at any size: directly (Win-Win), or from overlapping tiles (the baseline it replaces).
+"""Predicting at any size: directly (Win-Win), from overlapping tiles (the baseline it replaces), along a video.
 
 - direct: one forward pass on the whole frame. This is what a model trained from windows is for.
 - tiled: the network sees one tile of training size at a time, in both frames at the same place, and overlapping predictions
   are blended; flow by its confidence as CroCo-Flow does (PAPER: "Tiled inference"), other maps by their mean. A tile can't
   contain a match that moved further than the tile, and every pixel is computed several times.
+- video: `flow_of_frames`, where each frame is encoded once, for the pairs that it is in and for both directions; whatever the
+  number of frames, two of them are held. What comes out is what the pairs give one by one, bit for bit.
 
 Shapes: B batch, L classes, H W pixels (multiples of the patch, as the image processor makes them).
 """
@@ -12,12 +14,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from scipy.ndimage import map_coordinates
 from tqdm.auto import tqdm
 
 
@@ -139,6 +143,102 @@ def predict_tiled(
             name: total / (weights if total.ndim == 3 else weights[:, None]) for name, total in sums.items()
         }
     return DensePrediction(**blended, passes=len(groups))
+
+
+# ---- video ----
+
+
+@dataclass
+class FlowPair:
+    """What `flow_of_frames` gives for two frames that follow each other; the last three only with `backward`."""
+
+    index: int  # of the first of the two frames, counted from 0
+    flow: np.ndarray  # (H, W, 2) float32, from the first frame to the second, (right, down) in pixels of the frames
+    backward: np.ndarray | None = None  # the same from the second frame to the first
+    occluded: np.ndarray | None = None  # (H, W) bool: pixels of the first frame that the second doesn't show
+    backward_occluded: np.ndarray | None = None  # pixels of the second frame that the first doesn't show
+
+
+def flow_of_frames(
+    model: Any, processor: Any, frames: Iterable[np.ndarray], backward: bool = False
+) -> Iterator[FlowPair]:
+    """Flow from each frame to the next, lazily: a frame is taken from `frames` when its pair is asked for.
+
+    Args:
+        model: a `WinWinForOpticalFlow`, on any device. Under `torch.autocast` it runs as that says.
+        processor: its image processor, with any resizing of its own; flow comes back at the frames' size.
+        frames: uint8 RGB (H, W, 3), all of one size.
+        backward: also the flow back, and the occlusion in both frames, from the two flows' `consistency`.
+
+    Raises:
+        ValueError, also while running: frames differ in size; fewer than two came; the model has no flow.
+    """
+    if not hasattr(model, "decode"):
+        raise ValueError(f"{type(model).__name__} predicts no flow; expected a WinWinForOpticalFlow.")
+    first = size = None
+    index = -1
+    for index, frame in enumerate(frames):
+        size = size or frame.shape[:2]
+        if frame.shape[:2] != size:
+            raise ValueError(
+                f"Frame {index} is {_size_text(frame.shape)} but frame 0 is {_size_text(size)} (height x width); "
+                "expected frames of one size."
+            )
+        second = _encode(model, processor, frame)
+        if first is not None:
+            pair = FlowPair(index - 1, _decode(model, processor, first, second, size))
+            if backward:
+                pair.backward = _decode(model, processor, second, first, size)
+                pair.occluded = consistency(pair.flow, pair.backward)
+                pair.backward_occluded = consistency(pair.backward, pair.flow)
+            yield pair
+        first = second
+    if index < 1:
+        raise ValueError(f"Flow needs at least two frames, got {index + 1}.")
+
+
+def consistency(forward: np.ndarray, backward: np.ndarray, relative: float = 0.01, absolute: float = 0.5) -> np.ndarray:
+    """Which pixels of the first frame are occluded in the second, (H, W) bool, from the flows f there and b back, (H, W, 2).
+
+    A pixel x that can be seen in both frames comes back: f(x) + b(x + f(x)) = 0. It is said to be occluded where
+    |f + b|^2 > relative * (|f|^2 + |b|^2) + absolute, b taken bilinearly at x + f: the check and the constants of Sundaram, Brox
+    and Keutzer, "Dense point trajectories by GPU-accelerated large displacement optical flow" (ECCV 2010). So is what leaves the
+    frame (beyond the centres of its outermost pixels), and what isn't known (NaN).
+    """
+    if forward.ndim != 3 or forward.shape[2] != 2 or forward.shape != backward.shape:
+        raise ValueError(f"Two flows of one size (H, W, 2) are expected, got {forward.shape} and {backward.shape}.")
+    height, width = forward.shape[:2]
+    x = np.arange(width, dtype=np.float32) + forward[..., 0]
+    y = np.arange(height, dtype=np.float32)[:, None] + forward[..., 1]
+    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)  # false for NaN
+    where = [np.where(inside, y, 0), np.where(inside, x, 0)]
+    back = np.stack([map_coordinates(backward[..., i], where, order=1, mode="nearest") for i in (0, 1)], axis=-1)
+    lengths = np.square(forward).sum(-1) + np.square(back).sum(-1)
+    returns = np.square(forward + back).sum(-1) <= relative * lengths + absolute  # false for NaN
+    return ~(inside & returns)
+
+
+@torch.inference_mode()
+def _encode(model: Any, processor: Any, frame: np.ndarray) -> Any:
+    pixels = processor(images=frame, return_tensors="pt")["pixel_values"]
+    with _evaluating(model):
+        return model.encode(pixels.to(model.device, model.dtype))
+
+
+@torch.inference_mode()
+def _decode(model: Any, processor: Any, first: Any, second: Any, size: tuple[int, int]) -> np.ndarray:
+    """Flow (H, W, 2) at the frames' size, from one encoded frame to another."""
+    with _evaluating(model):
+        prediction = DensePrediction(flow=model.decode(first, second).flow)
+    flow = processor.post_process_optical_flow(prediction, target_sizes=[size])[0]["flow"]
+    return flow.permute(1, 2, 0).float().contiguous().cpu().numpy()
+
+
+# ---- what the functions above share ----
+
+
+def _size_text(shape: tuple[int, ...]) -> str:
+    return f"{shape[0]} x {shape[1]}"
 
 
 def _check_frames(first: torch.Tensor, second: torch.Tensor | None) -> None:

@@ -94,12 +94,16 @@ def show(lines: list[Line], console: Console | None = None) -> None:
             table.add_column(name, justify="right")
         for place in dict.fromkeys((line.data, line.split) for line in chosen):
             for line in [line for line in chosen if (line.data, line.split) == place]:
-                left_out = f" (-{len(line.broken) + len(line.missing)})" if line.broken or line.missing else ""
+                skipped = f" (-{len(line.broken) + len(line.missing)})" if line.broken or line.missing else ""
                 figures = [number(line.figures.get(name)) for name in columns]
                 name = f"{line.data}:{line.split}"
-                table.add_row(name, line.method, f"{line.images}{left_out}", *figures, f"{line.seconds:.2f}")
+                table.add_row(name, line.method, f"{line.images}{skipped}", *figures, f"{line.seconds:.2f}")
             table.add_section()
         console.print(table)
+    for line in lines:
+        if "iou" in line.figures:
+            classes = ", ".join(f"{name} {number(value)}" for name, value in line.figures["iou"].items())
+            console.print(f"IoU % of {line.method} on {line.data}:{line.split}: {classes}")
     left_out = {(line.data, line.split): line for line in lines if line.missing or line.broken}
     for (data, split), line in left_out.items():
         console.print(

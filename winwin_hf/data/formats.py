@@ -270,6 +270,7 @@ def decode_mask(source: Source, mask_format: str) -> np.ndarray:
 
     mask_format:
         "png": a picture, occluded where it isn't black.
+        "npy": an array, occluded where it isn't 0 (TartanAir's flow masks: 1 and 10 hidden, 100 out of view).
         "visible-png:VALUE": a picture, occluded where it has that value. Middlebury's mask0nocc is "visible-png:128".
         "kitti-noc", "kitti-disparity-noc": KITTI's ground truth without occluded pixels; occluded where it is unknown, which is
         right wherever the one with them is known.
@@ -278,13 +279,15 @@ def decode_mask(source: Source, mask_format: str) -> np.ndarray:
     kind, _, parameter = mask_format.partition(":")
     if mask_format == "png":
         return read_mask(source)
+    if mask_format == "npy":
+        return np.asarray(read_npy(source) != 0)
     if kind == "visible-png" and parameter.isdecimal():
         return np.asarray(read_labels(source) == int(parameter))
     if mask_format == "kitti-noc":
         return np.isnan(read_kitti_flow(source)[..., 0])
     if mask_format == "kitti-disparity-noc":
         return np.isnan(read_kitti_disparity(source))
-    known = "png, visible-png:VALUE, kitti-noc, kitti-disparity-noc"
+    known = "png, npy, visible-png:VALUE, kitti-noc, kitti-disparity-noc"
     raise ValueError(f"{name_of(source)}: unknown mask format {mask_format!r}; known are {known}.")
 
 

@@ -7,7 +7,7 @@ Notable:
   but gzip and shuffle, and no larger than what is stored can unpack to.
 - The HDF5 library (2.0.0, too) trusts a file in ways that make it crash or hang where a few bytes are damaged: the sizes of
   chunks, which are therefore unpacked or at least checked here, and a list in the file that can run in a circle, see `_Watched`.
-  With these, half a million files with random damage gave an array or an error. Files that were crafted to do harm are
+  With these, 270,000 files with random damage gave an array or an error. Files that were crafted to do harm are
   another matter: they are better converted in a process of their own.
 """
 

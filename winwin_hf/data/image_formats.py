@@ -39,6 +39,9 @@ PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type: grey, RGB, pale
 
 # ---- pictures ----
 
+# What Pillow may open: the raster formats of data sets and cameras. It would also run Ghostscript for a file that says it is EPS.
+RASTERS = ("PNG", "JPEG", "PPM", "BMP", "TIFF", "GIF", "WEBP", "TGA", "JPEG2000")
+
 
 def read_image(source: Source) -> np.ndarray:
     """Any image Pillow reads -> RGB uint8 (H, W, 3), turned as its EXIF says. 16-bit grey is scaled; alpha is laid over white;
@@ -46,7 +49,7 @@ def read_image(source: Source) -> np.ndarray:
     with opened(source) as (file, size):
         _png_header(name_of(source), file.read(33), size)
         file.seek(0)
-        with decoding(source, "image"), Image.open(file) as image:
+        with decoding(source, "image"), Image.open(file, formats=RASTERS) as image:
             return _as_rgb(ImageOps.exif_transpose(image))
 
 
@@ -103,7 +106,7 @@ def _read_samples(source: Source) -> tuple[np.ndarray, str]:
     with opened(source) as (file, size):
         header = _png_header(name_of(source), file.read(33), size)
         file.seek(0)
-        with decoding(source, "image"), Image.open(file) as stored:
+        with decoding(source, "image"), Image.open(file, formats=RASTERS) as stored:
             image = ImageOps.exif_transpose(stored)
             mode, samples = image.mode, np.array(image)
     if mode == "1":

@@ -1,0 +1,186 @@
+"""What people upload -> arrays of a size that two CPU cores can take, or one clear sentence about why not.
+
+Notable:
+- Gradio opens an uploaded picture before the app sees it, and a damaged one ends in "Error" without a word. `as_path` makes an
+  input component hand over the file's path unopened; `read_picture` then refuses what it must with a `gr.Error`.
+- Sizes are read from the file's header first: nothing is decoded that claims too many pixels.
+- A picture larger than asked for is scaled down, never refused, and the note that comes with it says so.
+
+Pictures are RGB uint8 (H, W, 3).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import gradio as gr
+import numpy as np
+from PIL import Image
+
+from winwin_hf.data import formats
+
+MAX_FILE_MB = 32
+MAX_SOURCE_PIXELS = 64_000_000  # a phone's largest photographs; decoding takes three bytes a pixel
+MIN_SIDE = 32  # pixels: two patches
+MAX_SIDE = 4096  # pixels, after scaling: a strip of one row's height would pass the limit on its area
+AREAS = {"360p": 640 * 360, "540p": 960 * 540, "720p": 1280 * 720, "1080p": 1920 * 1080}
+MAX_FRAMES = 24
+
+# What the containers of clips begin with. Anything else isn't handed to the video decoder, which would also follow playlists
+# and lists of files.
+CONTAINERS = ((4, b"ftyp"), (0, b"\x1a\x45\xdf\xa3"), (8, b"AVI "))
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An uploaded picture, ready to use."""
+
+    pixels: np.ndarray  # (H, W, 3) uint8
+    note: str  # what was done to it, "" for nothing
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The frames of an uploaded clip that are used."""
+
+    frames: list[np.ndarray]  # each (H, W, 3) uint8
+    rate: float  # frames per second
+    note: str
+
+
+def as_path(component: Any) -> Any:
+    """Makes an input component give its events the uploaded file's path, unopened. Returns the component.
+
+    On the object, not in a subclass: Gradio writes a stub file beside the source of every subclass.
+    """
+
+    def preprocess(payload: Any) -> str | None:
+        if payload is None:
+            return None
+        if not payload.path:
+            raise gr.Error("Send a file; pictures inside the request (data: URLs) are not taken.", print_exception=False)
+        return payload.path
+
+    component.preprocess = preprocess
+    return component
+
+
+def refuse(message: str) -> gr.Error:
+    """The error that a person sees, without a traceback in the server's log: nothing is wrong there."""
+    return gr.Error(message, duration=15, title="This input can't be used", print_exception=False)
+
+
+def read_picture(path: str | None, size: str, what: str = "a picture") -> Picture:
+    """Reads an upload and scales it down to `size` (a key of AREAS). Raises gr.Error with the reason where it can't be used."""
+    if path is None:
+        raise refuse(f"Choose {what} first.")
+    area = area_of(size)
+    name = Path(path).name
+    width, height, frames = _header(path, name)
+    if width * height > MAX_SOURCE_PIXELS:
+        raise refuse(
+            f"{name} has {width} x {height} pixels; up to {MAX_SOURCE_PIXELS // 1_000_000} million are taken. Please scale it down."
+        )
+    if min(width, height) < MIN_SIDE:
+        raise refuse(f"{name} has {width} x {height} pixels; at least {MIN_SIDE} on each side are needed.")
+    try:
+        # By its bytes: the name in messages is the person's, not a path of this server.
+        pixels = formats.read_image(formats.Blob(Path(path).read_bytes(), name))
+    except ValueError as error:
+        raise refuse(f"{error} Please send a PNG, JPEG, WebP, GIF, BMP or TIFF picture.") from None
+    notes = []
+    if frames > 1:
+        notes.append(f"{name} is an animation: its first frame was taken")
+    small = scale_down(pixels, area)
+    if small is not pixels:
+        notes.append(
+            f"{name} was scaled from {pixels.shape[1]} x {pixels.shape[0]} to {small.shape[1]} x {small.shape[0]} pixels"
+        )
+    if min(small.shape[:2]) < MIN_SIDE:
+        raise refuse(f"{name} ({width} x {height} pixels) is too narrow: scaled down, it has no {MIN_SIDE} pixels across.")
+    return Picture(small, "; ".join(notes))
+
+
+def read_pair(path1: str | None, path2: str | None, size: str) -> tuple[Picture, Picture]:
+    """Two frames of the same size."""
+    first, second = read_picture(path1, size, "a first frame"), read_picture(path2, size, "a second frame")
+    if first.pixels.shape != second.pixels.shape:
+        sizes = [f"{picture.pixels.shape[1]} x {picture.pixels.shape[0]}" for picture in (first, second)]
+        raise refuse(f"The two frames must have the same size; these have {sizes[0]} and {sizes[1]} pixels.")
+    return first, second
+
+
+def read_clip(path: str | None, size: str) -> Clip:
+    """The first MAX_FRAMES frames of a clip, scaled down to `size`."""
+    if path is None:
+        raise refuse("Choose a video first.")
+    area, name = area_of(size), Path(path).name
+    with Path(path).open("rb") as file:
+        start = file.read(16)
+    if not any(start[at : at + len(magic)] == magic for at, magic in CONTAINERS):
+        raise refuse(f"{name} is not a video this demo reads. Please send an MP4, MOV, WebM, MKV or AVI file.")
+    reader = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
+    try:
+        width, height = (int(reader.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        if not reader.isOpened() or width < 1 or height < 1:
+            raise refuse(f"{name} can't be decoded as a video. Please send an MP4, MOV, WebM, MKV or AVI file.")
+        if width * height > 4 * AREAS["1080p"]:
+            raise refuse(f"{name} has frames of {width} x {height} pixels; up to 3840 x 2160 are taken.")
+        if min(width, height) < MIN_SIDE:
+            raise refuse(f"{name} has frames of {width} x {height} pixels; at least {MIN_SIDE} a side are needed.")
+        rate = reader.get(cv2.CAP_PROP_FPS)
+        frames: list[np.ndarray] = []
+        more = False
+        while True:
+            read, frame = reader.read()
+            if not read:
+                break
+            if len(frames) == MAX_FRAMES:
+                more = True
+                break
+            frames.append(scale_down(np.ascontiguousarray(frame[..., ::-1]), area))
+    finally:
+        reader.release()
+    if len(frames) < 2:
+        raise refuse(f"{name} has {len(frames)} readable frames; motion needs at least two.")
+    notes = []
+    if more:
+        notes.append(f"only the first {MAX_FRAMES} frames were used")
+    if frames[0].shape[:2] != (height, width):
+        notes.append(f"frames were scaled from {width} x {height} to {frames[0].shape[1]} x {frames[0].shape[0]} pixels")
+    return Clip(frames, rate if math.isfinite(rate) and 1 <= rate <= 240 else 25.0, "; ".join(notes))
+
+
+def area_of(size: str) -> int:
+    if size not in AREAS:
+        raise refuse(f"The size must be one of {', '.join(AREAS)}; got {size!r}.")
+    return AREAS[size]
+
+
+def scale_down(pixels: np.ndarray, area: int) -> np.ndarray:
+    """At most `area` pixels and MAX_SIDE on a side, proportions kept; the same array where it is small enough."""
+    height, width = pixels.shape[:2]
+    factor = min(math.sqrt(area / (height * width)), MAX_SIDE / max(height, width))
+    if factor >= 1:
+        return pixels
+    target = max(1, int(width * factor)), max(1, int(height * factor))
+    return np.asarray(Image.fromarray(pixels).resize(target, Image.Resampling.LANCZOS, reducing_gap=3.0))
+
+
+def _header(path: str, name: str) -> tuple[int, int, int]:
+    """(width, height, number of frames) as the file's header claims; no pixel is decoded."""
+    try:
+        with Image.open(path) as image:
+            return image.width, image.height, getattr(image, "n_frames", 1)
+    except Image.DecompressionBombError:
+        raise refuse(
+            f"{name} claims to have far too many pixels; up to {MAX_SOURCE_PIXELS // 1_000_000} million are taken."
+        ) from None
+    except FileNotFoundError:
+        raise refuse(f"{name} is not on the server any more. Please upload it again.") from None
+    except Exception:  # whatever a decoder raises on a malformed file
+        raise refuse(f"{name} is not a picture that can be read. Please send a PNG, JPEG, WebP, GIF, BMP or TIFF file.") from None
