@@ -97,7 +97,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
-            return
+            return None
         if status in (200, 206) and "ETag" in (headers or {}) and len(data) > 1000 and self.server.cut_downloads:
             self.server.cut_downloads -= 1
             self.wfile.write(data[: len(data) // 2])
@@ -228,7 +228,7 @@ class Handler(BaseHTTPRequestHandler):
     def tree(self, repo: Repo, rest: str) -> None:
         revision, folder = split(repo, rest)
         if (commit := self.look(repo, revision)) is None:
-            return
+            return None
         base = f"{folder}/" if folder else ""
         deep = self.query.get("recursive", "").lower() in ("true", "1")
         entries, folders = [], set()

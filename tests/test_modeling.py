@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,8 @@ from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoBackbone, AutoModel, AutoModelForDepthEstimation, AutoModelForSemanticSegmentation
 
-from winwin_hf import WinWinBackbone, WinWinConfig, WinWinForOpticalFlow, WinWinForPreTraining, WinWinModel
+from winwin_hf import WinWinBackbone, WinWinConfig, WinWinModel
+from winwin_hf.convert import load_croco
 
 CROCO = Path(__file__).resolve().parents[2] / "shared" / "reference" / "croco"
 APART = torch.tensor([[[0, 0], [2, 3]], [[1, 4], [2, 0]]])  # two windows of 2x2 patches in each frame of 4x6
@@ -275,68 +275,19 @@ def test_nothing_of_tokens_by_tokens_is_held(variant, overrides, training):
 
 # ------------------------------------------------------------------ the ancestor's numbers
 
-# The public checkpoints' names -> ours, in this order.
-CROCO_NAMES = [
-    (r"^patch_embed\.proj", "winwin.embeddings.projection"),
-    (r"^enc_blocks", "winwin.layers"),
-    (r"^enc_norm", "winwin.norm"),
-    (r"^decoder_embed", "decoder.embed"),
-    (r"^dec_blocks", "decoder.layers"),
-    (r"^dec_norm", "decoder.norm"),
-    (r"^prediction_head", "head"),
-    (r"\.cross_attn\.proj([qkv])", r".cross_attention.\1_proj"),
-    (r"\.cross_attn\.proj", ".cross_attention.o_proj"),
-    (r"\.attn\.proj", ".attention.o_proj"),
-    (r"\.attn\.", ".attention."),
-    (r"\.norm_y", ".norm_memory"),
-    (r"mlp\.fc1", "mlp.up_proj"),
-    (r"mlp\.fc2", "mlp.down_proj"),
-    (r"^head\.dpt\.head\.0", "head.head.conv1"),
-    (r"^head\.dpt\.head\.2", "head.head.conv2"),
-    (r"^head\.dpt\.head\.4", "head.head.out"),
-    (r"^head\.dpt\.act_postprocess\.(\d)\.0", r"head.head.projections.\1"),
-    (r"^head\.dpt\.act_postprocess\.(\d)\.1", r"head.head.resamples.\1"),
-    (r"^head\.dpt\.scratch\.layer_rn", "head.head.levels"),
-    (r"^head\.dpt\.scratch\.refinenet(\d)\.", lambda m: f"head.head.fusions.{int(m[1]) - 1}."),
-    (r"resConfUnit", "unit"),
-    (r"out_conv", "projection"),
-]
-
-
-def croco(name: str, model_class, **overrides):
-    """One of the reference checkpoints in our model, and its recorded inputs and outputs."""
-    checkpoint = torch.load(CROCO / f"{name}.pth", map_location="cpu", weights_only=True)
-    sizes = checkpoint.get("croco_kwargs") or checkpoint["croco_args"]
-    sides = {"": "enc", "decoder_": "dec"}
-    config = {f"{ours}hidden_size": sizes[f"{theirs}_embed_dim"] for ours, theirs in sides.items()}
-    config |= {f"{ours}num_hidden_layers": sizes[f"{theirs}_depth"] for ours, theirs in sides.items()}
-    config |= {f"{ours}num_attention_heads": sizes[f"{theirs}_num_heads"] for ours, theirs in sides.items()}
-    state = {}
-    for key, value in checkpoint["model"].items():
-        if re.search(r"dpt\.(act_\d_postprocess|scratch\.(layer\d_rn|refinenet4\.resConfUnit1))", key):
-            continue  # the same tensors under a second name, and a unit that is never used
-        for pattern, replacement in CROCO_NAMES:
-            key = re.sub(pattern, replacement, key)
-        parts = zip("qkv", value.float().chunk(3), strict=True) if ".qkv." in key else [("", value.float())]
-        state |= {key.replace("qkv", f"{part}_proj"): tensor for part, tensor in parts}
-    model = model_class(WinWinConfig(**config, **overrides))
-    model.load_state_dict(state)  # strict: every tensor has its place, on both sides
-    return model.eval(), load_file(CROCO / f"{name}_io.safetensors")
-
-
 @pytest.mark.skipif(
     not CROCO.is_dir(), reason="needs the reference checkpoints in shared/reference beside the repository"
 )
 @torch.no_grad()
 def test_agrees_with_croco_reference():
-    model, io = croco("croco_v2", WinWinForPreTraining)
+    model, io = load_croco(CROCO / "croco_v2.pth"), load_file(CROCO / "croco_v2_io.safetensors")
     encoded = [model.winwin(io[f"image{i}"]).last_hidden_state for i in (1, 2)]
     out = model(io["image1"], io["image2"], bool_masked_pos=io["mask"].bool())
     close = {"rtol": 1e-5, "atol": 1e-4}
     torch.testing.assert_close(encoded[0], io["encoder1"], **close)
     torch.testing.assert_close(encoded[1], io["encoder2"], **close)
     torch.testing.assert_close(out.logits, io["reconstruction"], **close)
-    model, io = croco("crocoflow", WinWinForOpticalFlow, head_type="dpt", dpt_layer_sizes=[24, 48, 96, 192])
+    model, io = load_croco(CROCO / "crocoflow.pth"), load_file(CROCO / "crocoflow_io.safetensors")
     out = model(io["image1"], io["image2"])
     torch.testing.assert_close(out.flow, io["flow"], **close)
     torch.testing.assert_close(out.log_scale, io["log_scale"][:, 0], **close)

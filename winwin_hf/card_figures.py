@@ -16,8 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, EvalResultEntry
-from huggingface_hub._eval_results import eval_result_entries_to_yaml
+from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 
 from winwin_hf.predictors import BASELINES
 from winwin_hf.report import UNITS, folder_name, number
@@ -63,7 +62,9 @@ def read_results(path: str | Path, names: set[str]) -> Results:
     path = Path(path)
     path = path / "results.json" if path.is_dir() else path
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; `winwin evaluate CHECKPOINT --data ... --output FOLDER` writes one")
+        raise FileNotFoundError(
+            f"{path}: no such file; `winwin evaluate CHECKPOINT --data ... --output FOLDER` writes one"
+        )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         methods = list(dict.fromkeys(line["method"] for line in record["results"]))
@@ -121,7 +122,6 @@ def public_command(command: str, method: str) -> str:
         else:
             done.append(word)
         option = word if word.startswith("--") and not equals else ""
-    # Angle brackets and the like never come from us; names with blanks are quoted again.
     return shlex.join(done)
 
 
@@ -149,8 +149,10 @@ def tables(results: list[Results], name: str) -> str:
             rows.append("| " + " | ".join([place, method, images, *values, f"{line['seconds']:.2f}"]) + " |")
         machine = result.machine
         device = machine.get("accelerator") or f"{machine.get('cpu')}, {machine.get('threads')} threads"
-        versions = ", ".join(f"{key} {result.versions[key]}" for key in ("torch", "transformers") if key in result.versions)
-        command = result.command.replace("MODEL", name, 1)
+        versions = ", ".join(
+            f"{key} {result.versions[key]}" for key in ("torch", "transformers") if key in result.versions
+        )
+        command = re.sub(r"\bMODEL\b", name, result.command, count=1)
         parts.append(f"`{command}` ({result.date[:10]}; {device}; {versions}):\n\n" + "\n".join(rows))
     return "\n\n".join(parts)
 

@@ -103,6 +103,7 @@ def data_shards(
         labels=catalog.labels_of(name, path),
         source=entry.source,
         terms=entry.terms,
+        multiple_of=multiple_of,
         progress=True,
         skip_broken=skip_broken,
     )

@@ -21,6 +21,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -177,7 +178,8 @@ def _load(path: Path) -> Any:
         what = "a folder" if path.is_dir() else "no such file"
         raise FileNotFoundError(f"{path}: {what}; expected a CroCo checkpoint (.pth)")
     zipped = zipfile.is_zipfile(path)
-    with torch.serialization.safe_globals([argparse.Namespace]):
+    with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about pickles that are refused in the next moment
         try:
             # mmap: a training's optimiser state, twice the weights, is never read
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True if zipped else None)
@@ -512,8 +514,8 @@ disparity = -outputs.flow[:, 0]  # (B, H, W) pixels; outputs.flow[:, 1] is exact
 
 # {name}
 
-{title} in the layout of winwin_hf: {conversion.architecture}, {conversion.parameters / 1e6:.1f} M parameters. The weights are CroCo's own, in
-another order and under other names; nothing was trained.
+{title} in the layout of winwin_hf: {conversion.architecture}, {conversion.parameters / 1e6:.1f} M parameters.
+The weights are CroCo's own under other names; nothing was trained.
 
 ```python
 import winwin_hf  # registers the models

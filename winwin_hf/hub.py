@@ -88,7 +88,7 @@ def checkpoints(cache_dir: str | Path | None = None) -> list[Checkpoint]:
             Checkpoint(
                 name=name,
                 task=TASKS.get(architectures[0], architectures[0]),
-                parameters=sum(_count_parameters(path) for path in folder.glob("*.safetensors")),
+                parameters=sum(count_parameters(path) for path in folder.glob("*.safetensors")),
                 size=sum(path.stat().st_size for path in _files(folder)),
                 installed=_read_ref(repository) == commit and snapshot.is_dir() and _commit(snapshot) == commit,
             )
@@ -169,7 +169,7 @@ def _write_ref(repository: Path, commit: str) -> None:
     temporary.replace(refs / "main")
 
 
-def _count_parameters(path: Path) -> int:
+def count_parameters(path: Path) -> int:
     """The numbers in a safetensors file, from its header alone (8 bytes of length, then JSON)."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")

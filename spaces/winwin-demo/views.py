@@ -106,7 +106,7 @@ def wheel_legend(scale: float | None = None) -> str:
     """The wheel, and what its colours mean."""
     far = "" if scale is None else f" Full colour here is a motion of <b>{scale:.3g} pixels</b> or more."
     return (
-        f'<div class="ww-legend"><img src="{_wheel()}" alt="Colour wheel: red is right, yellow-green is down, cyan is left, '
+        f'<div class="ww-legend"><img src="{_wheel()}" alt="Colour wheel: red is right, yellow is down, cyan is left, '
         'violet is up" width="88" height="88"/><div>The colour says <b>which way</b> a point moves from frame 1 to frame 2: '
         "look for it on the wheel, whose middle is where the point was. The stronger the colour, the <b>further</b>; white "
         f"stands still.{far}</div></div>"
