@@ -1,27 +1,8 @@
 """Convert a public CroCo checkpoint: `python scripts/convert_croco.py SOURCE.pth OUTPUT_FOLDER`. The same as `winwin convert`."""
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
-from winwin_hf.cli_errors import one_line_errors
-from winwin_hf.convert import convert_croco
-
-
-@one_line_errors
-def main(
-    source: Annotated[Path, typer.Argument(help="CroCo v2, CroCo-Flow or CroCo-Stereo (.pth).")],
-    output: Annotated[Path, typer.Argument(help="The new folder, for from_pretrained.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model's folder that is there.")] = False,
-) -> None:
-    """Config, weights, processor and card of SOURCE, as OUTPUT; nothing that SOURCE holds is run."""
-    done = convert_croco(source, output, overwrite=overwrite)
-    typer.echo(
-        f"{done.folder}  {done.architecture}, {done.parameters / 1e6:.1f} M parameters; {done.used} tensors used, "
-        f"{len(done.dropped)} dropped (README.md says which and why)"
-    )
-
+from winwin_hf.cli_models import convert
 
 if __name__ == "__main__":
-    typer.run(main)
+    typer.run(convert)

@@ -327,6 +327,7 @@ def test_folder_loads_with_the_auto_classes(files, converted, kind):
     folder = converted[kind]
     names = {path.name for path in folder.iterdir()}
     assert names == {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
+    assert all(path.stat().st_mode & 0o777 == 0o644 for path in folder.iterdir())
     assert not [path for path in folder.parent.iterdir() if path.name.startswith(".")]
     model, direct = AutoModel.from_pretrained(folder), load_croco(files[kind])
     assert type(model) is type(direct)
@@ -346,13 +347,13 @@ def test_card_says_where_the_weights_come_from(files, converted, kind):
     assert card.data.license == "cc-by-nc-sa-4.0" and card.data.library_name == "transformers"
     assert f"`{kind}.pth`" in card.text and hashlib.sha256(files[kind].read_bytes()).hexdigest() in card.text
     if kind == "pretraining":
-        assert "None was left out." in card.text
+        assert "Left out: none." in card.text
     else:
         assert "`head.dpt.scratch.refinenet4.resConfUnit1.conv1.weight`" in card.text
         assert "`head.dpt.act_1_postprocess.0.bias`" in card.text
     tiles = {"flow": "(320, 384), overlap=0.9, beta=10, beta_sigmoid=5", "stereo": "(352, 704), overlap=0.9, beta=15"}
     assert tiles.get(kind, "224 x 224") in card.text
-    assert ("means something else" in card.text) == (kind == "stereo")
+    assert ("another scale in pixels" in card.text) == (kind == "stereo")
 
 
 def test_bounds_of_the_scale_are_the_criterion_s(tmp_path):
@@ -699,7 +700,7 @@ def test_script(files, tmp_path):
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     app = Typer()
-    app.command()(script.main)
+    app.command()(script.convert)
     output = tmp_path / "flow"
     done = CliRunner().invoke(app, [str(files["flow"]), str(output)])
     assert done.exit_code == 0 and "WinWinForOpticalFlow" in done.output and "22 dropped" in done.output

@@ -275,6 +275,7 @@ def test_nothing_of_tokens_by_tokens_is_held(variant, overrides, training):
 
 # ------------------------------------------------------------------ the ancestor's numbers
 
+
 @pytest.mark.skipif(
     not CROCO.is_dir(), reason="needs the reference checkpoints in shared/reference beside the repository"
 )

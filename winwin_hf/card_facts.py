@@ -244,15 +244,14 @@ def terms_of(recipe: Recipe, photographs: str | None = None) -> Terms:
     """What a card says of the training's data. Sets of which only the catalog knows carry their licence as it stands there."""
     parts = recipe.data.parts()
     known = [_terms_of_set(part.name, part.path, photographs) for part in parts]
-    if len(known) == 1:
-        return known[0]
-    texts = [f"{part.weight:g} x {part.name}: {terms.text}" for part, terms in zip(parts, known, strict=True)]
-    return Terms(
-        "\n  - ".join(["several, with the terms of each:", *texts]),
-        "other",
-        "as-the-training-data",
-        restricted=any(terms.restricted for terms in known),
-    )
+    restricted = any(terms.restricted for terms in known)
+    text = known[0].text
+    if len(known) > 1:
+        texts = [f"{part.weight:g} x {part.name}: {terms.text}" for part, terms in zip(parts, known, strict=True)]
+        text = "\n  - ".join(["several, with the terms of each:", *texts])
+    if recipe.model.init:  # what those weights were trained on can't be told from here
+        return Terms(text, "other", "as-the-training-data-and-the-first-weights", restricted=restricted)
+    return Terms(text, "other", "as-the-training-data", restricted=restricted) if len(known) > 1 else known[0]
 
 
 def _terms_of_set(name: str, path: str | None, photographs: str | None) -> Terms:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import AutoModel
 
 from winwin_hf import hub
@@ -73,6 +73,16 @@ def card(name: str, facts: Facts, repo_id: str | None = None, picture: tuple[str
         f"## Licence\n\n{_licence(terms, repo_id)}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def with_figures(text: str, name: str, facts: Facts, repo_id: str) -> str:
+    """A card that came with the checkpoint, as of converted weights, with the figures of `facts.results` in metadata and at its end."""
+    if not facts.results:
+        return text
+    own = ModelCard(text, ignore_metadata_errors=True)
+    own.data.model_name = own.data.model_name or name
+    own.data.eval_results = [*(own.data.eval_results or []), *model_index(facts.results, repo_id)]
+    return f"{str(own).rstrip()}\n\n## Figures\n\n{tables(facts.results, repo_id)}\n"
 
 
 def limits_of(facts: Facts) -> str:

@@ -20,6 +20,8 @@ from rich.table import Table
 
 from winwin_hf.cli_data import app as data_app
 from winwin_hf.cli_errors import UsageError, one_line_errors
+from winwin_hf.cli_models import convert
+from winwin_hf.cli_push import push
 
 app = typer.Typer(
     help="Win-Win: optical flow, segmentation and depth at full resolution.",
@@ -290,6 +292,10 @@ def demo(
     from winwin_hf import demo as demo_module
 
     demo_module.run(output, frames=frames, device=device, say=progress.print)
+
+
+app.command()(convert)
+app.command()(push)
 
 
 # ------------------------------------------------------------------ arguments

@@ -76,6 +76,9 @@ def data_shards(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the shards.")],
     format: Annotated[str, typer.Option(help="parquet or webdataset.")] = "parquet",
     shard_size: Annotated[str, typer.Option(help="About so large, as 500MB.")] = "500MB",
+    multiple_of: Annotated[
+        int, typer.Option(min=1, help="Make the number of shards a multiple of this: of the training processes.")
+    ] = 1,
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Leave out what can't be read, and count it.")
     ] = False,

@@ -185,9 +185,7 @@ def _load(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True if zipped else None)
         except OSError:
             raise
-        except (
-            Exception
-        ) as error:  # a parser fed with foreign bytes: UnpicklingError, RuntimeError, EOFError, KeyError, ...
+        except Exception as error:  # foreign bytes: UnpicklingError, RuntimeError, EOFError, KeyError, ...
             raise ValueError(f"{path}: {_why_unreadable(path, zipped, error)}") from error
 
 
@@ -460,6 +458,8 @@ def convert_croco(
         model.save_pretrained(new, max_shard_size=max_shard_size)
         WinWinImageProcessor(patch_size=model.config.patch_size).save_pretrained(new)
         (new / "README.md").write_text(_card(checkpoint, conversion, model.config), encoding="utf-8")
+        for path in new.iterdir():
+            path.chmod(0o644)  # weights are written for their owner alone
         if output.exists():
             _check_output(output, overwrite)
             output.rename(temporary / "old")
@@ -506,7 +506,7 @@ disparity = -outputs.flow[:, 0]  # (B, H, W) pixels; outputs.flow[:, 1] is exact
     reasons: dict[str, list[str]] = {}
     for tensor, why in conversion.dropped.items():
         reasons.setdefault("the same as another" if why.startswith("the same as") else why, []).append(f"`{tensor}`")
-    dropped = "\n".join(f"- {why}: {', '.join(names)}" for why, names in reasons.items()) or "None was left out."
+    dropped = "".join(f"- {why}: {', '.join(names)}\n" for why, names in reasons.items())
     height, width = _crop(checkpoint)
     return f"""---
 {metadata.to_yaml()}
@@ -545,10 +545,10 @@ inputs = processor(images=first, second_images=second, return_tensors="pt")
 {_notes(checkpoint, config)}
 ## Tensors
 
-{conversion.used} of the source's {conversion.used + len(conversion.dropped)} tensors are used and fill every parameter. The others:
+{conversion.used} of the source's {conversion.used + len(conversion.dropped)} tensors are used and fill every parameter.
+Left out: {"" if dropped else "none."}
 
-{dropped}
-"""
+{dropped}"""
 
 
 def _more_imports(kind: str) -> str:
@@ -588,8 +588,8 @@ def _notes(checkpoint: CrocoCheckpoint, config: WinWinConfig) -> str:
         )
     else:
         lines.append(
-            f"trained by `{criterion}`: `log_scale` is the network's own channel, but that criterion makes another scale in pixels "
-            "of it than our loss does, so `loss` (and training on) starts from a scale that means something else"
+            f"trained by `{criterion}`, which makes another scale in pixels of `log_scale` than our loss does: `loss` has no meaning "
+            "before training on"
         )
     if checkpoint.kind == "stereo":
         lines.append(

@@ -27,8 +27,9 @@ T = TypeVar("T")
 @dataclasses.dataclass
 class ModelRecipe:
     """preset: sizes to start from ("tiny", "small", "base", "large"). config: fields of WinWinConfig on top. init: a checkpoint
-    whose weights to start from, as far as names and shapes agree. attention: its implementation in training ("sdpa", "eager",
-    "flash_attention_2", "flex_attention"); with a few hundred tokens a CPU is fastest with "eager". Evaluation uses "sdpa"."""
+    (a folder, a name, a public CroCo .pth) whose encoder and decoder to start from; they must be of the same size. attention:
+    its implementation in training ("sdpa", "eager", "flash_attention_2", "flex_attention"); with a few hundred tokens a CPU is
+    fastest with "eager". Evaluation uses "sdpa"."""
 
     preset: str = "tiny"
     config: dict[str, Any] = dataclasses.field(default_factory=dict)

@@ -34,6 +34,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from winwin_hf.convert import initialise
 from winwin_hf.data.collator import tokens_kept
 from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.sources import Source, open_source
@@ -123,16 +124,15 @@ def make_loader(
 
 
 def make_model(recipe: Recipe, source: Source) -> Any:
-    """A new model, or one that starts from `model.init`'s weights where names and shapes agree."""
+    """A new model, or one that starts from `model.init`'s encoder, decoder and whatever else has its name and shape."""
     model_class, task = MODELS[recipe.task]
     if source.task != task:
         raise ValueError(f"task {recipe.task!r} needs data for {task}, but {source.name!r} is for {source.task}")
     labels = {"id2label": dict(enumerate(source.labels))} if source.labels else {}
     config = recipe.config(**labels)
+    model = model_class(config)
     if recipe.model.init:
-        model = model_class.from_pretrained(recipe.model.init, config=config, ignore_mismatched_sizes=True)
-    else:
-        model = model_class(config)
+        initialise(model, recipe.model.init)
     model.set_attn_implementation(recipe.model.attention)
     return model
 

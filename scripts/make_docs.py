@@ -1,0 +1,407 @@
+"""The pages of docs/ that are made from the code: `python scripts/make_docs.py` writes them, `--check` says which are out of date.
+
+docs/recipes.md: every key of a recipe, from the dataclasses. docs/data.md: every data set, from the catalogue. docs/cli.md: every
+command, from its help. docs/benchmarks.md: the figures of README.md. What a key means is what its class's docstring says; a key
+without a meaning is an error.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from winwin_hf import cli, recipe
+from winwin_hf.configuration_winwin import PRESETS, WinWinConfig
+from winwin_hf.data import catalog, rows, sources
+from winwin_hf.data.augmentation import FlowAugmentation, ImageAugmentation
+from winwin_hf.data.catalog_entry import DataSet
+from winwin_hf.data.collator import SecondStrategy
+from winwin_hf.data.synthetic import SceneSettings
+from winwin_hf.windows import Strategy
+
+ROOT = Path(__file__).resolve().parents[1]
+MADE = "<!-- made by scripts/make_docs.py from docstrings; don't edit -->\n"
+
+SECTIONS: dict[str, type] = {  # key of a recipe -> what its section may hold
+    "model": recipe.ModelRecipe,
+    "data": recipe.DataRecipe,
+    "data.sets": recipe.DataSetRecipe,
+    "windows": Strategy,
+    "second_windows": SecondStrategy,
+    "optimization": recipe.OptimizationRecipe,
+    "evaluation": recipe.EvaluationRecipe,
+    "evaluation.sets": recipe.EvaluationSet,
+}
+SETTINGS: dict[str, type] = {  # what the `settings` of a data set may hold, by the kind of set
+    "synthetic-flow": SceneSettings,
+    "flow and stereo sets": FlowAugmentation,
+    "depth and segmentation sets": ImageAugmentation,
+}
+
+
+def pages() -> dict[Path, str]:
+    """Path below the repository -> what should stand there."""
+    return {
+        Path("docs/recipes.md"): recipes_page(),
+        Path("docs/data.md"): data_page(),
+        Path("docs/cli.md"): cli_page(),
+        Path("docs/benchmarks.md"): benchmarks_page(),
+    }
+
+
+# ------------------------------------------------------------------ docstrings
+
+
+def said(doc: str, names: Sequence[str]) -> dict[str, str]:
+    """
+    What a docstring says of each name: the text after `name:`, `name, other:` or `name (type):` at the begin of a sentence or after
+    "and", up to the next such or to an empty line. "Learning rate:" counts for learning_rate.
+    """
+    spoken = {name.replace("_", " ").capitalize(): name for name in names if "_" in name}
+    one = "|".join(re.escape(name) for name in sorted([*names, *spoken], key=len, reverse=True))
+    item = rf"(?:{one})(?: \([^)]*\))?"
+    heads = list(re.finditer(rf"(?:^|(?<=[.;:])\s+|\band\s+)({item}(?:, {item})*):(?=\s)", doc))
+    found: dict[str, str] = {}
+    for head, after in zip(heads, [*heads[1:], None], strict=True):
+        text = doc[head.end() : after.start() if after else len(doc)].partition("\n\n")[0]
+        text = re.sub(r",?\s+and$", "", " ".join(text.split())).rstrip(";, ")
+        for name in re.findall(rf"(?<!\w)(?:{one})(?!\w)", re.sub(r"\([^)]*\)", "", head[1])):
+            found.setdefault(spoken.get(name, name), text)
+    return found
+
+
+def mentioned(doc: str, names: Sequence[str]) -> dict[str, str]:
+    """The first sentence that has each name in it, in backticks if there is one."""
+    sentences = re.split(r"(?<=[.;])\s+", " ".join(doc.split()))
+    hits = {name: [s for s in sentences if re.search(rf"(?<![\w.]){name}(?!\w)", s)] for name in names}
+    return {name: next((s for s in found if code(name) in s), found[0]) for name, found in hits.items() if found}
+
+
+def meanings(kind: type) -> dict[str, str]:
+    """What the docstring of a dataclass says of each field; where it says "as in Other", also what that one's says.
+
+    Raises ValueError for a field that it doesn't speak of.
+    """
+    doc = inspect.getdoc(kind) or ""
+    found = said(doc, [field.name.lstrip("_") for field in dataclasses.fields(kind)])
+    for other in re.findall(r"\bas in ([A-Z]\w+)", doc):
+        found = {**meanings(getattr(recipe, other)), **found}
+    names = [field.name for field in fields(kind)]
+    found = {**mentioned(doc, names), **found}
+    sections = {} if kind is not recipe.Recipe else {name: f"see [below](#{name})" for name in SECTIONS}
+    found = {**found, **sections}
+    lacking = [name for name in names if name not in found]
+    if lacking:
+        raise ValueError(f"the docstring of {kind.__name__} says nothing of {', '.join(lacking)}")
+    return {name: found[name] for name in names}
+
+
+def fields(kind: type) -> list[Any]:
+    """The fields that a recipe may set; of the config only its own."""
+    return [f for f in dataclasses.fields(kind) if f.name in kind.__annotations__ and not f.name.startswith("_")]
+
+
+# ------------------------------------------------------------------ Markdown
+
+
+def table(header: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    text = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in (header, ["---"] * len(header), *lines)]
+    return "".join(f"| {line} |\n" for line in text)
+
+
+def plain(text: str) -> str:
+    """Prose of a docstring, with what Markdown would take for markup escaped."""
+    return re.sub(r"<(?=\w)", "&lt;", re.sub(r"(?<!\w)\*(?![\w ]+\*)|(?<=/)\*", r"\\*", text))
+
+
+def code(text: Any) -> str:
+    return f"`{text}`"
+
+
+def type_text(kind: type, field: Any) -> str:
+    """A field's type in the words of YAML."""
+    hint = kind.__annotations__[field.name]
+    text = (
+        hint if isinstance(hint, str) else getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint)
+    )
+    choices = re.fullmatch(r"(?:typing\.)?Literal\[(.*)\]", text)
+    if text == "Task":
+        choices = re.fullmatch(r"typing\.Literal\[(.*)\]", str(get_type_hints(kind)[field.name]))
+    if choices:
+        return ", ".join(code(choice.strip("\"' ")) for choice in choices[1].split(", "))
+    text = re.sub(r"(?:dict|Mapping)\[[^]]*\]", "mapping", text)
+    text = re.sub(r"tuple\[(\w+), \1\]", r"pair of \1", text)
+    text = re.sub(r"tuple\[pair of (\w+), \.\.\.\]", r"list of pairs of \1", text)
+    text = re.sub(r"list\[(\w+)\](?: \| tuple\[\w+, \.\.\.\])?", r"list of \1", text)
+    text = re.sub(r"list of \w+(Recipe|Set)\b", "list", re.sub(r"^(\w+Recipe|\w*Strategy)$", "section", text))
+    return (
+        text.replace("float | int", "float")
+        .replace(" | None", ", or none")
+        .replace("str", "text")
+        .replace("Any", "any")
+    )
+
+
+def default_text(field: Any) -> str:
+    """A field's default as YAML would have it."""
+    value = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    if value is dataclasses.MISSING:
+        return "required"
+    if dataclasses.is_dataclass(value) or value in ({}, []):
+        return ""
+    if isinstance(value, tuple):
+        value = list(value)
+    names = {True: "true", False: "false", None: "none"}
+    return code(names[value] if value is None or isinstance(value, bool) else str(value).replace("'", ""))
+
+
+def fields_table(kind: type) -> str:
+    """name, type, default and meaning of all fields of a dataclass."""
+    known = meanings(kind)
+    return table(
+        ("key", "type", "default", "meaning"),
+        [(code(f.name), type_text(kind, f), default_text(f), plain(known[f.name])) for f in fields(kind)],
+    )
+
+
+# ------------------------------------------------------------------ recipes
+
+
+def recipes_page() -> str:
+    parts = [
+        "# Recipes\n",
+        MADE,
+        "A recipe is a YAML file that holds everything that decides a training. It is checked before anything starts: an unknown key, "
+        "a value of the wrong type or a choice that doesn't exist is an error that says where it stands. `--set "
+        "optimization.steps=100` overrides one value; `--set data.sets.0.path=FOLDER` one of a list. The recipe as it was used, with "
+        "all defaults written out, lies in the output folder and beside the final weights.\n",
+        "Examples: the files of `scripts/recipes`, and the [tutorial](tutorial.md).\n",
+        "## The recipe\n",
+        fields_table(recipe.Recipe),
+    ]
+    for name, kind in SECTIONS.items():
+        parts += [f"## `{name}`\n", *(["A list; each entry:\n"] if name.endswith("sets") else []), fields_table(kind)]
+        if name == "model":
+            parts += [
+                "## `model.config`\n",
+                f"Fields of `WinWinConfig`, on top of the preset ({', '.join(map(code, PRESETS))}). "
+                "A segmentation network's classes come from its data.\n",
+                fields_table(WinWinConfig),
+                "The presets:\n",
+                presets_table(),
+            ]
+        if name == "data.sets":
+            for which, settings in SETTINGS.items():
+                parts += [f"### `settings` of {which}\n", fields_table(settings)]
+            parts += [
+                "### `options`\n",
+                "Of each data set's own, listed with it in [Data sets](data.md); of `hub`:\n",
+                fields_table(sources.HubOptions),
+            ]
+    return "\n".join(parts)
+
+
+def presets_table() -> str:
+    keys = list(dict.fromkeys(key for preset in PRESETS.values() for key in preset))
+    values = {
+        name: {f.name: f.default for f in dataclasses.fields(WinWinConfig)} | preset for name, preset in PRESETS.items()
+    }
+    return table(
+        ("", *map(code, PRESETS)), [(code(key), *(code(values[name][key]) for name in PRESETS)) for key in keys]
+    )
+
+
+# ------------------------------------------------------------------ data sets
+
+UNITS = """\
+Units, everywhere: flow (right, down) in pixels of the first image; depth in metres along the optical axis; NaN where
+unknown; labels are class ids, 255 where ignored; images are RGB.
+"""
+USE = """\
+```bash
+winwin data list --layout
+winwin data check /data/Sintel
+```
+
+In a recipe: `data: {name: sintel-clean, path: /data/Sintel, split: train}`. In Python:
+
+```python
+from winwin_hf.data import catalog
+
+pairs = catalog.load("sintel-clean", "/data/Sintel", "train[:90%]")  # a datasets.Dataset
+```
+
+A split may be cut as `datasets` writes it: `train[:80%]`, `train[100:200]`. Nothing is decoded before it is looked at.
+Licences change: the terms below are what the source said when this was written; look there.
+"""
+OTHER_SOURCES = """\
+| name | what |
+| --- | --- |
+| `synthetic-flow` | endless scenes with exact flow; its `settings` are in [Recipes](recipes.md) |
+| `shards` | a folder made by `winwin data shards`: parquet or WebDataset, streamed |
+| `hub` | what `datasets.load_dataset` opens, streamed or not; its `options` are in [Recipes](recipes.md) |
+"""
+TASKS = {"flow": "Optical flow and stereo", "depth": "Depth", "segmentation": "Segmentation"}
+
+
+def data_page() -> str:
+    entries = list(catalog.SETS.values())
+    columns = inspect.getdoc(rows) or ""
+    parts = ["# Data sets\n", MADE, f"{len(entries)} sets on disk are known by name. {UNITS}", USE, "## All of them\n"]
+    parts.append(
+        table(
+            ("name", "task", "splits (scored by default)", "terms"),
+            [(f"[{e.name}](#{e.name})", e.task, splits_text(e), e.terms) for e in entries],
+        )
+    )
+    parts += ["Besides:\n", OTHER_SOURCES, "## Columns\n"]
+    parts.append(
+        "Every row says how its target is stored, so one reader reads every set of a task, its shards and mixtures.\n"
+    )
+    parts.append(columns[columns.index("Columns (") :].replace("):\n", "):\n\n") + "\n")
+    for task, title in TASKS.items():
+        parts.append(f"## {title}\n")
+        parts += [text for e in entries if e.task == task for text in set_parts(e)]
+    return "\n".join(parts)
+
+
+def splits_text(entry: DataSet) -> str:
+    return ", ".join(f"**{split}**" if split == entry.scored else split for split in entry.splits)
+
+
+def set_parts(entry: DataSet) -> Iterator[str]:
+    """The paragraphs of one data set."""
+    find = getattr(entry.find, "func", entry.find)
+    doc = inspect.getdoc(find) or ""
+    yield f"### {entry.name}\n"
+    first = " ".join(doc.partition("\n\n")[0].split())
+    yield plain(re.sub(r"(?<=\.) [^.]*:$", "", first)) + "\n"  # without a sentence that introduces a list
+    yield f"- layout: {code(entry.layout)}"
+    yield f"- splits: {splits_text(entry)}"
+    yield f"- source: {f'<{entry.source}>' if re.fullmatch(r'https?://[^ ]+', entry.source) else entry.source}"
+    yield f"- terms: {entry.terms}"
+    if entry.labels:
+        yield f"- {len(entry.labels)} classes: {', '.join(entry.labels) if len(entry.labels) < 30 else 'see class_names.py'}"
+    if entry.task == "depth" and entry.depth_range[1] != float("inf"):
+        low, high = entry.depth_range
+        yield f"- scored: {low:g} to {high:g} m" + (f", crop `{entry.crop}`" if entry.crop else "")
+    options = options_of(entry)
+    if options:
+        known = {**mentioned(doc, options), **said(doc, options)}
+        lacking = [name for name in options if name not in known]
+        if lacking:
+            raise ValueError(f"the docstring of {find.__name__} says nothing of {', '.join(lacking)}")
+        for name in options:
+            yield f"- option `{name}`: {plain(known[name])}"
+    yield ""
+
+
+def options_of(entry: DataSet) -> list[str]:
+    """Keywords of a set's function that a recipe's `options` may hold, without those that its name fixes."""
+    fixed = getattr(entry.find, "keywords", {})
+    return [name for name in inspect.signature(entry.find).parameters if name not in ("root", "split", *fixed)]
+
+
+# ------------------------------------------------------------------ command line
+
+
+def cli_page() -> str:
+    parts = [
+        "# Command line\n",
+        MADE,
+        "Results go to standard output, progress to standard error. A wrong argument ends in one line and exit code 2, work that "
+        "failed in one line and exit code 1; `winwin --traceback COMMAND` shows where it comes from. `winwin COMMAND --help` prints "
+        "what stands here.\n",
+    ]
+    return "\n".join([*parts, *app_parts(cli.app, "winwin")])
+
+
+def app_parts(app: typer.Typer, name: str) -> Iterator[str]:
+    """The commands of an app, and of those below it, from the signatures that typer reads."""
+    for info in app.registered_commands:
+        function = inspect.unwrap(info.callback)  # type: ignore[arg-type]
+        yield from command_parts(function, f"{name} {info.name or function.__name__.replace('_', '-')}")
+    for group in app.registered_groups:
+        yield from app_parts(group.typer_instance, f"{name} {group.name}")  # type: ignore[arg-type]
+
+
+def command_parts(function: Any, name: str) -> Iterator[str]:
+    """Heading, what it does, usage and parameters of one command."""
+    usage, arguments, options = [name], [], []
+    hints = get_type_hints(function, include_extras=True)
+    for key, parameter in inspect.signature(function).parameters.items():
+        hint, info = (
+            hints[key].__args__[0] if hasattr(hints[key], "__metadata__") else hints[key],
+            hints[key].__metadata__[0],
+        )
+        text, default = info.help or "", parameter.default
+        if isinstance(info, typer.models.ArgumentInfo):
+            shown = info.metavar or key.upper()
+            usage.append(shown if default is inspect.Parameter.empty else f"[{shown}]")
+            arguments.append((code(shown), text, ""))
+            continue
+        value = "" if hint is bool else f" {info.metavar or value_name(hint)}"
+        # in Annotated, typer takes the first name as the default and sorts that out later
+        given_names = [name for name in (info.default, *(info.param_decls or ())) if isinstance(name, str)]
+        flags = given_names or [f"--{key.replace('_', '-')}"]
+        required = default is inspect.Parameter.empty
+        given = "required" if required else "" if default is None or hint is bool else code(default)
+        options.append((", ".join(code(flag + value * flag.startswith("--")) for flag in flags), text, given))
+    yield f"## {code(name)}\n"
+    yield " ".join((inspect.getdoc(function) or "").split()) + "\n"
+    yield f"```text\n{' '.join([*usage, *(['[OPTIONS]'] if options else [])])}\n```\n"
+    if arguments or options:
+        yield table(("", "what", "default"), [*arguments, *options])
+
+
+def value_name(hint: Any) -> str:
+    """What stands for an option's value."""
+    names = {"Path": "PATH", "int": "NUMBER", "float": "NUMBER"}
+    return next((shown for kind, shown in names.items() if kind in str(hint)), "TEXT")
+
+
+# ------------------------------------------------------------------ figures
+
+
+def benchmarks_page() -> str:
+    """README's section of figures; its own links are below the repository's root, of which these pages don't know."""
+    readme = (ROOT / "README.md").read_text()
+    section = re.search(r"^## Figures\n(.*?)(?=^## |\Z)", readme, flags=re.MULTILINE | re.DOTALL)
+    if section is None:
+        raise ValueError("README.md has no section Figures")
+    text = re.sub(r"(?<!!)\[([^]]*)\]\((?!https?://)[^)]*\)", r"\1", section[1]).strip()
+    return f"# Benchmarks\n\n{MADE}\n{text}\n\n{BESIDE}"
+
+
+BESIDE = """\
+How long one frame takes, in which precision and runtime: [Speed of inference](inference-speed.md). How each figure is computed:
+[Evaluation](api/evaluation.md).
+"""
+
+# ------------------------------------------------------------------
+
+
+def main(
+    check: Annotated[
+        bool, typer.Option("--check", help="Write nothing; exit code 1 if a page is out of date.")
+    ] = False,
+) -> None:
+    """Write the pages of docs/ that are made from the code."""
+    stale = [path for path, text in pages().items() if not (ROOT / path).is_file() or (ROOT / path).read_text() != text]
+    for path in stale:
+        typer.echo(f"{path}: {'out of date' if check else 'written'}")
+        if not check:
+            (ROOT / path).write_text(pages()[path])
+    if check and stale:
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
