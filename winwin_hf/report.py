@@ -222,7 +222,7 @@ def write_worst(folder: Path, result: Result, task: Task) -> None:
         masks = {"occluded": frame.occluded} if task == "flow" else {}
         figures = result.metric.compute(result.metric.row(prediction, frame.target, **masks))
         folder.mkdir(parents=True, exist_ok=True)
-        name = f"{figures[key]:010.4f}_{frame.index:06d}.png"
+        name = f"{figures[key]:010.4f}_{frame.index:06d}_{folder_name(frame.name)}.png"
         save_image(folder / name, draw(frame, prediction, task, figures))
 
 
@@ -240,8 +240,8 @@ def write_page(output: Path, lines: list[Line], names: dict[int, str] | None = N
             continue
         parts.append(f"<h2>{html.escape(f'{line.data}:{line.split}, {line.method}, {line.inference}')}</h2>")
         for picture in pictures:
-            value, _, index = picture.stem.partition("_")
-            caption = f"{UNITS[RANKED_BY[line.task][0]]} {float(value):.2f}, example {int(index)}"
+            value, index, name = picture.stem.split("_", 2)
+            caption = html.escape(f"{UNITS[RANKED_BY[line.task][0]]} {float(value):.2f}, {name} (example {int(index)})")
             source = html.escape(picture.relative_to(output).as_posix())
             parts.append(f"<figure><figcaption>{caption}</figcaption><img loading=lazy src='{source}'></figure>")
     with write_atomic(output / "worst.html") as temporary:
