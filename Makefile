@@ -5,6 +5,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
+PORT ?= 7860
 TORCH_INDEX ?=
 
 BIN := $(VENV)/bin
@@ -12,16 +13,18 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: help install install-dev demo test lint format clean
+.PHONY: help install install-dev demo space docs test lint format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     install, put the bundled checkpoints into the Hub cache, run them on real frames into $(DEMO)/"
 	@echo "make test     formatter, linter, types and tests (make test PYTEST_ARGS='-m slow' for the slow ones)"
+	@echo "make space    the Gradio demo on this machine (make space PORT=7860)"
+	@echo "make docs     the documentation as a site in site/"
 	@echo "make lint     formatter, linter and types only"
 	@echo "make format   let ruff format and fix"
 	@echo "make install  only the virtual environment in $(VENV)/"
-	@echo "make clean    remove $(VENV)/, $(DEMO)/, builds and caches (the Hub cache is left alone)"
+	@echo "make clean    remove $(VENV)/, $(DEMO)/, site/, builds and caches (the Hub cache is left alone)"
 
 # Stamps: a target's work is done again only when what it is made from has changed.
 $(VENV)/.stamp-venv:
@@ -48,6 +51,22 @@ install-dev: $(VENV)/.stamp-dev
 demo: $(VENV)/.stamp-install
 	$(BIN)/winwin checkpoints install
 	$(BIN)/python scripts/demo.py --output $(DEMO)
+
+$(VENV)/.stamp-space: $(VENV)/.stamp-install
+	$(PIP) install -c constraints.txt -e ".[demo]"
+	@touch $@
+
+$(VENV)/.stamp-docs: $(VENV)/.stamp-install
+	$(PIP) install -c constraints.txt -e ".[docs]"
+	@touch $@
+
+space: $(VENV)/.stamp-space
+	$(BIN)/winwin checkpoints install
+	$(BIN)/python spaces/winwin-demo/app.py --port $(PORT)
+
+docs: $(VENV)/.stamp-docs
+	$(BIN)/python scripts/make_docs.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff format --check .

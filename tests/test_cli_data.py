@@ -67,7 +67,18 @@ def test_check_names_what_is_missing_and_broken(camvid):
     assert "trainannot/0001TP_000030.png" in result.output and "0016E5_000030" in result.output
     quick = run("data", "check", camvid, "--quick", "--split", "val")
     assert quick.exit_code == 0 and "broken" not in quick.output
+    refused(run("data", "check", camvid, "--option", "ignored=[11]"), 2, "--option ignored=[11]", "--name")
     refused(run("data", "check", camvid / "nowhere"), 2, "nowhere", "no such folder")
+
+
+def test_check_with_a_sets_options(camvid, tmp_path):
+    for ours, theirs in (("images", "train"), ("masks", "trainannot")):
+        shutil.copytree(camvid / theirs, tmp_path / "own" / ours)
+    (tmp_path / "own" / "names.txt").write_text("\n".join(f"class {i}" for i in range(11)))
+    plain = run("data", "check", tmp_path / "own", "--name", "masks-folder", "--split", "all", "--workers", "0")
+    assert plain.exit_code == 1 and "ids [11]" in plain.output
+    options = ["--option", "ignored=[11]", "--workers", "0"]
+    assert run("data", "check", tmp_path / "own", "--name", "masks-folder", "--split", "all", *options).exit_code == 0
 
 
 @pytest.mark.parametrize("format", ["parquet", "webdataset"])

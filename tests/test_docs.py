@@ -4,8 +4,8 @@ What a page may say to these tests, in an HTML comment on the line before a bloc
 - `<!-- not run: REASON -->`: it can't run here (uploads, a server, an installation). SKIPPED counts these, so none slips in.
 - `<!-- file: NAME -->`: the page tells the reader to save this block as NAME.
 
-`winwin ...` runs in this process, and so does `accelerate launch scripts/X.py ...`, which is the same; the slow test runs the same lines in a
-shell, a process each. SHORTER makes trainings short, by replacing text that must be there.
+`winwin ...` runs in this process, and so does `accelerate launch scripts/X.py ...`, which is the same; the slow test runs the same
+lines in a shell, a process each. SHORTER makes trainings short, by replacing text that must be there.
 """
 
 from __future__ import annotations
@@ -39,18 +39,11 @@ DATA = Path(__file__).parent / "data"
 PAGES = ["README.md", *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").glob("*.md")))]
 LANGUAGES = ("python", "bash", "yaml", "text")
 
+SLOW = {"docs/export.md"}  # pages that take more than a few seconds in either test
 # Blocks marked `not run`. A number that grows is a block that nothing checks any more.
-SKIPPED = {"README.md": 1, "docs/index.md": 1, "docs/publishing.md": 2, "docs/demo.md": 2}
+SKIPPED = {"README.md": 1, "docs/index.md": 1, "docs/publishing.md": 1, "docs/demo.md": 2}
 
 _FEW = "--set optimization.steps=2 --set optimization.batch_size=1 --set optimization.num_workers=0 --set evaluation.windows=1"
-_SMALL = {
-    "steps: 1000": "steps: 2",
-    "steps: 500": "steps: 2",
-    "every: 500": "every: 2",
-    "every: 250": "every: 2",
-    "windows: 32": "windows: 1",
-    "windows: 16": "windows: 1",
-}
 SHORTER: dict[str, dict[str, str]] = {
     "README.md": {
         "/data/": "data/",
@@ -58,9 +51,21 @@ SHORTER: dict[str, dict[str, str]] = {
         "--set evaluation.sets=[]",
         "--set data.path=CamVid": f"--set data.path=CamVid {_FEW} --set evaluation.sets.1.length=1",
     },
-    "docs/data.md": {"/data/": "data/"},
-    "docs/tutorial.md": {"steps: 1000": "steps: 2", "every: 500": "every: 2", "windows: 32": "windows: 1"},
-    "docs/tutorial-flow.md": {"steps: 500": "steps: 2", "every: 250": "every: 2", "windows: 16": "windows: 1"},
+    "docs/data.md": {"/data/": "data/", "data check data/Sintel": "data check data/Sintel --workers 0"},
+    "docs/tutorial.md": {
+        "data check my-data": "data check my-data --workers 0",
+        "steps: 1000": "steps: 2",
+        "every: 500": "every: 2",
+        "windows: 32": "windows: 1",
+    },
+    "docs/tutorial-flow.md": {
+        "data check my-clips": "data check my-clips --workers 0",
+        "steps: 500": "steps: 2",
+        "every: 250": "every: 2",
+        "windows: 16": "windows: 1",
+    },
+    "docs/publishing.md": {"--dry-run\n": "--dry-run --no-picture\n"},
+    "docs/export.md": {'quantise=["int8"]': 'quantise=["int8"], check=False'},
 }
 
 
@@ -244,12 +249,17 @@ def prepare_video() -> None:
     clips.write_video("clip.mp4", iter(still_frames(3, 64, 96)), 10)
 
 
+def prepare_training() -> None:
+    shutil.copytree(hub.CHECKPOINTS / "winwin-seg", "runs/my-masks")
+
+
 PREPARE: dict[str, Callable[[], None]] = {
     "README.md": prepare_readme,
     "docs/data.md": prepare_data,
     "docs/tutorial.md": prepare_masks,
     "docs/tutorial-flow.md": prepare_clips,
     "docs/video.md": prepare_video,
+    "docs/publishing.md": prepare_training,
 }
 
 
@@ -263,7 +273,7 @@ def runnable() -> list[str]:
 # ------------------------------------------------------------------ tests
 
 
-@pytest.mark.parametrize("page", runnable())
+@pytest.mark.parametrize("page", [pytest.param(p, marks=[pytest.mark.slow] * (p in SLOW)) for p in runnable()])
 def test_a_page_runs(page: str, here: Path):
     PREPARE.get(page, lambda: None)()
     assert run_page(page, variables(), in_process) > 0
@@ -290,7 +300,7 @@ def test_replacements_and_preparations_are_of_pages_that_are_there():
 
 
 def test_blocks_are_found_with_their_notes():
-    page = "a\n\n<!-- not run: no reason to -->\n```bash\nls  # x\nwinwin \\\n  flow 'a b'\n```\n<!-- file: r.yaml -->\n```yaml\na: 1\n```\n"
+    page = "\n\n<!-- not run: no reason to -->\n```bash\nls  # x\nwinwin \\\n  flow 'a b'\n```\n<!-- file: r.yaml -->\n```yaml\na: 1\n```\n"
     first, second = blocks("p", page)
     assert (first.skipped, first.line, first.language) == ("no reason to", 5, "bash")
     assert commands(first.text) == [["ls"], ["winwin", "flow", "a b"]]

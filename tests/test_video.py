@@ -159,6 +159,9 @@ def test_other_settings_are_refused(clip, checkpoint, tmp_path, encoded):
         with pytest.raises(ValueError, match=rf"other settings .*{name}"):
             run(arguments[0], tmp_path / "out", arguments[1], progress=False, **options)
         assert left(tmp_path / "out") == before
+    (tmp_path / "out" / "video.json").write_text("{")
+    with pytest.raises(ValueError, match=r"other settings .*stride None, not 1"):
+        run(clip, tmp_path / "out", checkpoint, progress=False)
     run(clip, tmp_path / "out", checkpoint, stride=2, overwrite=True, progress=False)
     assert set(left(tmp_path / "out")) == flos(1, 3, 5) | {"video.json"}
     encoded.clear()

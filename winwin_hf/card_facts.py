@@ -154,7 +154,9 @@ def read_facts(
         raise ValueError(
             f"{folder / 'config.json'}: a {raw.get('model_type')} model, {architecture}; expected one of {', '.join(KINDS)}"
         )
-    parameters = sum(hub.count_parameters(path) for path in folder.glob("*.safetensors"))
+    whole = folder / "model.safetensors"
+    weights = [whole] if whole.is_file() else folder.glob("model-*-of-*.safetensors")
+    parameters = sum(hub.count_parameters(path) for path in weights)
     facts = Facts(WinWinConfig.from_pretrained(folder), architecture, parameters)
     if (folder / "recipe.yaml").is_file():
         facts.recipe = load_recipe(folder / "recipe.yaml")

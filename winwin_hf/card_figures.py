@@ -148,7 +148,8 @@ def tables(results: list[Results], name: str) -> str:
             place = f"{line['data']}:{line['split']}" + (f" ({line['hub']})" if line["hub"] else "")
             rows.append("| " + " | ".join([place, method, images, *values, f"{line['seconds']:.2f}"]) + " |")
         machine = result.machine
-        device = machine.get("accelerator") or f"{machine.get('cpu')}, {machine.get('threads')} threads"
+        threads = machine.get("threads")
+        device = machine.get("accelerator") or f"{machine.get('cpu')}, {threads} thread{'' if threads == 1 else 's'}"
         versions = ", ".join(
             f"{key} {result.versions[key]}" for key in ("torch", "transformers") if key in result.versions
         )

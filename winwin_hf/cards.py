@@ -63,7 +63,7 @@ def card(name: str, facts: Facts, repo_id: str | None = None, picture: tuple[str
         "implementation): trained on windows of each frame, run once on whole frames of any size.",
     ]
     if picture:
-        parts.append(f"![{picture[1]}]({picture[0]})\n\n{picture[1]}")
+        parts.append(f"![{picture[1].partition('. ')[0]}]({picture[0]})\n\n{picture[1]}")
     parts += [
         _use(kind, place, repo_id),
         f"## Architecture\n\n{architecture(facts)}",
@@ -80,8 +80,9 @@ def with_figures(text: str, name: str, facts: Facts, repo_id: str) -> str:
     if not facts.results:
         return text
     own = ModelCard(text, ignore_metadata_errors=True)
-    own.data.model_name = own.data.model_name or name
-    own.data.eval_results = [*(own.data.eval_results or []), *model_index(facts.results, repo_id)]
+    data: Any = own.data
+    data.model_name = data.model_name or name
+    data.eval_results = [*(data.eval_results or []), *model_index(facts.results, repo_id)]
     return f"{str(own).rstrip()}\n\n## Figures\n\n{tables(facts.results, repo_id)}\n"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -49,16 +50,26 @@ def data_check(
     name: Annotated[str | None, typer.Option(help="Which set it is. Default: look what the folder holds.")] = None,
     split: Annotated[list[str] | None, typer.Option(help="Only this split; repeatable.")] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode; 0: this one.")] = 2,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="An option of the set that --name names, such as a scale; repeatable."),
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="List files only, decode none.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the report as JSON.")] = None,
 ) -> None:
     """What FOLDER holds, what is missing and what is broken, before a training is started. Exit code 1 if anything is."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
+    options = {}
+    for item in option or []:
+        key, equals, text = item.partition("=")
+        if not (key and equals and name):
+            raise UsageError(f"--option {item}: expected KEY=VALUE, and --name with it")
+        options[key] = yaml.safe_load(text)
     from winwin_hf.data.check import check
     from winwin_hf.data.formats import write_atomic
 
-    report = check(folder, name, split, workers=workers, decode=not quick, progress=True)
+    report = check(folder, name, split, workers=workers, decode=not quick, progress=True, **options)
     Console(width=max(Console().width, 120)).print(report)
     if output is not None:
         with write_atomic(output) as temporary:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.ndimage import map_coordinates
+from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 
@@ -186,11 +186,14 @@ def flow_of_frames(
             )
         second = _encode(model, processor, frame)
         if first is not None:
-            pair = FlowPair(index - 1, _decode(model, processor, first, second, size))
+            flow = _decode(model, processor, first, second, size)
+            pair = FlowPair(index - 1, flow.cpu().numpy())
             if backward:
-                pair.backward = _decode(model, processor, second, first, size)
-                pair.occluded = consistency(pair.flow, pair.backward)
-                pair.backward_occluded = consistency(pair.backward, pair.flow)
+                back = _decode(model, processor, second, first, size)
+                pair.backward = back.cpu().numpy()
+                # on the model's device, where it is fast
+                pair.occluded = _occluded(flow, back).cpu().numpy()
+                pair.backward_occluded = _occluded(back, flow).cpu().numpy()
             yield pair
         first = second
     if index < 1:
@@ -203,18 +206,27 @@ def consistency(forward: np.ndarray, backward: np.ndarray, relative: float = 0.0
     A pixel x that can be seen in both frames comes back: f(x) + b(x + f(x)) = 0. It is said to be occluded where
     |f + b|^2 > relative * (|f|^2 + |b|^2) + absolute, b taken bilinearly at x + f: the check and the constants of Sundaram, Brox
     and Keutzer, "Dense point trajectories by GPU-accelerated large displacement optical flow" (ECCV 2010). So is what leaves the
-    frame (beyond the centres of its outermost pixels), and what isn't known (NaN).
+    frame (beyond the centres of its outermost pixels), and what isn't known (NaN, also beside one).
     """
     if forward.ndim != 3 or forward.shape[2] != 2 or forward.shape != backward.shape:
         raise ValueError(f"Two flows of one size (H, W, 2) are expected, got {forward.shape} and {backward.shape}.")
+    there, back = (torch.from_numpy(np.array(flow, np.float32)) for flow in (forward, backward))
+    return _occluded(there, back, relative, absolute).numpy()
+
+
+def _occluded(
+    forward: torch.Tensor, backward: torch.Tensor, relative: float = 0.01, absolute: float = 0.5
+) -> torch.Tensor:
+    """`consistency` of tensors, on their device."""
     height, width = forward.shape[:2]
-    x = np.arange(width, dtype=np.float32) + forward[..., 0]
-    y = np.arange(height, dtype=np.float32)[:, None] + forward[..., 1]
+    x = torch.arange(width, device=forward.device) + forward[..., 0]
+    y = torch.arange(height, device=forward.device)[:, None] + forward[..., 1]
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)  # false for NaN
-    where = [np.where(inside, y, 0), np.where(inside, x, 0)]
-    back = np.stack([map_coordinates(backward[..., i], where, order=1, mode="nearest") for i in (0, 1)], axis=-1)
-    lengths = np.square(forward).sum(-1) + np.square(back).sum(-1)
-    returns = np.square(forward + back).sum(-1) <= relative * lengths + absolute  # false for NaN
+    grid = torch.stack([x * (2 / max(width - 1, 1)), y * (2 / max(height - 1, 1))], dim=-1) - 1  # -1 to 1
+    back = F.grid_sample(backward.permute(2, 0, 1)[None], grid[None], padding_mode="border", align_corners=True)
+    back = back[0].permute(1, 2, 0)
+    lengths = forward.square().sum(-1) + back.square().sum(-1)
+    returns = (forward + back).square().sum(-1) <= relative * lengths + absolute  # false for NaN
     return ~(inside & returns)
 
 
@@ -226,12 +238,12 @@ def _encode(model: Any, processor: Any, frame: np.ndarray) -> Any:
 
 
 @torch.inference_mode()
-def _decode(model: Any, processor: Any, first: Any, second: Any, size: tuple[int, int]) -> np.ndarray:
+def _decode(model: Any, processor: Any, first: Any, second: Any, size: tuple[int, int]) -> torch.Tensor:
     """Flow (H, W, 2) at the frames' size, from one encoded frame to another."""
     with _evaluating(model):
         prediction = DensePrediction(flow=model.decode(first, second).flow)
     flow = processor.post_process_optical_flow(prediction, target_sizes=[size])[0]["flow"]
-    return flow.permute(1, 2, 0).float().contiguous().cpu().numpy()
+    return flow.permute(1, 2, 0).contiguous()
 
 
 # ---- what the functions above share ----

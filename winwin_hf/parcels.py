@@ -75,7 +75,6 @@ def pack_model(
     limits: str | None = None,
     hub_datasets: dict[str, str] | None = None,
     picture: bool = True,
-    shard: int = SHARD,
 ) -> Parcel:
     """
     A checkpoint as it lies on the Hub: what isn't copied as it is, is written to `temporary`. See `push`.
@@ -94,8 +93,8 @@ def pack_model(
     names = {Path(source).name, folder.name, name}
     facts = card_facts.read_facts(folder, limits, results=[card_figures.read_results(path, names) for path in results])
     parcel = Parcel(dict(weights), stale=WEIGHTS)
-    if len(weights) == 1 and sum(path.stat().st_size for path in weights.values()) > shard:
-        parcel.files = _split_weights(next(iter(weights.values())), temporary, shard)
+    if len(weights) == 1 and sum(path.stat().st_size for path in weights.values()) > SHARD:
+        parcel.files = _split_weights(next(iter(weights.values())), temporary)
     for path in code_files():
         parcel.files[path.name] = path
     _write(parcel, temporary, "config.json", _json(_config(folder, facts.architecture)))
@@ -104,12 +103,19 @@ def pack_model(
         from winwin_hf.recipe import dump_recipe
 
         _write(parcel, temporary, "recipe.yaml", dump_recipe(facts.recipe))
-    card_facts.write_facts(temporary / card_facts.FACTS, facts)
-    parcel.files[card_facts.FACTS] = temporary / card_facts.FACTS
-    shown = example_picture(folder, facts.architecture, temporary / "example.jpg") if picture else None
-    if shown is not None:
-        parcel.files["example.jpg"] = temporary / "example.jpg"
-    text = cards.card(name, facts, repo_id, ("example.jpg", shown) if shown else None)
+    own = folder / "README.md"
+    if facts.recipe is None and not (folder / card_facts.FACTS).is_file() and own.is_file():
+        # Somebody wrote it who knew more than can be read here, as `convert_croco.py` does.
+        text = cards.with_figures(own.read_text(encoding="utf-8"), name, facts, repo_id)
+        parcel.warnings += _warnings_of_card(own, text)
+    else:
+        card_facts.write_facts(temporary / card_facts.FACTS, facts)
+        parcel.files[card_facts.FACTS] = temporary / card_facts.FACTS
+        shown = example_picture(folder, facts.architecture, temporary / "example.jpg") if picture else None
+        if shown is not None:
+            parcel.files["example.jpg"] = temporary / "example.jpg"
+        text = cards.card(name, facts, repo_id, ("example.jpg", shown) if shown else None)
+        parcel.warnings += _warnings_of(facts)
     _write(parcel, temporary, "README.md", text)
     for file, entries in card_figures.eval_results(facts.results, repo_id, hub_datasets or {}).items():
         _write(parcel, temporary, f".eval_results/{file}", yaml.safe_dump(entries, sort_keys=False))
@@ -117,7 +123,6 @@ def pack_model(
         inside = path.relative_to(folder).as_posix()
         if inside not in parcel.files and not WEIGHTS.fullmatch(inside):
             parcel.left_out[inside] = _why_not(path) or "not part of a published checkpoint"
-    parcel.warnings += _warnings_of(facts)
     return parcel
 
 
@@ -183,13 +188,13 @@ def _check_whole(path: Path) -> None:
         raise ValueError(f"{path}: {size} bytes, expected {8 + length + last}; it was not written to its end")
 
 
-def _split_weights(path: Path, temporary: Path, shard: int) -> dict[str, Path]:
+def _split_weights(path: Path, temporary: Path) -> dict[str, Path]:
     from huggingface_hub import save_torch_state_dict
     from safetensors.torch import load_file
 
     folder = temporary / "weights"
     folder.mkdir()
-    save_torch_state_dict(load_file(path), folder, max_shard_size=shard)
+    save_torch_state_dict(load_file(path), folder, max_shard_size=SHARD)
     return {file.name: file for file in sorted(folder.iterdir())}
 
 
@@ -198,6 +203,7 @@ def _config(folder: Path, architecture: str) -> dict[str, Any]:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config["auto_map"] = {
         "AutoConfig": "configuration_winwin.WinWinConfig",
+        "AutoImageProcessor": "image_processing_winwin.WinWinImageProcessor",
         **dict.fromkeys(AUTO[architecture], f"modeling_winwin.{architecture}"),
     }
     config.pop("custom_pipelines", None)
@@ -208,8 +214,14 @@ def _config(folder: Path, architecture: str) -> dict[str, Any]:
 
 
 def _processor(folder: Path) -> dict[str, Any]:
+    """preprocessor_config.json without its class, which stands in config.json's auto_map.
+
+    Where transformers finds an auto_map here, it makes of WinWinImageProcessor the name of a video processor, and asks whether that
+    code may run, even with the package.
+    """
     processor = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-    processor["auto_map"] = {"AutoImageProcessor": "image_processing_winwin.WinWinImageProcessor"}
+    for name in ("auto_map", "image_processor_type"):
+        processor.pop(name, None)
     return processor
 
 
@@ -260,7 +272,7 @@ def _credit(frames: Path, name: str) -> str:
     for line in (frames / "README.md").read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
         if f"`{name}`" in cells[0] and len(cells) == 5:
-            return f"{cells[2]}; {cells[3]}; changes: {cells[4]}, drawn beside the prediction."
+            return f"{cells[2]}; {cells[3]}; changes: {cells[4]}; here scaled, beside the prediction."
     return name
 
 
@@ -270,11 +282,25 @@ def _warnings_of(facts: Any) -> list[str]:
     terms = facts.terms
     if terms is None:
         return ["no recipe.yaml: the card can't say what the weights were trained on, nor under which terms"]
+    warnings = []
     if terms.restricted:
-        return [f"not for commercial use: {first_line(terms.text)}"]
-    if UNSTATED.search(terms.text):
-        return [f"terms not stated: {first_line(terms.text)}"]
-    return []
+        warnings.append(f"not for commercial use: {' '.join(terms.text.split())}")
+    elif UNSTATED.search(terms.text):
+        warnings.append(f"terms not stated: {' '.join(terms.text.split())}")
+    if facts.recipe.model.init:
+        warnings.append(f"started from {facts.recipe.model.init}: the terms of those weights go on")
+    return warnings
+
+
+def _warnings_of_card(path: Path, text: str) -> list[str]:
+    head = re.match(r"---\s*\n(.*?)\n---", text, re.S)
+    try:
+        licence = (yaml.safe_load(head[1]) or {}).get("license") if head else None
+    except (yaml.YAMLError, AttributeError) as error:
+        raise ValueError(f"{path}: expected YAML between two lines of ---; {first_line(str(error))}") from None
+    if not licence:
+        return [f"{path} names no licence"]
+    return [f"not for commercial use: {path} says {licence}"] if "-nc" in str(licence).lower() else []
 
 
 # ------------------------------------------------------------------ data sets and Spaces

@@ -14,7 +14,7 @@ import hashlib
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -29,7 +29,7 @@ Type = Literal["model", "dataset", "space"]
 
 
 class PublishError(OSError):
-    """What the Hub or the way to it answered, in one line that says what to do."""
+    """What the Hub or the way to it answered, or what doesn't go together with what is there: one line that says what to do."""
 
 
 @dataclass
@@ -221,8 +221,9 @@ def _look(api: HfApi, repo_id: str, type: Type, revision: str) -> _Target:
     }
     untouched = False
     if "README.md" in files:
-        commits = api.list_repo_commits(repo_id, repo_type=type, revision=start)
-        untouched = len(commits) == 1 and commits[0].title.lower().startswith("initial commit")
+        with suppress(errors.HfHubHTTPError):  # a Hub that keeps its history to itself: then somebody wrote it
+            commits = api.list_repo_commits(repo_id, repo_type=type, revision=start)
+            untouched = len(commits) == 1 and commits[0].title.lower().startswith("initial commit")
     return _Target(True, bool(info.private), branch, sha, files, untouched)
 
 

@@ -117,8 +117,10 @@ class EvaluationRecipe:
 @dataclasses.dataclass
 class OptimizationRecipe:
     """steps: optimiser steps. batch_size: examples per process and backward pass. accumulation: backward passes a step.
-    Learning rate: linear warm-up over `warmup_steps`, then a cosine to `final_share` of it. ema_decay: 0 turns the average off.
-    mixed_precision: "no", "bf16", "fp16". num_workers: loader processes per training process."""
+    Learning rate: linear warm-up over `warmup_steps`, then a cosine to `final_share` of it. weight_decay: AdamW's, not on norms and
+    biases. betas: AdamW's. clip_norm: the gradient's largest norm. ema_decay: of the average of the weights, which is what is scored
+    and saved at the end; 0 turns it off. mixed_precision: "no", "bf16", "fp16". gradient_checkpointing: less memory, more time.
+    num_workers: loader processes per training process. seed: of the weights, the data's order, windows and augmentation."""
 
     steps: int = 10_000
     batch_size: int = 16
@@ -144,7 +146,9 @@ class OptimizationRecipe:
 
 @dataclasses.dataclass
 class Recipe:
-    """See the other classes of this file for the sections. output: folder of states, logs and the final model."""
+    """See the other classes of this file for the sections. task: what is learnt; the data must have it. output: folder of states, logs
+    and the final model. save_every: steps between states. log_every: steps between lines of metrics.jsonl. trackers: where
+    Accelerate also logs to."""
 
     task: Task
     data: DataRecipe

@@ -211,7 +211,10 @@ class Results:
             for path in found:
                 path.unlink()
         elif found:
-            before = json.loads(record.read_text(encoding="utf-8"))
+            try:
+                before = json.loads(record.read_text(encoding="utf-8"))
+            except ValueError:  # damaged: what it said is not known
+                before = {}
             other = [
                 f"{name} {before.get(name)}, not {value}"
                 for name, value in settings.items()

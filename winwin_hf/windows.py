@@ -319,6 +319,8 @@ class Strategy:
         "crop": one window of `size` (or of at most `tokens`) that becomes a little frame of its own (the baseline).
         "full": the whole frame (the baseline that Win-Win is meant to match at a quarter of the cost).
     count: how many windows; 0 means the kind's own number, which for "windows" is 2.
+    size: (h, w) of a window in patches. sizes: one (h, w) for each window. tokens: kept in all windows together, or so many single
+        ones. min_side, square: of windows whose shape is drawn.
     """
 
     kind: Literal["windows", "tokens", "crop", "full"] = "windows"

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import gradio as gr
 import numpy as np
 from PIL import Image
 
+from winwin_hf import clips
 from winwin_hf.data import formats
 
 MAX_FILE_MB = 32
@@ -29,6 +29,7 @@ MIN_SIDE = 32  # pixels: two patches
 MAX_SIDE = 4096  # pixels, after scaling: a strip of one row's height would pass the limit on its area
 AREAS = {"360p": 640 * 360, "540p": 960 * 540, "720p": 1280 * 720, "1080p": 1920 * 1080}
 MAX_FRAMES = 24
+MAX_VIDEO_PIXELS = 3840 * 2160
 
 # What the containers of clips begin with. Anything else isn't handed to the video decoder, which would also follow playlists
 # and lists of files.
@@ -62,7 +63,9 @@ def as_path(component: Any) -> Any:
         if payload is None:
             return None
         if not payload.path:
-            raise gr.Error("Send a file; pictures inside the request (data: URLs) are not taken.", print_exception=False)
+            raise gr.Error(
+                "Send a file; pictures inside the request (data: URLs) are not taken.", print_exception=False
+            )
         return payload.path
 
     component.preprocess = preprocess
@@ -71,7 +74,7 @@ def as_path(component: Any) -> Any:
 
 def refuse(message: str) -> gr.Error:
     """The error that a person sees, without a traceback in the server's log: nothing is wrong there."""
-    return gr.Error(message, duration=15, title="This input can't be used", print_exception=False)
+    return gr.Error(message, duration=15, print_exception=False)
 
 
 def read_picture(path: str | None, size: str, what: str = "a picture") -> Picture:
@@ -101,7 +104,9 @@ def read_picture(path: str | None, size: str, what: str = "a picture") -> Pictur
             f"{name} was scaled from {pixels.shape[1]} x {pixels.shape[0]} to {small.shape[1]} x {small.shape[0]} pixels"
         )
     if min(small.shape[:2]) < MIN_SIDE:
-        raise refuse(f"{name} ({width} x {height} pixels) is too narrow: scaled down, it has no {MIN_SIDE} pixels across.")
+        raise refuse(
+            f"{name} ({width} x {height} pixels) is too narrow: scaled down, it has no {MIN_SIDE} pixels across."
+        )
     return Picture(small, "; ".join(notes))
 
 
@@ -119,40 +124,38 @@ def read_clip(path: str | None, size: str) -> Clip:
     if path is None:
         raise refuse("Choose a video first.")
     area, name = area_of(size), Path(path).name
-    with Path(path).open("rb") as file:
-        start = file.read(16)
-    if not any(start[at : at + len(magic)] == magic for at, magic in CONTAINERS):
-        raise refuse(f"{name} is not a video this demo reads. Please send an MP4, MOV, WebM, MKV or AVI file.")
-    reader = cv2.VideoCapture(path, cv2.CAP_FFMPEG)
+    kinds = "Please send an MP4, MOV, WebM, MKV or AVI file."
     try:
-        width, height = (int(reader.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
-        if not reader.isOpened() or width < 1 or height < 1:
-            raise refuse(f"{name} can't be decoded as a video. Please send an MP4, MOV, WebM, MKV or AVI file.")
-        if width * height > 4 * AREAS["1080p"]:
-            raise refuse(f"{name} has frames of {width} x {height} pixels; up to 3840 x 2160 are taken.")
-        if min(width, height) < MIN_SIDE:
-            raise refuse(f"{name} has frames of {width} x {height} pixels; at least {MIN_SIDE} a side are needed.")
-        rate = reader.get(cv2.CAP_PROP_FPS)
+        with Path(path).open("rb") as file:
+            start = file.read(16)
+        if not any(start[at : at + len(magic)] == magic for at, magic in CONTAINERS):
+            raise refuse(f"{name} is not a video that this demo reads. {kinds}")
+        clip = clips.open_clip(path, end=MAX_FRAMES)
         frames: list[np.ndarray] = []
-        more = False
-        while True:
-            read, frame = reader.read()
-            if not read:
-                break
-            if len(frames) == MAX_FRAMES:
-                more = True
-                break
-            frames.append(scale_down(np.ascontiguousarray(frame[..., ::-1]), area))
-    finally:
-        reader.release()
+        for frame in clip.frames():
+            height, width = frame.shape[:2]
+            if width * height > MAX_VIDEO_PIXELS:
+                raise refuse(f"{name} has frames of {width} x {height} pixels; up to 3840 x 2160 are taken.")
+            if min(width, height) < MIN_SIDE:
+                raise refuse(f"{name} has frames of {width} x {height} pixels; at least {MIN_SIDE} a side are needed.")
+            frames.append(scale_down(frame, area))
+    except (ValueError, OSError) as error:
+        # The person's name for the file, not this server's path.
+        raise refuse(f"{str(error).replace(path, name)} {kinds}") from None
     if len(frames) < 2:
-        raise refuse(f"{name} has {len(frames)} readable frames; motion needs at least two.")
+        raise refuse(f"{name} has {len(frames)} frame; motion needs at least two.")
+    if min(frames[0].shape[:2]) < MIN_SIDE:
+        raise refuse(
+            f"{name} ({width} x {height} pixels) is too narrow: scaled down, it has no {MIN_SIDE} pixels across."
+        )
     notes = []
-    if more:
-        notes.append(f"only the first {MAX_FRAMES} frames were used")
+    if clip.length is not None and clip.length > len(frames):
+        notes.append(f"only the first {len(frames)} of about {clip.length} frames were used")
     if frames[0].shape[:2] != (height, width):
-        notes.append(f"frames were scaled from {width} x {height} to {frames[0].shape[1]} x {frames[0].shape[0]} pixels")
-    return Clip(frames, rate if math.isfinite(rate) and 1 <= rate <= 240 else 25.0, "; ".join(notes))
+        notes.append(
+            f"frames were scaled from {width} x {height} to {frames[0].shape[1]} x {frames[0].shape[0]} pixels"
+        )
+    return Clip(frames, float(clip.rate), "; ".join(notes))
 
 
 def area_of(size: str) -> int:
@@ -183,4 +186,6 @@ def _header(path: str, name: str) -> tuple[int, int, int]:
     except FileNotFoundError:
         raise refuse(f"{name} is not on the server any more. Please upload it again.") from None
     except Exception:  # whatever a decoder raises on a malformed file
-        raise refuse(f"{name} is not a picture that can be read. Please send a PNG, JPEG, WebP, GIF, BMP or TIFF file.") from None
+        raise refuse(
+            f"{name} is not a picture that can be read. Please send a PNG, JPEG, WebP, GIF, BMP or TIFF file."
+        ) from None

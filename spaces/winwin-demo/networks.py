@@ -1,7 +1,8 @@
 """The three networks, one prediction at a time, with the last predictions kept.
 
 Notable:
-- One prediction runs at a time: each uses every core, and memory is that of one. Others wait here.
+- One prediction runs at a time, always in the same thread: each uses every core, and memory is that of one. From one thread
+  after another, torch and the allocator would keep buffers and helper threads for each of them.
 - Results are kept by the content of their frames, up to KEPT_BYTES: moving a slider, comparing with tiles or choosing an example
   doesn't run a network again. There is no state per visitor.
 - A picture is the same for the bundled checkpoint, a folder and a Hub repository: `winwin_hf.tasks.load` takes any name.
@@ -9,18 +10,20 @@ Notable:
 
 from __future__ import annotations
 
+import contextvars
 import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
 
-from winwin_hf import inference, tasks
+from winwin_hf import inference, losses, tasks
 
 TILE = (384, 512)  # height, width: what `winwin flow --tile` takes
 KEPT_BYTES = 256 << 20
@@ -29,7 +32,7 @@ KEPT_BYTES = 256 << 20
 @dataclass(frozen=True)
 class Flow:
     flow: np.ndarray  # (H, W, 2) float32, (right, down) in pixels
-    confidence: np.ndarray | None  # (H, W) float32 in 0..1; None where the network doesn't say
+    error: np.ndarray  # (H, W) float32: by how many pixels the network expects to be off, from its log_scale
     seconds: float
     passes: int  # of the network: 1 directly, one a tile otherwise
 
@@ -54,7 +57,7 @@ class Networks:
         self._flow = tasks.load(flow, "flow", device)
         self._depth = tasks.load(depth, "depth", device)
         self._segmentation = tasks.load(segmentation, "segment", device)
-        self._running = threading.Lock()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="network")
         self._kept: OrderedDict[str, Any] = OrderedDict()
         self._keeping = threading.Lock()
 
@@ -62,10 +65,24 @@ class Networks:
     def label_names(self) -> list[str]:
         return self._segmentation.label_names
 
+    @property
+    def error_bounds(self) -> tuple[float, float]:
+        """The least and the largest error in pixels that the flow network can expect."""
+        return self._flow.model.config.min_flow_scale, self._flow.model.config.max_flow_scale
+
     def flow(self, frame1: np.ndarray, frame2: np.ndarray, tiled: bool = False) -> Flow:
         """Flow from `frame1` to `frame2` in one pass, or in overlapping tiles of TILE pixels."""
         key = _key("tiled" if tiled else "direct", frame1, frame2)
         return self._once(key, lambda: self._predict_flow(frame1, frame2, TILE if tiled else None))
+
+    def flow_of_frames(self, frames: list[np.ndarray]) -> Iterator[np.ndarray]:
+        """Flow (H, W, 2) from each frame to the next; each frame is encoded once."""
+        pairs = inference.flow_of_frames(self._flow.model, self._flow.processor, frames)
+        while True:
+            pair = self._run(lambda: next(pairs, None))  # pair by pair: whoever waits doesn't wait for the whole clip
+            if pair is None:
+                return
+            yield pair.flow
 
     def depth(self, image: np.ndarray) -> Depth:
         def run() -> Depth:
@@ -93,21 +110,26 @@ class Networks:
         )
         done = processor.post_process_optical_flow(outputs, target_sizes=[frame1.shape[:2]])[0]
         flow = np.ascontiguousarray(done["flow"].permute(1, 2, 0).float().cpu().numpy())
-        confidence = done.get("confidence")
-        if confidence is not None:
-            confidence = confidence.float().cpu().numpy()
-        return Flow(flow, confidence, time.perf_counter() - start, outputs.passes)
+        error = losses.laplacian_scale(done["log_scale"], *self.error_bounds).cpu().numpy()
+        return Flow(flow, error, time.perf_counter() - start, outputs.passes)
 
     def _once(self, key: str, run: Callable[[], Any]) -> Any:
         kept = self._recall(key)
         if kept is not None:
             return kept
-        with self._running:
-            kept = self._recall(key)  # somebody who asked for the same may have been first
-            if kept is None:
-                kept = run()
-                self._keep(key, kept)
-        return kept
+
+        def unless_kept() -> Any:
+            result = self._recall(key)  # somebody who asked for the same may have been first
+            if result is None:
+                result = run()
+                self._keep(key, result)
+            return result
+
+        return self._run(unless_kept)
+
+    def _run(self, work: Callable[[], Any]) -> Any:
+        """In the one thread, in the caller's context: Gradio finds the request there whose progress it shows."""
+        return self._worker.submit(contextvars.copy_context().run, work).result()
 
     def _recall(self, key: str) -> Any:
         with self._keeping:

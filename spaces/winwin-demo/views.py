@@ -13,39 +13,59 @@ import html
 import io
 from functools import lru_cache
 
+import cv2
 import numpy as np
 from PIL import Image
 
 from winwin_hf import tasks, visualization
 
-ARROW_WIDTH = 960  # the widest picture that arrows are drawn on: on a larger one they would be too thin to see
+ARROWS_SIDE = 640  # of the picture that arrows are drawn on, at most: on a larger one they would be too thin to see
 
 
-def full_colour(*flows: np.ndarray) -> float:
-    """The motion in pixels that gets the fullest colour: what 99 % of the pixels don't exceed, and a pixel at least.
-
-    The longest vector of all is often a single wrong one, beside which everything else would be pale.
-    """
-    return max(1.0, *(float(np.percentile(np.hypot(flow[..., 0], flow[..., 1]), 99)) for flow in flows))
-
-
-def arrows(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """The frame with about 24 arrows across its longer side, each as long as the motion."""
+def arrows(image: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, int]:
+    """The frame with about 20 arrows across its longer side, and how many times as long as the motion they are."""
     height, width = image.shape[:2]
-    factor = min(1.0, ARROW_WIDTH / max(height, width))
-    if factor < 1:
-        size = max(1, round(width * factor)), max(1, round(height * factor))
-        rows = np.linspace(0, height - 1, size[1]).round().astype(np.intp)
-        columns = np.linspace(0, width - 1, size[0]).round().astype(np.intp)
-        image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
-        flow = flow[np.ix_(rows, columns)] * np.float32(factor)
-    dimmed = (image * np.float32(0.75)).astype(np.uint8)  # yellow shows on it wherever it is
-    return visualization.flow_arrows(dimmed, flow, step=max(12, max(image.shape[:2]) // 24))
+    factor = min(1.0, ARROWS_SIDE / max(height, width))
+    size = max(1, round(width * factor)), max(1, round(height * factor))
+    picture = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS)) * np.float32(0.8)
+    picture = np.ascontiguousarray(picture.astype(np.uint8))
+    step = max(12, max(size) // 20)
+    ys, xs = np.arange(step // 2, size[1], step), np.arange(step // 2, size[0], step)
+    rows, columns = (np.minimum((at / factor).astype(np.intp), end - 1) for at, end in ((ys, height), (xs, width)))
+    motion = flow[np.ix_(rows, columns)] * np.float32(factor)
+    times = _times(np.hypot(motion[..., 0], motion[..., 1]), step)
+    # A dark line below the bright one: arrows show on anything.
+    for colour, thickness in (((0, 0, 0), 3), ((255, 225, 40), 1)):
+        for y, line in zip(ys, motion, strict=True):
+            for x, (u, v) in zip(xs, line, strict=True):
+                tip = round(x + float(u) * times), round(y + float(v) * times)
+                cv2.arrowedLine(picture, (int(x), int(y)), tip, colour, thickness, cv2.LINE_AA, tipLength=0.3)
+    return picture, times
 
 
-def confidence_picture(confidence: np.ndarray) -> np.ndarray:
-    """Confidence (H, W) in 0..1 -> colours: sure is pale, unsure is dark."""
-    return visualization.depth_to_image(1 - confidence, minimum=0.0, maximum=1.0)
+def _times(lengths: np.ndarray, step: int) -> int:
+    """1, 2, 3, 5 or 10: so that usual arrows can be seen and the longest don't cross more than about three cells."""
+    usual, longest = (max(float(np.percentile(lengths, share)), 1e-3) for share in (70, 99))
+    return max(times for times in (1, 2, 3, 5, 10) if times <= 1 or times <= min(step / 3 / usual, 3 * step / longest))
+
+
+def error_picture(error: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+    """The error that a network expects (H, W), pixels -> colours: a small one is pale, a large one dark."""
+    return visualization.depth_to_image(error, *bounds)
+
+
+def error_legend(error: np.ndarray | None, bounds: tuple[float, float]) -> str:
+    """What the colours of `error_picture` mean, and a word where the network says the same everywhere."""
+    low, high = bounds
+    text = (
+        "How sure the network is of each point: the number of pixels by which it expects to be wrong. Dark is usual at edges, and where "
+        "something comes into sight or goes out of it."
+    )
+    if error is not None:
+        text += f" Here it expects {error.mean():.1f} px on average."
+        if float(np.percentile(error, 2)) > low + 0.95 * (high - low):
+            text += " <b>This checkpoint calls itself unsure of nearly every point, so its confidence tells little.</b>"
+    return scale_legend(f"sure: {low:g} px", f"unsure: {high:g} px", text)
 
 
 def difference(direct: np.ndarray, tiled: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
@@ -82,9 +102,8 @@ def depth_range(depth: np.ndarray) -> tuple[float, float]:
 
 
 def stacked(frame: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """A frame and its flow colours in one picture of even size: below each other, or side by side where the frame is upright."""
-    sheet = np.concatenate([frame, colours], axis=0 if frame.shape[1] >= frame.shape[0] else 1)
-    return sheet[: sheet.shape[0] // 2 * 2, : sheet.shape[1] // 2 * 2]
+    """A frame and its flow colours in one picture in one picture: below each other, or side by side where the frame is upright."""
+    return np.concatenate([frame, colours], axis=0 if frame.shape[1] >= frame.shape[0] else 1)
 
 
 # ------------------------------------------------------------------ HTML
@@ -123,10 +142,20 @@ def scale_legend(left: str, right: str, text: str) -> str:
     )
 
 
+def arrows_text(times: int = 1) -> str:
+    longer = f" They are drawn <b>{times} times</b> as long as the motion, which is small." if times > 1 else ""
+    return f"<p>The same motion on frame 1: an arrow begins at a point and points to <b>where it is in frame 2</b>.{longer}</p>"
+
+
+def depth_legend(low: float, high: float) -> str:
+    text = "The colour says how far a point is from the camera, measured straight ahead. Drag the handle to compare with the picture."
+    return scale_legend(f"near, {low:.1f} m", f"far, {high:.1f} m", text)
+
+
 def class_legend(labels: np.ndarray | None, names: list[str]) -> str:
     """A swatch, the name and the share of the pixels for each class that occurs; all classes, without shares, for None."""
     palette = visualization.default_palette(len(names))
-    shares = {name: None for name in names} if labels is None else tasks.label_shares(labels, names)
+    shares = dict.fromkeys(names) if labels is None else tasks.label_shares(labels, names)
     items = []
     for name, share in shares.items():
         colour = "#{:02x}{:02x}{:02x}".format(*palette[names.index(name)])

@@ -1,0 +1,269 @@
+"""What the page's buttons do, which is also the API: one method an endpoint. The docstrings are the endpoints' documentation.
+
+Notable:
+- Nothing is kept per visitor: every event gets the input again, and networks.py knows results by their pictures' content.
+- Files to download are written into Gradio's cache, from where it serves them and deletes them after a while.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from pathlib import Path
+
+import gradio as gr
+import mesh
+import numpy as np
+import views
+from gradio.utils import get_upload_folder
+from inputs import read_clip, read_pair, read_picture, refuse
+from networks import TILE, Networks
+
+from winwin_hf import clips, inference, tasks, video, visualization
+from winwin_hf.data import formats
+
+
+class Demo:
+    """What the page's events call. The docstrings are the endpoints' documentation."""
+
+    def __init__(self, networks: Networks) -> None:
+        self.networks = networks
+
+    def flow(self, frame1: str, frame2: str, size: str = "1080p", progress: gr.Progress = gr.Progress()) -> tuple:  # noqa: B008
+        """Optical flow: where each point of frame 1 is in frame 2, from one pass over the whole frames.
+
+        Args:
+            frame1: the first frame, a picture file of at least 32 pixels a side.
+            frame2: the second frame, of the same size.
+            size: "540p", "720p" or "1080p": frames with more pixels than that are scaled down first.
+
+        Returns, in this order:
+            the flow in colours;
+            what the colours mean (HTML);
+            frame 1, and frame 2 warped to it by the flow;
+            frame 1 with arrows;
+            how long the arrows are (HTML);
+            the network's confidence in colours;
+            what the colours of the confidence mean (HTML);
+            size, seconds and figures (HTML);
+            the flow as a .flo file (Middlebury's format);
+            the flow as a .npy file: float32 (height, width, 2), (right, down) in pixels;
+            the flow in colours with the colour wheel, as a .png file.
+        """
+        progress(0.05, desc="Reading the frames")
+        first, second = read_pair(frame1, frame2, size)
+        image1, image2 = first.pixels, second.pixels
+        progress(0.1, desc=f"One pass over {_size(image1)} pixels")
+        result = self.networks.flow(image1, image2)
+        progress(0.85, desc="Drawing")
+        flow = result.flow
+        scale = video.full_colour([flow])
+        drawn, times = views.arrows(image1, flow)
+        errors = tasks.photometric_errors(image1, image2, flow)
+        figures = [
+            f"{_size(image1)} pixels",
+            f"one pass, {result.seconds:.2f} s",
+            f"mean motion {tasks.mean_magnitude(flow):.1f} px",
+            f"the frames differ by {errors['unwarped']:.1f} of 255, after moving back by {errors['warped']:.1f}",
+        ]
+        folder = _folder()
+        formats.write_flo(folder / "flow.flo", flow)
+        formats.write_npy(folder / "flow.npy", flow)
+        formats.save_image(folder / "flow.png", tasks.flow_picture(flow, scale))
+        return (
+            visualization.flow_to_image(flow, scale),
+            views.wheel_legend(scale),
+            (image1, visualization.warp(image2, flow)),
+            drawn,
+            views.arrows_text(times),
+            views.error_picture(result.error, self.networks.error_bounds),
+            views.error_legend(result.error, self.networks.error_bounds),
+            views.summary(figures, [first.note, second.note]),
+            *(str(folder / name) for name in ("flow.flo", "flow.npy", "flow.png")),
+        )
+
+    def compare_with_tiles(
+        self,
+        frame1: str,
+        frame2: str,
+        size: str = "1080p",
+        progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008
+    ) -> tuple:
+        """The same frames once in one pass and once in overlapping tiles of 384 x 512 pixels, as other networks need it.
+
+        Args:
+            frame1: the first frame, a picture file.
+            frame2: the second frame, of the same size.
+            size: "540p", "720p" or "1080p": frames with more pixels than that are scaled down first.
+
+        Returns, in this order:
+            the flow of one pass in colours;
+            the flow from tiles in the same colours;
+            where they differ (dark), the tiles' borders in red;
+            times and differences (HTML).
+        """
+        first, second = read_pair(frame1, frame2, size)
+        image1, image2 = first.pixels, second.pixels
+        height, width = image1.shape[:2]
+        if height <= TILE[0] and width <= TILE[1]:
+            raise refuse(
+                f"These frames ({_size(image1)}) fit into one tile of {TILE[1]} x {TILE[0]} pixels: nothing to compare."
+            )
+        direct = self.networks.flow(image1, image2)
+        tiled = self.networks.flow(image1, image2, tiled=True)
+        scale = max(video.full_colour([result.flow]) for result in (direct, tiled))
+        shade, apart, full = views.difference(direct.flow, tiled.flow)
+        rows, columns = (
+            inference.tile_positions(length, min(tile, length), 0.5)
+            for length, tile in zip((height, width), TILE, strict=True)
+        )
+        figures = [
+            f"one pass: {direct.seconds:.2f} s",
+            f"{tiled.passes} tiles: {tiled.seconds:.2f} s",
+            f"they differ by {apart.mean():.2f} px on average (black: {full:.1f} px or more)",
+        ]
+        return (
+            visualization.flow_to_image(direct.flow, scale),
+            visualization.flow_to_image(tiled.flow, scale),
+            views.draw_tiles(shade, rows, columns, TILE),
+            views.summary(figures, [first.note, second.note]),
+        )
+
+    def flow_of_video(self, clip: str, size: str = "360p", progress: gr.Progress = gr.Progress()) -> tuple:  # noqa: B008
+        """Optical flow between the neighbouring frames of a short video.
+
+        Args:
+            clip: an MP4, MOV, WebM, MKV or AVI file, whose first 24 frames are used.
+            size: "360p" or "540p": larger frames are scaled down first.
+
+        Returns, in this order:
+            a video (.mp4) with each frame beside its flow in colours;
+            what the colours mean (HTML);
+            size, seconds and figures (HTML).
+        """
+        read = read_clip(clip, size)
+        frames, flows = read.frames, []
+        start = time.perf_counter()
+        for flow in self.networks.flow_of_frames(frames):
+            flows.append(flow)
+            progress((len(flows), len(frames) - 1), desc="Flow between the frames", unit="pairs")
+        seconds = time.perf_counter() - start
+        scale = video.full_colour(flows)
+        path = _folder() / "flow.mp4"
+        pictures = (
+            views.stacked(frame, visualization.flow_to_image(flow, scale))
+            for frame, flow in zip(frames, flows, strict=False)  # the last frame has no flow
+        )
+        clips.write_video(path, pictures, read.rate)
+        figures = [
+            f"{len(flows)} pairs of {_size(frames[0])} pixels",
+            f"{seconds:.1f} s, {seconds / len(flows):.2f} s a pair",
+            f"mean motion {np.mean([tasks.mean_magnitude(flow) for flow in flows]):.1f} px from frame to frame",
+        ]
+        return str(path), views.wheel_legend(scale), views.summary(figures, [read.note])
+
+    def depth(self, image: str, size: str = "1080p", progress: gr.Progress = gr.Progress()) -> tuple:  # noqa: B008
+        """How far away each point of a picture is.
+
+        Args:
+            image: a picture file of at least 32 pixels a side.
+            size: "540p", "720p" or "1080p": pictures with more pixels than that are scaled down first.
+
+        Returns, in this order:
+            the picture, and its depth in colours;
+            what the colours mean (HTML);
+            the picture as a surface in space (.glb);
+            size, seconds and figures (HTML);
+            the depth as a .npy file: float32 (height, width), metres;
+            the depth as a 16-bit .png file in millimetres (0 is unknown);
+            the depth in colours as a .png file.
+        """
+        progress(0.05, desc="Reading the picture")
+        picture = read_picture(image, size)
+        pixels = picture.pixels
+        progress(0.1, desc=f"One pass over {_size(pixels)} pixels")
+        result = self.networks.depth(pixels)
+        progress(0.8, desc="Drawing")
+        depth = result.depth
+        low, high = views.depth_range(depth)
+        colours = tasks.depth_picture(depth)
+        folder = _folder()
+        formats.write_npy(folder / "depth.npy", depth)
+        tasks.save_depth(folder / "depth_mm.png", depth)
+        formats.save_image(folder / "depth.png", colours)
+        (folder / "surface.glb").write_bytes(mesh.glb(pixels, depth))
+        figures = [
+            f"{_size(pixels)} pixels",
+            f"one pass, {result.seconds:.2f} s",
+            f"half of the picture is nearer than {np.median(depth):.1f} m",
+        ]
+        return (
+            (pixels, colours),
+            views.depth_legend(low, high),
+            str(folder / "surface.glb"),
+            views.summary(figures, [picture.note]),
+            *(str(folder / name) for name in ("depth.npy", "depth_mm.png", "depth.png")),
+        )
+
+    def segment(
+        self,
+        image: str,
+        opacity: float = 0.6,
+        size: str = "1080p",
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> tuple:
+        """What each point of a picture belongs to: road, tree, car, ...
+
+        Args:
+            image: a picture file of at least 32 pixels a side.
+            opacity: of the colours over the picture, 0 (only the picture) to 1 (only colours).
+            size: "540p", "720p" or "1080p": pictures with more pixels than that are scaled down first.
+
+        Returns, in this order:
+            the picture under its classes' colours;
+            the classes that occur, their colours and shares (HTML);
+            size, seconds and figures (HTML);
+            class ids as an 8-bit grey .png file;
+            class ids as a .npy file: uint8 (height, width);
+            the colours over the picture with a legend, as a .png file.
+        """
+        progress(0.05, desc="Reading the picture")
+        picture = read_picture(image, size)
+        pixels = picture.pixels
+        progress(0.1, desc=f"One pass over {_size(pixels)} pixels")
+        result = self.networks.segment(pixels)
+        progress(0.85, desc="Drawing")
+        names = self.networks.label_names
+        folder = _folder()
+        tasks.save_labels(folder / "labels.png", result.labels)
+        formats.write_npy(folder / "labels.npy", result.labels)
+        formats.save_image(folder / "classes.png", tasks.segmentation_picture(pixels, result.labels, names))
+        figures = [f"{_size(pixels)} pixels", f"one pass, {result.seconds:.2f} s"]
+        return (
+            visualization.overlay(pixels, self._class_colours(result.labels), opacity),
+            views.class_legend(result.labels, names),
+            views.summary(figures, [picture.note]),
+            *(str(folder / name) for name in ("labels.png", "labels.npy", "classes.png")),
+        )
+
+    def overlay(self, image: str | None, opacity: float = 0.6, size: str = "1080p") -> np.ndarray | None:
+        """Only the first output of `segment`, for a slider that was moved; nothing where there is no picture yet."""
+        if image is None:
+            return None
+        pixels = read_picture(image, size).pixels
+        return visualization.overlay(pixels, self._class_colours(self.networks.segment(pixels).labels), opacity)
+
+    def _class_colours(self, labels: np.ndarray) -> np.ndarray:
+        palette = visualization.default_palette(len(self.networks.label_names))
+        return visualization.segmentation_to_image(labels, palette)
+
+
+def _size(pixels: np.ndarray) -> str:
+    return f"{pixels.shape[1]} x {pixels.shape[0]}"
+
+
+def _folder() -> Path:
+    """A new folder in Gradio's cache, from where it serves files and deletes them."""
+    folder = Path(get_upload_folder()) / f"winwin-{uuid.uuid4().hex}"
+    folder.mkdir(parents=True)
+    return folder
