@@ -11,6 +11,8 @@ Notable:
 
 import json
 import os
+import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -25,7 +27,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-PROBE = "--probe"
+PROBE, PREPARE = "--probe", "--prepare"
 REFERENCE = "sdpa"
 MARKERS = ("<!-- measured: scripts/benchmark_inference.py -->", "<!-- end -->")
 # way -> (what the page says, package it needs, file of the export or None for PyTorch)
@@ -57,8 +59,6 @@ def probe(way: str, checkpoint: str, folder: Path, threads: int, warmup: int, ru
     import numpy as np
     import torch
 
-    from winwin_hf.training import peak_memory
-
     torch.set_num_threads(threads)
     with np.load(folder / "inputs.npz") as stored:
         inputs = {name: torch.from_numpy(stored[name]) for name in stored.files}
@@ -72,7 +72,7 @@ def probe(way: str, checkpoint: str, folder: Path, threads: int, warmup: int, ru
             result = run(inputs)
             seconds.append(time.perf_counter() - start)
     np.save(folder / f"{way}.npy", result.float().numpy())
-    print(json.dumps({"ready": ready, "first": seconds[0], "seconds": seconds[warmup:], "peak": peak_memory()}))
+    print(json.dumps({"ready": ready, "first": seconds[0], "seconds": seconds[warmup:], "peak": peak()}))
 
 
 def make(way: str, checkpoint: str, folder: Path, threads: int) -> Any:
@@ -97,6 +97,11 @@ def make(way: str, checkpoint: str, folder: Path, threads: int) -> Any:
             return forward(**inputs)[name]
 
     return run
+
+
+def peak() -> float:
+    """Most memory this process has held, GB. Linux counts what its parent held when it started it, so the parent imports little."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 def prepare(checkpoint: str, folder: Path, height: int, width: int, ways: list[str]) -> None:
@@ -149,7 +154,8 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with console.status("exporting"):
-            prepare(checkpoint, folder, height, width, list(results))
+            command = [sys.executable, __file__, PREPARE, checkpoint, str(folder), str(height), str(width), *results]
+            subprocess.run(command, check=True)
         for turn in range(rounds):
             for name in list(results):
                 with console.status(f"{name}, turn {turn + 1} of {rounds}"):
@@ -166,7 +172,7 @@ def main(
             "size": [height, width],
             "threads": threads,
             "load_before": load,
-            "machine": machine(),
+            "machine": processor(),
             "versions": {name: version(name) for name in ("torch", "onnxruntime", "openvino") if installed(name)},
             "results": summary(results, folder),
             "not_measured": notes,
@@ -255,10 +261,10 @@ def show(record: dict[str, Any]) -> None:
 def markdown(record: dict[str, Any]) -> str:
     """The page's part between the markers."""
     turns = max((len(figures["all_seconds"]) for figures in record["results"].values()), default=0)
-    where, versions = record["machine"], record["versions"]
+    versions = record["versions"]
     text = (
         f"`{record['checkpoint']}`, {record['size'][0]}x{record['size'][1]}, {record['threads']} threads bound to as many cores of "
-        f"{where['cpu']}; medians of {turns} runs; {', '.join(f'{name} {found}' for name, found in versions.items())}; "
+        f"{record['machine']}; medians of {turns} runs; {', '.join(f'{name} {found}' for name, found in versions.items())}; "
         f"{record['date'][:10]}, load average before: {record['load_before']:.1f}."
     )
     lines = [HEADER, ["---"] * len(HEADER), *rows(record)]
@@ -289,14 +295,17 @@ def installed(package: str) -> bool:
         return False
 
 
-def machine() -> dict[str, Any]:
-    from winwin_hf import report
-
-    return report.machine()
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":
     if PROBE in sys.argv[1:2]:
         probe(sys.argv[2], sys.argv[3], Path(sys.argv[4]), *map(int, sys.argv[5:8]))
+    elif PREPARE in sys.argv[1:2]:
+        prepare(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), sys.argv[6:])
     else:
         typer.run(main)

@@ -173,24 +173,26 @@ def test_odd_files(page: playwright.Page, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not a picture")
     Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
     space_server.write_header(tmp_path / "huge.png", 30000, 30000)
-    base = Image.fromarray(np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8))
-    base.save(tmp_path / "moving.gif", save_all=True, append_images=[base.rotate(90)])
-    base.convert("CMYK").save(tmp_path / "cmyk.jpg")
-    Image.fromarray(np.linspace(0, 65535, 48 * 64).reshape(48, 64).astype(np.uint16)).save(tmp_path / "deep.png")
-    base.convert("RGBA").save(tmp_path / "alpha.png")
+    # Each of another size, so that no answer can be taken for the next one.
+    noise = np.random.default_rng(0).integers(0, 255, (48, 80, 3), np.uint8)
+    gif, cmyk, alpha, phone = (Image.fromarray(noise[:, :width]) for width in (64, 66, 70, 72))
+    gif.save(tmp_path / "moving.gif", save_all=True, append_images=[gif.transpose(Image.Transpose.ROTATE_180)])
+    cmyk.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    Image.fromarray(np.linspace(0, 65535, 48 * 68).reshape(48, 68).astype(np.uint16)).save(tmp_path / "deep.png")
+    alpha.convert("RGBA").save(tmp_path / "alpha.png")
     exif = Image.Exif()
     exif[274] = 6
-    base.save(tmp_path / "phone.jpg", exif=exif)
+    phone.save(tmp_path / "phone.jpg", exif=exif)
     tab(page, "Depth")
     for name, said in (
         ("text.png", "text.png is not a picture"),
         ("dot.png", "at least 32"),
         ("huge.png", "far too many pixels"),
         ("moving.gif", "its first frame was taken"),
-        ("cmyk.jpg", "64 x 48 pixels"),
-        ("deep.png", "64 x 48 pixels"),
-        ("alpha.png", "64 x 48 pixels"),
-        ("phone.jpg", "48 x 64 pixels"),
+        ("cmyk.jpg", "66 x 48 pixels"),
+        ("deep.png", "68 x 48 pixels"),
+        ("alpha.png", "70 x 48 pixels"),
+        ("phone.jpg", "48 x 72 pixels"),
     ):
         upload(page, "#depth-input", tmp_path / name)
         page.click("#depth-run")
@@ -199,6 +201,7 @@ def test_odd_files(page: playwright.Page, tmp_path: Path) -> None:
         else:
             expect(page.get_by_role("tabpanel").get_by_text(said).first).to_be_visible()
         page.locator("#depth-input [aria-label='Remove Image']").click()
+        expect(page.locator("#depth-input img")).to_have_count(0)
     page.click("#depth-run")
     assert "Choose a picture first" in toast(page)
 

@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from winwin_hf.cli_data import app as data_app
-from winwin_hf.cli_errors import UsageError, one_line_errors
-from winwin_hf.cli_models import convert
+from winwin_hf.cli_errors import UsageError, one_line_errors, parse_size
+from winwin_hf.cli_models import convert, export
 from winwin_hf.cli_push import push
+from winwin_hf.cli_video import video
 
 app = typer.Typer(
     help="Win-Win: optical flow, segmentation and depth at full resolution.",
@@ -63,7 +64,7 @@ def flow(
     """Optical flow from FRAME1 to FRAME2, in pixels: (right, down)."""
     check_suffix(output, "--output", (".flo",))
     check_picture(picture)
-    tile_size = parse_tile(tile)
+    tile_size = parse_size("--tile", tile)
     images = [read_image(frame1), read_image(frame2)]
     from winwin_hf import tasks
     from winwin_hf.data.formats import write_flo
@@ -259,7 +260,7 @@ def evaluate(
         raise UsageError(f"--overlap {overlap}: expected a share, at least 0 and below 1")
     if submission and output is None:
         raise UsageError("--submission needs --output, the folder to write to")
-    tile_size = parse_tile(tile)
+    tile_size = parse_size("--tile", tile)
     options = parse_options(option)
     from winwin_hf.evaluation import Settings, evaluate_data
 
@@ -294,7 +295,9 @@ def demo(
     demo_module.run(output, frames=frames, device=device, say=progress.print)
 
 
+app.command()(video)
 app.command()(convert)
+app.command()(export)
 app.command()(push)
 
 
@@ -340,16 +343,6 @@ def parse_options(items: list[str] | None) -> dict[str, dict[str, Any]]:
             raise UsageError(f"--option {item}: expected SET.KEY=VALUE, such as depth-folder.scale=1000")
         options.setdefault(match[1], {})[match[2]] = yaml.safe_load(match[3])
     return options
-
-
-def parse_tile(text: str | None) -> tuple[int, int] | None:
-    """ "384x512" -> (384, 512): height and width in pixels."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", text)
-    if match is None:
-        raise UsageError(f"--tile {text}: expected HEIGHTxWIDTH in pixels, such as 384x512")
-    return int(match[1]), int(match[2])
 
 
 def read_image(path: Path) -> Any:

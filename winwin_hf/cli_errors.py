@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -39,3 +40,13 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(2 if isinstance(error, UsageError | FileNotFoundError) else 1) from None
 
     return wrapped
+
+
+def parse_size(option: str, text: str | None) -> tuple[int, int] | None:
+    """ "384x512" -> (384, 512): height and width in pixels."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", text)
+    if match is None:
+        raise UsageError(f"{option} {text}: expected HEIGHTxWIDTH in pixels, such as 384x512")
+    return int(match[1]), int(match[2])

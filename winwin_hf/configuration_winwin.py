@@ -167,6 +167,10 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
             out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
         )
         self.refuse_typos(kwargs)
+        if not __name__.startswith("transformers_modules"):
+            # Beside published weights lies a copy of the pipeline, for those without the package. Where this is the package,
+            # transformers must not see it: it would ask to trust the copy.
+            kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
 
     @classmethod

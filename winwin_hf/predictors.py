@@ -114,12 +114,16 @@ def load(
     name: str, accelerator: Accelerator, tile: tuple[int, int] | None = None, overlap: float = 0.5
 ) -> Network | Baseline:
     """
-    A predictor by name: one of `BASELINES`, a bundled checkpoint, a folder or a Hub repository.
+    A predictor by name: one of `BASELINES`, a bundled checkpoint, a folder, a Hub repository or a file of `winwin export`.
 
     Raises: ValueError for a checkpoint of no task that can be scored; OSError where nothing has that name.
     """
     if name in BASELINES:
         return Baseline(name)
+    from winwin_hf.export import is_exported, load_predictor  # which builds on this file
+
+    if is_exported(name):
+        return load_predictor(name, accelerator, tile, overlap)
     from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
     source = hub.resolve(name)

@@ -37,8 +37,7 @@ INTRO = """
 # Win-Win: motion, depth and things in whole pictures
 
 Three small neural networks that look at a **whole picture in one go**, although they were trained on two small windows cut out of each
-picture, which is several times cheaper. They are first versions, trained in about an hour on a CPU: they show how it works, and they
-make mistakes.
+picture, which is several times cheaper. They are small first versions: they show how it works, and they make mistakes.
 """
 ABOUT = """
 This is an independent implementation of [Win-Win](https://arxiv.org/abs/2310.00632) (Leroy et al., ICLR 2024) for the Hugging Face stack.
@@ -57,6 +56,7 @@ CSS = """
 .ww-classes { display: flex; flex-wrap: wrap; gap: .35rem 1rem; margin-bottom: .3rem; }
 .ww-classes span { display: inline-flex; align-items: center; gap: .35rem; }
 .ww-classes i { width: 1rem; height: 1rem; border-radius: .2rem; border: 1px solid var(--border-color-primary); }
+.gradio-container .html-container { padding: 0; }
 .gradio-container p { line-height: 1.45; }
 """
 
