@@ -10,7 +10,8 @@ from model_cases import SMALL, VARIANTS, frames, make, randomise
 
 from winwin_hf import WinWinConfig
 from winwin_hf.losses import MAX_FLOW
-from winwin_hf.matching_winwin import Match, Matching, MatchingFeatures, matching_loss, pool_flow
+from winwin_hf import matching_winwin
+from winwin_hf.matching_winwin import Match, Matching, MatchingFeatures, area, matching_loss, near_keys, pool_flow
 from winwin_hf.rope_winwin import apply_rotary, rotary_embedding
 
 CONFIG = WinWinConfig(**{**SMALL, **VARIANTS["matching"]})  # stride 4, patches of 8
@@ -219,3 +220,93 @@ def test_a_fresh_network_answers_the_match_itself():
     up = torch.nn.functional.interpolate(out.base_flow, scale_factor=4, mode="bilinear")
     torch.testing.assert_close(out.flow, up)
     assert not out.log_scale.any()
+
+
+# ------------------------------------------------------------------ keys that count
+
+
+def narrow(seed: int = 0) -> Matching:
+    """A random matching whose priors are narrow, so that far keys don't count."""
+    matching = random_matching(seed)
+    with torch.no_grad():
+        matching.log_temperature.copy_(torch.tensor([1.0, 0.5]))
+        matching.log_sigma.copy_(torch.tensor([0.2, 0.0]))
+    return matching
+
+
+@pytest.mark.parametrize("shapes", [((60, 100), (60, 100)), ((33, 65), (90, 61)), ((16, 32), (70, 90))])
+def test_a_block_has_all_keys_that_its_queries_need(shapes):
+    first, second = shapes
+    noise = torch.randn(2, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    moved = 6 * torch.nn.functional.interpolate(noise, first, mode="bilinear").flatten(2).transpose(1, 2)
+    centre = grid(*first) + moved + torch.rand_like(moved)
+    distance = torch.tensor(5.5)
+    near = near_keys(centre, first, second, distance)
+    assert near is not None
+    apart = (centre[:, :, None] - grid(*second)[:, None]).square().sum(-1)  # (B, Q, K)
+    needed = apart <= apart.min(dim=-1, keepdim=True).values + distance**2
+    needed = needed.unflatten(2, second).unflatten(1, first)
+    seen = torch.zeros(2, *first)
+    for i, (top, bottom, left, right), (key_top, key_bottom, key_left, key_right) in near.blocks:
+        seen[i, top:bottom, left:right] += 1
+        part = needed[i, top:bottom, left:right].clone()
+        part[..., key_top:key_bottom, key_left:key_right] = False
+        assert not part.any()
+        assert 0 <= key_top < key_bottom <= second[0] and 0 <= key_left < key_right <= second[1]
+    assert (seen == 1).all()
+
+
+def test_the_block_of_a_still_scene_is_a_square_around_it():
+    near = near_keys(grid(96, 160), (96, 160), (96, 160), torch.tensor(9.5))
+    assert near is not None and len(near.blocks) == 6 * 5
+    assert near.blocks[0][1:] == ((0, 16, 0, 32), (0, 26, 0, 42))  # 15 + 9.5 and its rounding
+    assert sum(area(box) for _, box, _ in near.blocks) == 96 * 160
+
+
+def test_nothing_is_left_out_where_all_keys_count():
+    assert near_keys(grid(20, 30), (20, 30), (20, 30), torch.tensor(40.0)) is None
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("second_shape", [(48, 80), (40, 90)])
+def test_leaving_out_negligible_keys_changes_nothing(second_shape, monkeypatch):
+    matching, shape = narrow(), (48, 80)
+    xy, second_xy = grid(*shape) + 100, grid(*second_shape) + 100
+    first, second = (
+        torch.randn(2, t.shape[1], 16, generator=torch.Generator().manual_seed(i))
+        for i, t in enumerate((xy, second_xy))
+    )
+    args = first, second, xy.expand(2, -1, -1), second_xy.expand(2, -1, -1)
+    calls = []
+    monkeypatch.setattr(
+        matching_winwin.Near, "attend", lambda *a, plain=matching_winwin.Near.attend: calls.append(1) or plain(*a)
+    )
+    whole, near = matching(*args), matching(*args, grids=(shape, second_shape))
+    assert len(calls) == 2  # both attentions
+    for name in ("flow", "coarse", "mass", "spread", "retrieved"):
+        torch.testing.assert_close(
+            getattr(near, name), getattr(whole, name), atol=5e-3 if name == "spread" else 1e-3, rtol=1e-5
+        )
+
+
+def test_with_a_gradient_all_keys_are_seen(monkeypatch):
+    monkeypatch.setattr(matching_winwin, "near_keys", lambda *_: pytest.fail("a gradient is wanted"))
+    xy = grid(8, 8)
+    match = narrow()(torch.randn(1, 64, 16), torch.randn(1, 64, 16), xy, xy, grids=((8, 8), (8, 8)))
+    assert match.flow.requires_grad
+
+
+@torch.no_grad()
+def test_a_whole_frame_leaves_keys_out_and_windows_do_not(monkeypatch):
+    calls = []
+    monkeypatch.setattr(matching_winwin, "near_keys", lambda *args: calls.append(args[1:3]))
+    model = make("flow", "matching")
+    first, second = frames(model, 1, rows=8, columns=12)
+    model(first, second)
+    assert calls == [((16, 24), (16, 24))] * 2
+    model(first[:, None, :, :32], second[:, None], torch.zeros(1, 1, 2).long(), torch.zeros(1, 1, 2).long())
+    assert calls[2:] == [((8, 24), (16, 24))] * 2  # one window is a frame
+    two = torch.tensor([[[0, 0], [2, 2]]])
+    crops = torch.stack([first[..., :16, :16], first[..., 16:32, 16:32]], dim=1)
+    model(crops, crops, two, two)
+    assert len(calls) == 4

@@ -15,6 +15,9 @@ Notable:
 - squared coordinates among the values give the match's spread, for the loss and as a feature.
 - coordinates up to 240 must come out exact to a hundredth: all of this runs in float32, autocast or not.
 - query, key and value have the same width, or SDPA on a CPU falls back to the full matrix.
+- features are unit vectors, so their logits are bounded, and beyond some distance a prior's are below anything they can make up for:
+  on whole frames such keys are left out, a block of queries at a time (`near`). What they would add is below float32's rounding; cost
+  then grows with the pixels, not with their square.
 
 Shapes: B batch, N windows, T tokens, Q K stride-s positions of the first and second view, C channels.
 """
@@ -31,6 +34,12 @@ from .losses import MAX_FLOW
 from .rope_winwin import apply_rotary, rotary_embedding
 
 EXTRA_CHANNELS = 8  # beyond `matching_size`: prior and no-match channels of keys, coordinates among the values
+NEGLIGIBLE = 30.0  # nats: a million keys this far below the best one are 1e-7 of it
+BLOCK = (16, 32)  # rows and columns of the queries that share their keys
+WORTH_IT = 0.6  # share of all (query, key) pairs above which leaving out the others saves no time
+
+Grid = tuple[int, int]  # rows, columns
+Box = tuple[int, int, int, int]  # top, bottom, left, right
 
 
 @dataclass
@@ -87,32 +96,56 @@ class Matching(nn.Module):
         self.log_temperature = nn.Parameter(torch.tensor([2.5, 2.5]))  # of the global and of the local attention
         self.log_sigma = nn.Parameter(torch.tensor([2.8, 0.7]))  # of the two attentions' priors, in positions
 
-    def attend(self, query, query_extra, key, key_extra, values):
-        """One SDPA without heads; `*_extra` are further channels of the logits, not normalised. (B, Q, ...) -> (B, Q, C + 8)."""
+    def attend(self, query, query_extra, key, key_extra, values, near: "Near | None" = None):
+        """
+        One SDPA without heads; `*_extra` are further channels of the logits, not normalised. (B, Q, ...) -> (B, Q, C + 8).
+
+        `near`: which keys each block of queries needs; None: all.
+        """
         width = self.size + EXTRA_CHANNELS
         query, key, values = (torch.cat(parts, dim=-1) for parts in ([query, *query_extra], [key, *key_extra], values))
         query, key, values = (F.pad(t, (0, width - t.shape[-1])) for t in (query, key, values))
+        if near is not None:
+            return near.attend(query, key, values)
         out = F.scaled_dot_product_attention(query[:, None], key[:, None], values[:, None], scale=1.0)
         return out[:, 0]
 
     def forward(
-        self, first: torch.Tensor, second: torch.Tensor, first_xy: torch.Tensor, second_xy: torch.Tensor
+        self,
+        first: torch.Tensor,
+        second: torch.Tensor,
+        first_xy: torch.Tensor,
+        second_xy: torch.Tensor,
+        grids: tuple[Grid, Grid] | None = None,
     ) -> Match:
-        """features (B, Q, C), (B, K, C) and coordinates in positions, (B, Q, 2), (B, K, 2) as (x, y), of both views -> Match."""
+        """
+        features (B, Q, C), (B, K, C) and coordinates in positions, (B, Q, 2), (B, K, 2) as (x, y), of both views -> Match.
+
+        `grids`: rows and columns of both views' positions where each is one whole rectangle, row by row; negligible keys are then
+        left out, unless a gradient is wanted or the graph is traced.
+        """
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            grids = None
         with torch.autocast(first.device.type, enabled=False):
-            return self.match(first.float(), second.float(), first_xy.float(), second_xy.float())
+            return self.match(first.float(), second.float(), first_xy.float(), second_xy.float(), grids)
 
     def prior(self, centre: torch.Tensor, precision: torch.Tensor) -> list[torch.Tensor]:
         """Query channels that, with (x, y, x^2 + y^2) of a key, give a Gaussian's logits around `centre` (B, Q, 2), but for a constant."""
         return [centre * precision, (-0.5 * precision).expand(*centre.shape[:2], 1)]
 
-    def match(self, first, second, first_xy, second_xy) -> Match:
+    def match(self, first, second, first_xy, second_xy, grids: tuple[Grid, Grid] | None = None) -> Match:
         dtype = self.query.weight.dtype
         project = lambda layer, x: layer(x.to(dtype)).float()  # noqa: E731  weights may be in half precision
         centre = first_xy.mean(dim=1, keepdim=True)  # small numbers: float32 is exact enough, wherever the windows lie
         first_xy, second_xy = first_xy - centre, second_xy - centre
         temperature = self.log_temperature.float().clamp(max=4.6).exp()
         precision = torch.exp(-2 * self.log_sigma.float().clamp(min=0.0, max=6.0))
+
+        def near(centre: torch.Tensor, which: int) -> Near | None:
+            if grids is None:
+                return None
+            distance = (2 * (2 * temperature[which] + NEGLIGIBLE) / precision[which]).sqrt()
+            return near_keys(centre - second_xy[:, :1], *grids, distance)
 
         # 1. global
         query = F.normalize(project(self.query, first), dim=-1)
@@ -134,6 +167,7 @@ class Matching(nn.Module):
                 F.pad(torch.cat([second_xy, squares], dim=-1), (0, 0, 0, 1)),
             ],
             [F.pad(torch.cat([second_xy, squares, is_real], dim=-1), (0, 0, 0, 1))],  # ... and nothing to return
+            near(first_xy, 0),
         )
         mass = out[..., 3].clamp(min=1e-3)
         mean = out[..., :2] / mass[..., None]
@@ -148,6 +182,7 @@ class Matching(nn.Module):
             key,
             [second_xy, squares],
             [second_xy, project(self.value, second)],
+            near(mean, 1),
         )
         return Match(
             flow=(out[..., :2] - first_xy) * self.stride,
@@ -157,6 +192,77 @@ class Matching(nn.Module):
             retrieved=out[..., 2 : 2 + self.size],
             query=first,
         )
+
+
+# ------------------------------------------------------------------ keys that count
+
+
+@dataclass
+class Near:
+    """Blocks of queries, as boxes of the first view's grid, and the box of the second view's grid that each needs: (sample, box, box)."""
+
+    grid: Grid
+    key_grid: Grid
+    blocks: list[tuple[int, Box, Box]]
+
+    def attend(self, query: torch.Tensor, key: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """SDPA (B, Q, W), (B, K, W), (B, K, W) -> (B, Q, W), block by block; keys beyond the grid's belong to all blocks."""
+        width, (rows, columns) = query.shape[-1], self.key_grid
+        queries = query.unflatten(1, self.grid)
+        keys, key_values = (t[:, : rows * columns].unflatten(1, (rows, columns)) for t in (key, values))
+        others, other_values = (t[:, rows * columns :] for t in (key, values))
+        out = torch.empty_like(queries)
+        for i, (top, bottom, left, right), (key_top, key_bottom, key_left, key_right) in self.blocks:
+            box = (i, slice(key_top, key_bottom), slice(key_left, key_right))
+            part = queries[i, top:bottom, left:right]
+            attended = F.scaled_dot_product_attention(
+                part.reshape(1, 1, -1, width),
+                torch.cat([keys[box].reshape(-1, width), others[i]])[None, None],
+                torch.cat([key_values[box].reshape(-1, width), other_values[i]])[None, None],
+                scale=1.0,
+            )
+            out[i, top:bottom, left:right] = attended.view(part.shape)
+        return out.flatten(1, 2)
+
+
+def near_keys(centre: torch.Tensor, grid: Grid, key_grid: Grid, distance: torch.Tensor) -> Near | None:
+    """
+    For each block of queries, the keys that are at most `distance` further from a query's centre than the nearest key is.
+
+    Further in the sense of a Gaussian: d^2 <= (nearest d)^2 + distance^2. A key beyond is less likely than the nearest one by more
+    than the two differ in features, if `distance` is sqrt(2 (2 T + e) / precision) with temperature T: by at least e nats.
+
+    Args:
+        centre: (B, Q, 2), the priors' centres as (x, y) in steps of the keys' grid from its first key.
+    Returns: None where that is nearly all of them.
+    """
+    at = centre.unflatten(1, grid)  # (B, h, w, 2)
+    last = at.new_tensor([key_grid[1] - 1, key_grid[0] - 1])
+    nearest = ((at - torch.minimum(at.clamp(min=0), last)).abs() + 0.5).square().sum(-1)
+    reach = (nearest + distance**2).sqrt()[..., None]
+    # the least and the greatest of a block: pooling, with what is left at the right and the bottom
+    low = -F.max_pool2d((reach - at).permute(0, 3, 1, 2), BLOCK, ceil_mode=True)
+    high = F.max_pool2d((reach + at).permute(0, 3, 1, 2), BLOCK, ceil_mode=True)
+    bounds = torch.stack([low.floor().clamp(min=0), high.ceil() + 1], dim=-1).long().cpu()  # (B, 2, blocks, blocks, 2)
+    blocks, pairs = [], 0
+    for i, sample in enumerate(bounds.permute(0, 2, 3, 1, 4).tolist()):
+        for row, line in enumerate(sample):
+            for column, ((left, right), (top, bottom)) in enumerate(line):
+                y, x = row * BLOCK[0], column * BLOCK[1]
+                box = (y, min(y + BLOCK[0], grid[0]), x, min(x + BLOCK[1], grid[1]))
+                key_box = (top, min(bottom, key_grid[0]), left, min(right, key_grid[1]))
+                blocks.append((i, box, key_box))
+                pairs += area(box) * area(key_box)
+    everything = len(bounds) * grid[0] * grid[1] * key_grid[0] * key_grid[1]
+    return Near(grid, key_grid, blocks) if pairs < WORTH_IT * everything else None
+
+
+def area(box: Box) -> int:
+    """Cells of a box."""
+    return (box[1] - box[0]) * (box[3] - box[2])
+
+
+# ------------------------------------------------------------------ losses
 
 
 def matching_loss(match: Match, target: torch.Tensor, inside: torch.Tensor, stride: int) -> torch.Tensor:

@@ -479,7 +479,11 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         for view in (first, second):
             positions = view.layout.positions(self.features.factor).flip(-1)
             xy.append(positions.expand(view.layout.batch, -1, -1))
-        return self.matching(first.features, second.features, *xy)
+        grids = None
+        if first.layout.count == second.layout.count == 1:
+            factor = self.features.factor
+            grids = tuple((v.layout.rows * factor, v.layout.columns * factor) for v in (first, second))
+        return self.matching(first.features, second.features, *xy, grids=grids)
 
     def summarise(self, match: Match, layout: Layout) -> torch.Tensor:
         """The match as maps (B*N, 4, h*f, w*f): displacement in patches, mass, root of the spread in patches."""

@@ -20,7 +20,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -170,13 +170,32 @@ def make_average(model: torch.nn.Module, decay: float) -> AveragedModel:
 # ------------------------------------------------------------------ states
 
 
+@dataclass
+class Spent:
+    """Time of all steps so far, over every resumption, without evaluations and states: passed, and of this process's cores."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+    def begin(self) -> None:
+        """From here on time is taken."""
+        self._began = time.perf_counter(), time.process_time()
+
+    def end(self) -> None:
+        """Until here."""
+        self.seconds += time.perf_counter() - self._began[0]
+        self.cpu_seconds += time.process_time() - self._began[1]
+
+
 def latest_state(output: Path) -> Path | None:
     """The newest complete state of a training."""
     states = sorted(p for p in output.glob("state-*") if p.is_dir() and p.suffix != ".tmp")
     return states[-1] if states else None
 
 
-def save_state(accelerator: Accelerator, output: Path, step: int, average: AveragedModel | None) -> None:
+def save_state(
+    accelerator: Accelerator, output: Path, step: int, average: AveragedModel | None, spent: Spent | None = None
+) -> None:
     """Writes a state beside the last one and then takes its place: at no moment is there none."""
     final = output / STATE.format(step)
     if final.exists():
@@ -189,7 +208,7 @@ def save_state(accelerator: Accelerator, output: Path, step: int, average: Avera
     if accelerator.is_main_process:
         if average is not None:
             save_file(average.state_dict(), temporary / "average.safetensors")
-        (temporary / "state.json").write_text(json.dumps({"step": step}))
+        (temporary / "state.json").write_text(json.dumps({"step": step, **asdict(spent or Spent())}))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         temporary.replace(final)
@@ -202,6 +221,12 @@ def save_state(accelerator: Accelerator, output: Path, step: int, average: Avera
 def read_step(state: Path) -> int:
     """The optimiser step that a state was saved after."""
     return int(json.loads((state / "state.json").read_text())["step"])
+
+
+def read_spent(state: Path) -> Spent:
+    """The time that a training had taken when a state was saved; nothing for a state of before this was kept."""
+    stored = json.loads((state / "state.json").read_text())
+    return Spent(stored.get("seconds", 0.0), stored.get("cpu_seconds", 0.0))
 
 
 def load_state(accelerator: Accelerator, state: Path, average: AveragedModel | None) -> None:
@@ -298,7 +323,7 @@ def train(
         (folder / "recipe.yaml").write_text(dump_recipe(recipe))
     set_seed(options.seed, device_specific=False)
 
-    step = read_step(state) if state is not None else 0
+    step, spent = (read_step(state), read_spent(state)) if state is not None else (0, Spent())
     parts = open_parts(recipe, accelerator.num_processes, step)
     source = parts[0].source  # its labels decide the model's
     model = make_model(recipe, source)
@@ -334,6 +359,7 @@ def train(
     score, since, waited = "", time.perf_counter(), 0.0
     introduced = False
     while step < options.steps:
+        spent.begin()
         loss_sum = torch.zeros((), device=accelerator.device)
         rate_now = learning_rate(options, step)
         for group in optimizer.param_groups:
@@ -361,6 +387,7 @@ def train(
         step += 1
         losses.append(loss_sum)
         bar.update()
+        spent.end()
 
         last = step == options.steps
         if step % recipe.log_every == 0 or last:
@@ -371,13 +398,13 @@ def train(
             if recipe.data.skip_broken:  # left out since this process began, over all processes
                 count = torch.tensor(float(collator.broken), device=accelerator.device)
                 figures["broken"] = int(accelerator.reduce(count, "sum"))
-            log(step, {**figures, "lr": rate_now})
+            log(step, {**figures, "lr": rate_now, **asdict(spent)})
             left_out = f", {figures['broken']} left out" if figures.get("broken") else ""
             bar.set_postfix_str(f"loss {mean:.3f}{score}, {rate:.1f} images/s, {figures['gb']:.1f} GB{left_out}")
             losses, since, waited = [], time.perf_counter(), 0.0
         if last or (recipe.evaluation.every and step % recipe.evaluation.every == 0):
             results = evaluate(best, recipe, accelerator)
-            log(step, results)
+            log(step, {**results, **asdict(spent)} if results else results)
             if accelerator.is_main_process and results:
                 show(results, f"{recipe.task}, step {step}")
                 score = "".join(f", {k} {next(iter(v.values())):.2f}" for k, v in list(results.items())[:2])
@@ -386,7 +413,7 @@ def train(
         if aligned and (step % recipe.save_every == 0 or stop.wanted or last):
             if losses:  # a state that can't be gone on from must not replace one that can
                 finite_mean(accelerator, losses, norm, step, folder)
-            save_state(accelerator, folder, step, average)
+            save_state(accelerator, folder, step, average, spent)
             since = time.perf_counter()
             if stop.wanted and not last:
                 say(f"stopped at step {step}; go on with --resume")

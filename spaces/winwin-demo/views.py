@@ -102,7 +102,7 @@ def depth_range(depth: np.ndarray) -> tuple[float, float]:
 
 
 def stacked(frame: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """A frame and its flow colours in one picture in one picture: below each other, or side by side where the frame is upright."""
+    """A frame and its flow colours in one picture: below each other, or side by side where the frame is upright."""
     return np.concatenate([frame, colours], axis=0 if frame.shape[1] >= frame.shape[0] else 1)
 
 

@@ -38,12 +38,14 @@ class SecondStrategy:
     size: (h, w) in patches; None means `factor` times the first windows' size, rounded.
     jitter: how far a window may miss, in patches. Too small a jitter and size tell the network the motion.
     follow_probability: share of windows that follow the flow; the others lie anywhere.
+    motion_share: how much of the motion a window follows; 0: it stays where the first one lies (symmetric windows, an ablation).
     """
 
     size: tuple[int, int] | None = None
     factor: float = 1.5
     jitter: float = 2.0
     follow_probability: float = 1.0
+    motion_share: float = 1.0
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -167,7 +169,7 @@ class WinWinCollator:
             second, second_size, second_shown = positions, size, shown
         else:
             motion = np.stack([robust_mean(target) for target in targets]) / self.patch_size
-            motion = motion[:, ::-1]  # (u, v) -> (row, col)
+            motion = rule.motion_share * motion[:, ::-1]  # (u, v) -> (row, col)
             second = follow(rng, positions, size, motion, second_size, grid, rule.jitter, rule.follow_probability)
             second_shown = second
         arrays["second_pixel_values"] = np.stack([sample.second(self._box(p, second_size)) for p in second])
