@@ -91,7 +91,9 @@ def test_the_check_covers_other_sizes_batches_and_runtimes(small):
     assert {d.size[0] for d in differences} == {1, 2}
     expected = {"onnxruntime", *(["openvino"] if importlib.util.find_spec("openvino") else [])}
     assert {d.runtime for d in differences} == expected
-    assert all(d.max <= export.TOLERANCE * d.largest for d in differences)
+    assert all(d.max <= export.TOLERANCE * d.largest for d in differences)  # depth: no looser bound
+    flow, log_scale = (export.Difference("f", "r", (1, 1, 1), n, 0.0, 0.0, 20.0) for n in ("flow", "log_scale"))
+    assert (export.allowed(flow), export.allowed(log_scale)) == (0.01, pytest.approx(2e-3))
 
 
 # ------------------------------------------------------------------ running it

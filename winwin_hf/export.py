@@ -63,6 +63,8 @@ OUTPUTS = {"flow": ("flow", "log_scale"), "segmentation": ("logits",), "depth": 
 TRACED = (2, 4, 6)
 CHECKED = ((1, 13, 21), (1, 24, 32), (1, 9, 40), (2, 10, 7))
 TOLERANCE = 1e-4  # largest difference from PyTorch over the largest value, float32
+# Pixels of flow, where that is more: where matching is sharp, rounding of its logits alone moves a vector by some thousandths.
+FLOW_TOLERANCE = 0.01
 LEAST_WEIGHTS = 1024  # smaller tensors stay as they are: they save nothing
 
 
@@ -109,7 +111,7 @@ def export(
         opset: of ONNX, 18 or newer. With attention="standard", 23 and newer say `Attention`, older ones spell it out.
         check: compare with PyTorch, in ONNX Runtime and, if it is installed, in OpenVINO; four sizes and two batches.
     Raises: ValueError: a checkpoint that can't be exported, or an unknown option; ImportError: the packages of
-        `winwin-hf[export]` are missing; RuntimeError: a float32 file differs from PyTorch by more than `TOLERANCE`.
+        `winwin-hf[export]` are missing; RuntimeError: a float32 file differs from PyTorch by more than `allowed`.
     """
     known: tuple[tuple[str, Any, tuple], ...] = tuple(("quantise", how, QUANTISATIONS) for how in quantise)
     for name, value, choices in (*known, ("attention", attention, ATTENTIONS)):
@@ -488,10 +490,15 @@ def compare(model: Any, path: Path) -> list[Difference]:
     return found
 
 
+def allowed(difference: Difference) -> float:
+    """How far a float32 file's output may be from PyTorch's."""
+    return max(TOLERANCE * max(1.0, difference.largest), FLOW_TOLERANCE if difference.output == "flow" else 0.0)
+
+
 def refuse_different(differences: list[Difference]) -> None:
     """Raises RuntimeError for a float32 file that PyTorch doesn't agree with. Quantised ones differ, as they must."""
     for d in differences:
-        if d.file == "model.onnx" and not d.max <= TOLERANCE * max(1.0, d.largest):
+        if d.file == "model.onnx" and not d.max <= allowed(d):
             batch, height, width = d.size
             raise RuntimeError(
                 f"{d.output} by {d.runtime} differs from PyTorch by up to {d.max:.2e} (values up to {d.largest:.3g}) at "
