@@ -302,7 +302,7 @@ def test_int8_costs_little_on_real_frames(tmp_path, shared_data):
     for how, path in exported.files.items():
         predictor = export.load_predictor(path, accelerator)
         errors[how] = score(predictor, source, new_metric(source), accelerator).figures["epe"]
-    assert errors["fp32"] == pytest.approx(1.5336, abs=1e-3)
+    assert errors["fp32"] == pytest.approx(1.0984, abs=1e-3)
     assert abs(errors["int8"] - errors["fp32"]) < 0.02
 
 

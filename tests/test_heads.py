@@ -6,8 +6,18 @@ import pytest
 import torch
 from model_cases import SMALL, make, randomise
 
-from winwin_hf import WinWinConfig, WinWinForOpticalFlow
-from winwin_hf.heads_winwin import ConvHead, ConvStem, DPTHead, LayerNorm2d, LinearHead
+from winwin_hf import WinWinConfig, WinWinForOpticalFlow, heads_winwin
+from winwin_hf.heads_winwin import (
+    ConvHead,
+    ConvStem,
+    DPTHead,
+    LayerNorm2d,
+    LinearHead,
+    convolved_rows,
+    double,
+    doubled_rows,
+    in_strips,
+)
 
 
 def config(**overrides) -> WinWinConfig:
@@ -102,3 +112,45 @@ def test_without_matching_the_output_layer_is_not_silent():
     model = make("flow", "conv")
     fresh = WinWinForOpticalFlow(model.config)
     assert fresh.head.head.out.weight.any()
+
+
+# ------------------------------------------------------------------ maps in strips
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (2, 3), (7, 4), (136, 5)])
+def test_rows_of_a_doubled_map(height, width):
+    x = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    whole = double(x)
+    for start, stop in ((0, 1), (0, 2 * height), (height, 2 * height), (2 * height - 1, 2 * height), (1, height + 1)):
+        torch.testing.assert_close(doubled_rows(x, start, stop), whole[..., start:stop, :], rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("strip", [1, 3, 10, 64])
+def test_a_convolution_in_strips_is_the_convolution(strip, monkeypatch):
+    monkeypatch.setattr(heads_winwin, "STRIP", strip)
+    x, conv = torch.randn(2, 3, 10, 4), torch.nn.Conv2d(3, 5, 3, padding=1)
+    asked = []
+
+    def rows(start: int, stop: int) -> torch.Tensor:
+        asked.append(stop - start)
+        return x[..., start:stop, :]
+
+    y = in_strips(lambda start, stop: convolved_rows(conv, rows, 10, start, stop), 10)
+    torch.testing.assert_close(y, conv(x), rtol=1e-5, atol=1e-6)
+    assert max(asked) <= strip + 2
+
+
+@pytest.mark.parametrize("size", [(3, 5), (1, 1), (4, 2)])
+def test_the_dpt_head_is_the_same_in_strips(size, monkeypatch):
+    head = randomise(DPTHead(config(patch_size=16), [32, 32, 24, 24], 3))
+    levels = [tokens(*size, width=w) for w in (32, 32, 24, 24)]
+    whole = head(levels)
+    assert whole.requires_grad  # in one piece
+    calls = []
+    monkeypatch.setattr(heads_winwin, "in_strips", lambda *a, plain=in_strips: calls.append(a[1]) or plain(*a))
+    with torch.no_grad():
+        assert torch.equal(head(levels), whole) and not calls  # too small for strips
+        monkeypatch.setattr(heads_winwin, "STRIP", 5)
+        torch.testing.assert_close(head(levels), whole, rtol=1e-4, atol=1e-4 * float(whole.abs().max()))
+    assert calls == [size[0] * 8, size[0] * 16]

@@ -7,12 +7,15 @@ import torch
 from model_cases import SMALL, VARIANTS, make, randomise
 from torch import nn
 
-from winwin_hf import WinWinConfig
+from winwin_hf import WinWinConfig, layers_winwin
 from winwin_hf.layers_winwin import (
     Layout,
     WinWinAttention,
     WinWinLayer,
     as_windows,
+    block_attention_forward,
+    blocks_are_faster,
+    eager_attention_forward,
     patchify,
     rotary_of,
     sincos_embedding,
@@ -185,3 +188,57 @@ def test_attention_dropout_only_in_training():
         assert not torch.equal(attention(x, None)[0], attention(x, None)[0])
         attention.eval()
         assert torch.equal(attention(x, None)[0], attention(x, None)[0])
+
+
+# ------------------------------------------------------------------ attention in blocks
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("block", [(1, 1), (2, 5), (4, 100)])
+def test_attention_in_blocks_is_attention(block, monkeypatch):
+    monkeypatch.setattr(layers_winwin, "BLOCK", block)
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(2, 3, n, 8, generator=generator) for n in (11, 17, 17))
+    module = nn.Module().eval()
+    expected, _ = eager_attention_forward(module, query, key, value, None, scaling=0.3)
+    found, weights = block_attention_forward(module, query, key, value, None, scaling=0.3)
+    torch.testing.assert_close(found, expected)
+    assert weights is None
+
+
+def test_blocks_are_for_many_keys_in_bf16_on_some_processors(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    many = torch.empty(1, 1, layers_winwin.FEW_KEYS, 8, dtype=torch.bfloat16)
+    assert not blocks_are_faster(many, many)  # a gradient is wanted
+    with torch.no_grad():
+        assert blocks_are_faster(many, many)
+        assert not blocks_are_faster(many, many[:, :, 1:])
+        assert not blocks_are_faster(many.float(), many.float())
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+        assert not blocks_are_faster(many, many)
+
+
+@torch.no_grad()
+def test_a_model_attends_in_blocks_where_they_are_faster(monkeypatch):
+    """In bf16 the result is as far from float32's as SDPA's own."""
+    model = make("flow", "dpt").eval()
+    model.set_attn_implementation("sdpa")
+    views = [torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(i)) for i in range(2)]
+    exact = model(*views).flow
+
+    def error() -> float:
+        with torch.autocast("cpu", torch.bfloat16):
+            return float((model(*views).flow.float() - exact).abs().mean())
+
+    monkeypatch.setattr(layers_winwin, "blocks_are_faster", lambda *_: False)
+    plain, calls = error(), []
+    monkeypatch.setattr(layers_winwin, "blocks_are_faster", lambda query, _: query.dtype == torch.bfloat16)
+    forward = layers_winwin.block_attention_forward
+    monkeypatch.setattr(layers_winwin, "block_attention_forward", lambda *a, **k: calls.append(1) or forward(*a, **k))
+    assert error() < 1.5 * plain
+    assert len(calls) == 2 * 4 + 2 * 2  # encoder blocks of both views; two attentions a decoder block
+    model.set_attn_implementation("eager")
+    calls.clear()
+    error()
+    assert not calls

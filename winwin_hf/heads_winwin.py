@@ -4,18 +4,25 @@ Notable:
 - every head maps (B*N, D, h, w) token maps to (B*N, out, h*p, w*p): a head never sees two windows at once.
 - `ConvHead` climbs from the tokens' stride to stride 4 by pixel shuffles; with a convolutional stem it meets the stem's features
   on the way up, which is where edges come from.
-- `DPTHead` is CroCo-Flow's (Ranftl et al. 2021), so that its checkpoints can be converted.
+- `DPTHead` is CroCo-Flow's (Ranftl et al. 2021), so that its checkpoints can be converted. Its last maps are the largest thing in the
+  whole network; they are made a strip of rows at a time where no gradient is wanted.
 
 Shapes: B batch, N windows, D width, h w patches, p patch size.
 """
 
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from .configuration_winwin import WinWinConfig
+
+STRIP = 64  # rows of the DPT head's last maps that are made at a time
+Rows = Callable[[int, int], torch.Tensor]  # (start, stop) -> those rows of a map (B*N, C, H, W)
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -161,9 +168,43 @@ class FusionBlock(nn.Module):
         self.projection = nn.Conv2d(size, size, 1)
 
     def forward(self, coarser: torch.Tensor | None, level: torch.Tensor) -> torch.Tensor:
-        x = level if self.unit1 is None else coarser + self.unit1(level)
-        x = F.interpolate(self.unit2(x), scale_factor=2, mode="bilinear", align_corners=True)
-        return self.projection(x)
+        return self.projection(double(self.fuse(coarser, level)))
+
+    def fuse(self, coarser: torch.Tensor | None, level: torch.Tensor) -> torch.Tensor:
+        """What comes before the doubling."""
+        if self.unit1 is not None and coarser is not None:
+            # an odd number of patches leaves the coarsest level one row or column too large
+            level = coarser[..., : level.shape[-2], : level.shape[-1]] + self.unit1(level)
+        return self.unit2(level)
+
+
+def double(x: torch.Tensor) -> torch.Tensor:
+    """(B*N, C, H, W) -> (B*N, C, 2H, 2W), corners on corners."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True)
+
+
+def doubled_rows(x: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    """Rows `start` to `stop` of `double(x)`, to rounding."""
+    height, width = x.shape[-2:]
+    steps = torch.arange(start, stop, device=x.device) * (height - 1)  # of 1 / (2 height - 1) rows
+    above = steps // (2 * height - 1)
+    share = (steps % (2 * height - 1) / (2 * height - 1))[:, None]
+    below = (above + 1).clamp(max=height - 1)
+    # bf16 has no digits for the shares
+    rows = torch.lerp(x.index_select(-2, above).float(), x.index_select(-2, below).float(), share).to(x.dtype)
+    return F.interpolate(rows, size=(stop - start, 2 * width), mode="bilinear", align_corners=True)
+
+
+def convolved_rows(conv: nn.Conv2d, rows: Rows, height: int, start: int, stop: int) -> torch.Tensor:
+    """Rows `start` to `stop` of a 3x3 convolution, padded by zeros, of a map of `height` rows that is asked for its rows."""
+    top, bottom = max(0, start - 1), min(height, stop + 1)
+    x = F.pad(rows(top, bottom), (1, 1, 1 - (start - top), 1 - (bottom - stop)))
+    return F.conv2d(x, conv.weight, conv.bias)
+
+
+def in_strips(rows: Rows, height: int) -> torch.Tensor:
+    """A whole map of `height` rows, made `STRIP` of them at a time."""
+    return torch.cat([rows(start, min(start + STRIP, height)) for start in range(0, height, STRIP)], dim=-2)
 
 
 class DPTHead(nn.Module):
@@ -191,19 +232,34 @@ class DPTHead(nn.Module):
     def forward(self, taps: list[torch.Tensor]) -> torch.Tensor:
         """Four token maps (B*N, D_i, h, w) -> (B*N, out, h*p, w*p)."""
         height, width = (side * self.patch_size for side in taps[0].shape[-2:])
-        levels = [
-            level(resample(projection(tokens)))
-            for tokens, projection, resample, level in zip(
-                taps, self.projections, self.resamples, self.levels, strict=True
-            )
-        ]
-        x = None
-        for level, fusion in zip(reversed(levels), reversed(self.fusions), strict=True):
-            if x is not None:  # an odd number of patches leaves the coarsest level one row or column too large
-                x = x[..., : level.shape[-2], : level.shape[-1]]
-            x = fusion(x, level)
-        x = F.interpolate(self.conv1(x), scale_factor=2, mode="bilinear", align_corners=True)
-        x = self.out(F.relu(self.conv2(x)))
+        coarser = None
+        for index in (3, 2, 1):
+            coarser = self.block(index)(coarser, self.level(index, taps))
+        x = self.finish(self.block(0).fuse(coarser, self.level(0, taps)))
         if x.shape[-2:] != (height, width):  # patches of other sizes than 16
             x = F.interpolate(x, size=(height, width), mode="bilinear", align_corners=True)
         return x
+
+    def block(self, index: int) -> FusionBlock:
+        return cast(FusionBlock, self.fusions[index])
+
+    def level(self, index: int, taps: list[torch.Tensor]) -> torch.Tensor:
+        """A tap at its level's resolution, with the fusion's channels."""
+        return self.levels[index](self.resamples[index](self.projections[index](taps[index])))
+
+    def finish(self, x: torch.Tensor) -> torch.Tensor:
+        """From the finest level, (B*N, dpt_hidden_size, H, W), to predictions, (B*N, out, 4H, 4W)."""
+        projection, height = self.block(0).projection, 2 * x.shape[-2]
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or height <= STRIP:
+            return self.out(F.relu(self.conv2(double(self.conv1(projection(double(x)))))))
+
+        def fused(start: int, stop: int) -> torch.Tensor:  # the whole map would be dpt_hidden_size x 2H x 2W
+            return projection(doubled_rows(x, start, stop))
+
+        half = in_strips(partial(convolved_rows, self.conv1, fused, height), height)
+
+        def full(start: int, stop: int) -> torch.Tensor:
+            y = convolved_rows(self.conv2, partial(doubled_rows, half), 2 * height, start, stop)
+            return self.out(F.relu(y))
+
+        return in_strips(full, 2 * height)

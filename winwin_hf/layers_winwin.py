@@ -3,7 +3,8 @@
 Notable:
 - `as_windows` brings a whole image and a set of windows to one form; everything behind it knows only windows.
 - positions are the patches' (row, column) in the full frame and enter by RoPE only: once a forward, in float32, for all blocks.
-- attention goes through the transformers attention interface; nothing of size tokens x tokens is held outside "eager".
+- attention goes through the transformers attention interface; nothing of size tokens x tokens is held outside "eager". On CPUs whose
+  SDPA is slow in bf16 (`blocks_are_faster`), whole frames are attended in blocks of our own.
 
 Shapes: B batch, N windows, T tokens of all windows, D width, C channels, H W pixels, h w patches, p patch size.
 """
@@ -134,6 +135,51 @@ def eager_attention_forward(
     return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
 
 
+BLOCK = (2, 128)  # heads and queries whose weights are held at once; with 8,000 keys they fit a core's cache
+FEW_KEYS = 1024  # fewer than these don't pay for the blocks' small operations
+
+
+def block_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, None]:
+    """The eager form, block by block, so that nothing is held. Like it, it rounds the logits to the queries' precision."""
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    heads, count = BLOCK
+    output = query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])  # (B, T, heads, width)
+    with torch.autocast(query.device.type, enabled=False):  # it would bring the weights to float32
+        for b in range(query.shape[0]):
+            keys = (key[b] * scaling).transpose(1, 2).contiguous()  # (heads, width, T)
+            for h in range(0, query.shape[1], heads):
+                for start in range(0, query.shape[2], count):
+                    weights = torch.matmul(query[b, h : h + heads, start : start + count], keys[h : h + heads])
+                    attended = torch.matmul(weights.softmax(dim=-1), value[b, h : h + heads])
+                    output[b, start : start + count, h : h + heads] = attended.transpose(0, 1)
+    return output, None
+
+
+def blocks_are_faster(query: torch.Tensor, key: torch.Tensor) -> bool:
+    """
+    Whether `block_attention_forward` beats SDPA: for many keys in bf16 on a CPU with bf16 products but without tiles of them (AMX).
+
+    There SDPA computes no faster in bf16 than in float32, and plain matrix products twice as fast (measured with torch 2.13).
+    """
+    if query.device.type != "cpu" or query.dtype != torch.bfloat16 or key.shape[-2] < FEW_KEYS:
+        return False
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    has_products, has_tiles = (
+        getattr(torch.cpu, f"_is_{name}_supported", lambda: False) for name in ("avx512_bf16", "amx_tile")
+    )
+    return has_products() and not has_tiles()
+
+
 class WinWinAttention(nn.Module):
     """Multi-head attention of tokens to themselves or to `memory`, queries and keys turned by RoPE."""
 
@@ -169,6 +215,8 @@ class WinWinAttention(nn.Module):
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
+        if self.config._attn_implementation == "sdpa" and blocks_are_faster(query, key):
+            attention = block_attention_forward
         output, weights = attention(
             self,
             query,

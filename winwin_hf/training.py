@@ -346,6 +346,7 @@ def train(
     log = Log(accelerator, folder, step)
     best: Any = average.module if average else accelerator.unwrap_model(model)
     stop = Stop()
+    idle = peak_memory()
     model.train()
     bar = tqdm(
         total=options.steps,
@@ -394,7 +395,14 @@ def train(
             elapsed = time.perf_counter() - since
             mean = finite_mean(accelerator, losses, norm, step, folder)
             rate = per_step * len(losses) / elapsed
-            figures = {"loss": mean, "norm": float(norm), "rate": rate, "wait": waited / elapsed, "gb": peak_memory()}
+            figures = {
+                "loss": mean,
+                "norm": float(norm),
+                "rate": rate,
+                "wait": waited / elapsed,
+                "gb": peak_memory(),
+                "idle_gb": idle,
+            }
             if recipe.data.skip_broken:  # left out since this process began, over all processes
                 count = torch.tensor(float(collator.broken), device=accelerator.device)
                 figures["broken"] = int(accelerator.reduce(count, "sum"))

@@ -190,7 +190,7 @@ def _flow_tab(demo: Demo, filled: bool) -> None:
             size = _size_input(
                 "1080p",
                 SIZES,
-                "Larger frames are scaled down. On two CPU cores 1080p takes about 14 seconds, 540p one or two.",
+                "Larger frames are scaled down. On two CPU cores 1080p takes about 8 seconds, 540p one.",
             )
             run = gr.Button("Compute the motion", variant="primary", elem_id="flow-run")
             examples = gr.Examples(pairs, [frame1, frame2], label="Examples (click one)")
