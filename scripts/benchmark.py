@@ -1,6 +1,10 @@
 """Seconds a training step and peak memory of several recipes, side by side: each in a process of its own, in turns, medians.
 
 python scripts/benchmark.py scripts/recipes/camvid-windows.yaml scripts/recipes/camvid-full.yaml --set data.path=FOLDER
+
+What the network costs at the paper's sizes, against full frames, tiles and the machine's ceiling (see cost/):
+
+python scripts/benchmark.py cost
 """
 
 import json
@@ -16,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-PROBE = "--probe"
+PROBE, COST_PROBE = "--probe", "--cost-probe"
 
 
 def probe(recipe_path: str, steps: int, overrides: list[str]) -> None:
@@ -60,7 +64,7 @@ def main(
     steps: Annotated[int, typer.Option(help="Steps of each turn, after one to warm up.")] = 3,
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE")] = None,
 ) -> None:
-    """Train a few steps of each of RECIPES in turns; medians, and ratios to the first."""
+    """Train a few steps of each of RECIPES in turns; medians, and ratios to the first. `cost --help`: what the network costs."""
     results: dict[Path, list[dict]] = {recipe: [] for recipe in recipes}
     console = Console()
     for turn in range(rounds):
@@ -89,5 +93,13 @@ def main(
 if __name__ == "__main__":
     if PROBE in sys.argv[1:2]:
         probe(sys.argv[2], int(sys.argv[3]), sys.argv[4:])
+    elif COST_PROBE in sys.argv[1:2]:
+        from cost import probes
+
+        probes.main(sys.argv[2])
+    elif sys.argv[1:2] == ["cost"]:
+        from cost import command
+
+        command.main(sys.argv[2:])
     else:
         typer.run(main)

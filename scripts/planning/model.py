@@ -1,0 +1,207 @@
+"""From counts of one step to a training: memory of each GPU, time of a step, hours, bytes to read. Arithmetic only, no torch.
+
+Every number that is not counted stands here, with where it is from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+GB = 1e9
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """tflops: bf16 products, dense, by the data sheet. memory: GB. bandwidth: of its memory, GB/s. inside, between: bus bandwidth of an
+    all-reduce in one node of eight and across nodes, GB/s (nccl-tests' "busbw")."""
+
+    name: str
+    tflops: float
+    memory: float
+    bandwidth: float
+    inside: float
+    between: float
+
+
+# Data sheets of the SXM modules. Bus bandwidths are half of what nccl-tests show for gigabytes at a time, for DDP sends buckets of 25 MB:
+# H100 with NVLink 476 GB/s in a node, 8 x 46 GB/s across (one 400 Gb/s card a GPU), NVIDIA/nccl-tests#290; A100 about 230 in a node (ours,
+# from memory), 85 across with 4 cards of 200 Gb/s a node, NVIDIA/nccl-tests#119.
+GPUS = {
+    "h100": Gpu("H100 SXM", 989, 80, 3350, 238, 184),
+    "h200": Gpu("H200 SXM", 989, 141, 4800, 238, 184),
+    "a100": Gpu("A100 SXM 80 GB", 312, 80, 2039, 115, 43),
+}
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """
+    share: of `Gpu.tflops` that a long step reaches. launch: seconds to send one operation from Python to the GPU. usable: of a GPU's
+    memory. node: GPUs in one. stream: share of the memory's bandwidth that the optimiser reaches.
+    """
+
+    share: float = 0.2
+    launch: float = 1e-5
+    usable: float = 0.9
+    node: int = 8
+    stream: float = 0.8
+
+
+# Bytes for each parameter. Weights, AdamW's moments and their average (recipes' `ema_decay`) are float32, as training.py has them.
+WEIGHTS, GRADIENT, MOMENTS, AVERAGE, BUCKETS = 4, 4, 8, 4, 4
+# Read and written by an update: clipping (gradients 3 times), AdamW (16 read, 12 written), the average (8 read, 4 written).
+UPDATE = 12 + 28 + 12
+
+# Spring (https://doi.org/10.18419/darus-3376): 13.4 GB a camera for 5,000 frames, 47.2 GB for the 4,963 flow fields of a camera and
+# direction; 19,852 pairs with ground truth.
+PAIRS = 19852
+PNG_MB, FLO5_MB = 13.4e3 / 5000, 47.2e3 / 4963
+FRAME = (1080, 1920)
+
+# Trainings, in pairs. CroCo-Flow's own commands: 240 epochs of 30,000 pairs; then, for Spring, 12 epochs of it; 8 pairs a step.
+SCHEDULES = {"12 epochs of Spring": 12 * PAIRS, "240 x 30,000 pairs": 240 * 30000}
+
+
+@dataclass(frozen=True)
+class Counted:
+    """
+    A step of one network, as counted at two batch sizes: everything a pair needs, and what doesn't depend on the pairs.
+
+    tokens: of the first and of the second view. forward, backward, again: FLOPs a pair; `again` is what checkpointing adds. pair,
+    pair_checkpointed: bytes each pair adds to the peak; fixed, fixed_checkpointed: the rest of it, without what is there
+    before (`state`). inputs: bytes of a pair's tensors. launches: operations of a step. layer: parameters of the largest block,
+    rest: parameters outside of all blocks.
+    """
+
+    tokens: tuple[int, int]
+    parameters: int
+    forward: float
+    backward: float
+    again: float
+    pair: float
+    fixed: float
+    pair_checkpointed: float
+    fixed_checkpointed: float
+    inputs: float
+    launches: int
+    launches_checkpointed: int
+    layer: int
+    rest: int
+
+    def flops(self, checkpointing: bool = False) -> float:
+        """Of one pair, forward and backward."""
+        return self.forward + self.backward + (self.again if checkpointing else 0)
+
+    def step_bytes(self, batch: int, checkpointing: bool = False) -> float:
+        """The peak of a step beyond the state: activations, weights in bf16, gradients, inputs of this and the next batch."""
+        pair, fixed = (self.pair_checkpointed, self.fixed_checkpointed) if checkpointing else (self.pair, self.fixed)
+        return max(fixed + pair * batch, GRADIENT * self.parameters) + 2 * self.inputs * batch
+
+    def memory(self, batch: int, gpus: int = 1, checkpointing: bool = False, sharded: bool = False) -> float:
+        """
+        Bytes of one GPU. Replicated (DDP beyond one GPU), or sharded (FSDP2, bf16 parameters gathered a block at a time).
+
+        Sharded: the state without an average, gradients and moments in equal parts; two blocks and what is outside of all of them gathered,
+        one block's gradients; no bf16 copies of all weights. An estimate: only the parts are counted.
+        """
+        state = (WEIGHTS + MOMENTS + AVERAGE) * self.parameters
+        if not sharded:
+            return state + (BUCKETS * self.parameters if gpus > 1 else 0) + self.step_bytes(batch, checkpointing)
+        parts = (WEIGHTS + MOMENTS + GRADIENT) * self.parameters / gpus
+        gathered = 2 * (2 * self.layer + self.rest) + GRADIENT * self.layer
+        pair = self.pair_checkpointed if checkpointing else self.pair
+        return parts + gathered + (pair + 2 * self.inputs) * batch
+
+    def most(self, bytes: float, gpus: int = 1, checkpointing: bool = False) -> int:
+        """Pairs of a step that fit."""
+        batch = 0
+        for more in (2**k for k in reversed(range(20))):
+            if self.memory(batch + more, gpus, checkpointing) <= bytes:
+                batch += more
+        return batch
+
+
+@dataclass(frozen=True)
+class Plan:
+    """
+    A training of `gpus` GPUs with `batch` pairs each a step, in `accumulation` parts. Seconds of a step: compute (FLOPs), launch (at
+    least, however few FLOPs), communication (all-reduce, of which `exposed` isn't hidden by the backward pass), update, and
+    the whole step. memory: bytes of a GPU. rate: pairs a second, of all GPUs.
+    """
+
+    gpus: int
+    batch: int
+    accumulation: int
+    checkpointing: bool
+    compute: float
+    launch: float
+    communication: float
+    exposed: float
+    update: float
+    seconds: float
+    memory: float
+    rate: float
+
+    def hours(self, pairs: float) -> float:
+        return pairs / self.rate / 3600
+
+    def steps(self, pairs: float) -> int:
+        return round(pairs / (self.gpus * self.batch))
+
+
+def plan(counted: Counted, gpus: int, batch: int, gpu: Gpu, given: Assumptions) -> Plan:
+    """Without checkpointing if one pair fits without; in as few equal parts as fit into the memory. Raises ValueError if none does."""
+    room = gpu.memory * GB * given.usable
+    for checkpointing in (False, True):
+        most = counted.most(room, gpus, checkpointing)
+        if most:
+            break
+    else:
+        raise ValueError(f"not even one pair fits into {gpu.memory:g} GB")
+    parts = next(n for n in range(1, batch + 1) if batch % n == 0 and batch // n <= most)
+    compute = batch * counted.flops(checkpointing) / (gpu.tflops * 1e12 * given.share)
+    launch = parts * given.launch * (counted.launches_checkpointed if checkpointing else counted.launches)
+    run = max(compute, launch)
+    bus = (gpu.inside if gpus <= given.node else gpu.between) * GB
+    communication = 2 * (gpus - 1) / gpus * GRADIENT * counted.parameters / bus
+    backward = 1 - counted.forward / counted.flops(checkpointing)
+    exposed = max(0.0, communication - run / parts * backward)  # gradients travel in the last part only
+    update = UPDATE * counted.parameters / (gpu.bandwidth * GB * given.stream)
+    seconds = run + exposed + update
+    return Plan(
+        gpus,
+        batch,
+        parts,
+        checkpointing,
+        compute,
+        launch,
+        communication,
+        exposed,
+        update,
+        seconds,
+        counted.memory(batch // parts, gpus, checkpointing),
+        gpus * batch / seconds,
+    )
+
+
+def gpu_of(name: str, tflops: float | None = None, memory: float | None = None) -> Gpu:
+    """A known GPU, or one with other figures; its bandwidths are then the known one's."""
+    if name not in GPUS:
+        raise ValueError(f"--gpu {name}: expected one of {', '.join(GPUS)}, or --tflops and --memory")
+    gpu = GPUS[name]
+    if tflops or memory:
+        gpu = replace(gpu, name="the GPU", tflops=tflops or gpu.tflops, memory=memory or gpu.memory)
+    return gpu
+
+
+def frame_bytes(kept: dict[str, Any]) -> dict[str, float]:
+    """MB of one pair: its files, decoded in whole (8-bit frames, float32 flow of the frames' size), decoded in the windows."""
+    height, width = FRAME
+    (n, h, w), (m, h2, w2) = kept["first"], kept["second"]
+    patch = 16 * 16
+    return {
+        "files": 2 * PNG_MB + FLO5_MB,
+        "frames": height * width * (2 * 3 + 8) / 1e6,
+        "windows": patch * (n * h * w * (3 + 8) + m * h2 * w2 * 3) / 1e6,
+    }
