@@ -65,7 +65,10 @@ SHORTER: dict[str, dict[str, str]] = {
         "windows: 16": "windows: 1",
     },
     "docs/publishing.md": {"--dry-run\n": "--dry-run --no-picture\n"},
-    "docs/export.md": {'quantise=["int8"]': 'quantise=["int8"], check=False', "--quantise int8": "--quantise int8 --no-check"},
+    "docs/export.md": {
+        'quantise=["int8"]': 'quantise=["int8"], check=False',
+        "--quantise int8": "--quantise int8 --no-check",
+    },
 }
 
 
