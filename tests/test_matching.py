@@ -8,9 +8,8 @@ import pytest
 import torch
 from model_cases import SMALL, VARIANTS, frames, make, randomise
 
-from winwin_hf import WinWinConfig
+from winwin_hf import WinWinConfig, matching_winwin
 from winwin_hf.losses import MAX_FLOW
-from winwin_hf import matching_winwin
 from winwin_hf.matching_winwin import Match, Matching, MatchingFeatures, area, matching_loss, near_keys, pool_flow
 from winwin_hf.rope_winwin import apply_rotary, rotary_embedding
 
