@@ -458,7 +458,7 @@ def test_a_real_training_has_a_curve_and_a_model(trained):
     points = runs.curve(trained / "windows-0", "frames", "miou")
     assert [point["step"] for point in points] == [2, 4]
     assert 0 < points[0]["cpu_seconds"] < points[1]["cpu_seconds"] == runs.spent(trained / "windows-0")
-    assert 0.1 < runs.memory(trained / "windows-0") < 3
+    assert 0.005 < runs.memory(trained / "windows-0") < 1  # of a few steps on tiny frames, beyond the idle process
     where = json.loads((trained / "windows-0" / "machine.json").read_text())
     assert where["threads"] == 1 and where["torch"] == torch.__version__
     assert "tokens kept of a 90 x 120 frame: 8 of 48" in (trained / "windows-0" / "log.txt").read_text()
