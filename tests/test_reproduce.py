@@ -527,6 +527,12 @@ def test_the_command_knows_the_experiments(capsys, monkeypatch):
     assert "figure5-segmentation" in capsys.readouterr().out
 
 
+def test_the_command_looks_into_every_module_of_experiments():
+    modules = (ROOT / "scripts" / "experiments").glob("*.py")
+    assert sorted(reproduce.MODULES) == sorted(path.stem for path in modules if "\nEXPERIMENTS" in path.read_text())
+    assert len(reproduce.known()) == 14
+
+
 def test_the_command_asks_for_its_data(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(reproduce, "MODULES", ("segmentation",))
     import typer

@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from experiments.process import ended_by_sigterm, machine_record
 from rich.console import Console
 from rich.table import Table
 
 from winwin_hf.data.formats import write_atomic
-from winwin_hf.report import machine
 
 from . import cases, figures, pages
 from .cases import FULL, QUICK, Geometry, Measurement
@@ -131,11 +131,10 @@ def shown(words: list[str]) -> list[str]:
 
 
 def describe(words: list[str], threads: int, quick: bool) -> dict[str, Any]:
-    where = machine()
     return {
         "command": shlex.join(["python", "scripts/benchmark.py", "cost", *shown(words)]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": {key: where[key] for key in ("cpu", "cores", "accelerator", "python")},
+        "machine": machine_record(),
         "threads": threads,
         "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "versions": {name: version(name) for name in ("winwin-hf", "torch", "transformers")},
@@ -308,23 +307,6 @@ def told(found: dict[str, Any]) -> str:
         memory = f", {found['peak_gb']:.2f} GB" if "peak_gb" in found else ""
         return f"{statistics.median(times) if isinstance(times, list) else times:.3g} s{memory}"
     return str(found.get("not_measured", "measured"))
-
-
-@contextlib.contextmanager
-def ended_by_sigterm() -> Any:
-    """SIGTERM ends what is done within as Ctrl-C does, so that no process stays behind."""
-
-    def end(*_: Any) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
-
-    before: Any = None
-    with contextlib.suppress(ValueError):  # not in the main thread
-        before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
 
 
 def show(record: Record, profile: bool) -> None:

@@ -24,6 +24,7 @@ from winwin_hf.inference import tile_positions
 
 Tile = tuple[int, int]
 
+HISTOGRAM = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)  # px: lower ends of the bins of `displacements`
 SEAM = 4  # px: pixels nearer than this to a seam are on it
 DISTANCES = (0, 2, 4, 8, 16, 32, 64, 128)  # px from a seam: lower ends of the bands
 SHARES = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)  # of a tile's shorter side: lower ends of the bands of displacement

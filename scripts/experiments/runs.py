@@ -11,17 +11,15 @@ Notable:
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import math
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -40,6 +38,7 @@ from winwin_hf.recipe import Recipe, load_recipe
 from winwin_hf.report import machine
 
 from .pages import page
+from .process import ended_by_sigterm, machine_record
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "scripts" / "recipes" / "paper"
@@ -303,7 +302,7 @@ def _train(jobs: list[Job], context: Context, total: int) -> None:
         console.print(f"{done} of {total} trainings are finished already")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     said = time.monotonic()
-    with _ended_by_sigterm(), Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with ended_by_sigterm(), Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         bars: dict[str, TaskID] = {}
         try:
             while waiting or active:
@@ -344,23 +343,6 @@ def _train(jobs: list[Job], context: Context, total: int) -> None:
                 job.wait()
     if failed:
         raise RuntimeError(f"{len(failed)} of {total} trainings failed\n" + "\n\n".join(failed))
-
-
-@contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends what is done within as Ctrl-C does, instead of at once."""
-
-    def end(*_: Any) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
-
-    before: Any = None
-    with contextlib.suppress(ValueError):  # not in the main thread
-        before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
 
 
 # ------------------------------------------------------------------ scores and results
@@ -448,12 +430,11 @@ def write_result(context: Context, name: str, result: dict[str, Any]) -> Path:
     being text or numbers; the picture NAME.png if it is there; the text of findings.yaml under this name.
     """
     context.output.mkdir(parents=True, exist_ok=True)
-    where = {key: value for key, value in machine().items() if key != "threads"}
     record = {
         "name": name,
         "command": command(context, name),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": {**where, "torch": torch.__version__, "threads_of_a_training": context.threads},
+        "machine": {**machine_record(), "torch": torch.__version__, "threads_of_a_training": context.threads},
         "version": version("winwin-hf"),
         **result,
     }

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,8 @@ from winwin_hf.recipe import Recipe, load_recipe
 from winwin_hf.windows import Size, Strategy
 
 from . import draw
+from .kinds import Kind, grid_of, middle, minutes, seed_of, train_kinds
 from .runs import (
-    RECIPES,
     Context,
     Experiment,
     Question,
@@ -36,12 +35,9 @@ from .runs import (
     measure_all,
     memory,
     plus_minus,
-    seed_by_seed,
-    seeds,
     seeds_text,
     spent,
     time_key,
-    train_all,
     write_result,
 )
 
@@ -50,15 +46,6 @@ OVERLAP = 0.5  # of the tiles, as `winwin evaluate --tile` has it
 SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 LOGIT_SCALES = (1.0, 1.5, 2.0)
 END_ONLY = "evaluation.every=0"  # runs of which no curve is shown
-
-
-@dataclass(frozen=True)
-class Kind:
-    """One kind of training. recipe: a file of scripts/recipes/paper. label: in legends. overrides: what is changed in the recipe."""
-
-    recipe: str
-    label: str
-    overrides: tuple[str, ...] = ()
 
 
 KINDS: dict[str, Kind] = {
@@ -98,23 +85,12 @@ KINDS: dict[str, Kind] = {
 
 def recipe_of(key: str) -> Recipe:
     """A kind's recipe, without its data."""
-    return load_recipe(RECIPES / KINDS[key].recipe, list(KINDS[key].overrides))
+    return KINDS[key].load()
 
 
 def train(context: Context, keys: Sequence[str]) -> dict[str, list[Path]]:
     """The kinds' trainings: for each key the folders of its finished seeds."""
-    runs = {
-        key: seeds(context, f"segmentation/{key}", kind.recipe, kind.label, "camvid", kind.overrides)
-        for key, kind in KINDS.items()
-        if key in keys
-    }
-    folders = train_all(seed_by_seed([runs[key] for key in keys]), context)
-    return {key: [folders[run.name] for run in runs[key] if run.name in folders] for key in keys}
-
-
-def grid_of(height: int, width: int, patch_size: int = 16) -> Size:
-    """A frame's patches, the last ones possibly sticking out."""
-    return -(-height // patch_size), -(-width // patch_size)
+    return train_kinds(context, {key: KINDS[key] for key in keys}, "segmentation", "camvid")
 
 
 def tokens(strategy: Strategy, grid: Size) -> int:
@@ -222,18 +198,12 @@ def across(found: dict[float, list[float | None]]) -> list[list[tuple[float, flo
 
 def describe(key: str, folders: Sequence[Path]) -> dict[str, Any]:
     """What the JSON says of a kind: its settings, and of each seed time, memory and final score."""
-    recipe = recipe_of(key)
     return {
         "key": key,
-        "label": KINDS[key].label,
-        "recipe": f"scripts/recipes/paper/{KINDS[key].recipe}",
-        "overrides": list(KINDS[key].overrides),
-        "tokens": tokens(recipe.windows, grid_of(*FRAME)),
-        "steps": recipe.optimization.steps,
-        "batch_size": recipe.optimization.batch_size,
+        **KINDS[key].about(tokens(recipe_of(key).windows, grid_of(*FRAME))),
         "runs": [
             {
-                "seed": int(folder.name.rpartition("-")[2]),
+                "seed": seed_of(folder),
                 "miou": final(folder),
                 "seconds": spent(folder),
                 "memory_gb": memory(folder),
@@ -251,8 +221,8 @@ def row_of(kind: dict[str, Any], label: str | None = None) -> list[Any]:
         label or kind["label"],
         kind["tokens"],
         kind["steps"],
-        _middle(of["seconds"], 1 / 60, 1),
-        _middle(of["memory_gb"], 1, 2),
+        middle(of["seconds"], 1, 1 / 60),
+        middle(of["memory_gb"], 2),
         len(kind["runs"]),
         plus_minus(of["miou"]),
     ]
@@ -264,11 +234,6 @@ TERMS = (
     "loading, which is done by another process. GB: most memory held before the first evaluation. mIoU: all 101 frames of CamVid's val, "
     "whole; the mean over the seeds ± half of their range."
 )
-
-
-def _middle(values: Sequence[float | None], factor: float, digits: int) -> str:
-    found = known(values)
-    return f"{float(np.median(found)) * factor:.{digits}f}" if found else "-"
 
 
 def _about(*sentences: str) -> str:
@@ -302,13 +267,9 @@ def figure1(context: Context) -> None:
     lines = []
     for key in keys:
         kind = kinds[key]
-        gigabytes = _middle([run["memory_gb"] for run in kind["runs"]], 1, 2)
+        gigabytes = middle([run["memory_gb"] for run in kind["runs"]], 2)
         label = f"{kind['label']}: {kind['tokens']} tokens, {gigabytes} GB"
-        clock = [time_key(folder) for folder in folders[key]]
-        points = [
-            [(point[c] / 60, point["value"]) for point in run["curve"]]
-            for c, run in zip(clock, kind["runs"], strict=True)
-        ]
+        points = [minutes(run["curve"], folder) for run, folder in zip(kind["runs"], folders[key], strict=True)]
         lines.append(draw.Line(key, label, points, dashed=key == "full-small"))
     if tiled:
         lines.append(draw.Line("crops-tiled", tiled_label, [[(t / 60, value)] for t, value in tiled], alone=True))
