@@ -45,6 +45,7 @@ VARIANTS: dict[str, dict] = {
     "vitdet": {"head_type": "linear", "attention_pattern": "vitdet", "global_attention_indices": [2]},
     "sincos": {"head_type": "linear", "position_embedding": "sincos"},
     "matching": {"patch_embedding": "conv_stem", "matching_stride": 4},
+    "refinement": {"patch_embedding": "conv_stem", "matching_stride": 4, "refinement_sizes": [8]},
 }
 # Pre-training has no head of these kinds and drops single tokens, which cells of tokens can't; only flow matches.
 CASES = [
@@ -52,7 +53,7 @@ CASES = [
     for task in TASKS
     for variant in VARIANTS
     if not (task == "pretraining" and variant in ("conv", "dpt", "vitdet"))
-    and (variant != "matching" or task == "flow")
+    and (variant not in ("matching", "refinement") or task == "flow")
 ]
 RELATIVE = [case for case in CASES if case[1] != "sincos"]
 # No convolution anywhere, so a window's border is not felt. Matching needs a convolutional stem and can't be among them.

@@ -47,6 +47,21 @@ def test_laplacian_by_hand():
     assert loss.item() == pytest.approx((3 + 1) / 2 / 2.125 + math.log(2.125))
 
 
+def test_laplacian_penalty_brings_a_saturated_scale_back():
+    """At the bound the likelihood has no gradient however small the error is; within the free range nothing changes."""
+    flow = torch.zeros(1, 2, 1, 3)
+    c = torch.tensor([[[30.0, 0.0, -30.0]]], requires_grad=True)
+    plain = bounded_laplacian_loss(flow, c, flow)
+    assert torch.autograd.grad(plain, c)[0][0, 0, 0].abs() < 1e-9
+    penalised = bounded_laplacian_loss(flow, c, flow, penalty=1e-3)
+    gradient = torch.autograd.grad(penalised, c)[0][0, 0]
+    assert gradient[0] > 1e-3 and gradient[2] < -1e-3
+    assert gradient[1] == pytest.approx(
+        torch.autograd.grad(bounded_laplacian_loss(flow, c, flow), c)[0][0, 0, 1].item()
+    )
+    assert (penalised - plain).item() == pytest.approx(1e-3 * (26**2 + 26**2) / 3, rel=1e-4)
+
+
 @pytest.mark.parametrize("unknown", [NAN, INF, -INF, 1e4, 1.6e9])
 def test_laplacian_unknown_pixels_do_not_count(unknown):
     torch.manual_seed(0)

@@ -192,6 +192,25 @@ def test_pre_training_needs_no_labels(tmp_path):
         assert torch.equal(tensor, encoder[name]), name
 
 
+def test_frozen_parts_stay_as_they_start(tmp_path):
+    """A finished network is given a refinement, which alone is trained."""
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+    start = train(write(tmp_path / "first", optimization={"steps": 1}), output=tmp_path / "start")
+    parts = ["winwin", "decoder", "features", "matching", "embed_match", "head"]
+    config = {**TINY["model"]["config"], "refinement_sizes": [8]}
+    model = {"config": config, "init": str(start), "frozen": parts}
+    folder = train(write(tmp_path / "second", model=model, optimization={"steps": 2}), output=tmp_path / "run")
+    before, after = (AutoModel.from_pretrained(path).state_dict() for path in (start, folder))
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert any(
+        name.startswith("refinement.") and name.endswith("out.weight") and tensor.any()
+        for name, tensor in after.items()
+    )
+    with pytest.raises(ValueError, match=r"model.frozen: nothing in a WinWinForOpticalFlow is called 'neck'"):
+        train(write(tmp_path, model={**model, "frozen": ["neck"]}), output=tmp_path / "other")
+
+
 def test_learning_rate_warms_up_and_ends():
     options = OptimizationRecipe(steps=100, warmup_steps=10, learning_rate=2.0, final_share=0.25)
     rates = [learning_rate(options, step) for step in range(101)]

@@ -101,10 +101,16 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
             Channels of the features that are matched; a multiple of four.
         matching_loss_weight (`float`, defaults to 0.5):
             Weight of the auxiliary losses on the matching, in training.
+        refinement_sizes (`list[int]`, defaults to `[]`):
+            With matching: channels of the features by which the flow is refined, at half the matching's stride, a quarter of it, and so on
+            (ours). Empty: no refinement.
         min_depth, max_depth (`float`, default to 0.1 and 10.0):
             Range of the predicted depth in metres; prediction is uniform in its logarithm.
         min_flow_scale, max_flow_scale (`float`, default to 0.25 and 4.0):
             Bounds in pixels of the Laplacian's scale in the flow loss (CroCo-Flow).
+        flow_scale_penalty (`float`, defaults to 0.0):
+            Weight in the flow loss of a penalty that brings the raw channel of the scale back from its bounds, where it has no gradient
+            (ours).
         semantic_loss_ignore_index (`int`, defaults to 255):
             Label that never reaches the segmentation loss.
         mask_ratio (`float`, defaults to 0.9):
@@ -152,10 +158,12 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
     matching_stride: int | None = None
     matching_size: int = 64
     matching_loss_weight: float | int = 0.5
+    refinement_sizes: list[int] | tuple[int, ...] = ()
     min_depth: float | int = 0.1
     max_depth: float | int = 10.0
     min_flow_scale: float | int = 0.25
     max_flow_scale: float | int = 4.0
+    flow_scale_penalty: float | int = 0.0
     semantic_loss_ignore_index: int = 255
     mask_ratio: float | int = 0.9
     _out_features: list[str] | None = None
@@ -233,6 +241,12 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
             return [max(0, last - i * step) for i in (3, 2, 1, 0)]
         return [max(0, math.ceil(self.num_hidden_layers * (i + 1) / 4) - 1) for i in range(4)]
 
+    @property
+    def refinement(self) -> list[tuple[int, int]]:
+        """(stride, channels) of each step of the refinement."""
+        stride = self.matching_stride or 0
+        return [(stride // 2 ** (i + 1), size) for i, size in enumerate(self.refinement_sizes)]
+
     # Checks: run by `strict` when a config is made, and by `from_pretrained`.
 
     def validate_choices(self):
@@ -279,12 +293,21 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
             raise ValueError(
                 f"min_flow_scale={self.min_flow_scale}, max_flow_scale={self.max_flow_scale}: expected 0 < min < max."
             )
+        if self.flow_scale_penalty < 0:
+            raise ValueError(f"flow_scale_penalty={self.flow_scale_penalty}: expected 0 or more.")
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"mask_ratio={self.mask_ratio}: expected a share between 0 and 1.")
 
     def validate_matching(self):
         if self.matching_stride is None:
+            if self.refinement_sizes:
+                raise ValueError(f"refinement_sizes={list(self.refinement_sizes)}: refinement needs matching_stride.")
             return
+        if self.matching_stride >> len(self.refinement_sizes) < 2 or min(self.refinement_sizes, default=1) < 1:
+            raise ValueError(
+                f"refinement_sizes={list(self.refinement_sizes)} with matching_stride={self.matching_stride}: "
+                "expected positive numbers, one for each halving of the stride, down to 2."
+            )
         strides = [
             s for s in (self.patch_size // 2, self.patch_size // 4) if s > 1
         ]  # where the head takes its features

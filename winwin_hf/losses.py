@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+FREE_SCALE = 4.0  # the raw channel of the Laplacian's scale may go so far without a penalty
 MAX_FLOW = 10_000.0  # px; ground truth beyond this means "unknown" (Middlebury writes values above 1e9)
 
 
@@ -43,11 +44,14 @@ def bounded_laplacian_loss(
     max_flow: float = MAX_FLOW,
     min_scale: float = 0.25,
     max_scale: float = 4.0,
+    penalty: float = 0.0,
 ) -> Tensor:
     """Negative log-likelihood of a Laplacian whose scale the network chooses within bounds (as CroCo-Flow; ours for Win-Win).
 
     (|du| + |dv|) / scale + log(scale), averaged over the known pixels; constants are left out, so it can be negative.
-    The bounds keep the network from declaring every pixel hopeless, or certain.
+    The bounds keep the network from declaring every pixel hopeless, or certain. But where they are reached the raw channel has no
+    gradient any more: while errors are large it is driven to the upper bound, and then nothing brings it back. `penalty` does (ours):
+    it is the weight of (|c| - 4)^2 beyond 4, where the scale is within 2 % of a bound.
 
     Args:
         flow: predicted flow (..., 2, H, W) in pixels.
@@ -57,7 +61,10 @@ def bounded_laplacian_loss(
     target, known = _known_flow(target, max_flow)
     scale = laplacian_scale(log_scale, min_scale, max_scale)
     error = (flow.float() - target).abs().sum(dim=-3)  # (..., H, W)
-    return _mean_where(error / scale + scale.log(), known)
+    loss = error / scale + scale.log()
+    if penalty:
+        loss = loss + penalty * (log_scale.float().abs() - FREE_SCALE).clamp(min=0).square()
+    return _mean_where(loss, known)
 
 
 def semantic_loss(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:

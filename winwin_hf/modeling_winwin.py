@@ -47,6 +47,7 @@ from .outputs_winwin import (
     WinWinOpticalFlowOutput,
     WinWinPreTrainingOutput,
 )
+from .refinement_winwin import FineFeatures, Refinement
 
 
 @auto_docstring
@@ -372,6 +373,9 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
             # into the head: both views' features, displacement, mass and spread
             extra = {stride: 2 * config.matching_size + 4}
             self.head = WinWinHead(config, 3, binocular=True, extra=extra, zero_init=True)
+        if config.refinement:
+            self.fine_features = FineFeatures(config)
+            self.refinement = Refinement(config)
         self.post_init()
 
     @can_return_tuple
@@ -414,11 +418,13 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         _, layout = as_windows(pixel_values, window_positions, self.config.patch_size, name)
         encoder = self.winwin(pixel_values, window_positions, taps=self.head.encoder_taps, **kwargs)
         tokens = self.decoder.embed(encoder.last_hidden_state)
-        features = None
+        features, fine = None, ()
         if self.config.matching_stride is not None:
             stem = encoder.stem[self.matching.stride.bit_length() - 2]
-            features = layout.to_tokens(self.features(layout.to_maps(encoder.last_hidden_state), stem))
-        return EncodedView(layout, encoder, tokens, features)
+            maps = self.features(layout.to_maps(encoder.last_hidden_state), stem)
+            features = layout.to_tokens(maps)
+            fine = self.fine_features(maps, encoder.stem) if self.config.refinement else ()
+        return EncodedView(layout, encoder, tokens, features, fine)
 
     def decode(
         self,
@@ -448,17 +454,14 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
             base_flow = layout.to_maps(match.flow, self.features.factor)
             flow = flow + F.interpolate(base_flow, flow.shape[-2:], mode="bilinear", align_corners=False)
             base_flow = layout.to_output(base_flow)
-        flow = layout.to_output(flow)
-        log_scale = layout.to_output(log_scale[:, None]).squeeze(-3)
+        steps = [(flow, log_scale)]
+        if self.config.refinement:
+            steps += self.refinement(flow, log_scale, first.fine, second.fine, layout, second.layout)
+        steps = [(layout.to_output(flow), layout.to_output(c[:, None]).squeeze(-3)) for flow, c in steps]
+        flow, log_scale = steps[-1]
         loss = None
         if labels is not None:
-            loss = bounded_laplacian_loss(
-                flow,
-                log_scale,
-                labels,
-                min_scale=self.config.min_flow_scale,
-                max_scale=self.config.max_flow_scale,
-            )
+            loss = self.flow_loss(steps, labels)
             if match is not None and self.training:
                 loss = loss + self.config.matching_loss_weight * self.match_loss(match, labels, layout, second.layout)
         return WinWinOpticalFlowOutput(
@@ -491,6 +494,15 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         spread = (match.spread + 1e-3).sqrt() * (stride / patch_size)
         summary = torch.cat([match.flow / patch_size, match.mass[..., None], spread[..., None]], dim=-1)
         return layout.to_maps(summary.detach(), patch_size // stride)
+
+    def flow_loss(self, steps: list[tuple[torch.Tensor, torch.Tensor]], labels: torch.Tensor) -> torch.Tensor:
+        """The Laplacian's loss of the last of the (flow, log_scale), plus half of the one's before, a quarter, and so on."""
+        config = self.config
+        low, high, penalty = config.min_flow_scale, config.max_flow_scale, config.flow_scale_penalty
+        losses = [
+            bounded_laplacian_loss(*step, labels, min_scale=low, max_scale=high, penalty=penalty) for step in steps
+        ]
+        return torch.stack([loss * 0.5**i for i, loss in enumerate(reversed(losses))]).sum()
 
     def match_loss(self, match: Match, labels: torch.Tensor, layout: Layout, second_layout: Layout) -> torch.Tensor:
         """Auxiliary losses; where the true match lies outside the second view's windows only "no match" is taught."""

@@ -33,13 +33,14 @@ class EncodedView:
     One view as `WinWinForOpticalFlow.decode` takes it.
 
     encoder: what the encoder gave; the head reads its taps or stem. tokens (B, T, D'): its last tokens at the decoder's width.
-    features (B, Q, C): with matching, those of the stride-s positions.
+    features (B, Q, C): with matching, those of the stride-s positions. fine: with refinement, maps (B*N, C, h, w) of its strides.
     """
 
     layout: Layout
     encoder: WinWinModelOutput
     tokens: torch.Tensor
     features: torch.Tensor | None
+    fine: tuple[torch.Tensor, ...] = ()
 
 
 @auto_docstring(custom_intro="What the decoder knows of the first view, given the second.")

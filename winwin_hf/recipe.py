@@ -27,13 +27,15 @@ T = TypeVar("T")
 @dataclasses.dataclass
 class ModelRecipe:
     """preset: sizes to start from ("tiny", "small", "base", "large"). config: fields of WinWinConfig on top. init: a checkpoint
-    (a folder, a name, a public CroCo .pth) whose encoder and decoder to start from; they must be of the same size. attention:
-    its implementation in training ("sdpa", "eager", "flash_attention_2", "flex_attention"); with a few hundred tokens a CPU is
-    fastest with "eager". Evaluation uses "sdpa"."""
+    (a folder, a name, a public CroCo .pth) whose encoder and decoder to start from; they must be of the same size. frozen: parts
+    that stay as they start, by the beginning of their parameters' names, such as [winwin, decoder]. attention: its implementation
+    in training ("sdpa", "eager", "flash_attention_2", "flex_attention"); with a few hundred tokens a CPU is fastest with "eager".
+    Evaluation uses "sdpa"."""
 
     preset: str = "tiny"
     config: dict[str, Any] = dataclasses.field(default_factory=dict)
     init: str | None = None
+    frozen: list[str] = dataclasses.field(default_factory=list)
     attention: str = "sdpa"
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 

@@ -124,7 +124,7 @@ def make_loader(
 
 
 def make_model(recipe: Recipe, source: Source) -> Any:
-    """A new model, or one that starts from `model.init`'s encoder, decoder and whatever else has its name and shape."""
+    """A new model, or one that starts from `model.init`'s encoder, decoder and whatever else has its name and shape; partly frozen."""
     model_class, task = MODELS[recipe.task]
     if source.task != task:
         raise ValueError(f"task {recipe.task!r} needs data for {task}, but {source.name!r} is for {source.task}")
@@ -133,6 +133,12 @@ def make_model(recipe: Recipe, source: Source) -> Any:
     model = model_class(config)
     if recipe.model.init:
         initialise(model, recipe.model.init)
+    for part in recipe.model.frozen:
+        chosen = [p for name, p in model.named_parameters() if name.startswith(part + ".") or name == part]
+        if not chosen:
+            raise ValueError(f"model.frozen: nothing in a {model_class.__name__} is called {part!r}")
+        for parameter in chosen:
+            parameter.requires_grad_(False)
     model.set_attn_implementation(recipe.model.attention)
     return model
 

@@ -1,0 +1,157 @@
+"""Refinement: the flow once more at finer strides, for what the matching's stride can't tell. Ours, after PWC-Net (Sun et al. 2018).
+
+At each stride, from coarse to fine: features of the second view are fetched where the flow so far leads, compared with the first
+view's there and at the places around, and a small convolutional network turns that into a change of the flow, and a confidence.
+
+Notable:
+- the second view may be windows that lie anywhere: each is asked, and answers zero where it doesn't reach. One channel says whether
+  any did.
+- neighbours of a window's border are fetched too, as if the flow went on as it is at the border; only the small network ends there.
+- places are computed in float32, autocast or not.
+- the change starts at zero, so a network without refinement can be given one and be trained on.
+
+Shapes: B batch, N M windows of the first and the second view, C channels, H W pixels of a window, h w its stride-s positions.
+"""
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from .configuration_winwin import WinWinConfig
+from .heads_winwin import ConvNextBlock, LayerNorm2d, StdConv2d
+from .layers_winwin import Layout
+
+RADII = (3, 2)  # positions around the one that the flow leads to: at the first stride, and at finer ones
+
+
+class FineFeatures(nn.Module):
+    """Features of one view at each of the refinement's strides: the stem's, and what is known at the stride above."""
+
+    def __init__(self, config: WinWinConfig):
+        super().__init__()
+        eps, coarser = config.layer_norm_eps, config.matching_size
+        self.ups, self.skips, self.blocks, self.norms = (nn.ModuleList() for _ in range(4))
+        for stride, size in config.refinement:
+            self.ups.append(nn.Conv2d(coarser, 4 * size, 1))
+            self.skips.append(nn.Conv2d(config.stem_sizes[stride.bit_length() - 2], size, 1))
+            self.blocks.append(ConvNextBlock(size, eps))
+            self.norms.append(LayerNorm2d(size, eps=eps))
+            coarser = size
+        self.strides = [stride for stride, _ in config.refinement]
+
+    def forward(self, features: torch.Tensor, stem: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """The matching's features as maps (B*N, C, ., .), the stem's maps of strides 2, 4, ... -> one map a stride."""
+        found = []
+        x = features
+        for stride, up, skip, block, norm in zip(
+            self.strides, self.ups, self.skips, self.blocks, self.norms, strict=True
+        ):
+            x = block(F.pixel_shuffle(up(x), 2) + skip(stem[stride.bit_length() - 2]))
+            found.append(norm(x))
+        return tuple(found)
+
+
+class Refinement(nn.Module):
+    """All strides, one after the other."""
+
+    def __init__(self, config: WinWinConfig):
+        super().__init__()
+        self.patch_size = config.patch_size
+        self.steps = nn.ModuleList(
+            RefinementStep(config, stride, size, RADII[min(i, 1)]) for i, (stride, size) in enumerate(config.refinement)
+        )
+
+    def forward(
+        self,
+        flow: torch.Tensor,
+        log_scale: torch.Tensor,
+        first: tuple[torch.Tensor, ...],
+        second: tuple[torch.Tensor, ...],
+        layout: Layout,
+        second_layout: Layout,
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """
+        flow (B*N, 2, H, W), log_scale (B*N, H, W) and both views' `FineFeatures` -> (flow, log_scale) after each stride.
+
+        Gradients reach the flow that comes in as if it were only added to.
+        """
+        found = []
+        for step, one, other in zip(self.steps, first, second, strict=True):
+            flow, log_scale = step(flow, log_scale, one, other, layout, second_layout)
+            found.append((flow, log_scale))
+        return found
+
+
+class RefinementStep(nn.Module):
+    """One stride: compare, then change."""
+
+    def __init__(self, config: WinWinConfig, stride: int, size: int, radius: int):
+        super().__init__()
+        self.stride, self.scale, self.radius = stride, config.patch_size // stride, radius
+        width, eps = 2 * size, config.layer_norm_eps
+        # both views' features, how well they agree around, was anything there, the flow against its neighbourhood's, confidence
+        self.embed = nn.Conv2d(2 * size + (2 * radius + 1) ** 2 + 1 + 2 + 1, width, 1)
+        self.blocks = nn.Sequential(ConvNextBlock(width, eps), ConvNextBlock(width, eps))
+        self.norm = LayerNorm2d(width, eps=eps)
+        self.out = StdConv2d(width, 3 * stride**2, 1, init_std=0.0)
+
+    def forward(
+        self,
+        flow: torch.Tensor,
+        log_scale: torch.Tensor,
+        first: torch.Tensor,
+        second: torch.Tensor,
+        layout: Layout,
+        second_layout: Layout,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """-> flow (B*N, 2, H, W) and log_scale (B*N, H, W), which is made anew."""
+        r = self.radius
+        with torch.no_grad():
+            mean = F.avg_pool2d(flow.float(), self.stride)  # (B*N, 2, h, w), pixels
+            around = F.avg_pool2d(mean, 2 * r + 1, 1, r, count_include_pad=False)
+            confidence = F.avg_pool2d(log_scale.float()[:, None], self.stride).clamp(-10, 10) / 10
+        with torch.autocast(flow.device.type, enabled=False):
+            fetched = fetch(second.float(), second_layout, self.places(mean, layout), self.scale)
+            agreement = compare(first.float(), fetched[:, :-1], r)
+        inner = fetched[..., r:-r, r:-r]
+        parts = [first, inner, agreement, (mean - around) / self.stride, confidence]
+        x = self.embed(torch.cat([part.to(first.dtype) for part in parts], dim=1))
+        change = F.pixel_shuffle(self.out(self.norm(self.blocks(x))), self.stride).float()
+        return flow + change[:, :2], change[:, 2]
+
+    def places(self, flow: torch.Tensor, layout: Layout) -> torch.Tensor:
+        """Where the flow (B*N, 2, h, w) leads, as (row, column) of the second view's stride-s positions: (B, N, h + 2r, w + 2r, 2)."""
+        r = self.radius
+        flow = F.pad(flow, (r,) * 4, mode="replicate").unflatten(0, (layout.batch, layout.count))
+        rows, columns = (torch.arange(-r, n - r, device=flow.device) for n in flow.shape[-2:])
+        grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
+        corners = layout.corners[:, :, None, None] * self.scale  # (B or 1, N, 1, 1, 2)
+        return corners + grid + flow.permute(0, 1, 3, 4, 2).flip(-1) / self.stride
+
+
+def fetch(maps: torch.Tensor, layout: Layout, places: torch.Tensor, scale: int) -> torch.Tensor:
+    """
+    Features at any places, bilinear.
+
+    Args:
+        maps: (B*M, C, h, w), windows that lie as `layout` says, `scale` positions a patch.
+        places: (B, N, h', w', 2), (row, column) in positions of the full frame.
+    Returns: (B*N, C + 1, h', w'): zero where no window reaches; the last channel is 1 where one does, between at a border.
+    """
+    batch, count, height = places.shape[:3]
+    size = places.new_tensor(maps.shape[-2:])
+    corners = (layout.corners * scale).to(places.dtype)  # (B or 1, M, 2)
+    local = places.flatten(1, 2)[:, None] - corners[:, :, None, None]  # (B, M, N*h', w', 2)
+    grid = ((local + 0.5) * (2 / size) - 1).flip(-1).flatten(0, 1)
+    found = F.grid_sample(F.pad(maps, (0, 0, 0, 0, 0, 1), value=1.0), grid, align_corners=False)
+    found = found.unflatten(0, (batch, layout.count)).sum(1)  # windows don't overlap: one of them answers
+    return found.unflatten(2, (count, height)).transpose(1, 2).flatten(0, 1)
+
+
+def compare(first: torch.Tensor, second: torch.Tensor, radius: int) -> torch.Tensor:
+    """Products of first (B*N, C, h, w) with second (B*N, C, h + 2r, w + 2r) at each place around: (B*N, (2r + 1)^2, h, w)."""
+    height, width = first.shape[-2:]
+    first = first * first.shape[1] ** -0.5
+    taps = [(row, column) for row in range(2 * radius + 1) for column in range(2 * radius + 1)]
+    found = [(first * second[..., y : y + height, x : x + width]).sum(1) for y, x in taps]
+    return torch.stack(found, dim=1)
