@@ -252,6 +252,7 @@ def test_what_cannot_be_exported_is_refused(small, tmp_path, monkeypatch):
     ("task", "variant", "opset", "attention"),
     [
         ("flow", "matching", 20, "fused"),
+        ("flow", "refinement", 20, "fused"),
         ("flow", "dpt", 20, "fused"),
         ("segmentation", "stem", 18, "fused"),
         ("segmentation", "dpt", 20, "fused"),

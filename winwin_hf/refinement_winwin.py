@@ -139,10 +139,10 @@ def fetch(maps: torch.Tensor, layout: Layout, places: torch.Tensor, scale: int) 
     Returns: (B*N, C + 1, h', w'): zero where no window reaches; the last channel is 1 where one does, between at a border.
     """
     batch, count, height = places.shape[:3]
-    size = places.new_tensor(maps.shape[-2:])
     corners = (layout.corners * scale).to(places.dtype)  # (B or 1, M, 2)
-    local = places.flatten(1, 2)[:, None] - corners[:, :, None, None]  # (B, M, N*h', w', 2)
-    grid = ((local + 0.5) * (2 / size) - 1).flip(-1).flatten(0, 1)
+    local = (places.flatten(1, 2)[:, None] - corners[:, :, None, None] + 0.5).flatten(0, 1)  # (B*M, N*h', w', 2)
+    y, x = local[..., 0] * (2 / maps.shape[-2]) - 1, local[..., 1] * (2 / maps.shape[-1]) - 1
+    grid = torch.stack([x, y], dim=-1)  # -1 to 1
     found = F.grid_sample(F.pad(maps, (0, 0, 0, 0, 0, 1), value=1.0), grid, align_corners=False)
     found = found.unflatten(0, (batch, layout.count)).sum(1)  # windows don't overlap: one of them answers
     return found.unflatten(2, (count, height)).transpose(1, 2).flatten(0, 1)
