@@ -23,6 +23,7 @@ from winwin_hf.metrics import (
     flow_errors,
     flow_sums,
     segmentation_confusion,
+    sparsification,
     sum_rows,
 )
 
@@ -60,6 +61,7 @@ def test_flow_by_hand():
     metric = FlowMetric()
     metric.update(prediction, target, occluded)
     scores = metric.compute()
+    assert np.isnan(scores.pop("ause"))  # nobody said how certain it is
     assert scores == {
         "epe": 11.5 / 4,
         "1px": 75.0,
@@ -78,6 +80,28 @@ def test_flow_by_hand():
     assert metric.compute()["epe_matched"] == 1.25  # without a mask nothing is said to be matched
     errors = flow_errors(prediction, target)
     assert errors.dtype == np.float32 and np.array_equal(errors, [[0.5, 5, 4, 2, NAN, NAN]], equal_nan=True)
+
+
+def test_sparsification_and_ause():
+    error = np.array([4.0, 1.0, 3.0, 2.0])
+    curve, best = sparsification(error, error**3, steps=4)
+    assert curve.tolist() == best.tolist() == [2.5, 2.0, 1.5, 1.0]
+    assert sparsification(error, -error, steps=4)[0].tolist() == [2.5, 3.0, 3.5, 4.0]
+    target, metric = np.zeros((2, 2, 3)), FlowMetric()
+    target[:, 0, 0] = NAN  # unknown: whatever is believed there doesn't count
+    prediction = np.zeros((2, 2, 3))
+    prediction[0] = [[9, 1, 2], [3, 4, 5]]
+    metric.update(prediction, target, uncertainty=prediction[0])
+    assert metric.compute()["ause"] == 0
+    metric.update(prediction, target, uncertainty=-prediction[0])
+    worst = sparsification(np.arange(1.0, 6), -np.arange(1.0, 6))
+    assert metric.compute()["ause"] == pytest.approx((worst[0] - worst[1]).mean() / 3 / 2)  # the mean of two images
+    metric.update(target, target, uncertainty=prediction[0])  # without an error nothing can be wrongly believed
+    assert metric.compute()["ause"] == pytest.approx((worst[0] - worst[1]).mean() / 3 / 3)
+    metric.update(prediction, target)
+    assert metric.compute()["ause"] == pytest.approx((worst[0] - worst[1]).mean() / 3 / 3)
+    with pytest.raises(ValueError, match="differ"):
+        metric.update(prediction, target, uncertainty=prediction)
 
 
 def by_the_definitions(prediction, target, occluded, double):
@@ -128,7 +152,9 @@ def test_flow_by_the_definitions(double, factor, mask):
     occluded = rng.random((12 * mask, 300 * mask)) < 0.4
     metric = FlowMetric(double)
     metric.update(prediction, target, occluded)
-    assert metric.compute() == pytest.approx(by_the_definitions(prediction, target, occluded, double), rel=1e-12)
+    scores = metric.compute()
+    assert np.isnan(scores.pop("ause"))
+    assert scores == pytest.approx(by_the_definitions(prediction, target, occluded, double), rel=1e-12)
 
 
 def test_flow_error_on_a_limit():

@@ -91,7 +91,9 @@ BANDS = ("s0_10", "s10_40", "s40", "matched", "unmatched")
 FLOW_NAMES = (
     *("n", "epe", "1px", "3px", "5px", "fl", "wauc"),
     *(f"{what}_{band}" for band in BANDS for what in ("n", "epe")),
+    *("images_ause", "ause"),
 )
+SPARSIFICATION_STEPS = 20
 # WAUC: what an error in ((i - 1) / 20, i / 20] px is worth, i = 1 to 100, and one beyond: the weights 1 - (j - 1) / 100 of all
 # thresholds j >= i, times 100 so that they are whole numbers.
 WORTH = np.array([(101 - i) * (102 - i) // 2 for i in range(1, 102)], dtype=np.float64)
@@ -220,6 +222,23 @@ def _flow_block(prediction: np.ndarray, truths: np.ndarray, masks: np.ndarray | 
     return np.array(sums + [0] * (len(FLOW_NAMES) - len(sums)), dtype=np.float64)
 
 
+def sparsification(error: np.ndarray, uncertainty: np.ndarray, steps: int = SPARSIFICATION_STEPS) -> np.ndarray:
+    """
+    Mean error of what is left when the most uncertain pixels are left out (Ilg et al. 2018, "Uncertainty estimates ...").
+
+    Args:
+        error, uncertainty: (n,), n at least 1; any increasing function of the uncertainty does as well.
+    Returns: (2, steps): without a share k / steps of the pixels, k = 0, 1, ...; first by the uncertainty, then by the error itself,
+        which nothing can beat. The mean of their difference over the mean error is the AUSE.
+    """
+    kept = np.ceil(error.size * (1 - np.arange(steps) / steps)).astype(np.intp)
+    curves = []
+    for key in (uncertainty, error):
+        total = np.cumsum(error[np.argsort(key, kind="stable")], dtype=np.float64)
+        curves.append(total[kept - 1] / kept)
+    return np.array(curves)
+
+
 class FlowMetric(Metric):
     """EPE in pixels and the percentages of outliers, over all known pixels of all images (as Sintel, Spring, KITTI).
 
@@ -234,17 +253,37 @@ class FlowMetric(Metric):
             raise ValueError(f"double is {double!r}; expected 'best', 'mean' or None")
         self.double = double
 
-    def row(self, prediction: np.ndarray, target: np.ndarray, occluded: np.ndarray | None = None) -> np.ndarray:
-        """One image: see `flow_sums` for shapes and errors."""
+    def row(
+        self,
+        prediction: np.ndarray,
+        target: np.ndarray,
+        occluded: np.ndarray | None = None,
+        uncertainty: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """One image: see `flow_sums` for shapes and errors. uncertainty: (H, W), how wrong each vector is believed to be, in any unit."""
         sums = flow_sums(prediction, target, occluded, self.double)
+        if uncertainty is not None and sums["n"]:
+            error = flow_errors(prediction, target, self.double)
+            _same_size(uncertainty, error)
+            known = np.isfinite(error)
+            curve, best = sparsification(error[known], uncertainty[known])
+            sums |= {"images_ause": 1.0, "ause": float((curve - best).mean() / curve[0]) if curve[0] else 0.0}
         return np.array([sums[name] for name in FLOW_NAMES])
 
-    def update(self, prediction: np.ndarray, target: np.ndarray, occluded: np.ndarray | None = None) -> None:
-        self.state = self.state + self.row(prediction, target, occluded)
+    def update(
+        self,
+        prediction: np.ndarray,
+        target: np.ndarray,
+        occluded: np.ndarray | None = None,
+        uncertainty: np.ndarray | None = None,
+    ) -> None:
+        self.state = self.state + self.row(prediction, target, occluded, uncertainty)
 
     def compute(self, state: np.ndarray | None = None) -> dict[str, float]:
         """epe in pixels; 1px, 3px, 5px and fl in percent of outliers; wauc in percent, higher is better; epe_s0_10,
-        epe_s10_40, epe_s40, epe_matched and epe_unmatched in pixels. Always all of them, NaN where no pixel was known."""
+        epe_s10_40, epe_s40, epe_matched and epe_unmatched in pixels; ause, the area between an image's sparsification curve and
+        the best possible one as a share of its mean error, the mean over the images: 0 is best. Always all of them, NaN where
+        nothing was known."""
         sums = dict(zip(FLOW_NAMES, (self.state if state is None else state).tolist(), strict=True))
         n = sums["n"] or np.nan
         return {
@@ -252,6 +291,7 @@ class FlowMetric(Metric):
             **{name: 100 * (sums[name] / n) for name in ("1px", "3px", "5px", "fl")},
             "wauc": 100 * (sums["wauc"] / n / float(WORTH[0])),
             **{f"epe_{band}": sums[f"epe_{band}"] / (sums[f"n_{band}"] or np.nan) for band in BANDS},
+            "ause": sums["ause"] / (sums["images_ause"] or np.nan),
         }
 
 

@@ -34,8 +34,11 @@ ARCHITECTURES: dict[str, Task] = {
 class Network:
     """A model of ours with its processor. tile: (height, width) in pixels, or None for one pass over the whole frame.
 
-    labels: class names of a segmentation model, in the order of its ids.
+    labels: class names of a segmentation model, in the order of its ids. uncertainty: of the last flow that was predicted, (H, W): the
+    raw channel of its scale, which grows with it.
     """
+
+    uncertainty: np.ndarray | None = None
 
     def __init__(
         self,
@@ -70,7 +73,9 @@ class Network:
         """The prediction at the image's size, without the padding."""
         sizes, processor = [size], self.processor
         if self.task == "flow":
-            result = processor.post_process_optical_flow(outputs, target_sizes=sizes)[0]["flow"]
+            restored = processor.post_process_optical_flow(outputs, target_sizes=sizes)[0]
+            result = restored["flow"]
+            self.uncertainty = restored["log_scale"].float().cpu().numpy() if "log_scale" in restored else None
         elif self.task == "depth":
             result = processor.post_process_depth_estimation(outputs, target_sizes=sizes)[0]["predicted_depth"]
         else:

@@ -46,6 +46,7 @@ UNITS = {
     "epe_s40": "s40+ px",
     "epe_matched": "matched px",
     "epe_unmatched": "unmatched px",
+    "ause": "AUSE",
     "miou": "mIoU %",
     "accuracy": "acc %",
     "mean_accuracy": "mAcc %",

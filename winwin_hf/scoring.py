@@ -121,6 +121,7 @@ def score(
     Predicts every frame (the first `length`) of a source and scores those with ground truth. Same figures in every process.
 
     Args:
+        predict: see predictors.py. If it has an attribute `uncertainty`, that is the last prediction's, for the flow's AUSE.
         keep_worst: so many of the worst frames are kept with their predictions, for pictures.
         done: called in the process that predicted it, with each frame and its prediction.
     Raises: BrokenExample, unless `skip_broken`; ValueError if nothing could be predicted.
@@ -147,7 +148,9 @@ def score(
             seconds = time.perf_counter() - start
             row = None
             if frame.target is not None:
-                masks = {"occluded": frame.occluded} if source.task == "flow" else {}
+                masks = {}
+                if source.task == "flow":
+                    masks = {"occluded": frame.occluded, "uncertainty": getattr(predict, "uncertainty", None)}
                 row = metric.row(prediction, frame.target, **masks)
                 value = float(metric.compute(row)[key])
                 if keep_worst and np.isfinite(value):
