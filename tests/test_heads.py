@@ -62,6 +62,21 @@ def test_heads_take_no_statistics_over_space():
     torch.testing.assert_close(norm(x)[..., 3:5, 3:5], norm(x[..., 3:5, 3:5]))
 
 
+@pytest.mark.parametrize("channels", [24, 32])
+def test_layer_norm_in_bf16_is_the_one_in_float32_rounded(channels):
+    """Narrow rows take a way of their own on a CPU; values and gradients stay those of a layer norm."""
+    norm = randomise(LayerNorm2d(channels))
+    x = torch.randn(2, channels, 5, 6, generator=torch.Generator().manual_seed(1)).bfloat16()
+    one, other = x.clone().requires_grad_(), x.float().requires_grad_()
+    rounded, exact = norm(one), norm(other)
+    assert rounded.dtype == torch.bfloat16
+    assert torch.allclose(rounded.float(), exact, atol=0.03)
+    rounded.float().square().sum().backward()
+    exact.square().sum().backward()
+    assert torch.allclose(one.grad.float(), other.grad, atol=0.05 * other.grad.abs().max().item())
+    assert norm.to(torch.bfloat16)(x).dtype == torch.bfloat16  # weights in half precision
+
+
 @pytest.mark.parametrize("patch_size", [4, 8, 16])
 def test_stem_has_a_map_for_each_stride(patch_size):
     c = config(patch_size=patch_size, patch_embedding="conv_stem")
