@@ -34,7 +34,8 @@ def draw_figure1(
                 lines.append(Line(key, label, [[(x, y) for x, y in run["curve"]] for run in kind["runs"]]))
         draw_lines(left, lines)
         left.axhline(zero, color="#777777", linestyle=":", linewidth=1)
-        left.annotate("zero flow", (0, zero), xytext=(4, 3), textcoords="offset points", fontsize=9, color="#555555")
+        place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right", "va": "top"}
+        left.annotate("zero flow", (1, zero), xytext=(-4, -3), **place, fontsize=9, color="#555555")
         left.set_xlim(left=0)
         left.set_ylim(bottom=0)
         left.set_xlabel(f"training time, minutes{_unit(kinds)}")

@@ -103,7 +103,8 @@ def open_source(
     if name == "synthetic-flow":
         scene = build(SceneSettings, {**({"textures": path} if path else {}), **(settings or {})}, where)
         if split != "train":
-            seed, scene = seed + HELD_OUT, replace(scene, texture_seed=scene.texture_seed + HELD_OUT)
+            # other textures, and no curriculum: its steps are the training's
+            seed, scene = seed + HELD_OUT, replace(scene, texture_seed=scene.texture_seed + HELD_OUT, motion_steps=0)
         stream = synthetic_flow(seed, num_shards, length, start)
         return Source(name, "flow", stream, SyntheticFlow(scene), at=partial(_scene, seed, num_shards))
     if name not in OTHERS:

@@ -3,7 +3,7 @@
 Notable here:
 - `synthetic_flow` is a `datasets.IterableDataset` of seeds; nothing is rendered until a window is asked for;
 - `SyntheticFlow` (the reader) turns such an example into a `SyntheticScene`: layers (a background and objects) with a
-  texture, a shape and an affine motion A each. Flow is A p - p of the topmost layer, exact at every pixel;
+  texture, a shape and a motion M each. Flow is M(p) - p of the topmost layer, exact at every pixel;
 - a window equals the same crop of the full frame, bit for bit: texture coordinates are computed in float64 from the
   pixel's place in the frame and sampled with `cv2.remap` (`cv2.warpAffine` rounds otherwise when moved).
 
@@ -13,36 +13,18 @@ Coordinates: pixel centres at integers, x right, y down. Affine maps are 2 x 3 f
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any
 
 import cv2
 import datasets
 import numpy as np
 
+from .camera import Camera
+from .layout import draw_layers
 from .sample import Box
-from .textures import (
-    LEVELS,
-    SIDE,
-    Layer,
-    TextureBank,
-    about,
-    compose,
-    grid,
-    intersect,
-    point,
-    rotation,
-    sample,
-    view,
-)
-
-_NOISE_SIDE, _NOISE_UNIT = 512, 24.0  # a tile of gaussian noise, and its standard deviation there
-_TAIL = 1.0  # sigma of the log-normal motion magnitude
-_CALM = 0.15  # share of the scenes that hardly move
-_GAIN = 0.98  # measured once: makes the mean of |flow| the setting's `motion`
+from .textures import TextureBank, intersect, view
 
 
 @dataclass(frozen=True)
@@ -71,6 +53,17 @@ class SceneSettings:
             endless training never stops seeing new ones; 0: never.
         texture_side: longest side of a photograph.
         cache_mb: memory for textures per process, MB; the default holds all 128 of them.
+        perspective: share of the layers (the background among them) that move as a plane seen in perspective. With this and
+            all that follows off, as by default, a seed gives the scene that it gave before there was any of it.
+        bending: share of the layers whose motion is also bent by a few smooth waves.
+        articulated: probability that an object hangs on the one before it by a joint, and moves with it but for a turn.
+        thin: share of the objects that are bars, strands or nets, a few pixels wide.
+        flat: share of the layers that have one colour or a gentle gradient instead of a texture.
+        motion_blur: probability that the layers are blurred along their motion, over a tenth to half of the time between the
+            frames; the flow is between the middles of the exposures.
+        compression: probability that both frames went through JPEG, of a quality from 30 to 95.
+        motion_start: the first scenes' `motion`, which grows linearly from there (a curriculum).
+        motion_steps: over so many scenes of a shard it grows; 0: no curriculum. Held-out sets have none.
     """
 
     height: int = 384
@@ -95,6 +88,15 @@ class SceneSettings:
     texture_steps: int = 50
     texture_side: int = 768
     cache_mb: float = 256.0
+    perspective: float = 0.0
+    bending: float = 0.0
+    articulated: float = 0.0
+    thin: float = 0.0
+    flat: float = 0.0
+    motion_blur: float = 0.0
+    compression: float = 0.0
+    motion_start: float = 0.0
+    motion_steps: int = 0
 
     def __post_init__(self) -> None:
         for name in ("objects", "object_size", "texture_scale"):  # lists in a recipe
@@ -109,11 +111,30 @@ class SceneSettings:
         for name in ("height", "width", "texture_count", "texture_side"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-        for name in ("motion", "photometric", "asymmetric", "shadow", "blur", "blur_sigma", "noise", "texture_steps"):
+        at_least_none = (
+            "motion",
+            "photometric",
+            "asymmetric",
+            "shadow",
+            "blur",
+            "blur_sigma",
+            "noise",
+            "texture_steps",
+        )
+        for name in (*at_least_none, "motion_start", "motion_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
+        for name in ("perspective", "bending", "articulated", "thin", "flat", "motion_blur", "compression"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1]; got {getattr(self, name)}")
         if self.texture_scale[0] < 0.2:
             raise ValueError(f"texture_scale must be at least 0.2, or textures alias; got {self.texture_scale}")
+
+    def motion_at(self, step: int) -> float:
+        """Mean of |flow|, pixels, of the scenes of this step."""
+        if step >= self.motion_steps:
+            return self.motion
+        return self.motion_start + (self.motion - self.motion_start) * step / self.motion_steps
 
 
 def scene_seed(seed: int, index: int) -> int:
@@ -187,11 +208,6 @@ class SyntheticFlow:
         return SyntheticScene(settings, seed, self.bank, int(example.get("step", 0)))
 
 
-def _magnitude(rng: np.random.Generator) -> float:
-    """Log-normal with mean 1 (before the cut at 6)."""
-    return min(6.0, math.exp(_TAIL * float(rng.standard_normal()) - _TAIL**2 / 2))
-
-
 class SyntheticScene:
     """One scene as a Sample (see `sample.py`): `first`, `second` and `occlusion` render the box they are asked for.
 
@@ -201,87 +217,25 @@ class SyntheticScene:
     def __init__(self, settings: SceneSettings, seed: int, bank: TextureBank, step: int = 0) -> None:
         self.settings, self.seed, self.bank = settings, seed, bank
         self.height, self.width = settings.height, settings.width
-        rng = np.random.default_rng(seed)
-        self._texture_start = step // settings.texture_steps if settings.texture_steps else 0
-        self._make_layers(rng)
-        self._make_camera(rng)
+        rng, more = np.random.default_rng(seed), np.random.default_rng((seed, 1))
+        self.layers = draw_layers(settings, rng, more, step)
+        self.camera = Camera(settings, rng, more)
+        if self.camera.exposure:
+            for layer in self.layers:
+                layer.expose(self.camera.exposure, (self.height, self.width))
 
-    def _make_layers(self, rng: np.random.Generator) -> None:
-        s = self.settings
-        calm = rng.uniform(0, 0.1) if rng.random() < _CALM else 1.0
-        unit = s.motion * _GAIN * calm
-        centre = (rng.uniform(0.2, 0.8) * s.width, rng.uniform(0.2, 0.8) * s.height)
-        camera_linear, camera = self._draw_motion(rng, unit)
-        self.layers = [self._make_layer(rng, centre, camera_linear, camera)]
-        shorter = min(s.height, s.width)
-        for _ in range(int(rng.integers(s.objects[0], s.objects[1], endpoint=True))):
-            centre = (rng.uniform(-0.05, 1.05) * s.width, rng.uniform(-0.05, 1.05) * s.height)
-            # A share of the camera's motion (parallax) and, three times in four, a motion of its own.
-            share = rng.uniform(0.4, 1.6) if rng.random() < 0.7 else 0.0
-            own_linear, own = self._draw_motion(rng, unit * (0.8 if rng.random() < 0.75 else 0.05))
-            x, y = point(self.layers[0].motion, *centre)
-            linear = own_linear + share * (camera_linear - np.eye(2))
-            move = (own[0] + share * (x - centre[0]), own[1] + share * (y - centre[1]))
-            layer = self._make_layer(rng, centre, linear, move)
-            radius = shorter * math.exp(rng.uniform(*np.log(s.object_size)))
-            aspect = math.exp(0.5 * rng.uniform(-1, 1) * math.log(4))
-            angle = rng.uniform(0, 2 * math.pi)
-            layer.give_shape(int(rng.integers(2**62)), centre, (radius * aspect, radius / aspect), angle)
-            self.layers.append(layer)
+    def _visible(self, frame: int, box: Box, sharp: bool = False) -> tuple[int, list[tuple[int, Box, np.ndarray]]]:
+        """The lowest layer that is seen in the box, and those above it: index, part of the box, opacity there.
 
-    @staticmethod
-    def _draw_motion(rng: np.random.Generator, unit: float) -> tuple[np.ndarray, tuple[float, float]]:
-        """A random 2 x 2 part near the identity (rotation, scale, shear) and a displacement in pixels."""
-        length, angle = unit * _magnitude(rng), rng.uniform(0, 2 * math.pi)
-        strength = unit / 10 * math.sqrt(_magnitude(rng))
-        turn, size, shear_x, shear_y = np.clip(
-            strength * rng.standard_normal(4) * (0.02, 0.02, 0.01, 0.01), -0.25, 0.25
-        )
-        linear = rotation(turn) * math.exp(size) @ np.array([[1, shear_x], [shear_y, 1]])
-        return linear, (length * math.cos(angle), length * math.sin(angle))
-
-    def _make_layer(
-        self, rng: np.random.Generator, centre: tuple[float, float], linear: np.ndarray, move: tuple[float, float]
-    ) -> Layer:
-        s = self.settings
-        scale = math.exp(rng.uniform(*np.log(s.texture_scale)))  # frame pixels per texture pixel
-        level = 0 if scale * 1.3 > 1 else min(LEVELS - 1, max(1, round(-math.log2(scale))))
-        turn = rotation(rng.uniform(0, 2 * math.pi))
-        if rng.random() < 0.5:
-            turn = turn * (-1, 1)
-        place = rng.uniform(0.25, 0.75, 2) * SIDE / 2**level
-        placing = about(turn / (scale * 2**level), centre, (place[0], place[1]))
-        texture = self._texture_start + int(rng.integers(s.texture_count))
-        tint = np.exp(rng.normal(0, 0.12, 3)).tolist()
-        return Layer(texture, placing, level, about(linear, centre, (centre[0] + move[0], centre[1] + move[1])), tint)
-
-    def _make_camera(self, rng: np.random.Generator) -> None:
-        """How each frame is developed: tone curves, blur, noise, shadow. All drawn here, used when rendering."""
-        s = self.settings
-        shared = rng.standard_normal(6) * s.photometric
-        self._tones = [_tones(shared + s.asymmetric * s.photometric * rng.standard_normal(6)) for _ in range(2)]
-        self._blur = rng.uniform(0.3, max(0.3, s.blur_sigma)) if rng.random() < s.blur else 0.0
-        self._noise = rng.uniform(0, s.noise)
-        self._noise_at = rng.integers(0, _NOISE_SIDE, (2, 2)).tolist()
-        self._shadow_frame = int(rng.integers(2)) if rng.random() < s.shadow else -1
-        angle, soft = rng.uniform(0, 2 * math.pi), rng.uniform(0.05, 0.6) * s.width
-        x, y = rng.uniform(0, s.width), rng.uniform(0, s.height)
-        ramp = np.array([math.cos(angle), math.sin(angle)]) / soft
-        self._shadow = (ramp[0], ramp[1], 0.5 - ramp[0] * x - ramp[1] * y, rng.uniform(0.15, 0.5))
-
-    def _curve(self, layer: Layer, frame: int) -> np.ndarray:
-        """Tone curve of a layer in a frame, uint8 (256, 1, 3)."""
-        return np.clip(np.rint(self._tones[frame] * layer.tint), 0, 255).astype(np.uint8)
-
-    def _visible(self, frame: int, box: Box) -> tuple[int, list[tuple[int, Box, np.ndarray]]]:
-        """The lowest layer that is seen in the box, and those above it: index, part of the box, opacity there."""
+        sharp: without motion blur.
+        """
         found: list[tuple[int, Box, np.ndarray]] = []
         for index in range(len(self.layers) - 1, 0, -1):
             layer = self.layers[index]
             part = intersect(box, layer.bounds[frame])
             if part is None:
                 continue
-            alpha = layer.alpha(layer.shape[frame], part)
+            alpha = layer.opacity(frame, part, sharp)
             x, y, width, height = cv2.boundingRect(alpha)
             if width == 0:
                 continue
@@ -294,13 +248,12 @@ class SyntheticScene:
 
     def _texture(self, index: int, frame: int, box: Box) -> np.ndarray:
         layer = self.layers[index]
-        image = self.bank.levels(layer.texture)[layer.level]
-        return cv2.LUT(sample(image, layer.placing[frame], box, cv2.BORDER_REFLECT_101), self._curve(layer, frame))
+        image = self.bank.levels(layer.texture)[layer.level] if layer.image is None else layer.image
+        return cv2.LUT(layer.colours(image, frame, box), self.camera.curve(layer.tint, frame))
 
     def _render(self, frame: int, box: Box) -> tuple[np.ndarray, int, list[tuple[int, Box, np.ndarray]]]:
-        """The image uint8 (h, w, 3) of the box, and what `_visible` found in the box enlarged by the blur's margin."""
-        margin = math.ceil(3 * self._blur)
-        outer = (box[0] - margin, box[1] - margin, box[2] + 2 * margin, box[3] + 2 * margin)
+        """The image uint8 (h, w, 3) of the box, and what `_visible` found in the box that the camera needs."""
+        outer = self.camera.needs(box)
         base, above = self._visible(frame, outer)
         image = self._texture(base, frame, outer)
         for index, part, alpha in above:
@@ -310,33 +263,11 @@ class SyntheticScene:
             edge = (texture[ys, xs] * weight + target[ys, xs] * (255 - weight) + 127) // 255
             cv2.copyTo(texture, cv2.inRange(alpha, 255, 255), target)
             target[ys, xs] = edge
-        if margin:
-            image = cv2.GaussianBlur(image, (2 * margin + 1,) * 2, self._blur)[margin:-margin, margin:-margin]
-        if frame == self._shadow_frame:
-            a, b, c, depth = self._shadow
-            ramp, _ = grid(np.array([[a, b, c], [0, 0, 0]]), box)
-            light = (1 - depth * np.clip(ramp, 0, 1)).astype(np.float32)
-            image = cv2.multiply(image, cv2.merge([light] * 3), dtype=cv2.CV_8U)
-        if self._noise > 0:
-            image = cv2.add(image, self._noise_tile(frame, box), dtype=cv2.CV_8U)
-        return np.ascontiguousarray(image), base, above
-
-    def _noise_tile(self, frame: int, box: Box) -> np.ndarray:
-        """The sensor's noise in the box, float32 (h, w, 3). One tile of noise, laid from a random place for each frame:
-        a normal deviate a pixel would cost more than the rest, and so windows keep the frame's noise."""
-        top, left = ((at + start) % _NOISE_SIDE for at, start in zip(self._noise_at[frame], box[:2], strict=True))
-        tile = _gaussian_tile()
-        if top + box[2] <= len(tile) and left + box[3] <= len(tile):
-            part = tile[top : top + box[2], left : left + box[3]]
-        else:
-            part = tile[
-                (np.arange(top, top + box[2]) % _NOISE_SIDE)[:, None], np.arange(left, left + box[3]) % _NOISE_SIDE
-            ]
-        return np.multiply(part, np.float32(self._noise / _NOISE_UNIT), dtype=np.float32)
+        return self.camera.develop(image, frame, box), base, above
 
     def _labels(self, box: Box) -> np.ndarray:
         """Index of the topmost layer with more than half opacity in frame 1, int (h, w)."""
-        base, above = self._visible(0, box)
+        base, above = self._visible(0, box, sharp=True)
         labels = np.full(box[2:], base, np.int32)
         for index, part, alpha in above:
             view(labels, part, box)[alpha >= 128] = index
@@ -347,12 +278,14 @@ class SyntheticScene:
         return ~(((rows >= 0) & (rows < self.height))[:, None] & ((columns >= 0) & (columns < self.width)))
 
     def _layer_flow(self, index: int, box: Box) -> np.ndarray:
-        x, y = grid(self.layers[index].motion - np.eye(2, 3), box)
+        x, y = self.layers[index].motion.flow(box)
         return cv2.merge([x.astype(np.float32), y.astype(np.float32)])
 
     def first(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
         """Frame 1 in the box, uint8 RGB (h, w, 3), and its flow, float32 (h, w, 2), NaN outside the frame."""
         image, base, above = self._render(0, box)
+        if self.camera.exposure:  # a blurred edge is not where the flow changes
+            base, above = self._visible(0, box, sharp=True)
         flow = self._layer_flow(base, box)
         for index, part, alpha in above:
             inner = intersect(part, box)
@@ -373,26 +306,9 @@ class SyntheticScene:
         hidden = self._outside(box)
         for label in np.unique(labels).tolist():
             motion = self.layers[label].motion
-            x, y = grid(motion, box)
+            x, y = motion.forward(box)
             gone = (x < 0) | (y < 0) | (x > self.width - 1) | (y > self.height - 1)
             for above in self.layers[label + 1 :]:
-                gone |= above.alpha(compose(above.shape[1], motion), box) >= 128
+                gone |= above.opacity_behind(motion, box) >= 128
             hidden |= gone & (labels == label)
         return hidden
-
-
-def _tones(deviates: np.ndarray) -> np.ndarray:
-    """Grey levels after gamma, contrast, brightness and colour gains, float64 (256, 1, 3); zeros change nothing."""
-    brightness, contrast, gamma = deviates[:3].tolist()
-    values = (np.arange(256) / 255.0) ** math.exp(0.15 * gamma)
-    values = (values - 0.5) * math.exp(0.15 * contrast) + 0.5 + 0.05 * brightness
-    return 255 * values[:, None, None] * np.exp(0.05 * deviates[3:])
-
-
-@lru_cache(maxsize=1)
-def _gaussian_tile() -> np.ndarray:
-    """Normal deviates times `_NOISE_UNIT`, int8 (768, 768, 3), of period 512, the same in every process. It is larger
-    than its period so that most windows are a plain slice."""
-    values = np.random.default_rng(0).standard_normal((_NOISE_SIDE, _NOISE_SIDE, 3), dtype=np.float32) * _NOISE_UNIT
-    tile = np.clip(np.rint(values), -127, 127).astype(np.int8)
-    return np.ascontiguousarray(np.pad(tile, ((0, 256), (0, 256), (0, 0)), mode="wrap"))

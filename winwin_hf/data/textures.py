@@ -1,4 +1,4 @@
-"""What synthetic scenes are made of: a bank of textures, shapes, and their sampling through affine maps.
+"""What synthetic scenes are made of: a bank of textures, and sampling through affine maps and homographies.
 
 Texture i is a pure function of the bank's seed and i.
 
@@ -27,12 +27,10 @@ KINDS = ("noise", "leaves", "photographs")
 SIDE = 512  # pixels of a procedural texture
 LEVELS = 3  # full, half and quarter size
 PHOTOGRAPH_SUFFIXES = (".jpg", ".jpeg", ".png")
-MASK_SIDE, MASK_RADIUS = 96, 36.0  # a shape's raster, and the radius in it that stands for 1
-MASK_REACH = 1.28  # no shape reaches further, in radii (edge blur included)
-MASK_BLUR = 1.0
+NEAREST = 0.05  # a homography divides by no less: what lies near or behind its horizon goes far away, and is not seen
 
 
-def _desaturate(colours: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def desaturate(colours: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Colours moved towards their grey by a random share: independent channels are gaudier than the world is."""
     share = rng.uniform(0.2, 0.95)
     return share * colours.mean(-1, keepdims=True) + (1 - share) * colours
@@ -40,7 +38,7 @@ def _desaturate(colours: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def _palette(rng: np.random.Generator, colours: int) -> np.ndarray:
     """A smooth random walk through `colours` colours as a look-up table, uint8 (256, 1, 3)."""
-    knots = _desaturate(rng.uniform(0, 255, (1, colours, 3)), rng).astype(np.uint8)
+    knots = desaturate(rng.uniform(0, 255, (1, colours, 3)), rng).astype(np.uint8)
     return cv2.resize(knots, (256, 1), interpolation=cv2.INTER_LINEAR).reshape(256, 1, 3)
 
 
@@ -68,7 +66,7 @@ def noise_texture(rng: np.random.Generator) -> np.ndarray:
         noise = _octaves(rng, 3, decay)
         mix = np.eye(3) * rng.uniform(0.2, 1.0) + rng.uniform(0.3, 1.0, (3, 1)) @ np.ones((1, 3)) / 3
         image = cv2.transform(noise, mix.astype(np.float32) * rng.uniform(25, 60))
-        image += _desaturate(rng.uniform(50, 205, 3), rng).astype(np.float32)
+        image += desaturate(rng.uniform(50, 205, 3), rng).astype(np.float32)
         return np.clip(image, 0, 255).astype(np.uint8)
     scalar = _octaves(rng, 1, decay)[..., 0]
     if kind == 1:
@@ -99,9 +97,9 @@ def leaves_texture(rng: np.random.Generator) -> np.ndarray:
     radii[:half] = np.sort(radii[:half])[::-1]
     centres = rng.uniform(-20, SIDE + 20, (count, 2))
     polygonal = rng.random() * np.ones(count) > rng.random(count)
-    base = _desaturate(rng.uniform(0, 255, 3), rng)
+    base = desaturate(rng.uniform(0, 255, 3), rng)
     spread = rng.uniform(25, 110)
-    colours = np.clip(_desaturate(base + rng.normal(0, spread, (count, 3)), rng), 0, 255)
+    colours = np.clip(desaturate(base + rng.normal(0, spread, (count, 3)), rng), 0, 255)
     strengths = rng.uniform(0, 60, count) * rng.random()
     corners = rng.integers(3, 8, count)
     angles = np.sort(rng.uniform(0, 2 * np.pi, (count, 8)), axis=1)
@@ -208,16 +206,25 @@ class TextureBank:
 
 
 def compose(outer: np.ndarray, inner: np.ndarray) -> np.ndarray:
-    """The affine map p -> outer(inner(p)), 2 x 3."""
-    result = outer[:, :2] @ inner
-    result[:, 2] += outer[:, 2]
-    return result
+    """The map p -> outer(inner(p)): 2 x 3 of two affine maps, 3 x 3 if either is a homography."""
+    if len(outer) == len(inner) == 2:
+        result = outer[:, :2] @ inner
+        result[:, 2] += outer[:, 2]
+        return result
+    return _square(outer) @ _square(inner)
 
 
 def invert(a: np.ndarray) -> np.ndarray:
+    """The inverse map, 2 x 3 or 3 x 3 as `a` is."""
+    if len(a) == 3:
+        return np.linalg.inv(a)
     (m, n, u), (o, p, v) = a.tolist()
     d = m * p - n * o
     return np.array([[p / d, -n / d, (n * v - p * u) / d], [-o / d, m / d, (o * u - m * v) / d]])
+
+
+def _square(a: np.ndarray) -> np.ndarray:
+    return a if len(a) == 3 else np.vstack([a, (0.0, 0.0, 1.0)])
 
 
 def about(linear: np.ndarray, source: tuple[float, float], target: tuple[float, float]) -> np.ndarray:
@@ -237,85 +244,31 @@ def point(affine: np.ndarray, x: float, y: float) -> tuple[float, float]:
     return a * x + b * y + c, d * x + e * y + f
 
 
-def grid(affine: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
-    """The affine map at each pixel of the box, (x, y) as float64 (h, w) each; the same bits whatever the box."""
+def grid(plane: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
+    """The map (2 x 3 or 3 x 3) at each pixel of the box, (x, y) as float64 (h, w) each; the same bits whatever the box."""
     top, left, height, width = box
     xs = np.arange(left, left + width, dtype=np.float64)
     ys = np.arange(top, top + height, dtype=np.float64)[:, None]
-    (a, b, c), (d, e, f) = affine.tolist()
-    return a * xs + (b * ys + c), d * xs + (e * ys + f)
+    return project(plane, xs, ys)
 
 
-def sample(image: np.ndarray, affine: np.ndarray, box: Box, border: int) -> np.ndarray:
-    """The image, seen through the affine map (frame -> image), in the box."""
-    x, y = grid(affine, box)
-    return cv2.remap(image, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR, borderMode=border)
+def project(plane: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The map (2 x 3 or 3 x 3) at places (x, y), two arrays that may be broadcast."""
+    (a, b, c), (d, e, f) = plane[:2].tolist()
+    u, v = a * x + (b * y + c), d * x + (e * y + f)
+    if len(plane) == 3:
+        g, h, i = plane[2].tolist()
+        nearness = 1 / np.maximum(g * x + (h * y + i), NEAREST)
+        u *= nearness
+        v *= nearness
+    return u, v
 
 
-def shape_mask(rng: np.random.Generator) -> np.ndarray:
-    """A smooth blob, an ellipse or a polygon, one in four with holes: a soft mask, uint8 (96, 96)."""
-    centre = (MASK_SIDE - 1) / 2
-    mask = np.zeros((MASK_SIDE, MASK_SIDE), np.uint8)
-    kind = rng.random()
-    if kind < 0.4:  # a blob: a circle whose radius varies by a few harmonics
-        theta = np.linspace(0, 2 * np.pi, 72, endpoint=False)
-        order = np.arange(2, 7)[:, None]
-        radius = (rng.normal(0, 0.25, (5, 1)) / order * np.cos(order * theta + rng.uniform(0, 6.3, (5, 1)))).sum(0)
-        radius = 0.85 + np.clip(radius * 1.5, -0.6, 0.3)
-    elif kind < 0.65:
-        theta = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-        radius = np.full(48, 1.0)
-    else:
-        corners = int(rng.integers(3, 11))
-        theta = (np.arange(corners) + rng.uniform(0, 0.7, corners)) * (2 * np.pi / corners)
-        radius = rng.uniform(0.45, 1.15, corners)
-    points = centre + MASK_RADIUS * np.stack([np.cos(theta), np.sin(theta)], -1) * radius[:, None]
-    cv2.fillPoly(mask, [np.rint(points * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
-    if rng.random() < 0.25:
-        for x, y, r in np.rint(rng.uniform((20, 20, 3), (75, 75, 14), (int(rng.integers(1, 4)), 3)) * 16).astype(int):
-            cv2.circle(mask, (int(x), int(y)), int(r), 0, -1, cv2.LINE_AA, 4)
-    return cv2.GaussianBlur(mask, (0, 0), MASK_BLUR)
-
-
-class Layer:
-    """One layer: where its texture and shape lie in frame 1, and how it moves to frame 2."""
-
-    def __init__(self, texture: int, placing: np.ndarray, level: int, motion: np.ndarray, tint: list[float]) -> None:
-        self.texture, self.level, self.tint = texture, level, tint
-        self.motion = motion  # frame 1 -> frame 2
-        back = invert(motion)
-        self.back = back
-        self.placing = (placing, compose(placing, back))  # each frame -> the texture's pixels
-        self.shape_seed: int | None = None  # None: the background, everywhere
-        self.shape: tuple[np.ndarray, np.ndarray] = (motion, motion)  # each frame -> the mask's pixels
-        self.bounds: tuple[Box, Box] = ((0, 0, 0, 0), (0, 0, 0, 0))  # in each frame; of a shape only
-        self.edge = 1.0  # steepness of the mask's edge, so that it is about one pixel wide in the frame
-        self._mask: np.ndarray | None = None
-
-    def give_shape(self, seed: int, centre: tuple[float, float], radii: tuple[float, float], angle: float) -> None:
-        self.shape_seed = seed
-        raster = np.array([[MASK_RADIUS / radii[0]], [MASK_RADIUS / radii[1]]]) * rotation(-angle)
-        first = about(raster, centre, ((MASK_SIDE - 1) / 2,) * 2)
-        self.shape = (first, compose(first, self.back))
-        self.edge = max(1.0, math.sqrt(2 * math.pi * radii[0] * radii[1]) * MASK_BLUR / MASK_RADIUS)
-        c, s = math.cos(angle), math.sin(angle)
-        axes = np.array([[c * radii[0], -s * radii[1]], [s * radii[0], c * radii[1]]]) * MASK_REACH
-        self.bounds = (_bounds(axes, centre), _bounds(self.motion[:, :2] @ axes, point(self.motion, *centre)))
-
-    def alpha(self, affine: np.ndarray, box: Box) -> np.ndarray:
-        """The shape's opacity seen through `affine` (frame -> mask), uint8 (h, w); 255 is opaque."""
-        if self._mask is None:
-            self._mask = shape_mask(np.random.default_rng(self.shape_seed))
-        soft = sample(self._mask, affine, box, cv2.BORDER_CONSTANT)
-        levels = np.arange(256, dtype=np.float64)
-        return cv2.LUT(soft, np.clip(np.rint(127.5 + (levels - 127.5) * self.edge), 0, 255).astype(np.uint8))
-
-
-def _bounds(axes: np.ndarray, centre: tuple[float, float]) -> Box:
-    """Bounding box of the ellipse centre + axes @ unit circle, with two pixels to spare."""
-    x, y = np.hypot(axes[:, 0], axes[:, 1]) + 2
-    left, top = math.floor(centre[0] - x), math.floor(centre[1] - y)
-    return top, left, math.ceil(centre[1] + y) - top + 1, math.ceil(centre[0] + x) - left + 1
+def look(image: np.ndarray, x: np.ndarray, y: np.ndarray, border: int) -> np.ndarray:
+    """The image at places (x, y), (h, w) each, interpolated linearly."""
+    return cv2.remap(
+        image, x.astype(np.float32, copy=False), y.astype(np.float32, copy=False), cv2.INTER_LINEAR, borderMode=border
+    )
 
 
 def intersect(a: Box, b: Box) -> Box | None:
