@@ -34,7 +34,7 @@ def draw_figure4(path: Path, results: dict[str, dict[str, Any]], examples: dict[
         picture = width / 4 * height / wide + 0.4
         heights += [picture, max(picture, 2.8), picture]
     rows = {"nrows": len(heights), "gridspec_kw": {"height_ratios": heights}}
-    with figure(path, width, sum(heights), ncols=4, **rows) as (_, grid):
+    with figure(path, width, sum(heights), palette=True, ncols=4, **rows) as (_, grid):
         for index, key in enumerate(shown):
             draw_set(grid[3 * index : 3 * index + 3], results[key], examples[key])
 
