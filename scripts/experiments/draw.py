@@ -63,7 +63,7 @@ def figure(
 ) -> Iterator[tuple[Any, Any]]:
     """A figure and its axes, `width` x `height` inches, saved to `path` at the end; nothing half written.
 
-    palette: fewer pixels and 256 colours; a sheet of photographs then takes an eighth.
+    palette: fewer pixels and 256 colours; a sheet of photographs then takes a fifth.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -77,8 +77,11 @@ def figure(
             sheet.savefig(temporary, dpi=110 if palette else 150)
             if palette:
                 with Image.open(temporary) as drawn:
-                    small = drawn.convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-                small.save(temporary, format="PNG", optimize=True)
+                    colours = drawn.convert("RGB")
+                few = colours.quantize(256, Image.Quantize.MEDIANCUT)
+                colours.quantize(palette=few, dither=Image.Dither.FLOYDSTEINBERG).save(
+                    temporary, format="PNG", optimize=True
+                )
 
 
 def colour_of(key: str, taken: Sequence[str] = ()) -> str:
