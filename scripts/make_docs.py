@@ -371,12 +371,13 @@ def value_name(hint: Any) -> str:
 
 
 def benchmarks_page() -> str:
-    """README's section of figures; its own links are below the repository's root, of which these pages don't know."""
+    """README's section of figures. Its links lead from the repository's root, of which these pages only know docs/."""
     readme = (ROOT / "README.md").read_text()
     section = re.search(r"^## Figures\n(.*?)(?=^## |\Z)", readme, flags=re.MULTILINE | re.DOTALL)
     if section is None:
         raise ValueError("README.md has no section Figures")
-    text = re.sub(r"(?<!!)\[([^]]*)\]\((?!https?://)[^)]*\)", r"\1", section[1]).strip()
+    text = re.sub(r"(?<!!)\[([^]]*)\]\((?!https?://|docs/)[^)]*\)", r"\1", section[1]).strip()
+    text = text.replace("](docs/", "](")
     return f"# Benchmarks\n\n{MADE}\n{text}\n\n{BESIDE}"
 
 
