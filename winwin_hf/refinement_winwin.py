@@ -56,7 +56,6 @@ class Refinement(nn.Module):
 
     def __init__(self, config: WinWinConfig):
         super().__init__()
-        self.patch_size = config.patch_size
         self.steps = nn.ModuleList(
             RefinementStep(config, stride, size, RADII[min(i, 1)]) for i, (stride, size) in enumerate(config.refinement)
         )
