@@ -18,7 +18,7 @@ from rich.table import Column, Table
 
 from winwin_hf.cli_errors import UsageError, one_line_errors
 
-MODULES = ("segmentation", "flow", "flow_tables", "flow_logits", "figure4", "tilings")
+MODULES = ("segmentation", "segmentation_logits", "flow", "flow_tables", "flow_logits", "figure4", "tilings")
 
 
 def known() -> dict[str, Experiment]:

@@ -393,7 +393,8 @@ def run(tmp_path, *words):
 
 
 CURVE = ["direct/1080p/fp32", "direct/1080p/bf16", "direct/540p/fp32", "direct/540p/bf16", "direct/1440p/fp32"]
-LONG = ["direct/1440p/bf16", "direct/4K/fp32", "direct/4K/bf16"]
+CURVE.append("direct/4K/fp32")
+LONG = ["direct/1440p/bf16", "direct/4K/bf16"]
 
 
 def test_an_interrupted_run_goes_on(processes, tmp_path):
@@ -489,6 +490,20 @@ def test_a_broken_process_says_why(tmp_path, monkeypatch):
     script.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     with pytest.raises(RuntimeError, match="killed, probably for memory"):
         command.run_probe(Measurement("ceiling", "ceiling", {}), tmp_path, 1)
+
+
+def test_two_processes_work_together(tmp_path):
+    [two] = [m for m in cases.scaling(QUICK) if m.processes == 2]
+    found = command.run_probe(two, tmp_path, 2)
+    assert found["processes"] == 2 and found["step_seconds"] > [0]
+
+
+def test_processes_that_work_apart_are_no_measurement(tmp_path, monkeypatch):
+    script = tmp_path / "script.py"
+    script.write_text('print(\'{"processes": 1}\')')
+    monkeypatch.setattr(command, "SCRIPT", script)
+    with pytest.raises(RuntimeError, match="asked for 2 processes, 1 worked together"):
+        command.run_probe(Measurement("ceiling", "ceiling", {}, processes=2), tmp_path, 1)
 
 
 # ------------------------------------------------------------------ the commands as they are typed

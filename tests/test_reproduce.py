@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "scripts"))
 
 import reproduce  # noqa: E402
-from experiments import draw, runs, segmentation  # noqa: E402
+from experiments import draw, runs, segmentation, segmentation_logits  # noqa: E402
 from experiments.runs import Context, Job, Run, measured, read_metrics, train_all, write_result  # noqa: E402
 
 CAMVID = Path(__file__).parent / "data" / "CamVid"
@@ -393,18 +393,21 @@ def fabricate(here: Context, keys, seeds: int = 1) -> None:
                 (folder / "scores" / f"{name}.json").write_text(json.dumps({"miou": 20.0 + seed + len(name)}))
 
 
-@pytest.mark.parametrize("name", segmentation.EXPERIMENTS)
+SEGMENTATION = {**segmentation.EXPERIMENTS, **segmentation_logits.EXPERIMENTS}
+
+
+@pytest.mark.parametrize("name", SEGMENTATION)
 def test_experiments_are_drawn_from_what_there_is(name, tmp_path):
     here = context(tmp_path, draw_only=True, seeds=3, data={})
-    segmentation.EXPERIMENTS[name].function(here)  # nothing at all yet
+    SEGMENTATION[name].function(here)  # nothing at all yet
     assert "| - |" in (here.output / f"{name}.md").read_text() and not (here.output / f"{name}.png").exists()
     fabricate(here, ["windows", "crops"])
-    segmentation.EXPERIMENTS[name].function(here)  # two kinds, one seed
+    SEGMENTATION[name].function(here)  # two kinds, one seed
     with Image.open(here.output / f"{name}.png") as picture:
         assert min(picture.size) > 300
         assert picture.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
     fabricate(here, segmentation.KINDS, seeds=2)
-    segmentation.EXPERIMENTS[name].function(here)
+    SEGMENTATION[name].function(here)
     text = (here.output / f"{name}.md").read_text()
     assert f"![{json.loads((here.output / f'{name}.json').read_text())['title']}]({name}.png)" in text
     assert "± 0.5" in text  # of two seeds that differ by 1

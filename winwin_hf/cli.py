@@ -59,6 +59,9 @@ def flow(
     tile: Annotated[
         str | None, typer.Option(help="HEIGHTxWIDTH: predict in tiles, the baseline. Default: whole.")
     ] = None,
+    variational: Annotated[
+        bool, typer.Option("--variational", help="Refine the flow with OpenCV's variational method.")
+    ] = False,
     device: Device = "auto",
 ) -> None:
     """Optical flow from FRAME1 to FRAME2, in pixels: (right, down)."""
@@ -72,7 +75,7 @@ def flow(
     with progress.status(f"loading {model}"):
         predictor = tasks.load(model, "flow", device)
     with progress.status(f"optical flow of {frame1.name} and {frame2.name}"):
-        result = tasks.predict_flow(predictor, images[0], images[1], tile=tile_size)
+        result = tasks.predict_flow(predictor, images[0], images[1], tile_size, variational)
     write_flo(output, result.values)
     report(output, result, f"mean |flow| {tasks.mean_magnitude(result.values):.2f} px")
     if picture is not None:
@@ -196,7 +199,7 @@ def train(
 def evaluate(
     checkpoint: Annotated[
         str,
-        typer.Argument(help="A bundled name, a folder, a Hub repository; or opencv-dis, opencv-farneback, zero."),
+        typer.Argument(help="A bundled name, a folder, a Hub repository; or opencv-dis, opencv-farneback, zero; NAME+variational refines a flow."),
     ],
     data: Annotated[
         list[str] | None,

@@ -30,6 +30,7 @@ from winwin_hf.predictors import Network
 from winwin_hf.recipe import EvaluationSet, Recipe, load_recipe
 from winwin_hf.report import UNITS, Line, number
 from winwin_hf.scoring import Frame, new_metric, score
+from winwin_hf.variational import Refined
 
 
 def evaluate(model: Any, recipe: Recipe, accelerator: Accelerator) -> dict[str, dict[str, Any]]:
@@ -214,7 +215,8 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
     Scores methods on data sets on disk, one after the other; any number of processes gives the same figures.
 
     Args:
-        methods: checkpoints (a bundled name, a folder, a Hub repository), or baselines of `predictors.BASELINES`.
+        methods: checkpoints (a bundled name, a folder, a Hub repository), or baselines of `predictors.BASELINES`; of flow also with
+            `variational.SUFFIX` behind them.
         data: "NAME=PATH" or "NAME:SPLIT=PATH".
         output: folder for results.json and the rest (see report.py); None: only the table.
     Raises: ValueError, OSError: an unknown name, a folder without the expected layout, a checkpoint for another task or with
@@ -296,7 +298,8 @@ def _evaluate_one(
         f"{predictor.name} on {name}",
     )
     inference = "one pass"
-    if isinstance(predictor, predictors.Network) and settings.tile:
+    network = predictor.predictor if isinstance(predictor, Refined) else predictor
+    if isinstance(network, predictors.Network) and settings.tile:
         inference = f"tiles of {settings.tile[0]}x{settings.tile[1]}, overlap {settings.overlap}"
     if place is not None:
         here = place / report.folder_name(f"{name}-{split}")

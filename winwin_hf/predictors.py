@@ -4,7 +4,7 @@ A predictor is called with an image, and for flow a second one, uint8 RGB (H, W,
 pixel: flow float32 (2, H, W) in pixels, depth float32 (H, W) in metres, or class ids (H, W).
 
 Baselines of flow: "opencv-dis" (Kroeger et al. 2016, preset medium), "opencv-farneback" (Farnebäck 2003, the
-parameters of OpenCV's tutorial), "zero" (nothing moves).
+parameters of OpenCV's tutorial), "zero" (nothing moves). Any method of flow with "+variational" behind its name is refined classically (variational.py).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from winwin_hf import hub, inference
 from winwin_hf.data.rows import Task
 from winwin_hf.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.tasks import quiet
+from winwin_hf.variational import SUFFIX, Refined
 
 BASELINES = ("opencv-dis", "opencv-farneback", "zero")
 ARCHITECTURES: dict[str, Task] = {
@@ -117,14 +118,17 @@ def _farneback(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 def load(
     name: str, accelerator: Accelerator, tile: tuple[int, int] | None = None, overlap: float = 0.5
-) -> Network | Baseline:
+) -> Network | Baseline | Refined:
     """
-    A predictor by name: one of `BASELINES`, a bundled checkpoint, a folder, a Hub repository or a file of `winwin export`.
+    A predictor by name: one of `BASELINES`, a bundled checkpoint, a folder, a Hub repository or a file of `winwin export`; of flow also
+    with `variational.SUFFIX` behind it.
 
     Raises: ValueError for a checkpoint of no task that can be scored; OSError where nothing has that name.
     """
     if name in BASELINES:
         return Baseline(name)
+    if name.endswith(SUFFIX):
+        return Refined(load(name.removesuffix(SUFFIX), accelerator, tile, overlap))
     from winwin_hf.export import is_exported, load_predictor  # which builds on this file
 
     if is_exported(name):

@@ -22,6 +22,7 @@ from PIL import Image
 
 from . import hub, inference, visualization
 from .data import formats
+from .variational import refine
 
 TASK_CLASSES = {
     "flow": "WinWinForOpticalFlow",
@@ -87,16 +88,29 @@ def load(name: str, task: str, device: str = "auto") -> Predictor:
 
 @torch.inference_mode()
 def predict_flow(
-    predictor: Predictor, frame1: np.ndarray, frame2: np.ndarray, tile: tuple[int, int] | None = None
+    predictor: Predictor,
+    frame1: np.ndarray,
+    frame2: np.ndarray,
+    tile: tuple[int, int] | None = None,
+    variational: bool = False,
 ) -> Result:
-    """Flow (H, W, 2) from `frame1` to `frame2`, (right, down) in pixels. `tile` (height, width): in tiles, the baseline."""
+    """
+    Flow (H, W, 2) from `frame1` to `frame2`, (right, down) in pixels.
+
+    Args:
+        tile: (height, width): in tiles, the baseline.
+        variational: refine it classically, see variational.py.
+    """
     start = time.perf_counter()
     inputs = _inputs(predictor, images=frame1, second_images=frame2)
     outputs = inference.predict_flow(
         predictor.model, inputs["pixel_values"], inputs["second_pixel_values"], tile=tile, progress=True
     )
     done = predictor.processor.post_process_optical_flow(outputs, target_sizes=[_size(frame1)])[0]
-    values = done["flow"].permute(1, 2, 0).float().cpu().numpy()
+    values = done["flow"].float().cpu().numpy()
+    if variational:
+        values = refine(values, frame1, frame2)
+    values = values.transpose(1, 2, 0)
     return Result(np.ascontiguousarray(values), time.perf_counter() - start, str(predictor.device))
 
 

@@ -23,6 +23,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from experiments.process import ended_by_sigterm, machine_record
 from rich.console import Console
@@ -160,6 +161,8 @@ def run_probe(measurement: Measurement, folder: Path, threads: int, **more: Any)
     command = [sys.executable, *launch, str(SCRIPT), PROBE, json.dumps(asked)]
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
     environment = {**os.environ, **dict.fromkeys(names, str(threads)), "HF_HUB_OFFLINE": "1"}
+    if launch and not torch.cuda.is_available():
+        environment["ACCELERATE_USE_CPU"] = "true"  # without it, each takes itself for the only one
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(command, stdout=output, stderr=errors, env=environment, start_new_session=True)
         try:
@@ -173,7 +176,10 @@ def run_probe(measurement: Measurement, folder: Path, threads: int, **more: Any)
             lines = [line for line in errors.read().splitlines() if line.strip()]
             why = "killed, probably for memory" if code == -9 else f"exit code {code}"
             raise RuntimeError("\n".join([why, *lines[-15:]]))
-        return json.loads(output.read().splitlines()[-1])
+        found = json.loads(output.read().splitlines()[-1])
+    if found.get("processes", measurement.processes) != measurement.processes:
+        raise RuntimeError(f"asked for {measurement.processes} processes, {found['processes']} worked together")
+    return found
 
 
 # ------------------------------------------------------------------ the command
@@ -189,7 +195,7 @@ def cost(
     long: Annotated[
         bool,
         typer.Option(
-            "--long", help="Also what takes longest: 4K, 1440p in bf16, bf16 weights, a full frame's flow step in fp32."
+            "--long", help="Also 1440p and 4K in bf16, bf16 weights, a full frame's flow step in fp32."
         ),
     ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Of each measurement. Default: as many as cores.")] = None,
@@ -217,7 +223,7 @@ def cost(
     """
     What Win-Win costs at the paper's sizes with the base preset: OUTPUT/cost.json, cost.md and pictures.
 
-    An interrupted run goes on where it was. About 50 minutes on two cores, 95 with --long; nothing else should run meanwhile.
+    An interrupted run goes on where it was. About 70 minutes on two cores, 95 with --long; nothing else should run meanwhile.
     """
     geometry = QUICK if quick else FULL
     folder = output or (ROOT / "runs" / "cost-quick" if quick else ROOT / "docs" / "results")
