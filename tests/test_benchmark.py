@@ -500,7 +500,7 @@ def test_two_processes_work_together(tmp_path):
 
 def test_processes_that_work_apart_are_no_measurement(tmp_path, monkeypatch):
     script = tmp_path / "script.py"
-    script.write_text('print(\'{"processes": 1}\')')
+    script.write_text("print('{\"processes\": 1}')")
     monkeypatch.setattr(command, "SCRIPT", script)
     with pytest.raises(RuntimeError, match="asked for 2 processes, 1 worked together"):
         command.run_probe(Measurement("ceiling", "ceiling", {}, processes=2), tmp_path, 1)

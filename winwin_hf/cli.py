@@ -199,7 +199,9 @@ def train(
 def evaluate(
     checkpoint: Annotated[
         str,
-        typer.Argument(help="A bundled name, a folder, a Hub repository; or opencv-dis, opencv-farneback, zero; NAME+variational refines a flow."),
+        typer.Argument(
+            help="A bundled name, a folder, a Hub repository; or opencv-dis, opencv-farneback, zero; NAME+variational refines a flow."
+        ),
     ],
     data: Annotated[
         list[str] | None,

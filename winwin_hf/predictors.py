@@ -4,7 +4,8 @@ A predictor is called with an image, and for flow a second one, uint8 RGB (H, W,
 pixel: flow float32 (2, H, W) in pixels, depth float32 (H, W) in metres, or class ids (H, W).
 
 Baselines of flow: "opencv-dis" (Kroeger et al. 2016, preset medium), "opencv-farneback" (Farnebäck 2003, the
-parameters of OpenCV's tutorial), "zero" (nothing moves). Any method of flow with "+variational" behind its name is refined classically (variational.py).
+parameters of OpenCV's tutorial), "zero" (nothing moves).
+With "+variational" behind its name, any method of flow is refined classically (variational.py).
 """
 
 from __future__ import annotations

@@ -194,9 +194,7 @@ def cost(
     ] = False,
     long: Annotated[
         bool,
-        typer.Option(
-            "--long", help="Also 1440p and 4K in bf16, bf16 weights, a full frame's flow step in fp32."
-        ),
+        typer.Option("--long", help="Also 1440p and 4K in bf16, bf16 weights, a full frame's flow step in fp32."),
     ] = False,
     threads: Annotated[int | None, typer.Option(min=1, help="Of each measurement. Default: as many as cores.")] = None,
     output: Annotated[

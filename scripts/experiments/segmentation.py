@@ -238,8 +238,8 @@ TERMS = (
 def setting(*sentences: str) -> str:
     network = (
         "CamVid, 367 training frames and 101 of val, 360x480 pixels, 690 tokens; preset tiny with a convolutional stem, 8 encoder "
-        "blocks and a linear head, 4.3 M parameters, from nothing: scores are far below what pre-trained networks reach and are meant to be compared "
-        "with each other only."
+        "blocks and a linear head, 4.3 M parameters, from nothing: scores are far below what pre-trained networks reach and are meant to "
+        "be compared with each other only."
     )
     return " ".join((network, *sentences))
 
