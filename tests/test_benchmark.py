@@ -63,9 +63,9 @@ def test_a_name_means_one_measurement(geometry):
             assert m.probe in probes.PROBES and m.turns >= 1
             json.dumps(m.arguments)
     long = {m.name for m in found.values() if m.long}
-    assert {"direct/4K/fp32", "direct/4K/bf16", "train_step_flow_1080p/full/fp32"} <= long
+    assert {"direct/1440p/bf16", "direct/4K/bf16", "train_step_flow_1080p/full/fp32"} <= long
     minutes = sum(m.turns * (m.seconds + command.STARTING) for m in found.values() if not m.long) / 60
-    assert minutes < 55
+    assert minutes < 80  # "about 70" in the help
 
 
 def test_flops_are_those_of_the_formula():
