@@ -45,11 +45,11 @@ def refine(flow: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarra
         size = (width // scale, height // scale)
         if scale > 1 and min(size) < LEAST_SIDE:
             continue
-        smaller = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in grey]
-        factor = np.float32([size[0] / width, size[1] / height]).reshape(2, 1, 1)
+        one, other = (cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in grey)
+        factor = np.array([size[0] / width, size[1] / height], np.float32).reshape(2, 1, 1)
         start = _resize(flow, size, cv2.INTER_AREA) * factor
         u, v = (part.copy() for part in start)  # written to
-        change = np.stack(method.calcUV(*smaller, u, v)) - start
+        change = np.stack(method.calcUV(one, other, u, v)) - start
         flow += _resize(change / factor, (width, height), cv2.INTER_LINEAR)
     return flow
 
