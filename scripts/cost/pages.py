@@ -222,6 +222,12 @@ def flow_section(made: Figures, geometry: Geometry) -> str:
         if "over_direct_at_our_ceiling" in croco:
             text += f" (at this run's ceiling it would be {croco['over_direct_at_our_ceiling']:.1f} times direct)"
         text += "."
+        work, ceiling = made["tflop"].get("direct"), made.get("ceiling_gflops_fp32")
+        if work and ceiling and 4 * 1e3 * work / croco["seconds"] > ceiling:
+            text += (
+                f" Four times as fast as it, in fp32, is out of reach here: a pass of {work:.1f} TFLOP would need "
+                f"{4 * 1e3 * work / croco['seconds']:.0f} GFLOP/s, and the machine's ceiling is {ceiling:.0f}."
+            )
     return text
 
 
