@@ -197,6 +197,25 @@ def test_resizing(processor, size, resized):
     np.testing.assert_allclose(floats[0].numpy(), expected, atol=0.02)  # 8 bits round to half a step
 
 
+@pytest.mark.parametrize(
+    ("pixels", "size"),
+    [(None, (37, 53)), (0, (37, 53)), (1900, (37, 53)), (4 * 37 * 53, (74, 106)), (10**6, (74, 106))],
+)
+def test_small_images_are_enlarged(pixels, size):
+    """To as many pixels as asked, at most twice; larger ones are left alone. Flow comes back in the frames' own pixels."""
+    processor = WinWinImageProcessor(min_pixels=pixels, do_pad=False)
+    values = processor(images=picture(), return_tensors="pt").pixel_values
+    assert values.shape[-2:] == size
+    flow = torch.ones(1, 2, *size)
+    flow[:, 1] = 2
+    result = processor.post_process_optical_flow({"flow": flow}, target_sizes=[(37, 53)])[0]["flow"]
+    assert result.shape == (2, 37, 53)
+    expected = torch.tensor([53 / size[1], 2 * 37 / size[0]])
+    assert torch.allclose(result, expected[:, None, None].expand_as(result), atol=1e-6)
+    middle = WinWinImageProcessor(min_pixels=3000, do_pad=False)(images=picture(), return_tensors="pt").pixel_values
+    assert abs(middle.shape[-1] * middle.shape[-2] - 3000) < 100
+
+
 def test_size_of_the_wrong_kind(processor):
     with pytest.raises(ValueError, match="shortest_edge"):
         processor(images=picture(), do_resize=True, size={"max_height": 10, "max_width": 10})

@@ -111,6 +111,16 @@ def test_semantic_by_hand():
     assert semantic_loss(logits, torch.tensor([[[0, -1]]]), ignore_index=-1).item() == pytest.approx(expected)
 
 
+def test_semantic_with_weights_is_a_weighted_average():
+    logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 0.0, 0.0]]).reshape(1, 2, 1, 3)
+    labels = torch.tensor([[[0, 1, 255]]])
+    one, two = math.log(1 + math.exp(-2.0)), math.log(2)
+    expected = (3 * one + 0.5 * two) / 3.5
+    assert semantic_loss(logits, labels, weights=[3.0, 0.5]).item() == pytest.approx(expected)
+    nothing = torch.full_like(labels, 255)
+    assert semantic_loss(logits, nothing, weights=[3.0, 0.5]).item() == 0
+
+
 def test_scale_invariant_by_hand():
     depth, target = torch.tensor([[[2.0, 8.0, 3.0]]]), torch.tensor([[[1.0, 1.0, NAN]]])
     g = [math.log(2), math.log(8)]

@@ -65,6 +65,22 @@ def test_compare_finds_the_shift():
         assert (best == (RADIUS + y) * (2 * RADIUS + 1) + RADIUS + x).all()
 
 
+@pytest.mark.parametrize(("height", "width", "radius"), [(8, 16, 3), (19, 33, 2), (5, 3, 1)])
+def test_compare_in_blocks_is_the_plain_product(monkeypatch, height, width, radius):
+    """Blocks of positions, the last ones sticking out, and their gradients; the plain form is what is exported."""
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(2, 3, height, width, generator=generator, dtype=torch.float64, requires_grad=True)
+    second = torch.randn(2, 3, height + 2 * radius, width + 2 * radius, generator=generator, dtype=torch.float64)
+    second.requires_grad_(True)
+    blocks = compare(first, second, radius)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    plain = compare(first, second, radius)
+    assert torch.allclose(blocks, plain, atol=1e-12)
+    towards = torch.randn(plain.shape, generator=generator, dtype=torch.float64)
+    found, wanted = (torch.autograd.grad(x, (first, second), towards) for x in (blocks, plain))
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(found, wanted, strict=True))
+
+
 def test_places_follow_the_flow():
     step = RefinementStep(WinWinConfig(**{**SMALL, "patch_size": 8, "patch_embedding": "conv_stem"}), 2, 8, RADIUS)
     layout = Layout(1, 1, 2, 2, torch.tensor([[[3, 5]]]), True)
@@ -90,6 +106,31 @@ def test_untrained_refinement_leaves_the_flow_as_it_is():
         assert not torch.allclose(refined(*views).flow, plain(*views).flow)
 
 
+def test_iterations_share_weights_and_remember():
+    torch.manual_seed(0)
+    options = {**SMALL, "patch_embedding": "conv_stem", "matching_stride": 4, "refinement_sizes": [8]}
+    once, twice = (WinWinForOpticalFlow(WinWinConfig(**options, refinement_iterations=n)).eval() for n in (1, 2))
+    extra = set(twice.state_dict()) - set(once.state_dict())
+    assert extra == {"refinement.steps.0.memory.weight"}
+    step = twice.refinement.steps[0]
+    with torch.no_grad():
+        step.out.weight.normal_()
+        for p in once.parameters():
+            p.copy_(twice.get_parameter(next(name for name, q in once.named_parameters() if q is p)))
+        views = frames(twice)
+        first, second = once.encode(views[0]), once.encode(views[1])
+        start = torch.zeros(len(views[0]), 2, *views[0].shape[-2:]), torch.zeros(len(views[0]), *views[0].shape[-2:])
+        places = first.fine, second.fine, first.layout, second.layout
+        ((flow, scale),) = once.refinement(*start, *places)
+        changes = twice.refinement(*start, *places)
+        assert len(changes) == 2
+        assert torch.allclose(changes[0][0], flow, atol=1e-5) and torch.allclose(changes[0][1], scale, atol=1e-5)
+        step.memory.weight.zero_()  # without memory the second time is the first from where that led
+        again = once.refinement(flow, scale, *places)[0][0]
+        assert torch.allclose(twice.refinement(*start, *places)[1][0], again, atol=1e-4)
+        assert not torch.allclose(changes[1][0], again, atol=1e-4)
+
+
 def test_gradients_reach_every_parameter():
     model = make("flow", "refinement").train()
     views = frames(model)
@@ -104,6 +145,7 @@ def test_gradients_reach_every_parameter():
         ({"refinement_sizes": [8]}, "needs matching_stride"),
         ({"matching_stride": 4, "patch_embedding": "conv_stem", "refinement_sizes": [8, 8]}, "down to 2"),
         ({"matching_stride": 4, "patch_embedding": "conv_stem", "refinement_sizes": [0]}, "positive"),
+        ({"refinement_iterations": 0}, "1 or more"),
     ],
 )
 def test_impossible_refinement_is_refused(options, message):

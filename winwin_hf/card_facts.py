@@ -118,6 +118,9 @@ class Facts:
     results: list[Results] = field(default_factory=list)
     limits: str | None = None
     photographs: str | None = None  # the textures of synthetic scenes: whose, and their terms
+    hours: float | None = None  # that the training's steps took, its processors apart from loading ...
+    machine: str | None = None  # ... and on what
+    worst: str | None = None  # what the picture of worst cases shows, if there is one
 
     @property
     def kind(self) -> Kind:
@@ -169,6 +172,7 @@ def read_facts(
             facts.step, facts.evaluation = known["step"], known["evaluation"]
             facts.results = [Results(**item) for item in known["results"]]
             facts.limits, facts.photographs = known["limits"], known["photographs"]
+            facts.hours, facts.machine, facts.worst = (known.get(name) for name in ("hours", "machine", "worst"))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{folder / FACTS}: expected what winwin_hf.cards wrote; {type(error).__name__}: {error}"
@@ -190,6 +194,9 @@ def write_facts(path: Path, facts: Facts) -> None:
         "limits": facts.limits,
         "photographs": facts.photographs,
         "step": facts.step,
+        "hours": facts.hours,
+        "machine": facts.machine,
+        "worst": facts.worst,
         "evaluation": {
             name: {key: value for key, value in scores.items() if key in UNITS or key in ("images", "size")}
             for name, scores in facts.evaluation.items()
@@ -229,8 +236,9 @@ def forget_folders(recipe: Recipe) -> None:
         of_hub = chosen.name == "hub" or (chosen.path or "").startswith("hf://")
         if not of_hub:
             chosen.path = None
-    if recipe.model.init and not base_model(recipe):
-        recipe.model.init = Path(recipe.model.init).name
+    init = Path(recipe.model.init or "")
+    if recipe.model.init and not base_model(recipe) and init.parts[0] not in ("runs", "outputs"):
+        recipe.model.init = init.name
     if Path(recipe.output).is_absolute():
         recipe.output = f"runs/{Path(recipe.output).name}"
 

@@ -21,6 +21,7 @@ from transformers import AutoModel
 from winwin_hf import hub
 from winwin_hf.card_facts import FACTS, UNITS, Facts, Kind, Terms, base_model, datasets_of, read_facts, write_facts
 from winwin_hf.card_figures import METRICS, PLACE, SOURCE, finite, model_index, read_results, tables
+from winwin_hf.card_pictures import CURVE, WORST, draw_curve, draw_worst
 from winwin_hf.data.files import write_atomic
 from winwin_hf.recipe import dump_recipe
 from winwin_hf.report import UNITS as FIGURES
@@ -69,6 +70,7 @@ def card(name: str, facts: Facts, repo_id: str | None = None, picture: tuple[str
         f"## Architecture\n\n{architecture(facts)}",
         f"## Training\n\n{_training(facts)}",
         f"## Figures\n\n{_figures(facts, place)}",
+        *([f"## Worst cases\n\n![Predictions and their errors]({WORST})\n\n{facts.worst}"] if facts.worst else []),
         f"## Limits\n\n{limits_of(facts)}",
         f"## Licence\n\n{_licence(terms, repo_id)}",
     ]
@@ -172,13 +174,16 @@ def _training(facts: Facts) -> str:
         f"- tokens kept: {shape}, patch {facts.config.patch_size}",
         f"- {step} steps of {per_step} examples ({per_step * step} in all), {options.mixed_precision} precision",
     ]
+    if facts.hours is not None:
+        lines.append(f"- {facts.hours:.2f} hours" + (f" on {facts.machine}" if facts.machine else ""))
     if recipe.model.init:
         lines.append(f"- started from `{recipe.model.init}`, whose terms go on")
     lines += [
         "- everything else is in `recipe.yaml` beside this file",
         f"- command: `accelerate launch scripts/train.py recipe.yaml {folders}`",
     ]
-    return "\n".join(lines)
+    curve = f"\n\n![Loss and held-out scores by hours of training]({CURVE})" if facts.hours is not None else ""
+    return "\n".join(lines) + curve
 
 
 def _figure_rows(facts: Facts) -> list[dict[str, float]]:
@@ -273,6 +278,9 @@ def bundle(
     limits: str,
     photographs: str | None = None,
     results: list[str] | None = None,
+    machine: str | None = None,
+    worst: tuple[str, list[Path]] | None = None,
+    publishable: bool = False,
 ) -> Path:
     """
     Makes a bundled checkpoint of a finished training.
@@ -283,6 +291,9 @@ def bundle(
         limits: what somebody who uses it should know, in a sentence or two.
         photographs: of synthetic scenes with photographs as textures: whose they are, and their terms.
         results: `results.json` files of `winwin evaluate RUN/model --output`, for the card.
+        machine: what it was trained on.
+        worst: a sentence about the worst cases, and their pictures as `winwin evaluate --output` draws them; publishable: frames and
+            truth may be shown, not only predictions and errors.
     Raises: FileNotFoundError if the training has not ended.
     """
     run, destination = Path(run), Path(destination)
@@ -302,6 +313,11 @@ def bundle(
     if facts.recipe is not None:
         facts.recipe.output = f"runs/{destination.name}"
         (temporary / "recipe.yaml").write_text(dump_recipe(facts.recipe))
+    if (run / "metrics.jsonl").is_file():
+        facts.hours, facts.machine = draw_curve(run / "metrics.jsonl", temporary / CURVE), machine
+    if worst:
+        facts.worst = worst[0]
+        draw_worst(worst[1], temporary / WORST, publishable)
     write_facts(temporary / FACTS, facts)
     (temporary / "README.md").write_text(card(destination.name, facts))
     for path in temporary.iterdir():

@@ -47,6 +47,14 @@ def main(
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]
 Picture = Annotated[Path | None, typer.Option(help="Also write a picture to look at (PNG or JPEG).")]
 
+MinPixels = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        help="Enlarge smaller frames to so many pixels, which flow gains from; 0: never. Default: the checkpoint's.",
+    ),
+]
+
 
 @app.command()
 @one_line_errors
@@ -62,6 +70,7 @@ def flow(
     variational: Annotated[
         bool, typer.Option("--variational", help="Refine the flow with OpenCV's variational method.")
     ] = False,
+    min_pixels: MinPixels = None,
     device: Device = "auto",
 ) -> None:
     """Optical flow from FRAME1 to FRAME2, in pixels: (right, down)."""
@@ -73,7 +82,7 @@ def flow(
     from winwin_hf.data.formats import write_flo
 
     with progress.status(f"loading {model}"):
-        predictor = tasks.load(model, "flow", device)
+        predictor = tasks.load(model, "flow", device, min_pixels)
     with progress.status(f"optical flow of {frame1.name} and {frame2.name}"):
         result = tasks.predict_flow(predictor, images[0], images[1], tile_size, variational)
     write_flo(output, result.values)
@@ -235,6 +244,7 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="SET.KEY=VALUE", help="An option of a data set, such as a scale; repeatable."),
     ] = None,
+    min_pixels: MinPixels = None,
     precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "no",
     cpu: Annotated[bool, typer.Option("--cpu", help="Even if there is an accelerator.")] = False,
     recipe: Annotated[
@@ -281,6 +291,7 @@ def evaluate(
         precision=precision,  # type: ignore[arg-type]
         cpu=cpu,
         options=options,
+        min_pixels=min_pixels,
     )
     evaluate_data([checkpoint, *(beside or [])], data or [], output, settings)
 

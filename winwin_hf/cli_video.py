@@ -32,6 +32,10 @@ def video(
     end: Annotated[int | None, typer.Option(min=1, help="Frame to stop before.")] = None,
     stride: Annotated[int, typer.Option(min=1, help="Take every so manieth frame.")] = 1,
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH: resize the frames first.")] = None,
+    min_pixels: Annotated[
+        int | None,
+        typer.Option(min=0, help="Enlarge smaller frames to so many pixels; 0: never. Default: the checkpoint's."),
+    ] = None,
     model: Annotated[str, typer.Option(help="A bundled name, a folder or a Hub repository.")] = "winwin-flow",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
     overwrite: Annotated[
@@ -60,6 +64,7 @@ def video(
         end=end,
         stride=stride,
         size=frame_size,
+        min_pixels=min_pixels,
         device=device,
         overwrite=overwrite,
     )

@@ -99,11 +99,16 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
             as in the paper. Needs `patch_embedding="conv_stem"`.
         matching_size (`int`, defaults to 64):
             Channels of the features that are matched; a multiple of four.
+        min_matching_sigma (`float`, defaults to 1.0):
+            Least width of the global matching's learnt prior over displacements, in positions of its stride: a narrower one is quick
+            to learn on small motions and then can't see large ones.
         matching_loss_weight (`float`, defaults to 0.5):
             Weight of the auxiliary losses on the matching, in training.
         refinement_sizes (`list[int]`, defaults to `[]`):
             With matching: channels of the features by which the flow is refined, at half the matching's stride, a quarter of it, and so on
             (ours). Empty: no refinement.
+        refinement_iterations (`int`, defaults to 1):
+            How often the flow is refined at each of those strides, with the same weights.
         min_depth, max_depth (`float`, default to 0.1 and 10.0):
             Range of the predicted depth in metres; prediction is uniform in its logarithm.
         min_flow_scale, max_flow_scale (`float`, default to 0.25 and 4.0):
@@ -113,6 +118,8 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
             (ours).
         semantic_loss_ignore_index (`int`, defaults to 255):
             Label that never reaches the segmentation loss.
+        semantic_loss_weights (`list[float]`, *optional*):
+            Weight of each class in the segmentation loss, in the order of the labels. Default: all alike.
         mask_ratio (`float`, defaults to 0.9):
             Share of the first view's tokens that pre-training hides if no mask is given (CroCo v2).
         out_features (`list[str]`, *optional*), out_indices (`list[int]`, *optional*):
@@ -157,14 +164,17 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
     head_taps: list[int] | tuple[int, ...] | None = None
     matching_stride: int | None = None
     matching_size: int = 64
+    min_matching_sigma: float | int = 1.0
     matching_loss_weight: float | int = 0.5
     refinement_sizes: list[int] | tuple[int, ...] = ()
+    refinement_iterations: int = 1
     min_depth: float | int = 0.1
     max_depth: float | int = 10.0
     min_flow_scale: float | int = 0.25
     max_flow_scale: float | int = 4.0
     flow_scale_penalty: float | int = 0.0
     semantic_loss_ignore_index: int = 255
+    semantic_loss_weights: list[float] | tuple[float, ...] | None = None
     mask_ratio: float | int = 0.9
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
@@ -295,6 +305,16 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
             )
         if self.flow_scale_penalty < 0:
             raise ValueError(f"flow_scale_penalty={self.flow_scale_penalty}: expected 0 or more.")
+        if self.refinement_iterations < 1 or self.min_matching_sigma <= 0:
+            raise ValueError(
+                f"refinement_iterations={self.refinement_iterations}, min_matching_sigma={self.min_matching_sigma}: "
+                "expected 1 or more, and a positive width."
+            )
+        weights = self.semantic_loss_weights
+        if weights is not None and (len(weights) != len(self.id2label or ()) or min(weights) < 0 or not sum(weights)):
+            raise ValueError(
+                f"semantic_loss_weights={list(weights)}: expected one for each of {len(self.id2label or ())} labels, not negative."
+            )
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"mask_ratio={self.mask_ratio}: expected a share between 0 and 1.")
 

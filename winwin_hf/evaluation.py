@@ -195,7 +195,8 @@ def parse_data(text: str) -> tuple[str, str | None, str]:
 class Settings:
     """How `evaluate_data` predicts and scores. tile: (height, width) pixels, None: one pass. length: at most so many examples of
     each set. worst: pictures of so many of the worst. submission: write each prediction in its benchmark's format. double,
-    align: of the metrics (flow, depth). options: keywords of data sets, by set name."""
+    align: of the metrics (flow, depth). options: keywords of data sets, by set name; of synthetic scenes their settings. min_pixels: of
+    the networks' image processors, None: as their checkpoints say."""
 
     tile: tuple[int, int] | None = None
     overlap: float = 0.5
@@ -208,6 +209,7 @@ class Settings:
     precision: Literal["no", "bf16", "fp16"] = "no"
     cpu: bool = False
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    min_pixels: int | None = None
 
 
 def evaluate_data(methods: list[str], data: list[str], output: str | Path | None, settings: Settings) -> list[Line]:
@@ -235,7 +237,7 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
     accelerator.wait_for_everyone()
     lines = []
     for method in methods:
-        predictor = predictors.load(method, accelerator, settings.tile, settings.overlap)
+        predictor = predictors.load(method, accelerator, settings.tile, settings.overlap, settings.min_pixels)
         for (name, _, path), (source, split) in zip(chosen, sources, strict=True):
             lines.append(_evaluate_one(predictor, source, split, path, folder, accelerator, settings, name))
     if accelerator.is_main_process:
@@ -253,6 +255,10 @@ def _open_scored(name: str, split: str | None, path: str, settings: Settings) ->
     if split is None:
         split = "val" if name in OTHERS else catalog.entry_of(name).scored
     options = settings.options.get(name, {})
+    if name == "synthetic-flow":
+        if settings.length is None:
+            raise ValueError(f"--data {name}={path}: its scenes have no end; expected --length with it")
+        return open_source(name, path, split, options, length=settings.length), split
     if name == "shards":
         options = {"streaming": False, **options}
     return open_source(name, path, split, options=options, skip_broken=settings.skip_broken), split

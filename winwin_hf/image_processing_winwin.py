@@ -5,6 +5,7 @@ What is notable here:
   `post_process_*` crops that border off again;
 - resizing is off by default (Win-Win runs at full resolution). Where it is on, `post_process_*` works out the resized size
   from the original one and this processor's options, so the caller hands over nothing but `target_sizes`;
+- small images can be enlarged to a number of pixels, which is how optical flow gains fractions of a pixel (`min_pixels`);
 - frames of a pair are processed alike: `second_images` gives `second_pixel_values`;
 - PIL and NumPy only, no torchvision.
 
@@ -25,12 +26,18 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 from .image_arrays_winwin import as_list, image_array, label_array, resize, size_text, to_255, to_rgb
 
 IGNORE_LABEL = 255  # what padded pixels of a segmentation map are, and what the losses leave out
+MOST_ENLARGED = 2.0  # by `min_pixels`, in each direction
+RESIZING = ("do_resize", "size", "min_pixels", "do_pad", "patch_size")  # options that decide about sizes
 
 
 class WinWinImageProcessorKwargs(ImagesKwargs, total=False):
-    """patch_size (`int`): images are padded to a multiple of it, in pixels."""
+    """
+    patch_size (`int`): images are padded to a multiple of it, in pixels.
+    min_pixels (`int`, *optional*): images with fewer pixels are enlarged to so many, at most twice in each direction.
+    """
 
     patch_size: int
+    min_pixels: int | None
 
 
 class WinWinImageProcessor(PilBackend):
@@ -40,6 +47,8 @@ class WinWinImageProcessor(PilBackend):
         do_resize (bool, False), size, resample: `size` is {"height", "width"}; or {"shortest_edge"} / {"longest_edge"}, which
             keep the aspect ratio; or both edges: the shorter side becomes `shortest_edge` unless the longer one would
             exceed `longest_edge`.
+        min_pixels (None): without `do_resize`, images with fewer pixels are enlarged to about so many, at most twice in each
+            direction; None or 0: never. Of use where the model answers in pixels and an image's size means nothing: optical flow.
         do_rescale (bool, True), rescale_factor (1/255); do_normalize (bool, True), image_mean, image_std (ImageNet's).
         do_pad (bool, True), patch_size (16): pad bottom and right to whole patches, repeating the edge.
         do_convert_rgb (bool, True): grey is repeated, alpha is laid over white.
@@ -63,6 +72,7 @@ class WinWinImageProcessor(PilBackend):
     image_std = IMAGENET_DEFAULT_STD
     do_pad = True
     patch_size = 16
+    min_pixels = None
     do_convert_rgb = True
 
     def __init__(self, **kwargs: Unpack[WinWinImageProcessorKwargs]):
@@ -204,7 +214,8 @@ class WinWinImageProcessor(PilBackend):
         height, width = int(original[0]), int(original[1])
         wanted = options.get("size")
         if not options.get("do_resize"):
-            return height, width
+            scale = min(MOST_ENLARGED, math.sqrt((options.get("min_pixels") or 0) / (height * width)))
+            return (round(height * scale), round(width * scale)) if scale > 1 else (height, width)
         if wanted is None:
             raise ValueError(
                 "do_resize=True needs a `size`, e.g. {'shortest_edge': 384} or {'height': 384, 'width': 512}."
@@ -249,10 +260,10 @@ class WinWinImageProcessor(PilBackend):
             raise ValueError(
                 f"{len(targets)} target_sizes for a batch of {len(maps)}: expected one (height, width) per image."
             )
-        unknown = set(overrides) - {"do_resize", "size", "do_pad", "patch_size"}
+        unknown = set(overrides) - set(RESIZING)
         if unknown:
-            raise TypeError(f"unexpected options {sorted(unknown)}; expected do_resize, size, do_pad or patch_size.")
-        options = {name: getattr(self, name) for name in ("do_resize", "size", "do_pad", "patch_size")} | overrides
+            raise TypeError(f"unexpected options {sorted(unknown)}; expected some of {', '.join(RESIZING)}.")
+        options = {name: getattr(self, name) for name in RESIZING} | overrides
         options["size"] = self._standardize_kwargs(size=options["size"], default_to_square=self.default_to_square)[
             "size"
         ]
@@ -264,7 +275,7 @@ class WinWinImageProcessor(PilBackend):
                 raise ValueError(
                     f"A target size of {size_text(target)} (height x width) is padded to {size_text(padded)} by this processor, but the "
                     f"predictions are {size_text(item.shape[-2:])}. target_sizes must be the original images' sizes; options "
-                    "overridden in the call (do_resize, size) must be given here too."
+                    "overridden in the call (do_resize, size, min_pixels) must be given here too."
                 )
             item = item[:, : resized[0], : resized[1]]
             if resized != target:
@@ -282,7 +293,7 @@ class WinWinImageProcessor(PilBackend):
         Args:
             outputs: with `flow` (B, 2, H, W) and optionally `log_scale` (B, H, W).
             target_sizes: one (height, width) of the original frames per pair; None leaves predictions as the model gave them.
-            options: `do_resize`, `size`, `do_pad`, `patch_size` where the call of the processor overrode them.
+            options: `do_resize`, `size`, `min_pixels`, `do_pad`, `patch_size` where the call of the processor overrode them.
 
         Returns:
             per pair: `flow` (2, H, W) float32, (u right, v down) in pixels of the original frame; with `log_scale`: `log_scale`

@@ -11,6 +11,8 @@ Legend: B batch, L labels, T tokens, P pixel values of a patch, H W pixels, h w 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -67,21 +69,28 @@ def bounded_laplacian_loss(
     return _mean_where(loss, known)
 
 
-def semantic_loss(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Tensor:
+def semantic_loss(
+    logits: Tensor, labels: Tensor, ignore_index: int = 255, weights: Sequence[float] | None = None
+) -> Tensor:
     """Cross-entropy, averaged over the pixels that are not `ignore_index`.
 
     Args:
         logits: (..., L, H, W): the class axis is the third from the end, as in (B, L, H, W) and (B, N, L, h, w).
         labels: integers (..., H, W).
+        weights: of each class, L numbers; the average is then a weighted one. None: all alike.
     """
     labels = labels.long()
+    weight = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=logits.device)
     per_pixel = F.cross_entropy(
         logits.float().reshape(-1, *logits.shape[-3:]),
         labels.reshape(-1, *labels.shape[-2:]),
+        weight=weight,
         ignore_index=ignore_index,
         reduction="none",
     )  # 0 where ignored
-    return per_pixel.sum() / (labels != ignore_index).sum().clamp(min=1)
+    known = labels != ignore_index
+    total = known.sum() if weight is None else (weight[torch.where(known, labels, 0)] * known).sum()
+    return per_pixel.sum() / total.clamp(min=1)
 
 
 def scale_invariant_log_loss(

@@ -23,6 +23,7 @@ Shapes: B batch, N windows, T tokens, Q K stride-s positions of the first and se
 """
 
 from dataclasses import dataclass
+from math import log
 
 import torch
 from torch import nn
@@ -87,6 +88,7 @@ class Matching(nn.Module):
         assert config.matching_stride is not None
         size = config.matching_size
         self.size, self.stride, self.theta = size, config.matching_stride, config.rope_theta
+        self.min_log_sigma = log(config.min_matching_sigma)
         self.query = nn.Linear(size, size)
         self.key = nn.Linear(size, size)
         self.no_match = nn.Linear(size, 1)  # the logit of "no match" for each query
@@ -139,7 +141,8 @@ class Matching(nn.Module):
         centre = first_xy.mean(dim=1, keepdim=True)  # small numbers: float32 is exact enough, wherever the windows lie
         first_xy, second_xy = first_xy - centre, second_xy - centre
         temperature = self.log_temperature.float().clamp(max=4.6).exp()
-        precision = torch.exp(-2 * self.log_sigma.float().clamp(min=0.0, max=6.0))
+        least = self.log_sigma.new_tensor([self.min_log_sigma, 0.0]).float()
+        precision = torch.exp(-2 * torch.maximum(self.log_sigma.float(), least).clamp(max=6.0))
 
         def near(centre: torch.Tensor, which: int) -> Near | None:
             if grids is None:

@@ -310,7 +310,8 @@ class WinWinForSemanticSegmentation(WinWinPreTrainedModel):
         logits = layout.to_output(self.head(layout, outputs))
         loss = None
         if labels is not None:
-            loss = semantic_loss(logits, labels, ignore_index=self.config.semantic_loss_ignore_index)
+            config = self.config
+            loss = semantic_loss(logits, labels, config.semantic_loss_ignore_index, config.semantic_loss_weights)
         return SemanticSegmenterOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )

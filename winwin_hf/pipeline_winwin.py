@@ -78,11 +78,14 @@ class OpticalFlowPipeline(Pipeline):
         timeout: float | None = None,
         do_resize: bool | None = None,
         size: Any = None,
+        min_pixels: int | None = None,
         **unknown: Any,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if unknown:
-            raise TypeError(f"unexpected options {sorted(unknown)}; expected max_motion, timeout, do_resize or size.")
-        resize = {name: value for name, value in (("do_resize", do_resize), ("size", size)) if value is not None}
+            expected = "max_motion, timeout, do_resize, size or min_pixels"
+            raise TypeError(f"unexpected options {sorted(unknown)}; expected {expected}.")
+        resize: dict[str, Any] = {"do_resize": do_resize, "size": size, "min_pixels": min_pixels}
+        resize = {name: value for name, value in resize.items() if value is not None}
         before = resize | ({} if timeout is None else {"timeout": timeout})
         after = resize | ({} if max_motion is None else {"max_motion": max_motion})
         return before, {}, after

@@ -5,6 +5,7 @@ pixel: flow float32 (2, H, W) in pixels, depth float32 (H, W) in metres, or clas
 
 Baselines of flow: "opencv-dis" (Kroeger et al. 2016, preset medium), "opencv-farneback" (Farnebäck 2003, the
 parameters of OpenCV's tutorial), "zero" (nothing moves).
+Baselines of depth learn from frames that their name says; see depth_baselines.py.
 With "+variational" behind its name, any method of flow is refined classically (variational.py).
 """
 
@@ -21,6 +22,7 @@ from accelerate import Accelerator
 
 from winwin_hf import hub, inference
 from winwin_hf.data.rows import Task
+from winwin_hf.depth_baselines import METHODS, DepthBaseline
 from winwin_hf.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.tasks import quiet
 from winwin_hf.variational import SUFFIX, Refined
@@ -118,22 +120,35 @@ def _farneback(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def load(
-    name: str, accelerator: Accelerator, tile: tuple[int, int] | None = None, overlap: float = 0.5
-) -> Network | Baseline | Refined:
+    name: str,
+    accelerator: Accelerator,
+    tile: tuple[int, int] | None = None,
+    overlap: float = 0.5,
+    min_pixels: int | None = None,
+) -> Network | Baseline | DepthBaseline | Refined:
     """
-    A predictor by name: one of `BASELINES`, a bundled checkpoint, a folder, a Hub repository or a file of `winwin export`; of flow also
+    A predictor by name: one of `BASELINES`, one of depth (depth_baselines.py), a bundled checkpoint, a folder, a Hub repository or a
+    file of `winwin export`; of flow also
     with `variational.SUFFIX` behind it.
+
+    Args:
+        min_pixels: smaller images are enlarged to so many, as the image processor says; 0: never; None: as the checkpoint says.
 
     Raises: ValueError for a checkpoint of no task that can be scored; OSError where nothing has that name.
     """
     if name in BASELINES:
         return Baseline(name)
+    if name.partition("@")[0] in METHODS:
+        return DepthBaseline(name)
     if name.endswith(SUFFIX):
-        return Refined(load(name.removesuffix(SUFFIX), accelerator, tile, overlap))
+        return Refined(load(name.removesuffix(SUFFIX), accelerator, tile, overlap, min_pixels))
     from winwin_hf.export import is_exported, load_predictor  # which builds on this file
 
     if is_exported(name):
-        return load_predictor(name, accelerator, tile, overlap)
+        network = load_predictor(name, accelerator, tile, overlap)
+        if min_pixels is not None:
+            network.processor.min_pixels = min_pixels
+        return network
     from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
     source = hub.resolve(name)
@@ -149,4 +164,6 @@ def load(
     with quiet():
         model = AutoModel.from_pretrained(source, dtype=torch.float32).to(accelerator.device).eval()
     processor = AutoImageProcessor.from_pretrained(source)
+    if min_pixels is not None:
+        processor.min_pixels = min_pixels
     return Network(model, processor, accelerator, ARCHITECTURES[architecture], Path(name).name, tile, overlap)

@@ -1,7 +1,8 @@
 """Refinement: the flow once more at finer strides, for what the matching's stride can't tell. Ours, after PWC-Net (Sun et al. 2018).
 
-At each stride, from coarse to fine: features of the second view are fetched where the flow so far leads, compared with the first
-view's there and at the places around, and a small convolutional network turns that into a change of the flow, and a confidence.
+At each stride, from coarse to fine, and several times over: features of the second view are fetched where the flow so far leads,
+compared with the first view's there and at the places around, and a small convolutional network turns that into a change of the
+flow, and a confidence. Its weights are the same each time (as RAFT's, Teed and Deng 2020), and so it remembers what it thought.
 
 Notable:
 - the second view may be windows that lie anywhere: each is asked, and answers zero where it doesn't reach. One channel says whether
@@ -22,18 +23,24 @@ from .heads_winwin import ConvNextBlock, LayerNorm2d, StdConv2d
 from .layers_winwin import Layout
 
 RADII = (3, 2)  # positions around the one that the flow leads to: at the first stride, and at finer ones
+BLOCK = 8  # side of the blocks of positions that are compared together
 
 
 class FineFeatures(nn.Module):
-    """Features of one view at each of the refinement's strides: the stem's, and what is known at the stride above."""
+    """
+    Features of one view at each of the refinement's strides: what is known at the stride above, and the stem's of this stride and of
+    the next finer one, whose four places lie folded into one.
+    """
 
     def __init__(self, config: WinWinConfig):
         super().__init__()
         eps, coarser = config.layer_norm_eps, config.matching_size
         self.ups, self.skips, self.blocks, self.norms = (nn.ModuleList() for _ in range(4))
         for stride, size in config.refinement:
+            level = stride.bit_length() - 2  # of the stem
+            folded = 4 * config.stem_sizes[level - 1] if level else 0
             self.ups.append(nn.Conv2d(coarser, 4 * size, 1))
-            self.skips.append(nn.Conv2d(config.stem_sizes[stride.bit_length() - 2], size, 1))
+            self.skips.append(nn.Conv2d(config.stem_sizes[level] + folded, size, 1))
             self.blocks.append(ConvNextBlock(size, eps))
             self.norms.append(LayerNorm2d(size, eps=eps))
             coarser = size
@@ -46,7 +53,9 @@ class FineFeatures(nn.Module):
         for stride, up, skip, block, norm in zip(
             self.strides, self.ups, self.skips, self.blocks, self.norms, strict=True
         ):
-            x = block(F.pixel_shuffle(up(x), 2) + skip(stem[stride.bit_length() - 2]))
+            level = stride.bit_length() - 2
+            known = [stem[level]] + ([F.pixel_unshuffle(stem[level - 1], 2)] if level else [])
+            x = block(F.pixel_shuffle(up(x), 2) + skip(torch.cat(known, dim=1)))
             found.append(norm(x))
         return tuple(found)
 
@@ -70,26 +79,28 @@ class Refinement(nn.Module):
         second_layout: Layout,
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """
-        flow (B*N, 2, H, W), log_scale (B*N, H, W) and both views' `FineFeatures` -> (flow, log_scale) after each stride.
+        flow (B*N, 2, H, W), log_scale (B*N, H, W) and both views' `FineFeatures` -> (flow, log_scale) after each change.
 
         Gradients reach the flow that comes in as if it were only added to.
         """
         found = []
         for step, one, other in zip(self.steps, first, second, strict=True):
-            flow, log_scale = step(flow, log_scale, one, other, layout, second_layout)
-            found.append((flow, log_scale))
+            found += step(flow, log_scale, one, other, layout, second_layout)
+            flow, log_scale = found[-1]
         return found
 
 
 class RefinementStep(nn.Module):
-    """One stride: compare, then change."""
+    """One stride: compare, then change, and again."""
 
     def __init__(self, config: WinWinConfig, stride: int, size: int, radius: int):
         super().__init__()
         self.stride, self.scale, self.radius = stride, config.patch_size // stride, radius
+        self.iterations = config.refinement_iterations
         width, eps = 2 * size, config.layer_norm_eps
         # both views' features, how well they agree around, was anything there, the flow against its neighbourhood's, confidence
         self.embed = nn.Conv2d(2 * size + (2 * radius + 1) ** 2 + 1 + 2 + 1, width, 1)
+        self.memory = nn.Conv2d(width, width, 1, bias=False) if self.iterations > 1 else None
         self.blocks = nn.Sequential(ConvNextBlock(width, eps), ConvNextBlock(width, eps))
         self.norm = LayerNorm2d(width, eps=eps)
         self.out = StdConv2d(width, 3 * stride**2, 1, init_std=0.0)
@@ -102,8 +113,29 @@ class RefinementStep(nn.Module):
         second: torch.Tensor,
         layout: Layout,
         second_layout: Layout,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """-> flow (B*N, 2, H, W) and log_scale (B*N, H, W), which is made anew."""
+    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """-> flow (B*N, 2, H, W) and log_scale (B*N, H, W), which is made anew, each time."""
+        found, hidden = [], None
+        for _ in range(self.iterations):
+            x = self.look(flow, log_scale, first, second, layout, second_layout)
+            if self.memory is not None and hidden is not None:
+                x = x + self.memory(hidden)
+            hidden = self.norm(self.blocks(x))
+            change = F.pixel_shuffle(self.out(hidden), self.stride).float()
+            flow, log_scale = flow + change[:, :2], change[:, 2]
+            found.append((flow, log_scale))
+        return found
+
+    def look(
+        self,
+        flow: torch.Tensor,
+        log_scale: torch.Tensor,
+        first: torch.Tensor,
+        second: torch.Tensor,
+        layout: Layout,
+        second_layout: Layout,
+    ) -> torch.Tensor:
+        """What there is to see where the flow leads, (B*N, C, h, w)."""
         r = self.radius
         with torch.no_grad():
             mean = F.avg_pool2d(flow.float(), self.stride)  # (B*N, 2, h, w), pixels
@@ -114,9 +146,7 @@ class RefinementStep(nn.Module):
             agreement = compare(first.float(), fetched[:, :-1], r)
         inner = fetched[..., r:-r, r:-r]
         parts = [first, inner, agreement, (mean - around) / self.stride, confidence]
-        x = self.embed(torch.cat([part.to(first.dtype) for part in parts], dim=1))
-        change = F.pixel_shuffle(self.out(self.norm(self.blocks(x))), self.stride).float()
-        return flow + change[:, :2], change[:, 2]
+        return self.embed(torch.cat([part.to(first.dtype) for part in parts], dim=1))
 
     def places(self, flow: torch.Tensor, layout: Layout) -> torch.Tensor:
         """Where the flow (B*N, 2, h, w) leads, as (row, column) of the second view's stride-s positions: (B, N, h + 2r, w + 2r, 2)."""
@@ -148,9 +178,30 @@ def fetch(maps: torch.Tensor, layout: Layout, places: torch.Tensor, scale: int) 
 
 
 def compare(first: torch.Tensor, second: torch.Tensor, radius: int) -> torch.Tensor:
-    """Products of first (B*N, C, h, w) with second (B*N, C, h + 2r, w + 2r) at each place around: (B*N, (2r + 1)^2, h, w)."""
-    height, width = first.shape[-2:]
+    """
+    Products of first (B*N, C, h, w) with second (B*N, C, h + 2r, w + 2r) at each place around: (B*N, (2r + 1)^2, h, w).
+
+    Blocks of positions meet all that lies around them in one matrix product, several times more than is asked for: that is still
+    faster than one product of maps for each place around, which is memory's business alone.
+    """
+    (height, width), taps = first.shape[-2:], 2 * radius + 1
     first = first * first.shape[1] ** -0.5
-    taps = [(row, column) for row in range(2 * radius + 1) for column in range(2 * radius + 1)]
-    found = [(first * second[..., y : y + height, x : x + width]).sum(1) for y, x in taps]
-    return torch.stack(found, dim=1)
+    if torch.compiler.is_compiling():  # ONNX knows no views of other strides
+        places = [(y, x) for y in range(taps) for x in range(taps)]
+        found = [(first * second[..., y : y + height, x : x + width]).sum(1) for y, x in places]
+        return torch.stack(found, dim=1)
+    side, reach = BLOCK, BLOCK + 2 * radius
+    down, right = -height % side, -width % side
+    first, second = (F.pad(t, (0, right, 0, down)) for t in (first, second))
+    blocks = first.unflatten(3, (-1, side)).unflatten(2, (-1, side))  # (B*N, C, rows, side, columns, side)
+    rows, columns = blocks.shape[2], blocks.shape[4]
+    blocks = blocks.permute(0, 2, 4, 3, 5, 1).flatten(3, 4)  # (B*N, rows, columns, side^2, C)
+    around = second.unfold(2, reach, side).unfold(3, reach, side)  # (B*N, C, rows, columns, reach, reach)
+    around = around.permute(0, 2, 3, 1, 4, 5).flatten(4)  # (B*N, rows, columns, C, reach^2)
+    products = (blocks @ around).contiguous()
+    # of the place (i, j) in a block and the tap (a, b): what lies at (i + a, j + b) around it
+    steps = (side * reach**2 + reach, reach**2 + 1, reach, 1)
+    size = (side, side, taps, taps)
+    found = products.as_strided((*products.shape[:3], *size), (*products.stride()[:3], *steps))
+    found = found.permute(0, 5, 6, 1, 3, 2, 4).reshape(-1, taps**2, rows * side, columns * side)
+    return found[..., :height, :width]

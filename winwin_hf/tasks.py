@@ -56,8 +56,10 @@ class Result:
     device: str
 
 
-def load(name: str, task: str, device: str = "auto") -> Predictor:
+def load(name: str, task: str, device: str = "auto", min_pixels: int | None = None) -> Predictor:
     """The checkpoint `name` for `task` ("flow", "depth" or "segment") on `device`.
+
+    min_pixels: smaller images are enlarged to so many, as the image processor says; 0: never; None: as the checkpoint says.
 
     Raises ValueError where the checkpoint is for another task or the device isn't there, OSError where nothing has that name.
     """
@@ -83,6 +85,8 @@ def load(name: str, task: str, device: str = "auto") -> Predictor:
         dtype: Any = torch.float32 if target.type == "cpu" else "auto"
         model = AutoModel.from_pretrained(source, dtype=dtype).to(target).eval()
         processor = AutoImageProcessor.from_pretrained(source)
+        if min_pixels is not None:
+            processor.min_pixels = min_pixels
     return Predictor(model, processor, target, time.perf_counter() - start)
 
 

@@ -342,6 +342,8 @@ def train(
         model.gradient_checkpointing_enable()
     optimizer = make_optimizer(model, options)
     average = make_average(model, options.ema_decay).to(accelerator.device) if options.ema_decay else None
+    if average is not None:
+        average.n_averaged = average.n_averaged.cpu()  # it is read at every step, which would wait for an accelerator
     patch_size = model.config.patch_size
     model, optimizer = accelerator.prepare(model, optimizer)
     if state is not None:

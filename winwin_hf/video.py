@@ -61,6 +61,7 @@ def run(
     end: int | None = None,
     stride: int = 1,
     size: tuple[int, int] | None = None,
+    min_pixels: int | None = None,
     device: str = "auto",
     overwrite: bool = False,
     progress: bool = True,
@@ -82,6 +83,7 @@ def run(
         rate: pictures a second of the video. None: as in the clip, or 10 for images.
         start, end, stride: the frames start, start + stride, ... before `end`, counted from 0.
         size: (height, width) that frames are resized to; all that is written has this size.
+        min_pixels: smaller frames are enlarged to so many for the network alone; 0: never; None: as the checkpoint says.
         overwrite: begin again, and throw away what an earlier run left in `output`.
 
     Raises:
@@ -93,12 +95,13 @@ def run(
     _check(folder, target, flo or backward, max_motion, rate)
     if (count := len(list(itertools.islice(source.frames(), 2)))) < 2:
         raise ValueError(f"{source.name}: {count} frame(s) from {start} on, every {stride}; expected two or more.")
-    predictor = tasks.load(model_name, "flow", device)
+    predictor = tasks.load(model_name, "flow", device, min_pixels)
 
     results = Results(folder, flo, backward)
     folder.mkdir(parents=True, exist_ok=True)
     if flo or backward:
         settings = {"clip": source.digest(), "size": size, "stride": stride, "backward": backward}
+        settings |= {"min_pixels": predictor.processor.min_pixels}
         results.claim(settings | {"model": model_name, "weights": _checksum(predictor.model)}, overwrite)
     resumable = flo or not target
     done = results.whole(source) if resumable else 0
