@@ -20,11 +20,12 @@ def main(
     machine: Annotated[str | None, typer.Option(help="What it was trained on.")] = None,
     worst: Annotated[list[Path] | None, typer.Option(help="A picture of a worst case; repeatable.")] = None,
     worst_text: Annotated[str, typer.Option(help="What these pictures show.")] = "",
+    init_licence: Annotated[str | None, typer.Option(help="Of the weights that the training started from.")] = None,
     publishable: Annotated[bool, typer.Option(help="Frames and truth of the worst cases may be shown.")] = False,
 ) -> None:
     """Half-precision weights, a card and its pictures."""
     shown = (worst_text, worst) if worst else None
-    folder = bundle(run, CHECKPOINTS / name, limits, photographs, results, machine, shown, publishable)
+    folder = bundle(run, CHECKPOINTS / name, limits, photographs, results, machine, shown, publishable, init_licence)
     size = sum(path.stat().st_size for path in folder.iterdir())
     typer.echo(f"{folder}: {size / 1e6:.1f} MB")
 

@@ -6,10 +6,12 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
+from PIL import Image
 from test_evaluation import RECIPE
 from transformers import AutoImageProcessor, AutoModel
 
@@ -17,6 +19,7 @@ from winwin_hf import WinWinBackbone, WinWinForOpticalFlow, WinWinForPreTraining
 from winwin_hf.card_facts import Facts, base_model, datasets_of, forget_folders, read_facts, terms_of
 from winwin_hf.card_figures import eval_results, model_index, public_command, read_results, tables
 from winwin_hf.cards import bundle, card, family_card, with_figures
+from winwin_hf.data.image_formats import save_image
 from winwin_hf.recipe import Recipe, build
 from winwin_hf.training import save_model
 
@@ -54,6 +57,29 @@ def test_card_has_the_last_evaluation(run, tmp_path):
     assert "2.72" in text and "3.14" in text and "9.90" not in text
     assert "Only a test." in text and "license: apache-2.0" in text and "optical-flow-estimation" in text
     assert re.search(r"8 steps of 2 examples \(16 in all\)", text)
+
+
+def test_card_shows_curve_hours_and_worst_cases(run, tmp_path):
+    timed = [{"step": n, "loss": 1 / n, "seconds": 90.0 * n} for n in range(1, 9)]
+    with (run / "metrics.jsonl").open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in timed)
+    picture = np.zeros((40, 100, 3), np.uint8)
+    picture[:, 50:] = 200  # prediction and error; image and truth are black
+    cases = [tmp_path / "worst" / f"{n}.png" for n in range(2)]
+    for path in cases:
+        path.parent.mkdir(exist_ok=True)
+        save_image(path, picture)
+    folder = bundle(run, tmp_path / "winwin-x", "Limits.", machine="an abacus", worst=("Two of them.", cases))
+    text = (folder / "README.md").read_text()
+    assert "0.20 hours on an abacus" in text and "Two of them." in text
+    assert "](curve.png)" in text and "](worst.jpg)" in text
+    shown = np.asarray(Image.open(folder / "worst.jpg"))
+    assert shown.shape == (80, 50, 3) and shown.min() > 150
+    assert Image.open(folder / "curve.png").size == (640, 320)
+    known = read_facts(folder)
+    assert (known.hours, known.machine, known.worst) == (0.2, "an abacus", "Two of them.")
+    bundle(run, tmp_path / "winwin-y", "Limits.", worst=("Two of them.", cases), publishable=True)
+    assert np.asarray(Image.open(tmp_path / "winwin-y" / "worst.jpg")).shape == (80, 100, 3)
 
 
 def test_recipe_names_no_folder_of_the_machine(run, tmp_path):

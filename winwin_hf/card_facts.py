@@ -118,6 +118,7 @@ class Facts:
     results: list[Results] = field(default_factory=list)
     limits: str | None = None
     photographs: str | None = None  # the textures of synthetic scenes: whose, and their terms
+    init_licence: str | None = None  # of the weights that the training started from, where a person knows it
     hours: float | None = None  # that the training's steps took, its processors apart from loading ...
     machine: str | None = None  # ... and on what
     worst: str | None = None  # what the picture of worst cases shows, if there is one
@@ -128,7 +129,7 @@ class Facts:
 
     @property
     def terms(self) -> Terms | None:
-        return terms_of(self.recipe, self.photographs) if self.recipe else None
+        return terms_of(self.recipe, self.photographs, self.init_licence) if self.recipe else None
 
 
 # ------------------------------------------------------------------ what is known
@@ -172,7 +173,8 @@ def read_facts(
             facts.step, facts.evaluation = known["step"], known["evaluation"]
             facts.results = [Results(**item) for item in known["results"]]
             facts.limits, facts.photographs = known["limits"], known["photographs"]
-            facts.hours, facts.machine, facts.worst = (known.get(name) for name in ("hours", "machine", "worst"))
+            for name in ("init_licence", "hours", "machine", "worst"):
+                setattr(facts, name, known.get(name))
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{folder / FACTS}: expected what winwin_hf.cards wrote; {type(error).__name__}: {error}"
@@ -194,6 +196,7 @@ def write_facts(path: Path, facts: Facts) -> None:
         "limits": facts.limits,
         "photographs": facts.photographs,
         "step": facts.step,
+        "init_licence": facts.init_licence,
         "hours": facts.hours,
         "machine": facts.machine,
         "worst": facts.worst,
@@ -250,8 +253,12 @@ def base_model(recipe: Recipe | None) -> str | None:
     return init if REPOSITORY.fullmatch(init) and not folder else None
 
 
-def terms_of(recipe: Recipe, photographs: str | None = None) -> Terms:
-    """What a card says of the training's data. Sets of which only the catalog knows carry their licence as it stands there."""
+def terms_of(recipe: Recipe, photographs: str | None = None, init_licence: str | None = None) -> Terms:
+    """
+    What a card says of the training's data. Sets of which only the catalog knows carry their licence as it stands there.
+
+    init_licence: of the weights it started from; "apache-2.0" adds nothing to the data's terms, all else is left to the reader.
+    """
     parts = recipe.data.parts()
     known = [_terms_of_set(part.name, part.path, photographs) for part in parts]
     restricted = any(terms.restricted for terms in known)
@@ -259,7 +266,7 @@ def terms_of(recipe: Recipe, photographs: str | None = None) -> Terms:
     if len(known) > 1:
         texts = [f"{part.weight:g} x {part.name}: {terms.text}" for part, terms in zip(parts, known, strict=True)]
         text = "\n  - ".join(["several, with the terms of each:", *texts])
-    if recipe.model.init:  # what those weights were trained on can't be told from here
+    if recipe.model.init and init_licence != "apache-2.0":  # what those weights were trained on can't be told from here
         return Terms(text, "other", "as-the-training-data-and-the-first-weights", restricted=restricted)
     return Terms(text, "other", "as-the-training-data", restricted=restricted) if len(known) > 1 else known[0]
 

@@ -18,23 +18,23 @@ SMOOTHED = 20  # of so many parts of the curve each is a mean: a training's loss
 SCORES = {"epe": "EPE, px", "miou": "mIoU, %", "delta1": "delta1, %"}
 
 
-def draw_curve(metrics: Path, target: Path) -> float:
+def draw_curve(metrics: Path, target: Path) -> float | None:
     """
     Loss and held-out scores of a training against its hours, as a PNG.
 
     Args:
         metrics: a training's metrics.jsonl.
-    Returns: the hours that its steps took. Raises: ValueError where none were noted.
+    Returns: the hours that its steps took; None, and no picture, where they weren't noted.
     """
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    steps = [line for line in lines if "loss" in line and "seconds" in line]
+    if not steps:
+        return None
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    steps = [line for line in lines if "loss" in line and "seconds" in line]
-    if not steps:
-        raise ValueError(f"{metrics}: no step has its time; was it written by an older version?")
     hours = {line["step"]: line["seconds"] / 3600 for line in steps}
     group = max(1, len(steps) // (5 * SMOOTHED))
     x = [line["seconds"] / 3600 for line in steps][group - 1 :]

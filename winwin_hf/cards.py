@@ -177,7 +177,8 @@ def _training(facts: Facts) -> str:
     if facts.hours is not None:
         lines.append(f"- {facts.hours:.2f} hours" + (f" on {facts.machine}" if facts.machine else ""))
     if recipe.model.init:
-        lines.append(f"- started from `{recipe.model.init}`, whose terms go on")
+        terms_go_on = "whose terms go on" if facts.init_licence is None else facts.init_licence
+        lines.append(f"- started from `{recipe.model.init}`, {terms_go_on}")
     lines += [
         "- everything else is in `recipe.yaml` beside this file",
         f"- command: `accelerate launch scripts/train.py recipe.yaml {folders}`",
@@ -281,6 +282,7 @@ def bundle(
     machine: str | None = None,
     worst: tuple[str, list[Path]] | None = None,
     publishable: bool = False,
+    init_licence: str | None = None,
 ) -> Path:
     """
     Makes a bundled checkpoint of a finished training.
@@ -294,6 +296,7 @@ def bundle(
         machine: what it was trained on.
         worst: a sentence about the worst cases, and their pictures as `winwin evaluate --output` draws them; publishable: frames and
             truth may be shown, not only predictions and errors.
+        init_licence: of the weights that the training started from.
     Raises: FileNotFoundError if the training has not ended.
     """
     run, destination = Path(run), Path(destination)
@@ -301,6 +304,7 @@ def bundle(
         raise FileNotFoundError(f"{run / 'model'}: no model there; has the training ended?")
     read = [read_results(path, {"model", run.name, destination.name}) for path in results or []]
     facts = read_facts(run / "model", limits, photographs, read)
+    facts.init_licence = init_licence
     temporary = destination.with_name(destination.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)

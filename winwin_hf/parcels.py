@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 from winwin_hf import hub
+from winwin_hf.card_pictures import CURVE, WORST
 
 SHARD = 10**9  # bytes; weights beyond it are split, so that an interrupted transfer loses little
 CODE = Path(__file__).resolve().parent
@@ -116,6 +117,8 @@ def pack_model(
             parcel.files["example.jpg"] = temporary / "example.jpg"
         text = cards.card(name, facts, repo_id, ("example.jpg", shown) if shown else None)
         parcel.warnings += _warnings_of(facts)
+        pictures = [folder / file for file in (CURVE, WORST)]
+        parcel.files |= {path.name: path for path in pictures if path.is_file()}  # what the card shows
     _write(parcel, temporary, "README.md", text)
     for file, entries in card_figures.eval_results(facts.results, repo_id, hub_datasets or {}).items():
         _write(parcel, temporary, f".eval_results/{file}", yaml.safe_dump(entries, sort_keys=False))
