@@ -168,6 +168,10 @@ def results_json(folder: Path, *methods: str, **changes) -> Path:
             "python scripts/evaluate.py --data hub:test=me/set --data shards=FOLDER MODEL --beside winwin-flow",
         ),
         (
+            "winwin evaluate runs/x/winwin-flow --beside 'mean-depth@seven-scenes:all[:67%]=/data/room' --data a=b",
+            "winwin evaluate MODEL --beside 'mean-depth@seven-scenes:all[:67%]=FOLDER' --data a=FOLDER",
+        ),
+        (
             r"/usr/bin/winwin evaluate 'C:\models\winwin-flow' --data a=b --length 3",
             "winwin evaluate winwin-flow --data a=FOLDER --length 3",
         ),

@@ -6,15 +6,20 @@ import itertools
 import weakref
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from model_cases import arguments, make
 from model_cases import frames as model_frames
 
-from winwin_hf import WinWinForOpticalFlow, WinWinImageProcessor
+from winwin_hf import WinWinForOpticalFlow, WinWinImageProcessor, predictors
+from winwin_hf.data.formats import read_image
+from winwin_hf.demo import examples_folder
 from winwin_hf.inference import (
     DensePrediction,
+    coarse_flow,
     consistency,
     flow_of_frames,
     predict_flow,
@@ -404,3 +409,27 @@ def test_what_is_unknown_is_occluded():
     for bad in (forward[:3], forward[..., 0], forward.transpose(2, 0, 1)):
         with pytest.raises(ValueError, match="one size"):
             consistency(bad, backward)
+
+
+def test_a_first_pass_at_half_the_size_finds_longer_motion():
+    """A real photograph moved by 160 pixels, which is beyond what one pass finds."""
+    image = cv2.resize(read_image(examples_folder() / "barn.jpg"), (640, 448), interpolation=cv2.INTER_AREA)
+    first, second = image[:, :480], image[:, 160:]
+    found = {}
+    for name in ("winwin-flow", "winwin-flow+coarse"):
+        flow = predictors.load(name, Accelerator(cpu=True), min_pixels=0)(first, second)
+        assert flow.shape == (2, 448, 480)
+        found[name] = float(np.abs(flow[:, :, 176:] - np.array([-160.0, 0.0])[:, None, None]).sum(0).mean())
+    assert found["winwin-flow+coarse"] < min(10.0, found["winwin-flow"])
+
+
+def test_what_a_first_pass_needs_is_said():
+    accelerator = Accelerator(cpu=True)
+    for name, tile in (("winwin-seg+coarse", None), ("opencv-dis+coarse", None), ("winwin-flow+coarse", (64, 64))):
+        with pytest.raises(ValueError, match="networks of flow, on whole frames"):
+            predictors.load(name, accelerator, tile)
+    frames = torch.zeros(1, 3, 32, 32)
+    with pytest.raises(ValueError, match="needs a model with matching"):
+        coarse_flow(torch.nn.Identity(), frames, frames)
+    with pytest.raises(ValueError, match="is for whole frames"):
+        predict_flow(torch.nn.Identity(), frames, frames, tile=(16, 16), coarse=True)

@@ -131,6 +131,27 @@ def test_iterations_share_weights_and_remember():
         assert not torch.allclose(changes[1][0], again, atol=1e-4)
 
 
+def test_initial_flow_moves_where_the_matching_looks():
+    """With the second view's windows moved by whole patches and the guess by as much, each match is as before, so much further."""
+    torch.manual_seed(0)
+    options = {**SMALL, "patch_embedding": "conv_stem", "matching_stride": 4}
+    model = WinWinForOpticalFlow(WinWinConfig(**options)).eval()
+    patch = model.config.patch_size
+    one, two = torch.randn(2, 1, 1, 3, 3 * patch, 4 * patch)
+    here, there = torch.tensor([[[2, 5]]]), torch.tensor([[[3, 9]]])
+    guess = torch.zeros(1, 1, 2, 3 * patch, 4 * patch)
+    guess[:, :, 0], guess[:, :, 1] = 4 * patch, patch
+    with torch.no_grad():
+        first, second, moved = model.encode(one, here), model.encode(two, here), model.encode(two, there)
+        plain, with_zeros = model.match(first, second), model.match(first, second, torch.zeros_like(guess))
+        further = model.match(first, moved, guess)
+    assert torch.allclose(with_zeros.flow, plain.flow, atol=1e-4)
+    shift = torch.tensor([4.0 * patch, patch])
+    assert torch.allclose(further.flow, plain.flow + shift, atol=1e-3)
+    assert torch.allclose(further.coarse, plain.coarse + shift, atol=1e-3)
+    assert torch.allclose(further.mass, plain.mass, atol=1e-5)
+
+
 def test_gradients_reach_every_parameter():
     model = make("flow", "refinement").train()
     views = frames(model)

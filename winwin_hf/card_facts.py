@@ -52,8 +52,8 @@ DATA = {
         restricted=True,
     ),
     "seven-scenes": Terms(
-        "7-Scenes, RedKitchen (Shotton et al. 2013): 128 frames of one room, 640x480. For research, non-commercial; the weights "
-        "carry these terms.",
+        "7-Scenes, RedKitchen (Shotton et al. 2013): frames of one room, 640x480 (of 160, the share that the recipe names). For "
+        "research, non-commercial; the weights carry these terms.",
         "other",
         "7-scenes-research-non-commercial",
         "https://www.microsoft.com/en-us/research/project/rgb-d-dataset-7-scenes",

@@ -18,6 +18,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 
+from winwin_hf.depth_baselines import METHODS
 from winwin_hf.predictors import BASELINES
 from winwin_hf.report import UNITS, folder_name, number
 from winwin_hf.scoring import RANKED_BY
@@ -115,6 +116,8 @@ def public_command(command: str, method: str) -> str:
             head = word[: len(word) - len(place)]
             of_hub = re.search(r"(?:^|=)hub(?::[^=]*)?=$", head) and REPOSITORY.fullmatch(place)
             done.append(word if of_hub else f"{head}FOLDER")
+        elif name.partition("@")[0] in METHODS and equals:
+            done.append(f"{name}=FOLDER")
         elif option != "--beside" and not word.startswith("-") and Path(word).name == method:
             done.append("MODEL")
         elif "/" in word or "\\" in word or word.startswith("~"):

@@ -70,6 +70,9 @@ def flow(
     variational: Annotated[
         bool, typer.Option("--variational", help="Refine the flow with OpenCV's variational method.")
     ] = False,
+    coarse: Annotated[
+        bool, typer.Option("--coarse", help="A first pass at half the size: finds motions of twice the length.")
+    ] = False,
     min_pixels: MinPixels = None,
     device: Device = "auto",
 ) -> None:
@@ -77,6 +80,8 @@ def flow(
     check_suffix(output, "--output", (".flo",))
     check_picture(picture)
     tile_size = parse_size("--tile", tile)
+    if coarse and tile_size:
+        raise UsageError("--coarse is for whole frames; expected no --tile with it")
     images = [read_image(frame1), read_image(frame2)]
     from winwin_hf import tasks
     from winwin_hf.data.formats import write_flo
@@ -84,7 +89,7 @@ def flow(
     with progress.status(f"loading {model}"):
         predictor = tasks.load(model, "flow", device, min_pixels)
     with progress.status(f"optical flow of {frame1.name} and {frame2.name}"):
-        result = tasks.predict_flow(predictor, images[0], images[1], tile_size, variational)
+        result = tasks.predict_flow(predictor, images[0], images[1], tile_size, variational, coarse)
     write_flo(output, result.values)
     report(output, result, f"mean |flow| {tasks.mean_magnitude(result.values):.2f} px")
     if picture is not None:
@@ -209,7 +214,8 @@ def evaluate(
     checkpoint: Annotated[
         str,
         typer.Argument(
-            help="A bundled name, a folder, a Hub repository; or opencv-dis, opencv-farneback, zero; NAME+variational refines a flow."
+            help="A bundled name, a folder, a Hub repository; or opencv-dis, opencv-farneback, zero; NAME+variational refines a flow, "
+            "NAME+coarse looks at half the size first."
         ),
     ],
     data: Annotated[

@@ -72,7 +72,7 @@ class WinWinImageProcessor(PilBackend):
     image_std = IMAGENET_DEFAULT_STD
     do_pad = True
     patch_size = 16
-    min_pixels = None
+    min_pixels: int | None = None
     do_convert_rgb = True
 
     def __init__(self, **kwargs: Unpack[WinWinImageProcessorKwargs]):

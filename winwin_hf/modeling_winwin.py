@@ -11,6 +11,7 @@ Notable:
 Shapes: B batch, N windows, T tokens of all windows, D width, C channels, H W pixels, h w patches, p patch size.
 """
 
+from dataclasses import replace
 from math import log
 
 import torch
@@ -387,6 +388,7 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         second_pixel_values: torch.Tensor,
         window_positions: torch.Tensor | None = None,
         second_window_positions: torch.Tensor | None = None,
+        initial_flow: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> WinWinOpticalFlowOutput:
@@ -397,12 +399,14 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
             (row, column) of each window's top-left patch in the full frame; with windows only.
         second_window_positions (`torch.LongTensor` of shape `(batch_size, second_windows, 2)`, *optional*):
             The same for the second view's windows, in its full frame.
+        initial_flow (`torch.FloatTensor` of shape `(batch_size, [windows,] 2, height, width)`, *optional*):
+            A guess in pixels, around which the matching then looks; with matching only.
         labels (`torch.FloatTensor` of shape `(batch_size, [windows,] 2, height, width)`, *optional*):
             Flow (right, down) in pixels; NaN or infinite is unknown.
         """
         first = self.encode(pixel_values, window_positions, **kwargs)
         second = self.encode(second_pixel_values, second_window_positions, name="second_pixel_values", **kwargs)
-        return self.decode(first, second, labels, **kwargs)
+        return self.decode(first, second, labels, initial_flow, **kwargs)
 
     def encode(
         self,
@@ -432,13 +436,14 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         first: EncodedView,
         second: EncodedView,
         labels: torch.Tensor | None = None,
+        initial_flow: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> WinWinOpticalFlowOutput:
-        """The flow from one encoded view to another."""
+        """The flow from one encoded view to another. `labels`, `initial_flow`: see `forward`."""
         layout, tokens = first.layout, first.tokens
         match = extra = None
         if self.config.matching_stride is not None:
-            match = self.match(first, second)
+            match = self.match(first, second, initial_flow)
             summary = self.summarise(match, layout)  # (B*N, 4, h*f, w*f)
             factor = self.features.factor
             cells = layout.to_tokens(F.pixel_unshuffle(summary, factor))
@@ -477,8 +482,13 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
             cross_attentions=decoded.cross_attentions,
         )
 
-    def match(self, first: EncodedView, second: EncodedView) -> Match:
-        """Displacement of every stride-s position of the first view, from both views' features alone."""
+    def match(self, first: EncodedView, second: EncodedView, initial_flow: torch.Tensor | None = None) -> Match:
+        """
+        Displacement of every stride-s position of the first view, from both views' features alone.
+
+        Matching knows differences of positions only: with an initial flow (pixels) each position is asked as if it lay where that
+        leads, to a whole position.
+        """
         xy = []
         for view in (first, second):
             positions = view.layout.positions(self.features.factor).flip(-1)
@@ -487,7 +497,13 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         if first.layout.count == second.layout.count == 1:
             factor = self.features.factor
             grids = tuple((v.layout.rows * factor, v.layout.columns * factor) for v in (first, second))
-        return self.matching(first.features, second.features, *xy, grids=grids)
+        if initial_flow is None:
+            return self.matching(first.features, second.features, *xy, grids=grids)
+        layout, stride = first.layout, self.matching.stride
+        flow = initial_flow.flatten(0, 1) if layout.windowed else initial_flow
+        moved = layout.to_tokens(F.avg_pool2d(flow.float(), stride) / stride).round()  # (B, Q, 2)
+        match = self.matching(first.features, second.features, xy[0] + moved, xy[1], grids=grids)
+        return replace(match, flow=match.flow + stride * moved, coarse=match.coarse + stride * moved)
 
     def summarise(self, match: Match, layout: Layout) -> torch.Tensor:
         """The match as maps (B*N, 4, h*f, w*f): displacement in patches, mass, root of the spread in patches."""

@@ -6,7 +6,8 @@ pixel: flow float32 (2, H, W) in pixels, depth float32 (H, W) in metres, or clas
 Baselines of flow: "opencv-dis" (Kroeger et al. 2016, preset medium), "opencv-farneback" (Farnebäck 2003, the
 parameters of OpenCV's tutorial), "zero" (nothing moves).
 Baselines of depth learn from frames that their name says; see depth_baselines.py.
-With "+variational" behind its name, any method of flow is refined classically (variational.py).
+With "+variational" behind its name, any method of flow is refined classically (variational.py); with "+coarse" a network of flow
+takes a first pass at half the frames' size (inference.py).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from winwin_hf.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.tasks import quiet
 from winwin_hf.variational import SUFFIX, Refined
 
+COARSE = "+coarse"
 BASELINES = ("opencv-dis", "opencv-farneback", "zero")
 ARCHITECTURES: dict[str, Task] = {
     "WinWinForOpticalFlow": "flow",
@@ -43,6 +45,7 @@ class Network:
     """
 
     uncertainty: np.ndarray | None = None
+    coarse = False  # flow: a first pass at half the size, see inference.coarse_flow
 
     def __init__(
         self,
@@ -65,7 +68,11 @@ class Network:
         size = (image.shape[0], image.shape[1])
         inputs = self.processor.preprocess(image, second, return_tensors="pt").to(self.accelerator.device)
         with self.accelerator.autocast():
-            if self.tile is None:
+            if self.coarse:
+                outputs = inference.predict_flow(
+                    self.model, inputs["pixel_values"], inputs["second_pixel_values"], self.tile, coarse=True
+                )
+            elif self.tile is None:
                 outputs = self.model(**inputs)
             else:
                 outputs = inference.predict_tiled(
@@ -138,6 +145,12 @@ def load(
     """
     if name in BASELINES:
         return Baseline(name)
+    if name.endswith(COARSE):
+        network = load(name.removesuffix(COARSE), accelerator, tile, overlap, min_pixels)
+        if not isinstance(network, Network) or network.task != "flow" or tile is not None:
+            raise ValueError(f"{name}: {COARSE} is for networks of flow, on whole frames")
+        network.coarse, network.name = True, network.name + COARSE
+        return network
     if name.partition("@")[0] in METHODS:
         return DepthBaseline(name)
     if name.endswith(SUFFIX):

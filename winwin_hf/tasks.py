@@ -97,6 +97,7 @@ def predict_flow(
     frame2: np.ndarray,
     tile: tuple[int, int] | None = None,
     variational: bool = False,
+    coarse: bool = False,
 ) -> Result:
     """
     Flow (H, W, 2) from `frame1` to `frame2`, (right, down) in pixels.
@@ -104,11 +105,17 @@ def predict_flow(
     Args:
         tile: (height, width): in tiles, the baseline.
         variational: refine it classically, see variational.py.
+        coarse: take a first pass at half the size, see inference.py.
     """
     start = time.perf_counter()
     inputs = _inputs(predictor, images=frame1, second_images=frame2)
     outputs = inference.predict_flow(
-        predictor.model, inputs["pixel_values"], inputs["second_pixel_values"], tile=tile, progress=True
+        predictor.model,
+        inputs["pixel_values"],
+        inputs["second_pixel_values"],
+        tile=tile,
+        coarse=coarse,
+        progress=True,
     )
     done = predictor.processor.post_process_optical_flow(outputs, target_sizes=[_size(frame1)])[0]
     values = done["flow"].float().cpu().numpy()
