@@ -140,3 +140,11 @@ def test_a_config_of_another_version_loads(tmp_path):
     config.head_hidden_sizes = [1, 2]
     config.save_pretrained(tmp_path)
     assert WinWinConfig.from_pretrained(tmp_path).head_hidden_sizes == [1, 2]
+
+
+def test_class_weights_fit_the_labels():
+    weights = {"num_labels": 3, "semantic_loss_weights": [1.0, 2.0]}
+    with pytest.raises(ValueError, match="2 entries: expected one for each of 3"):
+        WinWinForSemanticSegmentation(WinWinConfig.from_preset("tiny", **weights))
+    with pytest.raises(Exception, match="none negative"):
+        WinWinConfig(semantic_loss_weights=[1.0, -1.0])

@@ -285,8 +285,13 @@ class WinWinHead(nn.Module):
 class WinWinForSemanticSegmentation(WinWinPreTrainedModel):
     def __init__(self, config: WinWinConfig):
         super().__init__(config)
+        labels, weights = len(config.id2label or ()), config.semantic_loss_weights
+        if weights is not None and len(weights) != labels:
+            raise ValueError(
+                f"semantic_loss_weights has {len(weights)} entries: expected one for each of {labels} labels."
+            )
         self.winwin = WinWinModel(config)
-        self.head = WinWinHead(config, len(config.id2label or ()))
+        self.head = WinWinHead(config, labels)
         self.post_init()
 
     @can_return_tuple

@@ -290,7 +290,7 @@ def _warnings_of(facts: Any) -> list[str]:
         warnings.append(f"not for commercial use: {' '.join(terms.text.split())}")
     elif UNSTATED.search(terms.text):
         warnings.append(f"terms not stated: {' '.join(terms.text.split())}")
-    if facts.recipe.model.init:
+    if facts.recipe.model.init and facts.init_licence is None:
         warnings.append(f"started from {facts.recipe.model.init}: the terms of those weights go on")
     return warnings
 

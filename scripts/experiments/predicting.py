@@ -93,7 +93,7 @@ class Prediction:
 
 def load(name: str | Path) -> predictors.Network:
     """A bundled checkpoint by name, or a training's model folder."""
-    network = predictors.load(str(name), Accelerator())
+    network = predictors.load(str(name), Accelerator(), min_pixels=0)
     if not isinstance(network, predictors.Network) or network.task != "flow":
         raise ValueError(f"{name}: expected a checkpoint for optical flow")
     return network
