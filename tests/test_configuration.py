@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from winwin_hf import WinWinConfig, WinWinForOpticalFlow
+from winwin_hf import WinWinConfig, WinWinForOpticalFlow, WinWinForSemanticSegmentation
 from winwin_hf.configuration_winwin import PRESETS
 
 SIZES = {  # millions of parameters: encoder, whole flow network; as the comment above PRESETS says
