@@ -135,8 +135,7 @@ def load(
 ) -> Network | Baseline | DepthBaseline | Refined:
     """
     A predictor by name: one of `BASELINES`, one of depth (depth_baselines.py), a bundled checkpoint, a folder, a Hub repository or a
-    file of `winwin export`; of flow also
-    with `variational.SUFFIX` behind it.
+    file of `winwin export`; of flow also with `COARSE` or `variational.SUFFIX` behind it.
 
     Args:
         min_pixels: smaller images are enlarged to so many, as the image processor says; 0: never; None: as the checkpoint says.
