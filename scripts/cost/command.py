@@ -176,7 +176,8 @@ def run_probe(measurement: Measurement, folder: Path, threads: int, **more: Any)
             lines = [line for line in errors.read().splitlines() if line.strip()]
             why = "killed, probably for memory" if code == -9 else f"exit code {code}"
             raise RuntimeError("\n".join([why, *lines[-15:]]))
-        found = json.loads(output.read().splitlines()[-1])
+        # the first value of the last line: processes that each take themselves for the only one may print into the same line
+        found, _ = json.JSONDecoder().raw_decode(output.read().strip().splitlines()[-1])
     if found.get("processes", measurement.processes) != measurement.processes:
         raise RuntimeError(f"asked for {measurement.processes} processes, {found['processes']} worked together")
     return found
