@@ -22,6 +22,8 @@ from winwin_hf.data import catalog, rows, sources
 from winwin_hf.data.augmentation import FlowAugmentation, ImageAugmentation
 from winwin_hf.data.catalog_entry import DataSet
 from winwin_hf.data.collator import SecondStrategy
+from winwin_hf.data.guesses import GuessStrategy
+from winwin_hf.data.rooms import RoomSettings
 from winwin_hf.data.synthetic import SceneSettings
 from winwin_hf.windows import Strategy
 
@@ -34,12 +36,14 @@ SECTIONS: dict[str, type] = {  # key of a recipe -> what its section may hold
     "data.sets": recipe.DataSetRecipe,
     "windows": Strategy,
     "second_windows": SecondStrategy,
+    "initial_flow": GuessStrategy,
     "optimization": recipe.OptimizationRecipe,
     "evaluation": recipe.EvaluationRecipe,
     "evaluation.sets": recipe.EvaluationSet,
 }
 SETTINGS: dict[str, type] = {  # what the `settings` of a data set may hold, by the kind of set
     "synthetic-flow": SceneSettings,
+    "synthetic-depth": RoomSettings,
     "flow and stereo sets": FlowAugmentation,
     "depth and segmentation sets": ImageAugmentation,
 }
@@ -245,6 +249,7 @@ OTHER_SOURCES = """\
 | name | what |
 | --- | --- |
 | `synthetic-flow` | endless scenes with exact flow; its `settings` are in [Recipes](recipes.md) |
+| `synthetic-depth` | endless furnished rooms with exact depth; likewise |
 | `shards` | a folder made by `winwin data shards`: parquet or WebDataset, streamed |
 | `hub` | what `datasets.load_dataset` opens, streamed or not; its `options` are in [Recipes](recipes.md) |
 """

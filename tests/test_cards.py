@@ -240,6 +240,8 @@ def test_terms():
     assert "Kodak" in terms_of(synthetic, "Kodak's photographs (unrestricted)").text
     assert terms_of(synthetic, "photographs whose terms nobody noted").licence == "other"
     assert terms_of(synthetic, "photographs (CC BY-NC)").restricted
+    rooms = terms_of(recipe_of("synthetic-depth", task="depth-estimation"), "photographs (CC BY-NC)")
+    assert rooms.licence == "apache-2.0" and rooms.restricted and "rooms with exact depth" in rooms.text
     spring = terms_of(recipe_of("spring"))
     assert (spring.licence, spring.restricted) == ("cc-by-4.0", False)
     for name in ("kitti-2015", "flying-chairs", "camvid", "ade20k", "bdd100k", "seven-scenes", "cityscapes"):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from winwin_hf.data.collator import SecondStrategy, WinWinCollator, tokens_kept
+from winwin_hf.data.guesses import GuessStrategy
 from winwin_hf.data.sample import FlowSample, ImageAugmentation, ImageSample, Recolour
 from winwin_hf.windows import Strategy
 
@@ -80,6 +81,18 @@ def test_flow_batch():
             for row, col in first[:2].flatten(1).T.int().tolist():
                 if row - 8 >= 0 and col + 16 < 128:
                     assert (row, col) in seen
+
+
+def test_guesses_come_with_the_batch():
+    exact = GuessStrategy(probability=1, blur=0, miss=(0.01, 0.01), lost=0)
+    plain, guessed = (collate(flow_reader(16, -8), Strategy("windows", size=(2, 3)), guess=g) for g in (None, exact))
+    guess = guessed.pop("initial_flow")
+    assert guess.shape == plain["labels"].shape and (guess - plain["labels"]).abs().max() < 0.1
+    assert all(torch.equal(guessed[name], plain[name]) for name in plain), "guesses draw numbers of their own"
+    again = collate(flow_reader(16, -8), Strategy("windows", size=(2, 3)), guess=exact)["initial_flow"]
+    assert torch.equal(guess, again)
+    assert "initial_flow" not in collate(flow_reader(16, -8), Strategy("full"), guess=exact)
+    assert "initial_flow" not in collate(image_reader(), Strategy("windows", size=(2, 3)), "segmentation", guess=exact)
 
 
 def test_unknown_flow_stays():

@@ -47,6 +47,16 @@ class Oracle(torch.nn.Module):
         return WinWinOpticalFlowOutput(flow=torch.zeros(shape), log_scale=torch.zeros(shape[:-3] + shape[-2:]))
 
 
+def test_no_guess_made_from_the_truth_is_scored():
+    class Strict(Oracle):
+        def forward(self, pixel_values, **given):
+            assert "initial_flow" not in given
+            return super().forward(pixel_values, **given)
+
+    recipe = build(Recipe, {**RECIPE, "initial_flow": {"probability": 1.0}}, "test")
+    assert evaluate(Strict(recipe.config()), recipe, Accelerator())["windows"]["images"] == 3
+
+
 def test_scores_of_zero_flow_are_the_motion():
     recipe = build(Recipe, RECIPE, "test")
     results = evaluate(Oracle(recipe.config()), recipe, Accelerator())

@@ -19,7 +19,7 @@ from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader
 
 from winwin_hf.data import shapes, synthetic, textures
-from winwin_hf.data.synthetic import SceneSettings, SyntheticFlow, scene_seed, synthetic_flow
+from winwin_hf.data.synthetic import SceneSettings, SyntheticFlow, scene_seed, scene_stream
 
 PLAIN = SceneSettings(height=192, width=256, photometric=0, shadow=0, blur=0, noise=0, texture_count=16)
 NOISY = replace(PLAIN, photometric=1, shadow=1, blur=1, noise=4)
@@ -326,7 +326,7 @@ def drain(dataset, count: int, workers: int = 0, batch: int = 4) -> list[list[in
 
 
 def test_no_duplicates_over_two_nodes_of_two_workers() -> None:
-    dataset = synthetic_flow(seed=1, num_shards=4)
+    dataset = scene_stream(seed=1, num_shards=4)
     seen = [
         index
         for rank in range(2)
@@ -338,38 +338,38 @@ def test_no_duplicates_over_two_nodes_of_two_workers() -> None:
 
 
 def test_a_held_out_set_has_its_length() -> None:
-    assert sorted(e["index"] for e in synthetic_flow(seed=9, num_shards=3, length=20)) == list(range(20))
-    assert sorted(itertools.chain(*drain(synthetic_flow(seed=9, num_shards=2, length=9), 99, workers=2))) == list(
+    assert sorted(e["index"] for e in scene_stream(seed=9, num_shards=3, length=20)) == list(range(20))
+    assert sorted(itertools.chain(*drain(scene_stream(seed=9, num_shards=2, length=9), 99, workers=2))) == list(
         range(9)
     )
-    assert len(list(synthetic_flow(num_shards=4, length=2))) == 2
+    assert len(list(scene_stream(num_shards=4, length=2))) == 2
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_skip_and_start_resume_where_the_batches_stopped(workers: int) -> None:
-    dataset = synthetic_flow(seed=1, num_shards=4)
+    dataset = scene_stream(seed=1, num_shards=4)
     batches = drain(dataset, 10, workers)
     assert drain(dataset.skip(6 * 4), 4, workers) == batches[6:]
-    started = synthetic_flow(seed=1, num_shards=4, start=6 * 4 // max(1, workers))
+    started = scene_stream(seed=1, num_shards=4, start=6 * 4 // max(1, workers))
     assert drain(started, 4, workers) == batches[6:]
 
 
 def test_skip_before_a_split_counts_over_all_nodes_and_after_it_in_each_worker() -> None:
-    dataset = synthetic_flow(seed=1, num_shards=4)
+    dataset = scene_stream(seed=1, num_shards=4)
     for rank in range(2):
         batches = drain(split_dataset_by_node(dataset, rank, 2), 8, workers=2)
         before = split_dataset_by_node(dataset.skip(2 * 6 * 4), rank, 2)
         after = split_dataset_by_node(dataset, rank, 2).skip(6 * 4 // 2)
-        started = split_dataset_by_node(synthetic_flow(seed=1, num_shards=4, start=6 * 4 // 2), rank, 2)
+        started = split_dataset_by_node(scene_stream(seed=1, num_shards=4, start=6 * 4 // 2), rank, 2)
         for resumed in (before, after, started):
             assert drain(resumed, 2, workers=2) == batches[6:]
 
 
 def test_skipping_is_fast() -> None:
     begin = time.perf_counter()
-    first = next(iter(synthetic_flow(seed=1).skip(100_000)))
+    first = next(iter(scene_stream(seed=1).skip(100_000)))
     assert first["index"] == 100_000 and time.perf_counter() - begin < 5
-    assert next(iter(synthetic_flow(seed=1, start=10**12)))["index"] == 10**12
+    assert next(iter(scene_stream(seed=1, start=10**12)))["index"] == 10**12
 
 
 # Textures

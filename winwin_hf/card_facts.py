@@ -21,6 +21,7 @@ from winwin_hf.card_figures import REPOSITORY, Results
 from winwin_hf.configuration_winwin import WinWinConfig
 from winwin_hf.data.catalog import SETS
 from winwin_hf.data.files import write_atomic
+from winwin_hf.data.sources import SYNTHETIC
 from winwin_hf.recipe import Recipe, load_recipe
 from winwin_hf.report import UNITS as FIGURES
 
@@ -43,6 +44,10 @@ class Terms:
 DATA = {
     "synthetic-flow": Terms(
         "Synthetic layered scenes with exact flow, rendered by `winwin_hf.data.synthetic`; textures are procedural",
+        "apache-2.0",
+    ),
+    "synthetic-depth": Terms(
+        "Synthetic furnished rooms with exact depth, rendered by `winwin_hf.data.rooms`; textures are procedural",
         "apache-2.0",
     ),
     "camvid": Terms(
@@ -164,7 +169,7 @@ def read_facts(
     facts = Facts(WinWinConfig.from_pretrained(folder), architecture, parameters)
     if (folder / "recipe.yaml").is_file():
         facts.recipe = load_recipe(folder / "recipe.yaml")
-        if any(part.name == "synthetic-flow" and part.path for part in facts.recipe.data.parts()):
+        if any(part.name in SYNTHETIC and part.path for part in facts.recipe.data.parts()):
             facts.photographs = UNNOTED
         forget_folders(facts.recipe)
     if (folder / FACTS).is_file():
@@ -272,7 +277,7 @@ def terms_of(recipe: Recipe, photographs: str | None = None, init_licence: str |
 
 
 def _terms_of_set(name: str, path: str | None, photographs: str | None) -> Terms:
-    if name == "synthetic-flow":
+    if name in SYNTHETIC:
         text = f"{DATA[name].text} and, in part, {photographs}." if photographs else f"{DATA[name].text}."
         if photographs and UNSTATED.search(photographs):
             return Terms(text, "other", "as-the-training-data")

@@ -164,6 +164,8 @@ def _training(facts: Facts) -> str:
         second = recipe.second_windows
         size = f"{second.size[0]}x{second.size[1]} patches" if second.size else f"{second.factor} times that size"
         shape += f"; second view: {size}, following the true flow with a jitter of {second.jitter} patches"
+        if recipe.initial_flow.probability > 0:
+            shape += f"; {100 * recipe.initial_flow.probability:g} % with a guess of the flow, made from the truth and spoilt"
     per_step = options.batch_size * options.accumulation
     step = facts.step or options.steps
     folders = "--set data.path=FOLDER"

@@ -24,7 +24,7 @@ from rich.table import Table
 from winwin_hf import predictors, report, submission
 from winwin_hf.data import catalog
 from winwin_hf.data.collator import Reader, WinWinCollator
-from winwin_hf.data.sources import OTHERS, Source, open_source
+from winwin_hf.data.sources import OTHERS, SYNTHETIC, Source, open_source
 from winwin_hf.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.predictors import Network
 from winwin_hf.recipe import EvaluationSet, Recipe, load_recipe
@@ -66,7 +66,7 @@ def open_set(recipe: Recipe, chosen: EvaluationSet | None = None) -> Source:
     same = chosen.name in (None, data.name)
     path = chosen.path or (data.path if same else None)
     # An augmentation is for training; how synthetic scenes look is the set itself.
-    base = data.settings if same and data.name == "synthetic-flow" else {}
+    base = data.settings if same and data.name in SYNTHETIC else {}
     options = chosen.options or (data.options if same else {})
     settings, skip = {**base, **chosen.settings}, recipe.data.skip_broken
     return open_source(chosen.name or data.name, path, chosen.split, settings, options=options, skip_broken=skip)
@@ -85,6 +85,7 @@ def evaluate_windows(model: Any, recipe: Recipe, accelerator: Accelerator) -> di
     for i in range(0, len(examples), options.batch_size):
         batch = collator(examples[i : i + options.batch_size])
         targets = batch.pop("labels")
+        batch.pop("initial_flow", None)  # made from the truth
         batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
         start = time.perf_counter()
         with accelerator.autocast():
@@ -150,6 +151,7 @@ def make_collator(
         patch_size=patch_size,
         seed=seed,
         second=recipe.second_windows,
+        guess=recipe.initial_flow,
         skip_broken=skip_broken,
     )
 
@@ -255,7 +257,7 @@ def _open_scored(name: str, split: str | None, path: str, settings: Settings) ->
     if split is None:
         split = "val" if name in OTHERS else catalog.entry_of(name).scored
     options = settings.options.get(name, {})
-    if name == "synthetic-flow":
+    if name in SYNTHETIC:
         if settings.length is None:
             raise ValueError(f"--data {name}={path}: its scenes have no end; expected --length with it")
         return open_source(name, path, split, options, length=settings.length), split

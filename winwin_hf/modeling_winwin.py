@@ -448,8 +448,9 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         layout, tokens = first.layout, first.tokens
         match = extra = None
         if self.config.matching_stride is not None:
-            match = self.match(first, second, initial_flow)
-            summary = self.summarise(match, layout)  # (B*N, 4, h*f, w*f)
+            moved = self.initial_positions(initial_flow, layout)
+            match = self.match(first, second, moved)
+            summary = self.summarise(match, layout, moved)  # (B*N, 4, h*f, w*f)
             factor = self.features.factor
             cells = layout.to_tokens(F.pixel_unshuffle(summary, factor))
             tokens = tokens + self.embed_match(cells.to(self.embed_match.weight.dtype))
@@ -487,12 +488,18 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
             cross_attentions=decoded.cross_attentions,
         )
 
-    def match(self, first: EncodedView, second: EncodedView, initial_flow: torch.Tensor | None = None) -> Match:
+    def initial_positions(self, initial_flow: torch.Tensor | None, layout: Layout) -> torch.Tensor | None:
+        """An initial flow in pixels as whole stride-s positions (x, y), (B, Q, 2)."""
+        if initial_flow is None or self.config.matching_stride is None:
+            return None
+        flow, stride = initial_flow.flatten(0, 1) if layout.windowed else initial_flow, self.matching.stride
+        return layout.to_tokens(F.avg_pool2d(flow.float(), stride) / stride).round()
+
+    def match(self, first: EncodedView, second: EncodedView, moved: torch.Tensor | None = None) -> Match:
         """
         Displacement of every stride-s position of the first view, from both views' features alone.
 
-        Matching knows differences of positions only: with an initial flow (pixels) each position is asked as if it lay where that
-        leads, to a whole position.
+        Matching knows differences of positions only: with an initial flow each position is asked as if it lay where that leads.
         """
         xy = []
         for view in (first, second):
@@ -502,19 +509,22 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         if first.layout.count == second.layout.count == 1:
             factor = self.features.factor
             grids = tuple((v.layout.rows * factor, v.layout.columns * factor) for v in (first, second))
-        if initial_flow is None:
+        if moved is None:
             return self.matching(first.features, second.features, *xy, grids=grids)
-        layout, stride = first.layout, self.matching.stride
-        flow = initial_flow.flatten(0, 1) if layout.windowed else initial_flow
-        moved = layout.to_tokens(F.avg_pool2d(flow.float(), stride) / stride).round()  # (B, Q, 2)
+        stride = self.matching.stride
         match = self.matching(first.features, second.features, xy[0] + moved, xy[1], grids=grids)
         return replace(match, flow=match.flow + stride * moved, coarse=match.coarse + stride * moved)
 
-    def summarise(self, match: Match, layout: Layout) -> torch.Tensor:
-        """The match as maps (B*N, 4, h*f, w*f): displacement in patches, mass, root of the spread in patches."""
+    def summarise(self, match: Match, layout: Layout, moved: torch.Tensor | None = None) -> torch.Tensor:
+        """
+        The match as maps (B*N, 4, h*f, w*f): displacement in patches, mass, root of the spread in patches.
+
+        With an initial flow, what is left of the displacement: however far things move, the network then sees small numbers.
+        """
         stride, patch_size = self.matching.stride, self.config.patch_size
         spread = (match.spread + 1e-3).sqrt() * (stride / patch_size)
-        summary = torch.cat([match.flow / patch_size, match.mass[..., None], spread[..., None]], dim=-1)
+        flow = match.flow if moved is None else match.flow - stride * moved
+        summary = torch.cat([flow / patch_size, match.mass[..., None], spread[..., None]], dim=-1)
         return layout.to_maps(summary.detach(), patch_size // stride)
 
     def flow_loss(self, steps: list[tuple[torch.Tensor, torch.Tensor]], labels: torch.Tensor) -> torch.Tensor:

@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from winwin_hf.configuration_winwin import WinWinConfig
 from winwin_hf.data.collator import SecondStrategy
+from winwin_hf.data.guesses import GuessStrategy
 from winwin_hf.windows import Strategy
 
 Task = Literal["optical-flow", "semantic-segmentation", "depth-estimation", "pre-training"]
@@ -42,9 +43,9 @@ class ModelRecipe:
 
 @dataclasses.dataclass
 class DataSetRecipe:
-    """name: a set of `winwin data list`, "synthetic-flow", "shards" (made by `winwin data shards`) or "hub". path: its folder; for
-    the Hub the repository; for synthetic scenes an optional folder of photographs to use as textures. split: which part,
-    slices as "train[:80%]" included. settings: fields of SceneSettings (synthetic), FlowAugmentation or ImageAugmentation.
+    """name: a set of `winwin data list`, "synthetic-flow", "synthetic-depth", "shards" (made by `winwin data shards`) or "hub". path: its
+    folder; for the Hub the repository; for synthetic scenes an optional folder of photographs to use as textures. split: which part,
+    slices as "train[:80%]" included. settings: fields of SceneSettings or RoomSettings (synthetic), FlowAugmentation or ImageAugmentation.
     options: of the set itself, such as a depth map's scale or the Hub's columns. weight: how often an epoch of a mixture
     repeats it. length: at most so many examples a pass; an endless set must have it in a mixture."""
 
@@ -157,6 +158,7 @@ class Recipe:
     model: ModelRecipe = dataclasses.field(default_factory=ModelRecipe)
     windows: Strategy = dataclasses.field(default_factory=lambda: Strategy("windows", size=(6, 6)))
     second_windows: SecondStrategy = dataclasses.field(default_factory=SecondStrategy)
+    initial_flow: GuessStrategy = dataclasses.field(default_factory=GuessStrategy)
     optimization: OptimizationRecipe = dataclasses.field(default_factory=OptimizationRecipe)
     evaluation: EvaluationRecipe = dataclasses.field(default_factory=EvaluationRecipe)
     output: str = "runs/winwin"

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from winwin_hf.data.guesses import GuessStrategy
 from winwin_hf.data.rows import BrokenExample, Task
 from winwin_hf.data.sample import Box, Sample
 from winwin_hf.windows import Size, Strategy, follow, robust_mean
@@ -67,12 +68,13 @@ class WinWinCollator:
 
     pixel_values (B, N, 3, h, w) float32, normalised; window_positions (B, N, 2) int64, (row, col) in patches; labels:
     flow (B, N, 2, h, w) float32, segmentation (B, N, h, w) int64, depth (B, N, h, w) float32; for flow also
-    second_pixel_values (B, M, 3, h2, w2) and second_window_positions (B, M, 2).
+    second_pixel_values (B, M, 3, h2, w2) and second_window_positions (B, M, 2), and initial_flow (B, N, 2, h, w) if guesses are made.
 
     Args:
         reader: (example, generator) -> `Sample`. What is random in it must come from the generator.
         strategy: which windows are kept.
         second: the second view's windows (flow only; not used by crops and full frames); None: the defaults.
+        guess: how guesses of the flow are made (windows only); None: not.
         skip_broken: in the place of an example whose files can't be read, another of its batch is taken once more (with
             windows of its own), which is logged; `broken` counts them, over all loader processes. A batch without any readable
             example is an error all the same. Otherwise the first one is: BrokenExample, with its name.
@@ -87,6 +89,7 @@ class WinWinCollator:
     image_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     seed: int = 0
     second: SecondStrategy | None = None
+    guess: GuessStrategy | None = None
     skip_broken: bool = False
     _broken: torch.Tensor = field(
         default_factory=lambda: torch.zeros(MOST_WORKERS, dtype=torch.int64).share_memory_(), init=False, repr=False
@@ -117,6 +120,14 @@ class WinWinCollator:
             self._windows(sample, grid, size, second, second.window_size(size, smallest), generator)
             for sample, grid, generator in zip(samples, grids, generators, strict=True)
         ]
+        if (
+            self.task == "flow"
+            and self.guess is not None
+            and self.guess.probability > 0
+            and self.strategy.kind == "windows"
+        ):
+            for part, example in zip(parts, examples, strict=True):
+                part["initial_flow"] = self.guess(part["labels"], self._generator(example, purpose=2))
         return {name: self._tensor(name, np.stack([part[name] for part in parts])) for name in parts[0]}
 
     def _samples(self, examples: list[dict[str, Any]], generators: list[np.random.Generator]) -> list[Sample]:
@@ -187,7 +198,7 @@ class WinWinCollator:
             pixels = tensor.permute(0, 1, 4, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)
             shape = (3, 1, 1)
             return pixels.mul_((1 / (255 * std)).view(shape)).sub_((mean / std).view(shape))
-        if name == "labels":
+        if name in ("labels", "initial_flow"):
             if self.task == "flow":
                 return tensor.permute(0, 1, 4, 2, 3).float().contiguous()
             return tensor.long() if self.task == "segmentation" else tensor.float()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -14,12 +14,17 @@ from winwin_hf.data.augmentation import FlowAugmentation, ImageAugmentation
 from winwin_hf.data.catalog_entry import DataSet
 from winwin_hf.data.collator import Reader
 from winwin_hf.data.readers import DepthReader, FlowReader, SegmentationReader
+from winwin_hf.data.rooms import RoomSettings, SyntheticDepth
 from winwin_hf.data.rows import COLUMNS, IMAGES, TARGET, Task, undecoded
-from winwin_hf.data.synthetic import SceneSettings, SyntheticFlow, scene_seed, synthetic_flow
+from winwin_hf.data.synthetic import SceneSettings, SyntheticFlow, scene_seed, scene_stream
 from winwin_hf.recipe import build
 
 HELD_OUT = 1_000_003  # added to seeds: held-out scenes and textures are others than the training's
-OTHERS = ("synthetic-flow", "shards", "hub")
+SYNTHETIC: dict[str, tuple[Task, Any, Any]] = {  # task, settings and reader
+    "synthetic-flow": ("flow", SceneSettings, SyntheticFlow),
+    "synthetic-depth": ("depth", RoomSettings, SyntheticDepth),
+}
+OTHERS = (*SYNTHETIC, "shards", "hub")
 
 
 @dataclass
@@ -89,24 +94,24 @@ def open_source(
 ) -> Source:
     """
     Args:
-        name: a catalogued set (`winwin data list`), "synthetic-flow", "shards" (made by `winwin data shards`) or "hub".
+        name: a catalogued set (`winwin data list`), one of `SYNTHETIC`, "shards" (made by `winwin data shards`) or "hub".
         path: its folder; for the Hub the repository; for synthetic scenes an optional folder of photographs.
         split: "train", or a held-out one; a part of one as "train[:80%]".
-        settings: fields of SceneSettings, FlowAugmentation or ImageAugmentation.
-        seed, length, num_shards, start: of the synthetic stream; see `synthetic_flow`.
+        settings: fields of SceneSettings, RoomSettings, FlowAugmentation or ImageAugmentation.
+        seed, length, num_shards, start: of the synthetic stream; see `scene_stream`.
         options: of the set itself: `HubOptions`, or the keywords of a catalogued set's function.
         augment: whether to augment where there are no settings, by the defaults.
         skip_broken: leave out examples of which a file is missing.
     Raises: ValueError, FileNotFoundError: an unknown name, split or option; a folder that isn't what it should be.
     """
     options, where = options or {}, f"settings of {name}"
-    if name == "synthetic-flow":
-        scene = build(SceneSettings, {**({"textures": path} if path else {}), **(settings or {})}, where)
+    if name in SYNTHETIC:
+        task, kind, scenes = SYNTHETIC[name]
+        scene = build(kind, {**({"textures": path} if path else {}), **(settings or {})}, where)
         if split != "train":
-            # other textures, and no curriculum: its steps are the training's
-            seed, scene = seed + HELD_OUT, replace(scene, texture_seed=scene.texture_seed + HELD_OUT, motion_steps=0)
-        stream = synthetic_flow(seed, num_shards, length, start)
-        return Source(name, "flow", stream, SyntheticFlow(scene), at=partial(_scene, seed, num_shards))
+            seed, scene = seed + HELD_OUT, scene.held_out(HELD_OUT)
+        stream = scene_stream(seed, num_shards, length, start)
+        return Source(name, task, stream, scenes(scene), at=partial(_scene, seed, num_shards))
     if name not in OTHERS:
         catalog.entry_of(name)
     if path is None:

@@ -1,7 +1,7 @@
 """Synthetic scenes for optical flow: endless, seeded, with exact flow and occlusion, rendered only where asked.
 
 Notable here:
-- `synthetic_flow` is a `datasets.IterableDataset` of seeds; nothing is rendered until a window is asked for;
+- `scene_stream` is a `datasets.IterableDataset` of seeds; nothing is rendered until a window is asked for;
 - `SyntheticFlow` (the reader) turns such an example into a `SyntheticScene`: layers (a background and objects) with a
   texture, a shape and a motion M each. Flow is M(p) - p of the topmost layer, exact at every pixel;
 - a window equals the same crop of the full frame, bit for bit: texture coordinates are computed in float64 from the
@@ -130,6 +130,10 @@ class SceneSettings:
         if self.texture_scale[0] < 0.2:
             raise ValueError(f"texture_scale must be at least 0.2, or textures alias; got {self.texture_scale}")
 
+    def held_out(self, shift: int) -> SceneSettings:
+        """Other textures, and no curriculum: its steps are the training's."""
+        return replace(self, texture_seed=self.texture_seed + shift, motion_steps=0)
+
     def motion_at(self, step: int) -> float:
         """Mean of |flow|, pixels, of the scenes of this step."""
         if step >= self.motion_steps:
@@ -160,10 +164,10 @@ def _examples(shards: list[int], num_shards: int, seed: int, start: int, length:
             yield {"index": index, "seed": scene_seed(seed, index), "step": step}
 
 
-def synthetic_flow(
+def scene_stream(
     seed: int = 0, num_shards: int = 1, length: int | None = None, start: int = 0
 ) -> datasets.IterableDataset:
-    """A stream of examples `{"index", "seed", "step"}` for `SyntheticFlow`. Endless if `length` is None.
+    """A stream of examples `{"index", "seed", "step"}` for `SyntheticFlow` and other scenes made from a seed. Endless if `length` is None.
 
     Shard s of S holds the indices s, s + S, s + 2 S, ...; `step` counts within the shard. Every process and every
     DataLoader worker reads its own shards, so S must be at least processes x workers, and a multiple of it is best. A
@@ -182,7 +186,7 @@ def synthetic_flow(
 
 
 class SyntheticFlow:
-    """The reader: an example of `synthetic_flow` -> `SyntheticScene`. Picklable; each process has its textures."""
+    """The reader: an example of `scene_stream` -> `SyntheticScene`. Picklable; each process has its textures."""
 
     def __init__(self, settings: SceneSettings | None = None) -> None:
         self.settings = SceneSettings() if settings is None else settings

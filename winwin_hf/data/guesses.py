@@ -1,0 +1,64 @@
+"""Guesses of the flow, as a first pass at half the size would make them, to train what refines them. Ours.
+
+At test time such a pass tells a network where to look (`inference.coarse_flow`). It is blurred at the edges of things, misses by a little
+everywhere and by much here and there, and at times loses a small thing altogether, which then seems to move as what is around it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import cv2
+import numpy as np
+
+from winwin_hf.windows import UNKNOWN_FLOW, robust_mean
+
+CELL = 32  # pixels from one independent miss to the next
+
+
+@dataclass(frozen=True)
+class GuessStrategy:
+    """
+    How the true flow is spoilt until it is a guess.
+
+    probability: share of the examples that get a guess; the others are without one, as in a single pass. 0: none is made.
+    blur: largest radius, pixels, over which it is averaged.
+    miss: smallest and largest standard deviation, pixels, of what is added to it, smoothly.
+    lost: probability that a window's guess is its most frequent motion alone.
+    """
+
+    probability: float = 0.0
+    blur: float = 24.0
+    miss: tuple[float, float] = (0.25, 8.0)
+    lost: float = 0.3
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "miss", tuple(self.miss))
+        if not (0 <= self.probability <= 1 and 0 <= self.lost <= 1):
+            raise ValueError(f"probability and lost must be in [0, 1]; got {self.probability} and {self.lost}")
+        if self.blur < 0 or len(self.miss) != 2 or not 0 < self.miss[0] <= self.miss[1]:
+            raise ValueError(f"expected blur >= 0 and 0 < least miss <= greatest; got {self.blur} and {self.miss}")
+
+    def __call__(self, targets: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """True flows of one example's windows (N, h, w, 2), unknown where NaN or huge -> guesses of the same shape, float32."""
+        if rng.random() >= self.probability:
+            return np.zeros(targets.shape, np.float32)
+        return np.stack([self._guess(target, rng) for target in targets])
+
+    def _guess(self, target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        motion = np.nan_to_num(robust_mean(target)).astype(np.float32)  # nothing known: no motion is guessed
+        known = (np.abs(target) < UNKNOWN_FLOW).all(axis=-1, keepdims=True)
+        guess = np.where(known, target, motion).astype(np.float32)
+        radius, lost = round(rng.uniform(0, self.blur)), rng.random() < self.lost
+        if lost:
+            guess[:] = motion
+        elif radius:
+            cv2.blur(guess, (2 * radius + 1,) * 2, guess, borderType=cv2.BORDER_REPLICATE)
+        height, width = guess.shape[:2]
+        deviation = math.exp(rng.uniform(math.log(self.miss[0]), math.log(self.miss[1])))
+        cells = rng.normal(0, deviation, (height // CELL + 2, width // CELL + 2, 2)).astype(np.float32)
+        return guess + cv2.resize(cells, (width, height), interpolation=cv2.INTER_LINEAR)
