@@ -20,6 +20,7 @@ from winwin_hf.demo import examples_folder
 from winwin_hf.inference import (
     DensePrediction,
     coarse_flow,
+    first_sizes,
     consistency,
     flow_of_frames,
     predict_flow,
@@ -433,3 +434,34 @@ def test_what_a_first_pass_needs_is_said():
         coarse_flow(torch.nn.Identity(), frames, frames)
     with pytest.raises(ValueError, match="is for whole frames"):
         predict_flow(torch.nn.Identity(), frames, frames, tile=(16, 16), coarse=True)
+
+
+@pytest.mark.parametrize(
+    ("frame", "sizes"),
+    [
+        ((64, 96), [(32, 48)]),
+        ((436, 1024), [(224, 512)]),
+        ((1088, 1920), [(272, 480), (544, 960)]),
+        ((2160, 3840), [(272, 480), (544, 960), (1088, 1920)]),
+    ],
+)
+def test_sizes_of_the_first_passes(frame, sizes):
+    assert first_sizes(*frame, 16) == sizes
+
+
+def test_each_pass_begins_where_the_one_before_led():
+    """A network that adds (1, 0) to what it is told: its guesses grow with the frame."""
+    told = []
+
+    class Adds(torch.nn.Module):
+        config = SimpleNamespace(matching_stride=8, patch_size=16)
+
+        def forward(self, first, second, initial_flow=None):
+            told.append(initial_flow)
+            flow = torch.zeros(1, 2, *first.shape[-2:]) if initial_flow is None else initial_flow.clone()
+            flow[:, 0] += 1
+            return SimpleNamespace(flow=flow, log_scale=flow[:, 0])
+
+    result = predict_flow(Adds(), *torch.zeros(2, 1, 3, 1088, 1920), coarse=True)
+    assert result.passes == 3 and [None if f is None else float(f[0, 0].mean()) for f in told] == [None, 2.0, 6.0]
+    assert result.flow is not None and (result.flow[0, 0] == 7).all() and not result.flow[0, 1].any()

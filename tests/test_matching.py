@@ -86,6 +86,7 @@ def plainly(matching: Matching, first, second, xy, other) -> dict[str, torch.Ten
     local = (logits - distances / (2 * sigma[1] ** 2)).softmax(-1)
     return {
         "mass": mass,
+        "no_match": 1 - mass,
         "coarse": 4 * (mean - xy),
         "spread": (weights * distances).sum(-1) / mass,
         "flow": 4 * (local @ other - xy),
@@ -148,9 +149,10 @@ def test_features_have_the_stride(stride):
 # ------------------------------------------------------------------ losses
 
 
-def match_of(flow: torch.Tensor, mass: float = 0.5) -> Match:
+def match_of(flow: torch.Tensor, mass: float | torch.Tensor = 0.5) -> Match:
     zeros = torch.zeros(flow.shape[:2])
-    return Match(flow=flow, coarse=flow, mass=zeros + mass, spread=zeros, retrieved=flow, query=flow)
+    mass = zeros + mass
+    return Match(flow, flow, mass=mass, no_match=1 - mass, spread=zeros, retrieved=flow, query=flow)
 
 
 def test_matching_loss_counts_only_what_is_known_and_visible():
@@ -166,11 +168,23 @@ def test_matching_loss_counts_only_what_is_known_and_visible():
     wrong[0, 0] += 8
     assert matching_loss(match_of(wrong), target, inside, 4).item() > exact.item() + 8
     # the match mass is taught where the target is known: high inside, low outside
-    good = match_of(flow)
-    good.mass = torch.tensor([[0.99, 0.99, 0.01, 0.01, 0.5, 0.5]])
-    bad = match_of(flow)
-    bad.mass = torch.tensor([[0.01, 0.99, 0.01, 0.01, 0.5, 0.5]])
+    good = match_of(flow, torch.tensor([[0.99, 0.99, 0.01, 0.01, 0.5, 0.5]]))
+    bad = match_of(flow, torch.tensor([[0.01, 0.99, 0.01, 0.01, 0.5, 0.5]]))
     assert matching_loss(good, target, inside, 4) < exact < matching_loss(bad, target, inside, 4)
+
+
+@pytest.mark.parametrize(("bias", "inside"), [(-60.0, False), (-20.0, False), (60.0, True), (20.0, True)])
+def test_no_match_learns_however_far_it_is_behind(bias, inside):
+    """Where the loss saturated, "no match" once stayed at nothing for a whole training."""
+    matching, xy = expert(), grid(4, 6)
+    with torch.no_grad():
+        matching.no_match.bias.fill_(bias)
+        matching.log_temperature.fill_(0.0)
+    match = matching(features(24), features(24, seed=1), xy, xy)
+    loss = matching_loss(match, torch.zeros(1, 24, 2), torch.full((1, 24), inside), 4)
+    loss.backward()
+    found = matching.no_match.bias.grad
+    assert found is not None and torch.sign(found) == (1 if inside else -1) and 0.5 < found.abs() < 1.5
 
 
 def test_pooling_leaves_out_what_is_unknown():

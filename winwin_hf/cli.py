@@ -71,7 +71,11 @@ def flow(
         bool, typer.Option("--variational", help="Refine the flow with OpenCV's variational method.")
     ] = False,
     coarse: Annotated[
-        bool, typer.Option("--coarse", help="A first pass at half the size: finds motions of twice the length.")
+        bool,
+        typer.Option(
+            "--coarse",
+            help="First passes at half the size (of large frames at a quarter, then half): finds longer motions.",
+        ),
     ] = False,
     min_pixels: MinPixels = None,
     device: Device = "auto",
@@ -215,7 +219,7 @@ def evaluate(
         str,
         typer.Argument(
             help="A bundled name, a folder, a Hub repository; or opencv-dis, opencv-farneback, zero; NAME+variational refines a flow, "
-            "NAME+coarse looks at half the size first."
+            "NAME+coarse looks at smaller sizes first."
         ),
     ],
     data: Annotated[

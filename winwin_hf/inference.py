@@ -36,6 +36,7 @@ class DensePrediction:
     passes: int = 1  # forward passes this took
 
 
+COARSEST = 256  # pixels: below it no side of a first pass is halved again
 MAPS = {"flow": 4, "log_scale": 3, "predicted_depth": 3, "logits": 4}  # number of axes of a full image's map
 
 
@@ -68,7 +69,7 @@ def predict_flow(
     """Optical flow from the first frames (B, 3, H, W) to the second ones.
 
     `tile` None: direct. Otherwise `predict_tiled`, whose options (`beta`, `beta_sigmoid`, `tile_batch`, `progress`) pass.
-    `coarse`: direct, after a first pass at half the size; see `coarse_flow`.
+    `coarse`: direct, after a first pass at half the size (of large frames at a quarter, then half); see `coarse_flow`.
     """
     _check_frames(pixel_values, second_pixel_values)
     if coarse:
@@ -77,7 +78,8 @@ def predict_flow(
         with _evaluating(model), torch.inference_mode():
             guess = coarse_flow(model, pixel_values, second_pixel_values)
             outputs = model(pixel_values, second_pixel_values, initial_flow=guess)
-        return DensePrediction(outputs.flow, outputs.log_scale, passes=2)
+        passes = 1 + len(first_sizes(*pixel_values.shape[-2:], model.config.patch_size))
+        return DensePrediction(outputs.flow, outputs.log_scale, passes=passes)
     if tile is None:
         tile = (pixel_values.shape[-2], pixel_values.shape[-1])
     result = predict_tiled(model, pixel_values, second_pixel_values, tile, overlap, **options)
@@ -90,18 +92,36 @@ def coarse_flow(model: torch.nn.Module, first: torch.Tensor, second: torch.Tenso
     """
     Flow (B, 2, H, W) of frames (B, 3, H, W) seen at half their size: what `initial_flow` takes, at a quarter of a pass's cost.
 
-    There motions are half as long, and the matching's learnt prior reaches twice as far (ours).
+    There motions are half as long, and the matching's learnt prior reaches twice as far (ours). Large frames are seen at a quarter of
+    their size before that, see `first_sizes`.
     """
     _check_frames(first, second)
     if getattr(getattr(model, "config", None), "matching_stride", None) is None:
         raise ValueError(f"{type(model).__name__}: a first pass at half the size needs a model with matching.")
     height, width = first.shape[-2:]
     patch: int = model.config.patch_size  # type: ignore[union-attr, assignment]
-    size = [math.ceil(side / (2 * patch)) * patch for side in (height, width)]
-    half = [F.interpolate(x, size, mode="bilinear", antialias=True) for x in (first, second)]
-    flow = model(*half).flow
+    flow = None
+    for size in first_sizes(height, width, patch):
+        frames = [F.interpolate(x, size, mode="bilinear", antialias=True) for x in (first, second)]
+        flow = model(*frames).flow if flow is None else model(*frames, initial_flow=_of_size(flow, *size)).flow
+    assert flow is not None
+    return _of_size(flow, height, width)
+
+
+def first_sizes(height: int, width: int, patch: int) -> list[tuple[int, int]]:
+    """(height, width) of the passes before that of a whole frame, in whole patches: the half, and while that is large, the half of it."""
+    sizes = []
+    while not sizes or min(height, width) >= 2 * COARSEST:
+        height, width = (math.ceil(side / (2 * patch)) * patch for side in (height, width))
+        sizes.append((height, width))
+    return sizes[::-1]
+
+
+def _of_size(flow: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """A flow (B, 2, h, w) of another frame's size, in its pixels."""
+    h, w = flow.shape[-2:]
     flow = F.interpolate(flow.float(), (height, width), mode="bilinear")
-    return flow * flow.new_tensor([width / size[1], height / size[0]])[:, None, None]
+    return flow * flow.new_tensor([width / w, height / h])[:, None, None]
 
 
 def predict_tiled(

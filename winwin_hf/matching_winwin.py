@@ -37,6 +37,7 @@ from .rope_winwin import apply_rotary, rotary_embedding
 EXTRA_CHANNELS = 8  # beyond `matching_size`: prior and no-match channels of keys, coordinates among the values
 NEGLIGIBLE = 30.0  # nats: a million keys this far below the best one are 1e-7 of it
 BLOCK = (16, 32)  # rows and columns of the queries that share their keys
+LEAST = 1e-37  # probability that still has a logarithm, and a gradient
 WORTH_IT = 0.6  # share of all (query, key) pairs above which leaving out the others saves no time
 
 Grid = tuple[int, int]  # rows, columns
@@ -49,13 +50,15 @@ class Match:
     What the matching knows about each stride-s position of the first view.
 
     flow (B, Q, 2): refined displacement (right, down), in pixels. coarse (B, Q, 2): the global attention's.
-    mass (B, Q): attention on real keys rather than on "no match". spread (B, Q): the global attention's variance, in positions^2.
+    mass (B, Q): attention on real keys rather than on "no match". no_match (B, Q): the rest of it, exact where it is tiny.
+    spread (B, Q): the global attention's variance, in positions^2.
     retrieved (B, Q, C): the second view's features at the match. query (B, Q, C): the first view's.
     """
 
     flow: torch.Tensor
     coarse: torch.Tensor
     mass: torch.Tensor
+    no_match: torch.Tensor
     spread: torch.Tensor
     retrieved: torch.Tensor
     query: torch.Tensor
@@ -169,12 +172,16 @@ class Matching(nn.Module):
                 F.pad(torch.zeros_like(squares), (0, 0, 0, 1), value=1.0),
                 F.pad(torch.cat([second_xy, squares], dim=-1), (0, 0, 0, 1)),
             ],
-            [F.pad(torch.cat([second_xy, squares, is_real], dim=-1), (0, 0, 0, 1))],  # ... and nothing to return
+            [  # ... and nothing to return but that it was chosen
+                F.pad(torch.cat([second_xy, squares, is_real], dim=-1), (0, 0, 0, 1)),
+                F.pad(torch.zeros_like(squares), (0, 0, 0, 1), value=1.0),
+            ],
             near(first_xy, 0),
         )
-        mass = out[..., 3].clamp(min=1e-3)
-        mean = out[..., :2] / mass[..., None]
-        spread = (out[..., 2] / mass - mean.square().sum(-1)).clamp(min=0)
+        mass, no_match = out[..., 3], out[..., 4]
+        some = mass.clamp(min=1e-3)
+        mean = out[..., :2] / some[..., None]
+        spread = (out[..., 2] / some - mean.square().sum(-1)).clamp(min=0)
 
         # 2. local, around the first answer, which it doesn't teach
         query = F.normalize(project(self.fine_query, first), dim=-1) * temperature[1]
@@ -191,6 +198,7 @@ class Matching(nn.Module):
             flow=(out[..., :2] - first_xy) * self.stride,
             coarse=(mean - first_xy) * self.stride,
             mass=mass,
+            no_match=no_match,
             spread=spread,
             retrieved=out[..., 2 : 2 + self.size],
             query=first,
@@ -286,8 +294,8 @@ def matching_loss(match: Match, target: torch.Tensor, inside: torch.Tensor, stri
     coarse = stride * (coarse + 0.01).sqrt()
     fine = (match.flow - target).abs().sum(-1)
     error = torch.where(visible, coarse + fine, 0.0).sum() / count
-    mass = match.mass.clamp(1e-4, 1 - 1e-4)
-    surprise = -torch.where(inside, mass.log(), torch.log1p(-mass))
+    # not 1 - mass, which is 0 where "no match" is far behind, and would leave it there for ever
+    surprise = -torch.where(inside, match.mass, match.no_match).clamp(min=LEAST).log()
     surprise = torch.where(known, surprise, 0.0).sum() / known.sum().clamp(min=1)
     return error + surprise
 
