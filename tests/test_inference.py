@@ -20,8 +20,8 @@ from winwin_hf.demo import examples_folder
 from winwin_hf.inference import (
     DensePrediction,
     coarse_flow,
-    first_sizes,
     consistency,
+    first_sizes,
     flow_of_frames,
     predict_flow,
     predict_tiled,

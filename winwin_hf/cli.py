@@ -74,7 +74,7 @@ def flow(
         bool,
         typer.Option(
             "--coarse",
-            help="First passes at half the size (of large frames at a quarter, then half): finds longer motions.",
+            help="First passes at half the size, of large frames at a quarter before: longer motions.",
         ),
     ] = False,
     min_pixels: MinPixels = None,

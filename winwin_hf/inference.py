@@ -78,7 +78,9 @@ def predict_flow(
         with _evaluating(model), torch.inference_mode():
             guess = coarse_flow(model, pixel_values, second_pixel_values)
             outputs = model(pixel_values, second_pixel_values, initial_flow=guess)
-        passes = 1 + len(first_sizes(*pixel_values.shape[-2:], model.config.patch_size))
+        height, width = pixel_values.shape[-2:]
+        patch: int = model.config.patch_size  # type: ignore[union-attr, assignment]
+        passes = 1 + len(first_sizes(height, width, patch))
         return DensePrediction(outputs.flow, outputs.log_scale, passes=passes)
     if tile is None:
         tile = (pixel_values.shape[-2], pixel_values.shape[-1])
@@ -110,7 +112,7 @@ def coarse_flow(model: torch.nn.Module, first: torch.Tensor, second: torch.Tenso
 
 def first_sizes(height: int, width: int, patch: int) -> list[tuple[int, int]]:
     """(height, width) of the passes before that of a whole frame, in whole patches: the half, and while that is large, the half of it."""
-    sizes = []
+    sizes: list[tuple[int, int]] = []
     while not sizes or min(height, width) >= 2 * COARSEST:
         height, width = (math.ceil(side / (2 * patch)) * patch for side in (height, width))
         sizes.append((height, width))
