@@ -450,7 +450,7 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         if self.config.matching_stride is not None:
             moved = self.initial_positions(initial_flow, layout)
             match = self.match(first, second, moved)
-            summary = self.summarise(match, layout, moved)  # (B*N, 4, h*f, w*f)
+            summary = self.summarise(match, layout)  # (B*N, 4, h*f, w*f)
             factor = self.features.factor
             cells = layout.to_tokens(F.pixel_unshuffle(summary, factor))
             tokens = tokens + self.embed_match(cells.to(self.embed_match.weight.dtype))
@@ -515,16 +515,11 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         match = self.matching(first.features, second.features, xy[0] + moved, xy[1], grids=grids)
         return replace(match, flow=match.flow + stride * moved, coarse=match.coarse + stride * moved)
 
-    def summarise(self, match: Match, layout: Layout, moved: torch.Tensor | None = None) -> torch.Tensor:
-        """
-        The match as maps (B*N, 4, h*f, w*f): displacement in patches, mass, root of the spread in patches.
-
-        With an initial flow, what is left of the displacement: however far things move, the network then sees small numbers.
-        """
+    def summarise(self, match: Match, layout: Layout) -> torch.Tensor:
+        """The match as maps (B*N, 4, h*f, w*f): displacement in patches, mass, root of the spread in patches."""
         stride, patch_size = self.matching.stride, self.config.patch_size
         spread = (match.spread + 1e-3).sqrt() * (stride / patch_size)
-        flow = match.flow if moved is None else match.flow - stride * moved
-        summary = torch.cat([flow / patch_size, match.mass[..., None], spread[..., None]], dim=-1)
+        summary = torch.cat([match.flow / patch_size, match.mass[..., None], spread[..., None]], dim=-1)
         return layout.to_maps(summary.detach(), patch_size // stride)
 
     def flow_loss(self, steps: list[tuple[torch.Tensor, torch.Tensor]], labels: torch.Tensor) -> torch.Tensor:
