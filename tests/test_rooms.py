@@ -15,8 +15,12 @@ SMALL = RoomSettings(height=96, width=128, texture_count=4)
 WHOLE = (0, 0, 96, 128)
 
 
+READERS: dict[str, SyntheticDepth] = {}  # textures are made once
+
+
 def room(number: int, settings: RoomSettings = SMALL):
-    return SyntheticDepth(settings)({"seed": scene_seed(0, number)})
+    reader = READERS.setdefault(repr(settings), SyntheticDepth(settings))
+    return reader({"seed": scene_seed(0, number)})
 
 
 @pytest.mark.parametrize("settings", [SMALL, replace(SMALL, compression=1.0, blur=1.0, noise=8.0)])
