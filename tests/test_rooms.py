@@ -70,6 +70,11 @@ def test_outside_the_frame_nothing_is_known():
     assert np.array_equal(np.isfinite(depth), inside)
 
 
+def test_tiny_frames():
+    image, depth = room(0, replace(SMALL, height=5, width=7)).first((0, 0, 5, 7))
+    assert image.shape == (5, 7, 3) and image.max() > 0 and np.isfinite(depth).all()
+
+
 def test_no_second_view():
     with pytest.raises(ValueError, match="no second view"):
         room(0).second(WHOLE)

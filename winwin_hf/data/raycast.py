@@ -44,8 +44,7 @@ class Solid:
 
     def local(self, origin: Vectors, direction: Vectors) -> tuple[Vectors, Vectors]:
         """Rays in the coordinates where the solid is its unit shape."""
-        to, (x, y, z) = self.turn / self.half[:, None], self.centre.tolist()
-        return rotate(to, (origin[0] - x, origin[1] - y, origin[2] - z)), rotate(to, direction)
+        return self.at(origin), rotate(self.turn / self.half[:, None], direction)
 
     @cached_property
     def corners(self) -> np.ndarray:
@@ -63,7 +62,7 @@ class Solid:
         return np.maximum(enter, low), np.minimum(leave, high)
 
     def at(self, points: Vectors) -> Vectors:
-        """Points on its surface in its own coordinates, -1 to 1."""
+        """Points in the coordinates where the solid is its unit shape: -1 to 1 on its surface."""
         x, y, z = self.centre.tolist()
         return rotate(self.turn / self.half[:, None], (points[0] - x, points[1] - y, points[2] - z))
 

@@ -24,7 +24,7 @@ from .camera import Camera
 from .furniture import Paint, furnish
 from .raycast import BOX, Pinhole, Solid, Vectors, World, take
 from .sample import Box
-from .synthetic import SceneSettings
+from .synthetic import SceneReader, SceneSettings
 from .textures import TextureBank, look
 
 COARSE = 16  # pixels between those from which the exposure is found
@@ -102,23 +102,11 @@ class RoomSettings:
         return replace(self, texture_seed=self.texture_seed + shift)
 
 
-class SyntheticDepth:
-    """The reader: an example of `scene_stream` -> `SyntheticRoom`. Picklable; each process has its textures."""
+class SyntheticDepth(SceneReader[RoomSettings]):
+    """The reader: an example of `scene_stream` -> `SyntheticRoom`."""
 
     def __init__(self, settings: RoomSettings | None = None) -> None:
-        self.settings = RoomSettings() if settings is None else settings
-        self._bank: TextureBank | None = None
-        _ = self.bank  # a missing folder is an error here, not in a worker; textures are made later
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"settings": self.settings, "_bank": None}
-
-    @property
-    def bank(self) -> TextureBank:
-        if self._bank is None:
-            s = self.settings
-            self._bank = TextureBank(s.texture_seed, s.textures, s.texture_weights, s.texture_side, s.cache_mb)
-        return self._bank
+        super().__init__(RoomSettings() if settings is None else settings)
 
     def __call__(self, example: Mapping[str, Any], rng: np.random.Generator | None = None) -> SyntheticRoom:
         """The room depends on the example's `seed` (and `step`) and the settings alone; `rng` is not used."""
@@ -193,8 +181,8 @@ class SyntheticRoom:
     @cached_property
     def exposure(self) -> float:
         """What makes the frame's mean light `brightness`; from every 16th pixel."""
-        rows = np.arange(COARSE // 2, self.height, COARSE, dtype=np.float64)[:, None]
-        columns = np.arange(COARSE // 2, self.width, COARSE, dtype=np.float64)
+        rows = np.arange(min(COARSE, self.height) // 2, self.height, COARSE, dtype=np.float64)[:, None]
+        columns = np.arange(min(COARSE, self.width) // 2, self.width, COARSE, dtype=np.float64)
         hits = self.world.cast(self.view, rows, columns)
         light = self._light(hits.depth, hits.solid, rows, columns)
         return self.brightness / max(float(light.mean()), 1e-3)
@@ -268,9 +256,8 @@ class SyntheticRoom:
         depth = hits.depth[y : y + box[2], x : x + box[3]].astype(np.float32)
         depth[max(0, self.height - box[0]) :] = np.nan
         depth[:, max(0, self.width - box[1]) :] = np.nan
-        if box[0] < 0 or box[1] < 0:
-            depth[: max(0, -box[0])] = np.nan
-            depth[:, : max(0, -box[1])] = np.nan
+        depth[: max(0, -box[0])] = np.nan
+        depth[:, : max(0, -box[1])] = np.nan
         return self.camera.develop(image, 0, box), depth
 
     def second(self, box: Box) -> np.ndarray:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import cv2
 import datasets
@@ -185,11 +185,29 @@ def scene_stream(
     return datasets.IterableDataset.from_generator(_examples, gen_kwargs=arguments)
 
 
-class SyntheticFlow:
-    """The reader: an example of `scene_stream` -> `SyntheticScene`. Picklable; each process has its textures."""
+class TexturedSettings(Protocol):
+    """What settings say of textures; see `SceneSettings`."""
 
-    def __init__(self, settings: SceneSettings | None = None) -> None:
-        self.settings = SceneSettings() if settings is None else settings
+    @property
+    def textures(self) -> str | None: ...
+    @property
+    def texture_weights(self) -> Mapping[str, float]: ...
+    @property
+    def texture_seed(self) -> int: ...
+    @property
+    def texture_side(self) -> int: ...
+    @property
+    def cache_mb(self) -> float: ...
+
+
+Textured = TypeVar("Textured", bound=TexturedSettings)
+
+
+class SceneReader(Generic[Textured]):
+    """Settings and their textures. Picklable; each process has its textures."""
+
+    def __init__(self, settings: Textured) -> None:
+        self.settings = settings
         self._bank: TextureBank | None = None
         _ = self.bank  # a missing folder is an error here, not in a worker; textures are made later
 
@@ -202,6 +220,13 @@ class SyntheticFlow:
             s = self.settings
             self._bank = TextureBank(s.texture_seed, s.textures, s.texture_weights, s.texture_side, s.cache_mb)
         return self._bank
+
+
+class SyntheticFlow(SceneReader[SceneSettings]):
+    """The reader: an example of `scene_stream` -> `SyntheticScene`."""
+
+    def __init__(self, settings: SceneSettings | None = None) -> None:
+        super().__init__(SceneSettings() if settings is None else settings)
 
     def __call__(self, example: Mapping[str, Any], rng: np.random.Generator | None = None) -> SyntheticScene:
         """The scene depends on the example's `seed` (and `step`) and the settings alone; `rng` is not used."""
