@@ -2,6 +2,7 @@
 
 At test time such a pass tells a network where to look (`inference.coarse_flow`). It is blurred at the edges of things, misses by a little
 everywhere and by much here and there, and at times loses a small thing altogether, which then seems to move as what is around it.
+No bundled checkpoint was trained with it: see the README on what was tried.
 """
 
 from __future__ import annotations
