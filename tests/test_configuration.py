@@ -75,6 +75,7 @@ def test_stem_sizes():
         ({"num_attention_heads": 7}, "hidden_size=768 with num_attention_heads=7"),
         ({"hidden_size": 24, "num_attention_heads": 4}, "hidden_size=24 with num_attention_heads=4.*multiple of four"),
         ({"decoder_num_attention_heads": 0}, "decoder_hidden_size=768 with decoder_num_attention_heads=0"),
+        ({"decoder_attention_tokens": 1}, "decoder_attention_tokens=1: expected 2 or more"),
         ({"stem_hidden_sizes": [8, 16]}, "stem_hidden_sizes=.*expected 3 sizes"),
         ({"dpt_layer_sizes": [8, 16, 32]}, "dpt_layer_sizes"),
         ({"head_taps": [1, 2, 3]}, "head_taps"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
-from model_cases import SMALL, VARIANTS, make, randomise
+from model_cases import SMALL, VARIANTS, frames, make, randomise
 from torch import nn
 
 from winwin_hf import WinWinConfig, layers_winwin
@@ -177,6 +179,34 @@ def test_cross_attention_reads_the_memory():
     assert output.shape == (1, 6, 32) and weights.shape == (1, 2, 6, 9)
     order = torch.randperm(9)
     torch.testing.assert_close(attention(x, None, memory[:, order], None)[0], output, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("trained", "sharper"), [(64, 1.0), (24, 1.0), (8, math.log(24) / math.log(8)), (2, math.log2(24))]
+)
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_among_more_tokens_attention_is_sharper(trained, sharper, implementation):
+    """On 24 tokens; as many as in training, or fewer, change nothing."""
+    config = WinWinConfig(**SMALL, attn_implementation=implementation)
+    plain, counting = (randomise(WinWinAttention(config, 24, 2, tokens)).eval() for tokens in (None, trained))
+    x = torch.randn(2, 24, 24, generator=torch.Generator().manual_seed(0))
+    found = counting(x, None)[0]
+    assert torch.equal(found, plain(x, None)[0]) == (sharper == 1)
+    plain.scaling *= sharper
+    torch.testing.assert_close(found, plain(x, None)[0])
+
+
+@torch.no_grad()
+def test_only_the_decoders_own_tokens_are_counted():
+    """Windows of as many tokens as in training give what they gave; of more, not."""
+    plain, counting = (make("flow", "matching", decoder_attention_tokens=tokens) for tokens in (None, 24))
+    views = frames(plain)  # of 4x6 patches
+    assert torch.equal(counting(*views).flow, plain(*views).flow)
+    larger = frames(plain, rows=6)
+    assert not torch.allclose(counting(*larger).flow, plain(*larger).flow, rtol=1e-3)
+    found = {name: m.trained_tokens for name, m in counting.named_modules() if isinstance(m, WinWinAttention)}
+    assert {name for name, tokens in found.items() if tokens} == {f"decoder.layers.{i}.attention" for i in range(2)}
 
 
 def test_attention_dropout_only_in_training():

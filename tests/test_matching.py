@@ -66,6 +66,19 @@ def test_finds_a_translation_and_says_where_there_is_no_match():
     assert match.spread[0, ~gone].median() < 0.05
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("bias", [90.0, 140.0])
+def test_the_best_of_the_keys_is_known_also_where_nothing_matches(bias):
+    """All of the attention but 1e-20 goes to "no match"; what is left still says which key is the likeliest."""
+    matching, xy = expert(), grid(6, 8)
+    matching.no_match.bias.fill_(bias)
+    first = features(48)
+    match = matching(first, first, xy, xy + torch.tensor([3.0, -2.0]))
+    assert match.mass.max() < 1e-15 if bias > 100 else match.mass.min() > 0.9
+    assert (match.coarse - torch.tensor([12.0, -8.0])).abs().max() < 2.0
+    assert (match.flow - torch.tensor([12.0, -8.0])).abs().max() < 0.5
+
+
 def plainly(matching: Matching, first, second, xy, other) -> dict[str, torch.Tensor]:
     """The same by full matrices, as the formulas are written, in float64."""
     matching = deepcopy(matching).double()
@@ -220,6 +233,25 @@ def test_the_model_knows_which_matches_lie_inside_the_second_windows():
     assert full[0].all() and not full[1].any()
     assert half[0, :, 2:].all() and not half[0, :, :2].any()
     assert not none.any()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("guess", [None, (8.0, -16.0)])
+def test_where_nothing_matches_the_guess_is_left(guess):
+    """Without a match the base flow is the initial flow, or none; with half of one it lies half-way."""
+    model = make("flow", "matching")
+    matching, views = model.matching, frames(model)
+    initial = None if guess is None else torch.tensor(guess).view(1, 2, 1, 1).expand(2, 2, *views[0].shape[-2:])
+    matching.no_match.weight.zero_()
+    found = {}
+    for bias in (-1e4, 1e4):
+        matching.no_match.bias.fill_(bias)
+        found[bias] = model(*views, initial_flow=initial).base_flow
+    expected = torch.tensor(guess or (0.0, 0.0)).view(1, 2, 1, 1).expand_as(found[1e4])
+    torch.testing.assert_close(found[1e4], expected)
+    assert (found[-1e4] - expected).abs().mean() > 1
+    match = match_of(torch.full((1, 3, 2), 6.0), torch.tensor([[0.0, 0.5, 1.0]]))
+    assert model.base_flow(match, torch.tensor([1.0, 1.0]))[0, :, 0].tolist() == [4, 5, 6]  # of a guess of one position
 
 
 @torch.no_grad()

@@ -52,6 +52,10 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
             Width, blocks and heads of the encoder. A head's width must be a multiple of four (RoPE turns pairs in two halves).
         decoder_hidden_size, decoder_num_hidden_layers, decoder_num_attention_heads (`int`, default to 768, 12, 12):
             The same of the binocular decoder (optical flow and pre-training).
+        decoder_attention_tokens (`int`, *optional*):
+            How many tokens the decoder's self-attention was trained on. Among more, as in a whole frame, attention spreads over all that
+            is far; its logits are then multiplied by the ratio of the logarithms of both numbers (ours for Win-Win, as Su 2021 and Chiang &
+            Cholak 2022 do for text). `None`: they are not.
         mlp_ratio (`float`, defaults to 4.0):
             Width of a block's MLP over the block's width, in encoder and decoder.
         hidden_act (`str`, defaults to `"gelu"`):
@@ -143,6 +147,7 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
     decoder_hidden_size: int = 768
     decoder_num_hidden_layers: int = 12
     decoder_num_attention_heads: int = 12
+    decoder_attention_tokens: int | None = None
     mlp_ratio: float | int = 4.0
     hidden_act: str = "gelu"
     layer_norm_eps: float | int = 1e-6
@@ -279,6 +284,8 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
                     f"{prefix}hidden_size={width} with {prefix}num_attention_heads={heads}: "
                     "expected heads of equal width, a multiple of four."
                 )
+        if self.decoder_attention_tokens is not None and self.decoder_attention_tokens < 2:
+            raise ValueError(f"decoder_attention_tokens={self.decoder_attention_tokens}: expected 2 or more.")
         if self.stem_hidden_sizes is not None and len(self.stem_hidden_sizes) != int(math.log2(self.patch_size)) - 1:
             raise ValueError(
                 f"stem_hidden_sizes={self.stem_hidden_sizes}: expected {int(math.log2(self.patch_size)) - 1} sizes "

@@ -11,6 +11,7 @@ Shapes: B batch, N windows, T tokens of all windows, D width, C channels, H W pi
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import log
 
 import torch
 from torch import nn
@@ -181,11 +182,17 @@ def blocks_are_faster(query: torch.Tensor, key: torch.Tensor) -> bool:
 
 
 class WinWinAttention(nn.Module):
-    """Multi-head attention of tokens to themselves or to `memory`, queries and keys turned by RoPE."""
+    """
+    Multi-head attention of tokens to themselves or to `memory`, queries and keys turned by RoPE.
 
-    def __init__(self, config: WinWinConfig, width: int, num_heads: int):
+    `trained_tokens`: among more keys than these the logits grow with the logarithm of their number, so that no more of the attention goes
+    to the many that matter little than did in training. None: they don't.
+    """
+
+    def __init__(self, config: WinWinConfig, width: int, num_heads: int, trained_tokens: int | None = None):
         super().__init__()
         self.config = config
+        self.trained_tokens = trained_tokens
         self.num_heads = num_heads
         self.head_dim = width // num_heads
         self.scaling = self.head_dim**-0.5
@@ -212,6 +219,9 @@ class WinWinAttention(nn.Module):
         if rotary is not None:
             query = apply_rotary(query, *(t.to(query.dtype) for t in rotary))
             key = apply_rotary(key, *(t.to(key.dtype) for t in memory_rotary or ()))
+        if self.trained_tokens is not None:
+            count = torch.scalar_tensor(key.shape[2])  # a tensor: a traced graph takes any number of tokens
+            query = query * (count.clamp(min=self.trained_tokens).log() / log(self.trained_tokens))
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
@@ -346,7 +356,7 @@ class WinWinDecoderLayer(GradientCheckpointingLayer):
         super().__init__()
         width, heads, eps = config.decoder_hidden_size, config.decoder_num_attention_heads, config.layer_norm_eps
         self.norm1 = nn.LayerNorm(width, eps=eps)
-        self.attention = WinWinAttention(config, width, heads)
+        self.attention = WinWinAttention(config, width, heads, config.decoder_attention_tokens)
         self.norm2 = nn.LayerNorm(width, eps=eps)
         self.norm_memory = nn.LayerNorm(width, eps=eps)
         self.cross_attention = WinWinAttention(config, width, heads)

@@ -37,6 +37,7 @@ from .rope_winwin import apply_rotary, rotary_embedding
 EXTRA_CHANNELS = 8  # beyond `matching_size`: prior and no-match channels of keys, coordinates among the values
 NEGLIGIBLE = 30.0  # nats: a million keys this far below the best one are 1e-7 of it
 BLOCK = (16, 32)  # rows and columns of the queries that share their keys
+FEW = 1e-30  # mass that real keys are told apart by; its inverse, times squared coordinates, is a float32 still
 LEAST = 1e-37  # probability that still has a logarithm, and a gradient
 WORTH_IT = 0.6  # share of all (query, key) pairs above which leaving out the others saves no time
 
@@ -179,7 +180,7 @@ class Matching(nn.Module):
             near(first_xy, 0),
         )
         mass, no_match = out[..., 3], out[..., 4]
-        some = mass.clamp(min=1e-3)
+        some = mass.clamp(min=FEW)
         mean = out[..., :2] / some[..., None]
         spread = (out[..., 2] / some - mean.square().sum(-1)).clamp(min=0)
 

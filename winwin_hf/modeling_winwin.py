@@ -446,11 +446,12 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
     ) -> WinWinOpticalFlowOutput:
         """The flow from one encoded view to another. `labels`, `initial_flow`: see `forward`."""
         layout, tokens = first.layout, first.tokens
-        match = extra = None
+        match = extra = base = None
         if self.config.matching_stride is not None:
             moved = self.initial_positions(initial_flow, layout)
             match = self.match(first, second, moved)
-            summary = self.summarise(match, layout)  # (B*N, 4, h*f, w*f)
+            base = self.base_flow(match, moved)
+            summary = self.summarise(match, base, layout)  # (B*N, 4, h*f, w*f)
             factor = self.features.factor
             cells = layout.to_tokens(F.pixel_unshuffle(summary, factor))
             tokens = tokens + self.embed_match(cells.to(self.embed_match.weight.dtype))
@@ -462,8 +463,8 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         prediction = self.head(layout, first.encoder, decoded, extra)
         flow, log_scale = prediction[:, :2], prediction[:, 2]
         base_flow = None
-        if match is not None:
-            base_flow = layout.to_maps(match.flow, self.features.factor)
+        if base is not None:
+            base_flow = layout.to_maps(base, self.features.factor)
             flow = flow + F.interpolate(base_flow, flow.shape[-2:], mode="bilinear", align_corners=False)
             base_flow = layout.to_output(base_flow)
         steps = [(flow, log_scale)]
@@ -515,11 +516,16 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         match = self.matching(first.features, second.features, xy[0] + moved, xy[1], grids=grids)
         return replace(match, flow=match.flow + stride * moved, coarse=match.coarse + stride * moved)
 
-    def summarise(self, match: Match, layout: Layout) -> torch.Tensor:
+    def base_flow(self, match: Match, moved: torch.Tensor | None = None) -> torch.Tensor:
+        """The match's displacement as far as there is one, (B, Q, 2) pixels; without one the initial flow, or none, is left."""
+        start = 0.0 if moved is None else self.matching.stride * moved
+        return start + match.mass[..., None] * (match.flow - start)
+
+    def summarise(self, match: Match, base: torch.Tensor, layout: Layout) -> torch.Tensor:
         """The match as maps (B*N, 4, h*f, w*f): displacement in patches, mass, root of the spread in patches."""
         stride, patch_size = self.matching.stride, self.config.patch_size
         spread = (match.spread + 1e-3).sqrt() * (stride / patch_size)
-        summary = torch.cat([match.flow / patch_size, match.mass[..., None], spread[..., None]], dim=-1)
+        summary = torch.cat([base / patch_size, match.mass[..., None], spread[..., None]], dim=-1)
         return layout.to_maps(summary.detach(), patch_size // stride)
 
     def flow_loss(self, steps: list[tuple[torch.Tensor, torch.Tensor]], labels: torch.Tensor) -> torch.Tensor:

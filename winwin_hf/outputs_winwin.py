@@ -77,7 +77,7 @@ class WinWinOpticalFlowOutput(ModelOutput):
     log_scale (`torch.FloatTensor` of shape `(batch_size, height, width)`, or with windows after the batch):
         Uncertainty as the network gives it, c. The Laplacian's scale is (max - min) * sigmoid(c) + min pixels.
     base_flow (`torch.FloatTensor` of shape `(batch_size, 2, height / stride, width / stride)`, *optional*):
-        With matching: the displacement that the match alone gives, in pixels.
+        With matching: the displacement that the match alone gives, in pixels; where nothing matches the initial flow, or none.
     hidden_states (`tuple(torch.FloatTensor)`, *optional*):
         The first view's tokens after the embedding and each encoder block.
     attentions (`tuple(torch.FloatTensor)`, *optional*):
