@@ -13,6 +13,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from model_cases import make
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from winwin_hf import WinWinImageProcessor, export, hub, inference
 from winwin_hf.predictors import Network
@@ -217,6 +218,7 @@ def test_a_difference_ends_the_export_and_leaves_what_was_there(small, traced, t
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx" / "model.onnx").write_text("an earlier one")
     monkeypatch.setattr(export, "TOLERANCE", 0.0)
+    monkeypatch.setattr(export, "ROUNDINGS", 0)
     with pytest.raises(RuntimeError, match=r"predicted_depth by onnxruntime differs .* nothing was written"):
         export.export(small[0], tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
@@ -296,10 +298,14 @@ def test_bundled_checkpoints(tmp_path, name):
         assert torch.equal(getattr(fp32, output), getattr(fp16, output))
     with torch.inference_mode():
         tiled = inference.predict_tiled(model, *views, tile=(48, 64))
+        with sdpa_kernel(SDPBackend.MATH):
+            plain = inference.predict_tiled(model, *views, tile=(48, 64))
     ours = inference.predict_tiled(export.OnnxModel(exported.files["fp32"]), *views, tile=(48, 64))
     for output in export.OUTPUTS[task]:
         expected = getattr(tiled, output)
-        assert (getattr(ours, output) - expected).abs().max() < 1e-4 * expected.abs().max()
+        error, rounding = (float((getattr(o, output) - expected).abs().max()) for o in (ours, plain))
+        bound = export.Difference("f", "r", (2, 80, 112), output, error, 0.0, float(expected.abs().max()), rounding)
+        assert error <= export.allowed(bound)
 
 
 @pytest.mark.slow
@@ -311,10 +317,11 @@ def test_int8_costs_little_on_real_frames(tmp_path, shared_data):
     exported = export.export("winwin-flow", tmp_path, quantise=["int8"], check=False)
     source = open_source("middlebury", str(shared_data / "middlebury-flow"), "train")
     accelerator, errors = Accelerator(cpu=True), {}
-    for how, path in exported.files.items():
-        predictor = export.load_predictor(path, accelerator)
+    predictors = {how: export.load_predictor(path, accelerator) for how, path in exported.files.items()}
+    predictors["pytorch"] = Network(*export.load("winwin-flow"), accelerator, "flow")
+    for how, predictor in predictors.items():
         errors[how] = score(predictor, source, new_metric(source), accelerator).figures["epe"]
-    assert errors["fp32"] == pytest.approx(1.0984, abs=1e-3)
+    assert errors["fp32"] == pytest.approx(errors["pytorch"], abs=1e-3)
     assert abs(errors["int8"] - errors["fp32"]) < 0.02
 
 

@@ -72,7 +72,12 @@ LEAST_WEIGHTS = 1024  # smaller tensors stay as they are: they save nothing
 
 @dataclass
 class Difference:
-    """How far one output of one file is from PyTorch at one size. size: (batch, height, width); largest: of PyTorch's values."""
+    """
+    How far one output of one file is from PyTorch's at one size.
+
+    size: (batch, height, width). largest: of PyTorch's values. rounding: how far those by fused and by plain attention
+    are apart.
+    """
 
     file: str
     runtime: str
@@ -81,6 +86,7 @@ class Difference:
     max: float
     mean: float
     largest: float
+    rounding: float
 
 
 @dataclass
