@@ -1,6 +1,6 @@
 """Seconds a training step and peak memory of several recipes, side by side: each in a process of its own, in turns, medians.
 
-python scripts/benchmark.py scripts/recipes/camvid-windows.yaml scripts/recipes/camvid-full.yaml --set data.path=FOLDER
+python scripts/benchmark.py winwin_hf/recipes/camvid-windows.yaml winwin_hf/recipes/camvid-full.yaml --set data.path=FOLDER
 
 What the network costs at the paper's sizes, against full frames, tiles and the machine's ceiling (see cost/):
 
@@ -28,8 +28,9 @@ def probe(recipe_path: str, steps: int, overrides: list[str]) -> None:
     import torch
     from accelerate import Accelerator
 
-    from winwin_hf.recipe import load_recipe
-    from winwin_hf.training import make_loader, make_model, make_optimizer, open_parts, peak_memory
+    from winwin_hf.training.build import make_loader, make_model, make_optimizer, open_parts
+    from winwin_hf.training.loop import peak_memory
+    from winwin_hf.training.recipe import load_recipe
 
     recipe = load_recipe(recipe_path, [*overrides, "optimization.num_workers=0"])
     accelerator = Accelerator(mixed_precision=recipe.optimization.mixed_precision)
@@ -94,11 +95,11 @@ if __name__ == "__main__":
     if PROBE in sys.argv[1:2]:
         probe(sys.argv[2], int(sys.argv[3]), sys.argv[4:])
     elif COST_PROBE in sys.argv[1:2]:
-        from cost import probes
+        from research.cost import probes
 
         probes.main(sys.argv[2])
     elif sys.argv[1:2] == ["cost"]:
-        from cost import command
+        from research.cost import command
 
         command.main(sys.argv[2:])
     else:

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from winwin_hf.cards import bundle
-from winwin_hf.hub import CHECKPOINTS
+from winwin_hf.bundled import CHECKPOINTS
+from winwin_hf.hub.cards import bundle
 
 
 def main(

@@ -2,7 +2,7 @@
 
 import typer
 
-from winwin_hf.cli_models import convert
+from winwin_hf.cli.models import convert
 
 if __name__ == "__main__":
     typer.run(convert)

@@ -2,7 +2,7 @@
 
 import typer
 
-from winwin_hf.cli import export
+from winwin_hf.cli.main import export
 
 if __name__ == "__main__":
     typer.run(export)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from winwin_hf.cards import make_bundled_cards
+from winwin_hf.hub.cards import make_bundled_cards
 
 if __name__ == "__main__":
     for path in make_bundled_cards(Path(__file__).resolve().parents[1] / "MODEL_CARD.md"):

@@ -16,15 +16,17 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from winwin_hf import cli, recipe
-from winwin_hf.configuration_winwin import PRESETS, WinWinConfig
-from winwin_hf.data import catalog, rows, sources
+from winwin_hf.cli import main as cli
+from winwin_hf.data import rows, sources
 from winwin_hf.data.augmentation import FlowAugmentation, ImageAugmentation
-from winwin_hf.data.catalog_entry import DataSet
+from winwin_hf.data.benchmarks import catalog
+from winwin_hf.data.benchmarks.entry import DataSet
 from winwin_hf.data.collator import SecondStrategy
 from winwin_hf.data.guesses import GuessStrategy
-from winwin_hf.data.rooms import RoomSettings
-from winwin_hf.data.synthetic import SceneSettings
+from winwin_hf.data.synthetic.rooms import RoomSettings
+from winwin_hf.data.synthetic.settings import SceneSettings
+from winwin_hf.model.configuration_winwin import PRESETS, WinWinConfig
+from winwin_hf.training import recipe
 from winwin_hf.windows import Strategy
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -186,7 +188,7 @@ def recipes_page() -> str:
         "a value of the wrong type or a choice that doesn't exist is an error that says where it stands. `--set "
         "optimization.steps=100` overrides one value; `--set data.sets.0.path=FOLDER` one of a list. The recipe as it was used, with "
         "all defaults written out, lies in the output folder and beside the final weights.\n",
-        "Examples: the files of `scripts/recipes`, and the [tutorial](tutorial.md).\n",
+        "Examples: the files of `winwin_hf/recipes`, and the [tutorial](tutorial.md).\n",
         "## The recipe\n",
         fields_table(recipe.Recipe),
     ]

@@ -2,7 +2,7 @@
 
 import typer
 
-from winwin_hf.cli_push import push
+from winwin_hf.cli.push import push
 
 if __name__ == "__main__":
     typer.run(push)

@@ -1,7 +1,7 @@
 """The paper's figures and tables, measured: `python scripts/reproduce.py list`, `python scripts/reproduce.py NAME... --data camvid=FOLDER`.
 
 Results go to docs/results/ (NAME.json, NAME.md, NAME.png), trainings to runs/reproduce/. Everything goes on where it stopped: start
-the same command again. Recipes are in scripts/recipes/paper/, those of the paper's scale end in -base.
+the same command again. Recipes are in scripts/research/recipes/, those of the paper's scale end in -base.
 """
 
 import difflib
@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from experiments.runs import Context, Experiment
+from research.experiments.runs import Context, Experiment
 from rich.console import Console
 from rich.table import Column, Table
 
-from winwin_hf.cli_errors import UsageError, one_line_errors
+from winwin_hf.cli.errors import UsageError, one_line_errors
 
 MODULES = ("segmentation", "segmentation_logits", "flow", "flow_tables", "flow_logits", "figure4", "tilings")
 
@@ -25,7 +25,7 @@ def known() -> dict[str, Experiment]:
     """All experiments by name."""
     found: dict[str, Experiment] = {}
     for module in MODULES:
-        found.update(import_module(f"experiments.{module}").EXPERIMENTS)
+        found.update(import_module(f"research.experiments.{module}").EXPERIMENTS)
     return found
 
 

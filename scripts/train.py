@@ -1,8 +1,8 @@
-"""Train by a recipe: `accelerate launch scripts/train.py scripts/recipes/flow-synthetic.yaml`. The same as `winwin train`."""
+"""Train by a recipe: `accelerate launch scripts/train.py winwin_hf/recipes/flow-synthetic.yaml`. The same as `winwin train`."""
 
 import typer
 
-from winwin_hf.cli import train
+from winwin_hf.cli.main import train
 
 if __name__ == "__main__":
     typer.run(train)

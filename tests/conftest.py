@@ -28,19 +28,35 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from support.places import EXAMPLES, TEST_DATA
 
-SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+WANTING = "needs the real data sets"  # what a test says that is skipped for want of them
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "research" in item.path.parts:
+            item.add_marker("research")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Names the tests that were skipped because a data set isn't on this machine."""
+    skipped = [report for report in terminalreporter.stats.get("skipped", []) if WANTING in str(report.longrepr)]
+    if skipped:
+        terminalreporter.section(f"{len(skipped)} tests skipped: no real data in {TEST_DATA} (WINWIN_TEST_DATA)")
+        for report in skipped:
+            terminalreporter.line(report.nodeid)
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The real data sets beside the repository, where a machine has them; a test that needs them is skipped elsewhere."""
-    if not SHARED_DATA.is_dir():
-        pytest.skip(f"needs the data sets of {SHARED_DATA.parent.name}/{SHARED_DATA.name} beside the repository")
-    return SHARED_DATA
+    """The real data sets, where a machine has them (`WINWIN_TEST_DATA`); a test that needs them is skipped elsewhere."""
+    if not TEST_DATA.is_dir():
+        pytest.skip(f"{WANTING}: {TEST_DATA} is no folder")
+    return TEST_DATA
 
 
 @pytest.fixture(scope="session")
 def examples() -> Path:
     """The example frames of the demo, which every checkout has."""
-    return Path(__file__).resolve().parents[1] / "spaces" / "winwin-demo" / "examples"
+    return EXAMPLES

@@ -28,14 +28,15 @@ import pytest
 import yaml
 from accelerate.state import AcceleratorState
 from PIL import Image
+from support.places import FRAMES, ROOT
 from typer.testing import CliRunner
 
-from winwin_hf import clips, hub
-from winwin_hf.cli import app
+from winwin_hf import bundled
+from winwin_hf.cli.main import app
 from winwin_hf.data import formats
+from winwin_hf.inference import clips
 
-ROOT = Path(__file__).resolve().parents[1]
-DATA = Path(__file__).parent / "data"
+DATA = FRAMES
 PAGES = ["README.md", *(path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "docs").glob("*.md")))]
 LANGUAGES = ("python", "bash", "yaml", "text")
 
@@ -183,7 +184,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.delenv("WINWIN_TRACEBACK", raising=False)
-    hub.install()
+    bundled.install()
     for name in ("scripts", "spaces"):
         (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
@@ -254,7 +255,7 @@ def prepare_video() -> None:
 
 
 def prepare_training() -> None:
-    shutil.copytree(hub.CHECKPOINTS / "winwin-seg", "runs/my-masks")
+    shutil.copytree(bundled.CHECKPOINTS / "winwin-seg", "runs/my-masks")
 
 
 PREPARE: dict[str, Callable[[], None]] = {
@@ -412,7 +413,7 @@ def test_every_data_set_and_command_has_a_section(make_docs: Any):
 
 
 def test_recipes_shown_in_pages_are_recipes(tmp_path: Path):
-    from winwin_hf.recipe import load_recipe
+    from winwin_hf.training.recipe import load_recipe
 
     shown = [b for page in PAGES for b in blocks(page, (ROOT / page).read_text()) if b.language == "yaml"]
     assert shown

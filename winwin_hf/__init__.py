@@ -11,9 +11,9 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 
-from .configuration_winwin import WinWinConfig
-from .image_processing_winwin import WinWinImageProcessor
-from .modeling_winwin import (
+from winwin_hf.model.configuration_winwin import WinWinConfig
+from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
+from winwin_hf.model.modeling_winwin import (
     WinWinBackbone,
     WinWinForDepthEstimation,
     WinWinForOpticalFlow,
@@ -22,7 +22,7 @@ from .modeling_winwin import (
     WinWinModel,
     WinWinPreTrainedModel,
 )
-from .pipeline_winwin import OpticalFlowPipeline, register_pipeline
+from winwin_hf.model.pipeline_winwin import OpticalFlowPipeline, register_pipeline
 
 __version__ = "0.1.0"
 

@@ -10,8 +10,9 @@ import evaluate
 import gradio as gr
 import numpy as np
 
-from winwin_hf import metrics, visualization
 from winwin_hf.data import formats
+from winwin_hf.evaluation import metrics
+from winwin_hf.inference import drawing
 
 HERE = Path(__file__).resolve().parent
 SUFFIXES = [".png", ".pfm", ".npy"]
@@ -45,11 +46,11 @@ def score(
     top = float(np.percentile(error[known], 99)) if known.any() else 1.0
     span = f"{low:.2f} m (pale) to {high:.2f} m (dark)"
     pictures = [
-        (f"true depth: {span}", visualization.depth_to_image(truth, low, high)),
-        ("predicted depth, as it is compared", visualization.depth_to_image(compared, low, high)),
-        (f"error: 0 m (pale) to {top:.3f} m and more (dark)", visualization.depth_to_image(error, 0, top)),
+        (f"true depth: {span}", drawing.depth_to_image(truth, low, high)),
+        ("predicted depth, as it is compared", drawing.depth_to_image(compared, low, high)),
+        (f"error: 0 m (pale) to {top:.3f} m and more (dark)", drawing.depth_to_image(error, 0, top)),
     ]
-    return [[name, f"{value:.4f}"] for name, value in scores.items()], visualization.panel(pictures)
+    return [[name, f"{value:.4f}"] for name, value in scores.items()], drawing.panel(pictures)
 
 
 def answer(

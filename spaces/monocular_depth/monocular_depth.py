@@ -1,6 +1,6 @@
 """The evaluate module `monocular_depth`: `evaluate.load("spaces/monocular_depth")`. The formulas are in winwin_hf.metrics."""
 
-from winwin_hf import evaluate_modules, metrics
+from winwin_hf.evaluation import evaluate_modules, metrics
 
 DESCRIPTION = """\
 Scores of dense metric depth, as the field reports them on NYUv2 and KITTI (Eigen et al. 2014, Geiger et al.): AbsRel, SqRel, RMSE,

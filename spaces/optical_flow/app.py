@@ -10,8 +10,10 @@ import evaluate
 import gradio as gr
 import numpy as np
 
-from winwin_hf import metrics, visualization
 from winwin_hf.data import formats
+from winwin_hf.evaluation import metrics
+from winwin_hf.inference import drawing
+from winwin_hf.model.flow_colours_winwin import flow_to_image
 
 HERE = Path(__file__).resolve().parent
 FORMATS = {".flo": "flo", ".flo5": "flo5", ".pfm": "pfm", ".png": "kitti"}
@@ -39,14 +41,14 @@ def score(prediction_file: str, reference_file: str, double: str = "best") -> tu
     length = np.hypot(*reference[:, (np.abs(reference) < metrics.UNKNOWN_FLOW).all(axis=0)])
     top, motion = (float(np.percentile(values, 99)) or 1.0 if values.size else 1.0 for values in (error[known], length))
     pictures = [
-        (f"true flow (full colour: {motion:.1f} px)", visualization.flow_to_image(reference, motion)),
-        ("predicted flow", visualization.flow_to_image(prediction, motion)),
-        (f"error: 0 px (pale) to {top:.2f} px and more (dark)", visualization.depth_to_image(error, 0, top)),
+        (f"true flow (full colour: {motion:.1f} px)", flow_to_image(reference, motion)),
+        ("predicted flow", flow_to_image(prediction, motion)),
+        (f"error: 0 px (pale) to {top:.2f} px and more (dark)", drawing.depth_to_image(error, 0, top)),
     ]
     rows = [
         [name, f"{value:.4f}"] for name, value in scores.items() if np.isfinite(value) or not name.startswith("epe_")
     ]
-    return rows, visualization.panel(pictures)
+    return rows, drawing.panel(pictures)
 
 
 def answer(prediction_file: str | None, reference_file: str | None, double: str) -> tuple[list[list[Any]], np.ndarray]:

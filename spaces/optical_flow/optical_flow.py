@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from winwin_hf import evaluate_modules, metrics
+from winwin_hf.evaluation import evaluate_modules, metrics
 
 DESCRIPTION = """\
 Scores of dense optical flow, as Sintel, KITTI 2015 and Spring define them: end-point error (also by length of the true motion, and

@@ -10,8 +10,8 @@ import evaluate
 import gradio as gr
 import numpy as np
 
-from winwin_hf import visualization
 from winwin_hf.data import formats
+from winwin_hf.inference import drawing
 
 HERE = Path(__file__).resolve().parent
 SUFFIXES = [".png", ".npy"]
@@ -41,16 +41,16 @@ def score(
     known = reference != ignore
     errors = np.zeros((*known.shape, 3), np.uint8)
     errors[known] = np.where((prediction != reference)[known, None], WRONG, RIGHT)
-    palette = visualization.default_palette(num_labels)
+    palette = drawing.default_palette(num_labels)
     shown = np.where(known, prediction, ignore)  # elsewhere a prediction may be any number
     pictures = [
-        ("true classes (black: ignored)", visualization.segmentation_to_image(reference, palette, ignore)),
-        ("predicted classes", visualization.segmentation_to_image(shown, palette, ignore)),
+        ("true classes (black: ignored)", drawing.segmentation_to_image(reference, palette, ignore)),
+        ("predicted classes", drawing.segmentation_to_image(shown, palette, ignore)),
         ("errors (red)", errors),
     ]
     rows = [[name, f"{value:.2f}"] for name, value in scores.items()]
     rows += [[f"IoU of class {name}", f"{value:.2f}"] for name, value in iou.items() if np.isfinite(value)]
-    return rows, visualization.panel(pictures)
+    return rows, drawing.panel(pictures)
 
 
 def answer(

@@ -1,7 +1,7 @@
 """The evaluate module `semantic_segmentation`: `evaluate.load("spaces/semantic_segmentation", num_labels=...)`. The formulas are in
 winwin_hf.metrics."""
 
-from winwin_hf import evaluate_modules, metrics
+from winwin_hf.evaluation import evaluate_modules, metrics
 
 DESCRIPTION = """\
 Scores of semantic segmentation from one confusion matrix of all images: mean intersection over union and the IoU of each class

@@ -19,8 +19,10 @@ from gradio.utils import get_upload_folder
 from inputs import read_clip, read_pair, read_picture, refuse
 from networks import TILE, Networks
 
-from winwin_hf import clips, inference, tasks, video, visualization
 from winwin_hf.data import formats
+from winwin_hf.inference import clips, drawing, tasks, video
+from winwin_hf.inference import flow as inference
+from winwin_hf.model.flow_colours_winwin import flow_to_image
 
 
 class Demo:
@@ -71,9 +73,9 @@ class Demo:
         formats.write_npy(folder / "flow.npy", flow)
         formats.save_image(folder / "flow.png", tasks.flow_picture(flow, scale))
         return (
-            visualization.flow_to_image(flow, scale),
+            flow_to_image(flow, scale),
             views.wheel_legend(scale),
-            (image1, visualization.warp(image2, flow)),
+            (image1, drawing.warp(image2, flow)),
             drawn,
             views.arrows_text(times),
             views.error_picture(result.error, self.networks.error_bounds),
@@ -123,8 +125,8 @@ class Demo:
             f"they differ by {apart.mean():.2f} px on average (black: {full:.1f} px or more)",
         ]
         return (
-            visualization.flow_to_image(direct.flow, scale),
-            visualization.flow_to_image(tiled.flow, scale),
+            flow_to_image(direct.flow, scale),
+            flow_to_image(tiled.flow, scale),
             views.draw_tiles(shade, rows, columns, TILE),
             views.summary(figures, [first.note, second.note]),
         )
@@ -151,7 +153,7 @@ class Demo:
         scale = video.full_colour(flows)
         path = _folder() / "flow.mp4"
         pictures = (
-            views.stacked(frame, visualization.flow_to_image(flow, scale))
+            views.stacked(frame, flow_to_image(flow, scale))
             for frame, flow in zip(frames, flows, strict=False)  # the last frame has no flow
         )
         clips.write_video(path, pictures, read.rate)
@@ -240,7 +242,7 @@ class Demo:
         formats.save_image(folder / "classes.png", tasks.segmentation_picture(pixels, result.labels, names))
         figures = [f"{_size(pixels)} pixels", f"one pass, {result.seconds:.2f} s"]
         return (
-            visualization.overlay(pixels, self._class_colours(result.labels), opacity),
+            drawing.overlay(pixels, self._class_colours(result.labels), opacity),
             views.class_legend(result.labels, names),
             views.summary(figures, [picture.note]),
             *(str(folder / name) for name in ("labels.png", "labels.npy", "classes.png")),
@@ -251,11 +253,11 @@ class Demo:
         if image is None:
             return None
         pixels = read_picture(image, size).pixels
-        return visualization.overlay(pixels, self._class_colours(self.networks.segment(pixels).labels), opacity)
+        return drawing.overlay(pixels, self._class_colours(self.networks.segment(pixels).labels), opacity)
 
     def _class_colours(self, labels: np.ndarray) -> np.ndarray:
-        palette = visualization.default_palette(len(self.networks.label_names))
-        return visualization.segmentation_to_image(labels, palette)
+        palette = drawing.default_palette(len(self.networks.label_names))
+        return drawing.segmentation_to_image(labels, palette)
 
 
 def _size(pixels: np.ndarray) -> str:

@@ -20,8 +20,8 @@ import gradio as gr
 import numpy as np
 from PIL import Image
 
-from winwin_hf import clips
 from winwin_hf.data import formats
+from winwin_hf.inference import clips
 
 MAX_FILE_MB = 32
 MAX_SOURCE_PIXELS = 64_000_000  # a phone's largest photographs; decoding takes three bytes a pixel

@@ -5,7 +5,7 @@ Notable:
   after another, torch and the allocator would keep buffers and helper threads for each of them.
 - Results are kept by the content of their frames, up to KEPT_BYTES: moving a slider, comparing with tiles or choosing an example
   doesn't run a network again. There is no state per visitor.
-- A picture is the same for the bundled checkpoint, a folder and a Hub repository: `winwin_hf.tasks.load` takes any name.
+- A picture is the same for the bundled checkpoint, a folder and a Hub repository: `winwin_hf.inference.tasks.load` takes any name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from winwin_hf import inference, losses, tasks
+from winwin_hf.inference import flow as inference
+from winwin_hf.inference import tasks
+from winwin_hf.model import losses_winwin as losses
 
 TILE = (384, 512)  # height, width: what `winwin flow --tile` takes
 KEPT_BYTES = 256 << 20

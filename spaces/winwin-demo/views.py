@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from winwin_hf import tasks, visualization
+from winwin_hf.inference import drawing, tasks
 
 ARROWS_SIDE = 640  # of the picture that arrows are drawn on, at most: on a larger one they would be too thin to see
 
@@ -51,7 +51,7 @@ def _times(lengths: np.ndarray, step: int) -> int:
 
 def error_picture(error: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
     """The error that a network expects (H, W), pixels -> colours: a small one is pale, a large one dark."""
-    return visualization.depth_to_image(error, *bounds)
+    return drawing.depth_to_image(error, *bounds)
 
 
 def error_legend(error: np.ndarray | None, bounds: tuple[float, float]) -> str:
@@ -112,7 +112,7 @@ def stacked(frame: np.ndarray, colours: np.ndarray) -> np.ndarray:
 @lru_cache(maxsize=1)
 def _wheel() -> str:
     """The colour wheel as a data URI, transparent around the disc."""
-    disc = visualization.color_wheel_legend(192)
+    disc = drawing.color_wheel_legend(192)
     axis = np.linspace(-1, 1, len(disc))
     inside = np.hypot(axis[None, :], axis[:, None]) <= 1
     rgba = np.dstack([disc, np.where(inside, 255, 0).astype(np.uint8)])
@@ -134,7 +134,7 @@ def wheel_legend(scale: float | None = None) -> str:
 
 def scale_legend(left: str, right: str, text: str) -> str:
     """A bar of the pale-to-dark colours with what its ends mean, and a sentence."""
-    colours = visualization.depth_colors()[::-1]
+    colours = drawing.depth_colors()[::-1]
     stops = ", ".join("#{:02x}{:02x}{:02x}".format(*colours[i]) for i in np.linspace(0, 255, 12).astype(int))
     return (
         f'<div class="ww-scale"><span>{html.escape(left)}</span><i style="background:linear-gradient(to right,{stops})"></i>'
@@ -154,7 +154,7 @@ def depth_legend(low: float, high: float) -> str:
 
 def class_legend(labels: np.ndarray | None, names: list[str]) -> str:
     """A swatch, the name and the share of the pixels for each class that occurs; all classes, without shares, for None."""
-    palette = visualization.default_palette(len(names))
+    palette = drawing.default_palette(len(names))
     shares = dict.fromkeys(names) if labels is None else tasks.label_shares(labels, names)
     items = []
     for name, share in shares.items():

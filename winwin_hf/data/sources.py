@@ -9,15 +9,17 @@ from typing import Any
 
 import datasets
 
-from winwin_hf.data import catalog, shards
+from winwin_hf.checked import build
 from winwin_hf.data.augmentation import FlowAugmentation, ImageAugmentation
-from winwin_hf.data.catalog_entry import DataSet
+from winwin_hf.data.benchmarks import catalog
+from winwin_hf.data.benchmarks.entry import DataSet
 from winwin_hf.data.collator import Reader
 from winwin_hf.data.readers import DepthReader, FlowReader, SegmentationReader
-from winwin_hf.data.rooms import RoomSettings, SyntheticDepth
 from winwin_hf.data.rows import COLUMNS, IMAGES, TARGET, Task, undecoded
-from winwin_hf.data.synthetic import SceneSettings, SyntheticFlow, scene_seed, scene_stream
-from winwin_hf.recipe import build
+from winwin_hf.data.shards import shards
+from winwin_hf.data.synthetic.rooms import RoomSettings, SyntheticDepth
+from winwin_hf.data.synthetic.scenes import SyntheticFlow, scene_seed, scene_stream
+from winwin_hf.data.synthetic.settings import SceneSettings
 
 HELD_OUT = 1_000_003  # added to seeds: held-out scenes and textures are others than the training's
 SYNTHETIC: dict[str, tuple[Task, Any, Any]] = {  # task, settings and reader

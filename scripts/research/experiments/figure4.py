@@ -1,0 +1,260 @@
+"""Tiles against one pass, with one and the same network: figure 4 (error maps, seams, matches beyond a tile).
+
+Notable:
+- the network is the bundled winwin-flow, trained from two windows; nothing is trained here.
+- frames are held-out synthetic ones, and with `--data sintel=FOLDER` (or any flow set of `winwin data list`) real benchmarks'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from winwin_hf.evaluation import methods
+
+from .fields import (
+    HISTOGRAM,
+    SEAM,
+    SHARES,
+    Tally,
+    Tile,
+    add_errors,
+    add_held,
+    add_seams,
+    bands_of,
+    displacements,
+    held,
+    seam_figures,
+    seams_of,
+)
+from .figure4_drawing import Example, draw_figure4
+from .predicting import CHECKPOINT, FlowSet, Way, load, place_of, predict, real_sets, synthetic
+from .runs import Context, Experiment, measured, write_result
+
+SIZE = (768, 1024)
+OVERLAPS = (0.0, 0.5)
+# Mean motion in pixels at 384 x 512 (about 1.3 times that here; winwin-flow was trained with 15), and tiles of about a sixth
+# and a quarter of the frame's sides: which way wins depends on both, so all of them are in the tables, and in the picture those of
+# `PICTURED`, real sets in the last.
+MOTIONS = (25.0, 30.0)
+TILES = ((128, 160), (192, 256))
+PICTURED = ((25.0, (128, 160)), (30.0, (192, 256)))
+FIGURE4_PAIRS = 12
+
+ABOUT_FIGURE4 = (
+    f"The bundled {CHECKPOINT}, once on the whole frame and once in tiles, blended as CroCo-Flow blends them, for each motion and each "
+    "size of tile. Which way has the smaller error depends on both. Of each set the picture shows the pair with the largest share of "
+    f"matches that no tile holds (by the truth). On a seam: nearer than {SEAM} px. A jump is the length of the difference of two "
+    "neighbouring vectors; its excess is what it has more than the truth's. Rows of one pass at the seams of tiles: the same places of "
+    "a prediction that has no seams."
+)
+
+
+def compare(network: methods.Network, frames: FlowSet, tile: Tile, overlaps: Sequence[float]) -> dict[str, Any]:
+    """
+    One pass against tiles: EPE, seams, and matches that a tile can't hold.
+
+    seams, held: for each tiling, "tiled" and "direct", the latter at the same places. example: number of the pair with the largest
+    share of matches that no tile of the first tiling holds, which the truth alone decides.
+    """
+    tally, edges = Tally(), [share * min(tile) for share in SHARES]
+    example, most, patch = 0, -1.0, network.model.config.patch_size
+    ways = [Way(), *(Way(tile, overlap) for overlap in overlaps)]
+    names = []
+    for number, pair in enumerate(frames.read()):
+        names.append(pair.name)
+        add_errors(tally, "zero", np.zeros_like(pair.flow), pair, edges)
+        flows = {}
+        for way in ways:
+            prediction = predict(network, pair, way)
+            flows[way.key] = prediction.flow
+            add_errors(tally, way.key, prediction.flow, pair, edges)
+            tally.add(f"{way.key} passes", np.array(prediction.passes))
+        for way in ways[1:]:
+            rows, columns = seams_of(pair.size, tile, way.overlap, patch)
+            holds = held(pair.flow, tile, way.overlap, patch)
+            for name, flow in ((way.key, flows[way.key]), (f"direct at {way.key}", flows["direct"])):
+                add_seams(tally, name, flow, pair.flow, rows, columns)
+                add_held(tally, name, flow, pair, holds)
+            beyond = float((~holds & ~pair.gone()).mean())
+            if way is ways[1] and beyond > most:
+                example, most = number, beyond
+    known = tally.count("direct") or 1
+    return {
+        "label": f"{frames.label}, tile {tile[0]}x{tile[1]}",
+        "pairs": len(names),
+        "names": names,
+        "tile": list(tile),
+        "example": example,
+        "zero": tally.mean("zero"),
+        "ways": {
+            way.key: {
+                "label": way.label,
+                "epe": tally.mean(way.key),
+                "epe_matched": tally.mean(f"{way.key} matched"),
+                "passes": tally.mean(f"{way.key} passes"),
+                "bands": bands_of(tally, way.key, edges),
+            }
+            for way in ways
+        },
+        "seams": {
+            way.key: {
+                "tiled": seam_figures(tally, way.key),
+                "direct": seam_figures(tally, f"direct at {way.key}"),
+            }
+            for way in ways[1:]
+        },
+        "held": {
+            way.key: {
+                group: {
+                    "share": tally.count(f"{way.key} {group}") / known,
+                    "tiled": tally.mean(f"{way.key} {group}"),
+                    "direct": tally.mean(f"direct at {way.key} {group}"),
+                }
+                for group in ("held", "beyond", "gone")
+            }
+            for way in ways[1:]
+        },
+    }
+
+
+def example_of(network: methods.Network, frames: FlowSet, number: int, tile: Tile) -> Example:
+    pair = next(pair for index, pair in enumerate(frames.read()) if index == number)
+    ways = [Way(), *(Way(tile, overlap) for overlap in OVERLAPS)]
+    return Example(pair, {way.key: predict(network, pair, way).flow for way in ways})
+
+
+def motion_of(frames: FlowSet, tile: Tile) -> dict[str, Any]:
+    return displacements(frames.read(), min(tile), HISTOGRAM)
+
+
+def figure4_cases(context: Context) -> Iterator[tuple[str, FlowSet, Tile, bool]]:
+    """What is compared: a name, frames, the tiles' size, and whether it is in the picture."""
+    for motion in MOTIONS:
+        for tile in TILES:
+            frames = synthetic(SIZE, motion, FIGURE4_PAIRS)
+            yield f"synthetic-{motion:g}-{tile[0]}x{tile[1]}", frames, tile, (motion, tile) in PICTURED
+    for frames in real_sets(context, FIGURE4_PAIRS):
+        for tile in TILES:
+            yield f"{frames.key}-{tile[0]}x{tile[1]}", frames, tile, tile == TILES[-1]
+
+
+def figure4(context: Context) -> None:
+    """Error maps of winwin-flow, in one pass and in tiles."""
+    network, place = load(CHECKPOINT), place_of(context)
+    results: dict[str, dict[str, Any]] = {}
+    examples: dict[str, Example] = {}
+    for key, frames, tile, pictured in figure4_cases(context):
+        moves = measured(context, f"figure4-{key}-motion", place, partial(motion_of, frames, tile))
+        result = measured(context, f"figure4-{key}", place, partial(compare, network, frames, tile, OVERLAPS))
+        if moves is None or result is None:
+            continue
+        results[key] = {**result, "displacements": moves}
+        if pictured:
+            examples[key] = example_of(network, frames, result["example"], tile)
+    if not results:
+        return context.console.print("figure4: nothing is scored yet")
+    if examples:
+        draw_figure4(context.output / "figure4.png", results, examples)
+    write_result(
+        context,
+        "figure4",
+        {
+            "title": "Figure 4: error maps in one pass and in tiles",
+            "about": ABOUT_FIGURE4,
+            "checkpoint": CHECKPOINT,
+            "results": results,
+            "tables": figure4_tables(results),
+        },
+    )
+    return None
+
+
+def figure4_tables(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Tables of the page: all pixels, seams, matches beyond a tile, and by displacement."""
+    overall, at_seams, beyond, bands = [], [], [], []
+    for result in results.values():
+        moves, label = result["displacements"], result["label"]
+        for key, way in result["ways"].items():
+            overall.append([f"{label}: {way['label']}", round(way["passes"]), way["epe"], way["epe_matched"]])
+            if key == "direct":
+                continue
+            for name, other in (("tiled", way["label"]), ("direct", f"one pass, at the seams of {way['label']}")):
+                figures = result["seams"][key][name]
+                at_seams.append(
+                    [
+                        f"{label}: {other}",
+                        *(figures[f"error_{what}"] for what in ("seam", "elsewhere", "ratio")),
+                        figures["excess_seam"],
+                        figures["excess_elsewhere"],
+                        figures["jump_ratio"],
+                        figures["error_jump_ratio"],
+                    ]
+                )
+            for group, text in (
+                ("held", "a tile holds the match"),
+                ("beyond", "no tile does"),
+                ("gone", "not in the second frame"),
+            ):
+                figures = result["held"][key][group]
+                beyond.append(
+                    [f"{label}, {way['label']}: {text}", 100 * figures["share"], figures["direct"], figures["tiled"]]
+                )
+        for index, low in enumerate(band["from"] for band in result["ways"]["direct"]["bands"]):
+            row = [way["bands"][index] for way in result["ways"].values()]
+            bands.append(
+                [
+                    f"{label}: from {low:.0f} px",
+                    100 * row[0]["share_matched"],
+                    *(band["epe_matched"] for band in row),
+                ]
+            )
+        overall.append([f"{label}: nothing moves", None, result["zero"], None])
+        where = f"mean {moves['mean']:.0f} px, median {moves['median']:.0f}, 90 % {moves['p90']:.0f}, 99 % {moves['p99']:.0f}"
+        overall[-1][0] += f" ({where}, {100 * moves['longer_than_side']:.1f} % longer than the tile is high)"
+    ways = [way["label"] for way in next(iter(results.values()))["ways"].values()]
+    return [
+        {
+            "title": "All pixels",
+            "columns": ["frames and way", "passes", "EPE, px", "EPE where seen in both frames"],
+            "rows": overall,
+        },
+        {
+            "title": "Seams",
+            "columns": [
+                "prediction",
+                "EPE on seams",
+                "elsewhere",
+                "ratio",
+                "excess jump on seams, px",
+                "elsewhere",
+                "ratio of jumps",
+                "ratio of the error's jumps",
+            ],
+            "rows": at_seams,
+            "note": (
+                "A network that predicts patches has larger jumps between patches than within them; seams lie between patches, so one "
+                "pass has ratios above 1, too."
+            ),
+        },
+        {
+            "title": "Matches that a tile can't hold",
+            "columns": ["pixels", "% of all", "EPE, one pass", "EPE, tiles"],
+            "rows": beyond,
+        },
+        {
+            "title": "By displacement, where seen in both frames",
+            "columns": ["displacement", "% of all pixels", *(f"EPE, {way}" for way in ways)],
+            "rows": bands,
+        },
+    ]
+
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "figure4": Experiment(
+        figure4, "Figure 4: error maps in one pass and in tiles, seams, matches beyond a tile", hours=0.2
+    ),
+}

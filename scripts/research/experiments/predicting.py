@@ -1,0 +1,161 @@
+"""Optical flow of a network on frames, in one pass or in tiles: predictions, their time, their scores.
+
+Tiles are blended as CroCo-Flow blends them (winwin_hf/inference/flow.py), so only the network differs from its tiled inference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from winwin_hf import bundled
+from winwin_hf.data.benchmarks import catalog
+from winwin_hf.data.sources import Source, open_source
+from winwin_hf.evaluation import methods
+from winwin_hf.inference import flow as inference
+
+from .fields import Pair, Tally, Tile, add_errors, bands_of, read_pairs
+from .runs import Context
+
+CHECKPOINT = "winwin-flow"
+ALIASES = {"sintel": "sintel-clean"}
+
+
+# ------------------------------------------------------------------ frames
+
+
+@dataclass(frozen=True)
+class FlowSet:
+    """Frames to predict. key: in JSON. pairs: how many of them at most."""
+
+    key: str
+    label: str
+    source: Source
+    pairs: int
+
+    def read(self) -> Iterator[Pair]:
+        return read_pairs(self.source, self.pairs)
+
+
+def synthetic(size: tuple[int, int], motion: float, pairs: int) -> FlowSet:
+    """Held-out scenes of one size."""
+    settings = {"sizes": [list(size)], "motion": motion}
+    source = open_source("synthetic-flow", split="val", settings=settings)
+    return FlowSet("synthetic", f"synthetic {size[0]}x{size[1]}, motion {motion:g}", source, pairs)
+
+
+def real_sets(context: Context, pairs: int) -> list[FlowSet]:
+    """The flow sets among --data, the split with ground truth. Pairs with missing files are left out."""
+    found = []
+    for given, path in context.data.items():
+        name = ALIASES.get(given, given)
+        if name in catalog.SETS and catalog.SETS[name].task == "flow":
+            source = open_source(name, path, catalog.entry_of(name).scored, skip_broken=True)
+            found.append(FlowSet(name, name, source, pairs))
+    return found
+
+
+# ------------------------------------------------------------------ predicting
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a frame is predicted: in one pass (no tile), or in tiles of (height, width) pixels."""
+
+    tile: Tile | None = None
+    overlap: float = 0.5
+
+    @property
+    def key(self) -> str:
+        return "direct" if self.tile is None else f"tiled-{self.overlap:g}"
+
+    @property
+    def label(self) -> str:
+        return "one pass" if self.tile is None else f"tiles, overlap {self.overlap:g}"
+
+
+@dataclass
+class Prediction:
+    """flow (H, W, 2). seconds passed, and CPU seconds of this process; the network alone."""
+
+    flow: np.ndarray
+    passes: int
+    seconds: float
+    cpu_seconds: float
+
+
+def load(name: str | Path) -> methods.Network:
+    """A bundled checkpoint by name, or a training's model folder."""
+    network = methods.load(str(name), Accelerator(), min_pixels=0)
+    if not isinstance(network, methods.Network) or network.task != "flow":
+        raise ValueError(f"{name}: expected a checkpoint for optical flow")
+    return network
+
+
+def place_of(context: Context) -> Path:
+    """Where scores of the bundled network are kept: a folder for each version of its weights."""
+    weights = bundled.folders()[CHECKPOINT] / "model.safetensors"
+    return context.work / f"{CHECKPOINT}-{hashlib.sha256(weights.read_bytes()).hexdigest()[:8]}"
+
+
+def predict(network: methods.Network, pair: Pair, way: Way = Way()) -> Prediction:
+    """One pair, in float32."""
+    model, processor = network.model, network.processor
+    inputs = processor.preprocess(pair.image, pair.second, return_tensors="pt").to(model.device)
+    with torch.inference_mode(), clock(model.device) as spent:
+        outputs = inference.predict_flow(
+            model, inputs["pixel_values"], inputs["second_pixel_values"], way.tile, way.overlap
+        )
+    flow = processor.post_process_optical_flow(outputs, target_sizes=[pair.size])[0]["flow"]
+    array = np.ascontiguousarray(flow.permute(1, 2, 0).float().cpu().numpy())
+    return Prediction(array, outputs.passes, *spent)
+
+
+@contextmanager
+def clock(device: torch.device) -> Iterator[list[float]]:
+    """[seconds, CPU seconds] of what is done within, there at the end."""
+    spent: list[float] = []
+    began = time.perf_counter(), time.process_time()
+    yield spent
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    spent += [time.perf_counter() - began[0], time.process_time() - began[1]]
+
+
+def score(network: methods.Network, pairs: Iterable[Pair], way: Way, edges: Sequence[float]) -> dict[str, Any]:
+    """
+    EPE over all pixels of pairs, of those seen in both frames (matched), and by true displacement; beside it zero flow's.
+
+    relative: EPE in percent of zero flow's. seconds, cpu_seconds: of the median pair, the network alone; time: the one that says more on
+    this device. passes: of the last.
+    """
+    tally, spent, passes = Tally(), [], 0
+    for pair in pairs:
+        prediction = predict(network, pair, way)
+        passes = prediction.passes
+        spent.append((prediction.seconds, prediction.cpu_seconds))
+        add_errors(tally, "epe", prediction.flow, pair, edges)
+        add_errors(tally, "zero", np.zeros_like(pair.flow), pair, edges)
+    seconds, cpu_seconds = np.median(np.array(spent), axis=0).tolist()
+    return {
+        "epe": tally.mean("epe"),
+        "relative": 100 * tally.ratio("epe", "zero"),
+        "zero": tally.mean("zero"),
+        "epe_matched": tally.mean("epe matched"),
+        "zero_matched": tally.mean("zero matched"),
+        "bands": bands_of(tally, "epe", edges),
+        "passes": passes,
+        "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
+        "time": cpu_seconds if network.model.device.type == "cpu" else seconds,
+        "pairs": len(spent),
+    }

@@ -1,0 +1,713 @@
+"""Converting CroCo's checkpoints: every tensor, the reference's numbers, the folder, what is refused, starting from one."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import importlib.util
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+from support.places import REFERENCE, ROOT
+from transformers import AutoImageProcessor, AutoModel
+from typer import Typer
+from typer.testing import CliRunner
+
+from winwin_hf import (
+    WinWinConfig,
+    WinWinForDepthEstimation,
+    WinWinForOpticalFlow,
+    WinWinForPreTraining,
+    WinWinImageProcessor,
+    WinWinModel,
+)
+from winwin_hf.checked import build
+from winwin_hf.convert.croco import (
+    CROCO_DEFAULTS,
+    CrocoCheckpoint,
+    convert_croco,
+    load_croco,
+    make_plan,
+    read_croco,
+    winwin_config,
+)
+from winwin_hf.inference.flow import predict_flow
+from winwin_hf.training.build import make_model
+from winwin_hf.training.initialise import initialise
+from winwin_hf.training.recipe import Recipe
+
+REFERENCE = REFERENCE / "croco"
+needs_reference = pytest.mark.skipif(
+    not REFERENCE.is_dir(), reason="needs the reference checkpoints in shared/reference beside the repository"
+)
+SIZES = {
+    "pos_embed": "RoPE100",
+    "enc_embed_dim": 32,
+    "enc_depth": 2,
+    "enc_num_heads": 2,
+    "dec_embed_dim": 16,
+    "dec_depth": 8,
+    "dec_num_heads": 2,
+}
+LEVELS = (8, 12, 16, 20)  # channels of the DPT head's four levels; 96, 192, 384, 768 in public
+FUSED = 24  # 256 in public
+TAKEN = {8: 3, 12: 4}  # decoder blocks between the DPT head's taps
+
+
+# ------------------------------------------------------------------ the public layout, written down once more
+
+
+def block_shapes(width: int) -> dict[str, tuple[int, ...]]:
+    return {
+        "norm1.weight": (width,),
+        "norm1.bias": (width,),
+        "attn.qkv.weight": (3 * width, width),
+        "attn.qkv.bias": (3 * width,),
+        "attn.proj.weight": (width, width),
+        "attn.proj.bias": (width,),
+        "norm2.weight": (width,),
+        "norm2.bias": (width,),
+        "mlp.fc1.weight": (4 * width, width),
+        "mlp.fc1.bias": (4 * width,),
+        "mlp.fc2.weight": (width, 4 * width),
+        "mlp.fc2.bias": (width,),
+    }
+
+
+def decoder_block_shapes(width: int) -> dict[str, tuple[int, ...]]:
+    shapes = block_shapes(width)
+    for name in ("norm3", "norm_y"):
+        shapes |= {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+    for name in ("projq", "projk", "projv", "proj"):
+        shapes |= {f"cross_attn.{name}.weight": (width, width), f"cross_attn.{name}.bias": (width,)}
+    return shapes
+
+
+def head_shapes(widths: list[int], levels, fused: int, channels: int) -> dict[str, tuple[int, ...]]:
+    """CroCo's DPT head with the second names that some of its tensors have; `widths`: of the four tapped blocks."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    resampled = [(levels[0], levels[0], 4, 4), (levels[1], levels[1], 2, 2), None, (levels[3], levels[3], 3, 3)]
+    for i, (width, level, extra) in enumerate(zip(widths, levels, resampled, strict=True)):
+        for prefix in (f"act_{i + 1}_postprocess", f"act_postprocess.{i}"):
+            shapes |= {f"{prefix}.0.weight": (level, width, 1, 1), f"{prefix}.0.bias": (level,)}
+            if extra:
+                shapes |= {f"{prefix}.1.weight": extra, f"{prefix}.1.bias": (level,)}
+        for prefix in (f"scratch.layer{i + 1}_rn", f"scratch.layer_rn.{i}"):
+            shapes[f"{prefix}.weight"] = (fused, level, 3, 3)
+        net = f"scratch.refinenet{i + 1}"
+        shapes |= {f"{net}.out_conv.weight": (fused, fused, 1, 1), f"{net}.out_conv.bias": (fused,)}
+        for unit in ("resConfUnit1", "resConfUnit2"):
+            for conv in ("conv1", "conv2"):
+                shapes |= {f"{net}.{unit}.{conv}.weight": (fused, fused, 3, 3), f"{net}.{unit}.{conv}.bias": (fused,)}
+    for name, outer, inner, side in (("0", fused // 2, fused, 3), ("2", 32, fused // 2, 3), ("4", channels, 32, 1)):
+        shapes |= {f"head.{name}.weight": (outer, inner, side, side), f"head.{name}.bias": (outer,)}
+    return {f"head.dpt.{name}": shape for name, shape in shapes.items()}
+
+
+def public_shapes(sizes: dict, kind: str, levels=LEVELS, fused: int = FUSED) -> dict[str, tuple[int, ...]]:
+    enc, dec = sizes["enc_embed_dim"], sizes["dec_embed_dim"]
+    shapes = {"patch_embed.proj.weight": (enc, 3, 16, 16), "patch_embed.proj.bias": (enc,)}
+    for i in range(sizes["enc_depth"]):
+        shapes |= {f"enc_blocks.{i}.{name}": shape for name, shape in block_shapes(enc).items()}
+    for i in range(sizes["dec_depth"]):
+        shapes |= {f"dec_blocks.{i}.{name}": shape for name, shape in decoder_block_shapes(dec).items()}
+    for name, width in (("enc_norm", enc), ("dec_norm", dec)):
+        shapes |= {f"{name}.weight": (width,), f"{name}.bias": (width,)}
+    shapes |= {"decoder_embed.weight": (dec, enc), "decoder_embed.bias": (dec,)}
+    if kind == "pretraining":
+        return shapes | {
+            "mask_token": (1, 1, dec),
+            "prediction_head.weight": (768, dec),
+            "prediction_head.bias": (768,),
+        }
+    step = TAKEN[sizes["dec_depth"]]
+    taps = [sizes["enc_depth"] + sizes["dec_depth"] - 1 - i * step for i in (3, 2, 1, 0)]
+    widths = [enc if tap < sizes["enc_depth"] else dec for tap in taps]
+    return shapes | head_shapes(widths, levels, fused, {"flow": 3, "stereo": 2}[kind])
+
+
+def public_tensors(sizes: dict, kind: str) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    shapes = public_shapes(sizes, kind)
+    tensors = {name: torch.randn(shape, generator=generator) * 0.1 for name, shape in shapes.items()}
+    for i in range(4):
+        for name in tensors:
+            for second, first in (
+                (f"act_{i + 1}_postprocess.", f"act_postprocess.{i}."),
+                (f"r{i + 1}_rn.", f"r_rn.{i}."),
+            ):
+                if second in name:
+                    tensors[name] = tensors[name.replace(second, first)]
+    return tensors
+
+
+def public(kind: str, sizes: dict | None = None) -> dict:
+    """A checkpoint's content as published: pre-training keeps croco_kwargs, the other two everything in a namespace."""
+    sizes = SIZES if sizes is None else sizes
+    if kind == "pretraining":
+        return {"croco_kwargs": dict(sizes), "model": public_tensors(sizes, kind)}
+    args = {
+        "flow": {"crop": [320, 384], "criterion": "LaplacianLossBounded()", "tile_conf_mode": "conf_expsigmoid_10_5"},
+        "stereo": {
+            "crop": [352, 704],
+            "criterion": "LaplacianLossBounded2()",
+            "tile_conf_mode": "conf_expsigmoid_15_3",
+        },
+    }[kind]
+    croco_args = {**sizes, "img_size": tuple(args["crop"])}
+    args = argparse.Namespace(task=kind, lr=2e-5, output_dir="xps", croco_args=croco_args, **args)
+    return {"args": args, "model": public_tensors(sizes, kind)}
+
+
+def save(content, path: Path) -> Path:
+    torch.save(content, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("croco")
+    return {kind: save(public(kind), folder / f"{kind}.pth") for kind in ("pretraining", "flow", "stereo")}
+
+
+@pytest.fixture(scope="module")
+def converted(files, tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("converted")
+    return {kind: convert_croco(path, folder / kind).folder for kind, path in files.items()}
+
+
+# ------------------------------------------------------------------ numbers
+
+
+@needs_reference
+@pytest.mark.parametrize(("name", "kind"), [("croco_v2", "pretraining"), ("crocoflow", "flow")])
+def test_the_layout_written_down_here_is_the_reference_s(name, kind):
+    checkpoint = read_croco(REFERENCE / f"{name}.pth")
+    shapes = public_shapes(checkpoint.sizes, kind, levels=(24, 48, 96, 192), fused=256)
+    assert {key: tuple(tensor.shape) for key, tensor in checkpoint.tensors.items()} == shapes
+
+
+@needs_reference
+@torch.no_grad()
+def test_decoder_agrees_with_the_reference():
+    """What a head reads, which the outputs that tests/model/test_modeling.py compares show only through it."""
+    model, io = load_croco(REFERENCE / "croco_v2.pth"), load_file(REFERENCE / "croco_v2_io.safetensors")
+    seen = []
+    model.decoder.norm.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    model(io["image1"], io["image2"], bool_masked_pos=torch.zeros_like(io["mask"]).bool())
+    torch.testing.assert_close(seen[0], io["decoder"], rtol=1e-5, atol=1e-4)
+
+
+@needs_reference
+def test_tiled_flow_agrees_with_the_reference():
+    """
+    Within 1e-3 px of up to 42 but for a handful of pixels: blending by exp(10 c) multiplies float32's rounding. The reference itself
+    is 1.1e-3 from this model in float64, and eager and SDPA attention of this model are 1e-3 apart.
+    """
+    model, io = load_croco(REFERENCE / "crocoflow.pth"), load_file(REFERENCE / "crocoflow_io.safetensors")
+    found = predict_flow(model, io["big_image1"], io["big_image2"], tile=(96, 128), overlap=0.5)
+    error = (found.flow - io["tiled_flow"]).abs()
+    assert error.quantile(0.999) < 5e-4 and error.max() < 2e-3
+    torch.testing.assert_close(found.log_scale, io["tiled_conf"], rtol=1e-5, atol=1e-3)
+
+
+@needs_reference
+@torch.no_grad()
+def test_stereo_is_the_flow_of_the_disparity(tmp_path):
+    """CroCo-Flow's reference with its u taken for a disparity, in the form of CroCo-Stereo's files."""
+    content = torch.load(REFERENCE / "crocoflow.pth", weights_only=True)
+    for name in ("head.dpt.head.4.weight", "head.dpt.head.4.bias"):
+        content["model"][name] = content["model"][name][[0, 2]]
+    croco_args = content.pop("croco_args")
+    content["args"] = argparse.Namespace(task="stereo", crop=[96, 128], criterion="Loss()", croco_args=croco_args)
+    model = load_croco(save(content, tmp_path / "stereo.pth"))
+    io = load_file(REFERENCE / "crocoflow_io.safetensors")
+    out = model(io["image1"], io["image2"])
+    torch.testing.assert_close(out.flow[:, 0], -io["flow"][:, 0], rtol=1e-5, atol=1e-4)
+    assert (out.flow[:, 1] == 0).all()
+    torch.testing.assert_close(out.log_scale, io["log_scale"][:, 0], rtol=1e-5, atol=1e-4)
+
+
+# ------------------------------------------------------------------ tensors
+
+
+def test_every_tensor_has_its_place():
+    """A few by hand; all others follow from strict plans and the reference's numbers."""
+    source = public_tensors(SIZES, "flow")
+    checkpoint = CrocoCheckpoint(Path("x"), "flow", {**CROCO_DEFAULTS, **SIZES}, {}, source)
+    with torch.device("meta"):
+        model = WinWinForOpticalFlow(winwin_config(checkpoint))
+    plan = make_plan(checkpoint, model)
+    assert plan.sources["winwin.layers.1.attention.k_proj.weight"] == ("enc_blocks.1.attn.qkv.weight", 1)
+    assert plan.sources["decoder.layers.7.attention.v_proj.bias"] == ("dec_blocks.7.attn.qkv.bias", 2)
+    assert plan.sources["decoder.layers.0.norm_memory.weight"] == ("dec_blocks.0.norm_y.weight", None)
+    assert plan.sources["head.head.fusions.3.unit2.conv1.bias"] == (
+        "head.dpt.scratch.refinenet4.resConfUnit2.conv1.bias",
+        None,
+    )
+    used = {name for name, _ in plan.sources.values()}
+    assert used | plan.dropped.keys() == source.keys() and not used & plan.dropped.keys()
+    assert set(plan.sources) == set(model.state_dict())
+    # refinenet4.resConfUnit1: 2 convolutions; second names: 7 convolutions of the taps, all but 4 with a bias
+    assert len(plan.dropped) == 4 + 14 + 4
+
+
+def test_weights_arrive(files):
+    source, model = public_tensors(SIZES, "pretraining"), load_croco(files["pretraining"])
+    state = model.state_dict()
+    assert isinstance(model, WinWinForPreTraining) and not model.training
+    thirds = [state[f"winwin.layers.1.attention.{part}_proj.weight"] for part in "qkv"]
+    assert torch.equal(torch.cat(thirds), source["enc_blocks.1.attn.qkv.weight"])
+    assert torch.equal(
+        state["decoder.layers.3.cross_attention.k_proj.bias"], source["dec_blocks.3.cross_attn.projk.bias"]
+    )
+    assert torch.equal(state["mask_token"], source["mask_token"])
+    assert torch.equal(state["head.bias"], source["prediction_head.bias"])
+
+
+def test_half_precision_is_read_as_float32(tmp_path):
+    content = public("pretraining")
+    content["model"] = {name: tensor.half() for name, tensor in content["model"].items()}
+    model = load_croco(save(content, tmp_path / "half.pth"))
+    assert model.dtype == torch.float32
+    assert torch.equal(model.mask_token, content["model"]["mask_token"].float())
+
+
+LARGE = {"enc_embed_dim": 1024, "enc_depth": 24, "enc_num_heads": 16}
+BASE_DECODER = {"dec_embed_dim": 768, "dec_depth": 12, "dec_num_heads": 12}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "preset", "taps"),
+    [
+        (LARGE | BASE_DECODER, "large", [23, 27, 31, 35]),
+        (BASE_DECODER, "base", [11, 15, 19, 23]),
+        ({}, None, [10, 13, 16, 19]),  # ViT-B with CroCo's small decoder: its defaults
+    ],
+)
+@pytest.mark.parametrize("kind", ["pretraining", "flow", "stereo"])
+def test_public_sizes(sizes, preset, taps, kind):
+    """Shapes only, no memory: each tensor is one number, repeated."""
+    sizes = {**CROCO_DEFAULTS, "pos_embed": "RoPE100", **sizes}
+    shapes = public_shapes(sizes, kind, levels=(96, 192, 384, 768), fused=256)
+    tensors = {name: torch.zeros(1).expand(shape) for name, shape in shapes.items()}
+    checkpoint = CrocoCheckpoint(Path("x"), kind, sizes, {}, tensors)
+    config = winwin_config(checkpoint)
+    model_class = WinWinForPreTraining if kind == "pretraining" else WinWinForOpticalFlow
+    with torch.device("meta"):
+        model = model_class(config)
+        expected = model_class(WinWinConfig.from_preset(preset)) if preset else model
+    make_plan(checkpoint, model)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    assert shapes == {name: tensor.shape for name, tensor in expected.state_dict().items()}
+    if kind != "pretraining":
+        assert config.head_taps == taps == WinWinConfig(**config.to_diff_dict() | {"head_taps": None}).taps(True)
+
+
+def test_sizes_of_a_pre_training_by_the_public_code(tmp_path):
+    """It keeps the call that made the network, beside its optimiser; the call is parsed, not evaluated."""
+    text = ", ".join(f"{key}={value!r}" for key, value in SIZES.items())
+    args = argparse.Namespace(model=f"CroCoNet({text})", epochs=400)
+    content = {"args": args, "epoch": 3, "optimizer": {"state": {}}, "model": public_tensors(SIZES, "pretraining")}
+    model = load_croco(save(content, tmp_path / "checkpoint-last.pth"))
+    assert model.config.hidden_size == 32 and model.config.decoder_num_hidden_layers == 8
+
+
+# ------------------------------------------------------------------ the folder
+
+
+@pytest.mark.parametrize("kind", ["pretraining", "flow", "stereo"])
+@torch.no_grad()
+def test_folder_loads_with_the_auto_classes(files, converted, kind):
+    folder = converted[kind]
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
+    assert all(path.stat().st_mode & 0o777 == 0o644 for path in folder.iterdir())
+    assert not [path for path in folder.parent.iterdir() if path.name.startswith(".")]
+    model, direct = AutoModel.from_pretrained(folder), load_croco(files[kind])
+    assert type(model) is type(direct)
+    for (name, ours), theirs in zip(model.state_dict().items(), direct.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+    processor = AutoImageProcessor.from_pretrained(folder)
+    assert list(processor.image_mean) == pytest.approx([0.485, 0.456, 0.406])
+    assert list(processor.image_std) == pytest.approx([0.229, 0.224, 0.225])
+    if kind != "pretraining":
+        images = torch.randn(2, 1, 3, 32, 48, generator=torch.Generator().manual_seed(1))
+        assert torch.equal(model(*images).flow, direct(*images).flow)
+
+
+@pytest.mark.parametrize("kind", ["pretraining", "flow", "stereo"])
+def test_card_says_where_the_weights_come_from(files, converted, kind):
+    card = ModelCard.load(converted[kind] / "README.md", ignore_metadata_errors=False)
+    assert card.data.license == "cc-by-nc-sa-4.0" and card.data.library_name == "transformers"
+    assert f"`{kind}.pth`" in card.text and hashlib.sha256(files[kind].read_bytes()).hexdigest() in card.text
+    if kind == "pretraining":
+        assert "Left out: none." in card.text
+    else:
+        assert "`head.dpt.scratch.refinenet4.resConfUnit1.conv1.weight`" in card.text
+        assert "`head.dpt.act_1_postprocess.0.bias`" in card.text
+    tiles = {"flow": "(320, 384), overlap=0.9, beta=10, beta_sigmoid=5", "stereo": "(352, 704), overlap=0.9, beta=15"}
+    assert tiles.get(kind, "224 x 224") in card.text
+    assert ("another scale in pixels" in card.text) == (kind == "stereo")
+
+
+def test_bounds_of_the_scale_are_the_criterion_s(tmp_path):
+    content = public("flow")
+    content["args"].criterion = "LaplacianLossBounded(a=0.5, b=8)"
+    config = load_croco(save(content, tmp_path / "flow.pth")).config
+    assert (config.min_flow_scale, config.max_flow_scale) == (0.5, 8)
+
+
+def test_large_weights_are_sharded(files, tmp_path):
+    folder = convert_croco(files["flow"], tmp_path / "sharded", max_shard_size="100KB").folder
+    assert len(list(folder.glob("model-*.safetensors"))) > 1 and (folder / "model.safetensors.index.json").is_file()
+    model, direct = AutoModel.from_pretrained(folder), load_croco(files["flow"])
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), direct.parameters(), strict=True))
+
+
+def test_what_is_there_is_kept_unless_overwritten(files, converted, tmp_path):
+    output = tmp_path / "model"
+    convert_croco(files["flow"], output)
+    with pytest.raises(FileExistsError, match=r"model exists; expected a new folder, or overwrite"):
+        convert_croco(files["stereo"], output)
+    assert AutoModel.from_pretrained(output).config.max_flow_scale == 4.0
+    done = convert_croco(files["pretraining"], output, overwrite=True)
+    assert done.architecture == "WinWinForPreTraining"
+    assert isinstance(AutoModel.from_pretrained(output), WinWinForPreTraining)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_overwriting_spares_other_folders_and_the_source(files, tmp_path):
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    (photographs / "1.jpg").touch()
+    with pytest.raises(FileExistsError, match=r"photographs is no model's folder"):
+        convert_croco(files["flow"], photographs, overwrite=True)
+    assert (photographs / "1.jpg").exists()
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (inside / "config.json").touch()
+    source = save(public("flow"), inside / "flow.pth")
+    with pytest.raises(ValueError, match=r"flow.pth lies in"):
+        convert_croco(source, inside, overwrite=True)
+    assert source.exists()
+
+
+def test_failing_half_way_leaves_everything_as_it_was(files, tmp_path, monkeypatch):
+    output = tmp_path / "model"
+    convert_croco(files["flow"], output)
+    before = {path.name: path.read_bytes() for path in output.iterdir()}
+
+    def no_space(*args, **kwargs):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(WinWinImageProcessor, "save_pretrained", no_space)
+    for target in (output, tmp_path / "new"):
+        with pytest.raises(OSError, match="No space"):
+            convert_croco(files["stereo"], target, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert {path.name: path.read_bytes() for path in output.iterdir()} == before
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+def changed(kind: str, change) -> dict:
+    content = public(kind)
+    change(content)
+    return content
+
+
+def without(name: str):
+    return lambda content: content["model"].pop(name)
+
+
+def with_tensor(name: str, tensor: torch.Tensor):
+    return lambda content: content["model"].update({name: tensor})
+
+
+def with_sizes(**sizes):
+    def change(content):
+        args = content["croco_kwargs"] if "croco_kwargs" in content else content["args"].croco_args
+        args.update(sizes)
+
+    return change
+
+
+def without_scale(content):
+    for name in ("weight", "bias"):
+        content["model"][f"head.dpt.head.4.{name}"] = content["model"][f"head.dpt.head.4.{name}"][:2]
+
+
+REFUSED = {
+    "another project's dictionary": (
+        lambda: {"state_dict": {}, "epoch": 1},
+        r"another project's.*state_dict, epoch.*'croco_kwargs'",
+    ),
+    "bare tensors": (lambda: public_tensors(SIZES, "pretraining"), r"another project's checkpoint, with patch_embed"),
+    "a tensor": (lambda: torch.zeros(3), r"another project's checkpoint, with a Tensor"),
+    "another ViT": (lambda: {"model": {"blocks.0.norm1.weight": torch.zeros(3)}}, r"another project's.*blocks.0.norm1"),
+    "DUSt3R": (
+        lambda: changed("flow", with_tensor("dec_blocks2.0.norm1.weight", torch.zeros(16))),
+        r"DUSt3R's family",
+    ),
+    "its own pre-training call": (
+        lambda: {
+            "args": argparse.Namespace(model="AsymmetricCroCo3DStereo(enc_depth=2)"),
+            "model": public_tensors(SIZES, "pretraining"),
+        },
+        r"expected 'CroCoNet\(\.\.\.\)'",
+    ),
+    "CroCo v1": (lambda: {"model": public_tensors(SIZES, "pretraining")}, r"absolute positions.*CroCo v1.*relative"),
+    "cosine": (lambda: changed("pretraining", with_sizes(pos_embed="cosine")), r"pos_embed='cosine'.*RoPE100"),
+    "unnormalised memory": (lambda: changed("flow", with_sizes(norm_im2_in_dec=False)), r"norm_im2_in_dec"),
+    "an unknown size": (lambda: changed("flow", with_sizes(window=7)), r"args.croco_args has window; expected only"),
+    "a size of another type": (lambda: changed("flow", with_sizes(enc_depth="2")), r"enc_depth is '2'.*integer"),
+    "two disagreeing sizes": (
+        lambda: {**public("flow"), "croco_args": {**SIZES, "enc_num_heads": 4}},
+        r"croco_args and args.croco_args disagree",
+    ),
+    "heads that don't fit": (lambda: changed("flow", with_sizes(enc_num_heads=3)), r"num_attention_heads=3"),
+    "declared depth": (lambda: changed("pretraining", with_sizes(enc_depth=3)), r"enc_depth is 3.*have 2 blocks"),
+    "declared width": (
+        lambda: changed("pretraining", with_sizes(enc_embed_dim=48)),
+        r"patch_embed.proj.weight has shape \(32, 3, 16, 16\); expected \(48, 3, 16, 16\)",
+    ),
+    "declared ratio": (
+        lambda: changed("flow", with_sizes(mlp_ratio=3)),
+        r"mlp.fc1.weight has shape.*expected \(96, 32\)",
+    ),
+    "another decoder depth": (lambda: changed("flow", with_sizes(dec_depth=7)), r"dec_depth is 7, but.*8 blocks"),
+    "no head's task": (lambda: changed("flow", lambda c: vars(c["args"]).pop("task")), r"no args.task"),
+    "another task": (lambda: changed("flow", lambda c: setattr(c["args"], "task", "depth")), r"args.task is 'depth'"),
+    "missing tensor": (
+        lambda: changed("pretraining", without("dec_blocks.4.norm_y.bias")),
+        r"dec_blocks.4.norm_y.bias is missing; expected a tensor of shape \(16,\)",
+    ),
+    "missing level": (
+        lambda: changed("flow", without("head.dpt.scratch.layer_rn.0.weight")),
+        r"layer_rn.0.weight is missing",
+    ),
+    "unexpected tensor": (
+        lambda: changed("flow", with_tensor("mask_token", torch.zeros(1, 1, 16))),
+        r"mask_token is unexpected.*CroCo-Flow",
+    ),
+    "wrong shape": (
+        lambda: changed("pretraining", with_tensor("dec_norm.bias", torch.zeros(17))),
+        r"dec_norm.bias has shape \(17,\); expected \(16,\)",
+    ),
+    "two copies that differ": (
+        lambda: changed("flow", with_tensor("head.dpt.act_3_postprocess.0.bias", torch.zeros(16))),
+        r"act_3_postprocess.0.bias and head.dpt.act_postprocess.2.0.bias differ",
+    ),
+    "no scale": (lambda: changed("flow", without_scale), r"without a scale.*expected 3 channels"),
+    "flow called stereo": (
+        lambda: changed("flow", lambda c: setattr(c["args"], "task", "stereo")),
+        r"expected \(2, 32, 1, 1\)",
+    ),
+    "NaN": (
+        lambda: changed("flow", with_tensor("dec_norm.bias", torch.full((16,), torch.nan))),
+        r"dec_norm.bias holds NaN",
+    ),
+    "integers": (
+        lambda: changed("flow", with_tensor("dec_norm.bias", torch.zeros(16, dtype=torch.int8))),
+        r"dec_norm.bias is of type torch.int8",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused(case, tmp_path):
+    """Each in one line that names the file, and nothing is written."""
+    make, message = REFUSED[case]
+    path = save(make(), tmp_path / "given.pth")
+    with pytest.raises(ValueError, match=r"^\S*given\.pth: .*" + message) as caught:
+        convert_croco(path, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert [item.name for item in tmp_path.iterdir()] == ["given.pth"]
+
+
+def write_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("notes.txt", "no tensors")
+
+
+def write_truncated(path: Path) -> None:
+    data = save(public("pretraining"), path).read_bytes()
+    path.write_bytes(data[: len(data) * 2 // 3])
+
+
+def write_truncated_legacy(path: Path) -> None:
+    torch.save(public("pretraining"), path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes()[:3000])
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: path.write_bytes(b""), "not a file of torch.save"),
+        (lambda path: path.write_text("<html>404 Not Found</html>"), "not a file of torch.save"),
+        (lambda path: path.write_bytes(os.urandom(5000)), "not a file of torch.save"),
+        (write_zip, "not a file of torch.save"),
+        (lambda path: path.write_bytes(pickle.dumps(Path("x"))), "not a file of torch.save"),
+        (lambda path: path.write_bytes(pickle.dumps(Path("x"), protocol=2)), "Python objects.*pathlib"),
+        (write_truncated, "truncated or damaged"),
+        (write_truncated_legacy, "truncated or damaged"),
+    ],
+    ids=["empty", "page", "noise", "zip", "pickle", "pickle-2", "truncated", "truncated-legacy"],
+)
+def test_files_that_are_no_checkpoints(write, message, tmp_path):
+    path = tmp_path / "given.pth"
+    write(path)
+    with pytest.raises(ValueError, match=rf"^\S*given\.pth: .*{message}") as caught:
+        read_croco(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.pth: no such file; expected"):
+        read_croco(tmp_path / "absent.pth")
+    with pytest.raises(FileNotFoundError, match="a folder; expected"):
+        read_croco(tmp_path)
+
+
+class Bomb:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
+def test_nothing_that_a_file_holds_is_run(new, tmp_path):
+    content = public("flow")
+    content["args"].hook = Bomb(tmp_path / "ran")
+    torch.save(content, tmp_path / "given.pth", _use_new_zipfile_serialization=new)
+    with pytest.raises(ValueError, match=r"given\.pth: holds Python objects.*posix\.mkdir"):
+        read_croco(tmp_path / "given.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_legacy_files_and_plain_dictionaries_are_read_too(files, tmp_path):
+    content = public("flow")
+    content["args"] = vars(content["args"])
+    torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    ours, theirs = load_croco(tmp_path / "old.pth"), load_croco(files["flow"])
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+# ------------------------------------------------------------------ as a start
+
+
+OURS = {  # SIZES in our words
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "decoder_hidden_size": 16,
+    "decoder_num_hidden_layers": 8,
+    "decoder_num_attention_heads": 2,
+}
+
+
+def recipe_of(task: str, init: Path) -> Recipe:
+    model = {"preset": "tiny", "init": str(init), "config": OURS}
+    return build(Recipe, {"task": task, "data": {"name": "synthetic-flow"}, "model": model}, "here")
+
+
+@pytest.mark.parametrize("source", ["pretraining", "flow"])
+@pytest.mark.parametrize(
+    ("task", "data", "parts"),
+    [
+        ("optical-flow", "flow", ("winwin.", "decoder.")),
+        ("semantic-segmentation", "segmentation", ("winwin.",)),
+        ("depth-estimation", "depth", ("winwin.",)),
+        ("pre-training", "flow", ("winwin.", "decoder.")),
+    ],
+)
+def test_a_recipe_starts_from_a_converted_folder(converted, source, task, data, parts):
+    """`model.init`: encoder and decoder really arrive, and the head is new where it is another one."""
+    torch.manual_seed(0)
+    labels = ["a", "b"] if data == "segmentation" else None
+    model = make_model(recipe_of(task, converted[source]), SimpleNamespace(task=data, labels=labels, name="x"))
+    expected = AutoModel.from_pretrained(converted[source]).state_dict()
+    arrived = {
+        name for name, tensor in model.state_dict().items() if torch.equal(tensor, expected.get(name, tensor + 1))
+    }
+    shared = {name for name in expected if name.startswith(parts)}
+    assert shared and shared <= arrived
+    assert shared == {name for name in model.state_dict() if name.startswith(parts)}
+    if (source, task) == ("pretraining", "pre-training"):
+        assert arrived == set(expected)
+    else:
+        assert not any(name.startswith("head.") for name in arrived)
+
+
+def test_the_encoder_alone_and_a_new_head_as_the_card_says(converted):
+    expected = AutoModel.from_pretrained(converted["pretraining"]).state_dict()
+    encoder = WinWinModel.from_pretrained(converted["pretraining"])
+    assert all(torch.equal(tensor, expected[f"winwin.{name}"]) for name, tensor in encoder.state_dict().items())
+    flow = WinWinForOpticalFlow.from_pretrained(converted["pretraining"], head_type="dpt")
+    assert torch.equal(flow.decoder.layers[7].norm_memory.weight, expected["decoder.layers.7.norm_memory.weight"])
+
+
+def test_initialise(files, converted):
+    torch.manual_seed(0)
+    direct = load_croco(files["pretraining"]).state_dict()
+    for source in (files["pretraining"], converted["pretraining"]):
+        model = WinWinForOpticalFlow(WinWinConfig(**OURS))
+        head = {name: tensor.clone() for name, tensor in model.state_dict().items() if name.startswith("head.")}
+        left = initialise(model, source)
+        assert set(left) == set(head)
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(tensor, head[name] if name in head else direct[name]), name
+    encoder = WinWinModel(WinWinConfig(**OURS))
+    assert initialise(encoder, converted["flow"]) == []
+    depth = WinWinForDepthEstimation(WinWinConfig(**OURS))
+    assert all(name.startswith("head.") for name in initialise(depth, converted["flow"]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_attention_heads": 4}, r"num_attention_heads is 2; expected 4"),
+        ({"num_hidden_layers": 1}, r"num_hidden_layers is 2; expected 1"),
+        ({"decoder_num_hidden_layers": 4}, r"decoder_num_hidden_layers is 8; expected 4"),
+        ({"rope_theta": 50.0}, r"rope_theta is 100.0; expected 50.0"),
+        ({"hidden_size": 64}, r"winwin\.\S+ has shape .*expected .*, as in the model to start"),
+        ({"patch_embedding": "conv_stem"}, r"winwin.embeddings\S+ is missing"),
+    ],
+)
+def test_initialise_never_passes_over_an_encoder_that_does_not_fit(converted, change, message):
+    model = WinWinForOpticalFlow(WinWinConfig(**{**OURS, **change}))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(ValueError, match=message):
+        initialise(model, converted["pretraining"])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+# ------------------------------------------------------------------ the script
+
+
+def test_script(files, tmp_path):
+    path = ROOT / "scripts" / "convert_croco.py"
+    spec = importlib.util.spec_from_file_location("convert_croco_script", path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    app = Typer()
+    app.command()(script.convert)
+    output = tmp_path / "flow"
+    done = CliRunner().invoke(app, [str(files["flow"]), str(output)])
+    assert done.exit_code == 0 and "WinWinForOpticalFlow" in done.output and "22 dropped" in done.output
+    assert (output / "model.safetensors").is_file()
+    again = CliRunner().invoke(app, [str(files["flow"]), str(output)])
+    assert again.exit_code == 1 and again.output.startswith("winwin: ") and again.output.count("\n") == 1
+    assert CliRunner().invoke(app, [str(files["flow"]), str(output), "--overwrite"]).exit_code == 0
+    assert CliRunner().invoke(app, [str(tmp_path / "absent.pth"), str(tmp_path / "x")]).exit_code == 2

@@ -1,0 +1,404 @@
+"""Exported files are the network: any size and batch, both runtimes, quantised weights within half a step, nothing half written."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from support.model_cases import make
+from support.places import ROOT
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from winwin_hf import WinWinImageProcessor, bundled
+from winwin_hf.convert import onnx as export
+from winwin_hf.evaluation.methods import Network
+from winwin_hf.inference import flow as inference
+
+onnx = pytest.importorskip("onnx", reason="needs the packages of winwin-hf[export]")
+pytest.importorskip("onnxscript", reason="needs the packages of winwin-hf[export]")
+pytest.importorskip("onnxruntime", reason="needs the packages of winwin-hf[export]")
+RUNTIMES = [
+    "onnxruntime",
+    pytest.param(
+        "openvino",
+        marks=pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="openvino is not installed"),
+    ),
+]
+DEPTH = 2  # of the small network
+
+
+def save(folder: Path, task: str, variant: str, **overrides) -> Path:
+    """A small random checkpoint with its processor."""
+    model = make(task, variant, **overrides)
+    model.save_pretrained(folder)
+    WinWinImageProcessor(patch_size=model.config.patch_size).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """(checkpoint, its export in all variants): depth, one pass of the exporter for the whole module."""
+    folder = tmp_path_factory.mktemp("export")
+    checkpoint = save(folder / "checkpoint", "depth", "linear", num_hidden_layers=DEPTH)
+    return checkpoint, export.export(checkpoint, folder / "exported", quantise=export.QUANTISATIONS)
+
+
+@pytest.fixture
+def traced(small, monkeypatch):
+    """Exports need no exporter: they take the graph that is there."""
+    monkeypatch.setattr(export, "trace", lambda model, path, *_: shutil.copy(small[1].files["fp32"], path))
+
+
+def image(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+# ------------------------------------------------------------------ the folder
+
+
+def test_the_folder_says_what_it_is(small):
+    exported = small[1]
+    names = {path.name for path in (exported.folder / "onnx").iterdir()}
+    assert names == {"model.onnx", "model_fp16.onnx", "model_bf16.onnx", "model_int8.onnx", "export.json"}
+    assert {path.name for path in exported.folder.iterdir()} == {"config.json", "preprocessor_config.json", "onnx"}
+    said = json.loads((exported.folder / "onnx" / "export.json").read_text())
+    assert said["task"] == "depth" and said["architecture"] == "WinWinForDepthEstimation"
+    assert said["inputs"] == {"pixel_values": {"shape": ["batch", 3, "height", "width"], "dtype": "float32"}}
+    assert list(said["outputs"]) == ["predicted_depth"] and said["multiple_of"] == 8
+    assert said["files"] == {how: path.name for how, path in exported.files.items()}
+    assert len(said["check"]) == len(exported.differences) > 0
+
+
+def test_a_graph_of_any_size_with_fused_attention_and_no_paths(small):
+    path = small[1].files["fp32"]
+    graph = onnx.load(path).graph
+    shape = [d.dim_param or d.dim_value for d in graph.input[0].type.tensor_type.shape.dim]
+    assert shape == ["batch", 3, "8*rows", "8*columns"]
+    assert [n.domain for n in graph.node if n.op_type == "MultiHeadAttention"] == ["com.microsoft"] * DEPTH
+    assert not any(n.op_type == "Softmax" for n in graph.node)
+    content = path.read_bytes()
+    assert str(ROOT).encode() not in content and b"stack_trace" not in content
+
+
+def test_the_check_covers_other_sizes_batches_and_runtimes(small):
+    differences = [d for d in small[1].differences if d.file == "model.onnx"]
+    traced = tuple(side * 8 for side in export.TRACED[1:])
+    assert len({d.size[1:] for d in differences} - {traced}) >= 3
+    assert {d.size[0] for d in differences} == {1, 2}
+    expected = {"onnxruntime", *(["openvino"] if importlib.util.find_spec("openvino") else [])}
+    assert {d.runtime for d in differences} == expected
+    assert all(d.max <= export.TOLERANCE * d.largest for d in differences)  # depth: no looser bound
+    assert all(
+        0 < d.rounding <= export.TOLERANCE * d.largest for d in differences
+    )  # attention was computed in two ways
+
+
+@pytest.mark.parametrize(("largest", "rounding", "bound"), [(20, 1e-5, 2e-3), (20, 1e-3, 4e-3), (0.1, 0, 1e-4)])
+def test_what_is_allowed(largest, rounding, bound):
+    """A ten-thousandth of the values, or some times what PyTorch's own attentions differ by; a file beyond it is refused."""
+    make = lambda error: export.Difference("model.onnx", "r", (1, 8, 8), "flow", error, 0.0, largest, rounding)  # noqa: E731
+    assert export.allowed(make(0.0)) == pytest.approx(bound)
+    export.refuse_different([make(0.99 * bound)])
+    with pytest.raises(RuntimeError, match=f"up to .* {bound:.2e} is allowed"):
+        export.refuse_different([make(1.01 * bound)])
+
+
+# ------------------------------------------------------------------ running it
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("size", [(1, 1, 1), (1, 5, 3), (3, 2, 7)], ids=str)
+def test_it_is_the_network_at_any_size(small, runtime, size):
+    checkpoint, exported = small
+    batch, rows, columns = size
+    views, _ = export.pictures((batch, rows * 8, columns * 8), seed=7)
+    model, _ = export.load(checkpoint)
+    with torch.inference_mode():
+        expected = model(views).predicted_depth
+    found = export.OnnxModel(exported.files["fp32"], runtime)(views).predicted_depth
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() < 1e-5 * expected.max()
+
+
+@pytest.mark.parametrize("tile", [None, (16, 24)], ids=["whole", "tiles"])
+def test_a_predictor_takes_images_of_any_size(small, tile):
+    checkpoint, exported = small
+    accelerator = Accelerator(cpu=True)
+    predictor = export.load_predictor(exported.folder / "onnx", accelerator, tile)
+    model, processor = export.load(checkpoint)
+    expected = Network(model, processor, accelerator, "depth", tile=tile)(image(37, 50))
+    assert predictor.task == "depth" and predictor.labels is None and predictor.name == "exported-model"
+    found = predictor(image(37, 50))
+    assert found.shape == (37, 50) and expected.std() > 1e-3
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_names_of_exported_files(small, tmp_path):
+    checkpoint, exported = small
+    assert export.is_exported(exported.files["int8"]) and export.is_exported(exported.folder / "onnx")
+    assert not export.is_exported(checkpoint) and not export.is_exported(exported.folder)
+    assert export.load_predictor(exported.files["int8"], Accelerator(cpu=True)).name == "exported-model_int8"
+    copy = shutil.copytree(exported.folder / "onnx", tmp_path / "loose")
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        export.OnnxModel(copy / "model.onnx")
+    (copy / "export.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"export\.json"):
+        export.OnnxModel(copy / "model.onnx")
+
+
+def test_wrong_inputs_are_named(small):
+    model = export.OnnxModel(small[1].files["fp32"])
+    with pytest.raises(ValueError, match="multiples of 8"):
+        model(torch.zeros(1, 3, 20, 16))
+    with pytest.raises(ValueError, match=r"pixel_values has shape .*expected whole images"):
+        model(torch.zeros(1, 2, 3, 16, 16))
+    with pytest.raises(ValueError, match="got 2 of them"):
+        model(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16))
+    with pytest.raises(ValueError, match="'tensorrt': expected one of onnxruntime"):
+        export.OnnxModel(small[1].files["fp32"], "tensorrt")
+
+
+# ------------------------------------------------------------------ quantisation
+
+
+def test_quantised_weights_shrink_and_stay_near(small):
+    exported = small[1]
+    sizes = {how: path.stat().st_size for how, path in exported.files.items()}
+    assert sizes["int8"] < sizes["fp16"] < sizes["fp32"] and sizes["fp16"] == sizes["bf16"]
+    worst = {path.name: 0.0 for path in exported.files.values()}
+    for d in exported.differences:
+        worst[d.file] = max(worst[d.file], d.max / d.largest)
+    assert worst["model.onnx"] < worst["model_fp16.onnx"] < worst["model_bf16.onnx"] < worst["model_int8.onnx"] < 0.05
+
+
+@pytest.mark.parametrize("how", export.QUANTISATIONS)
+def test_a_product_by_hand(tmp_path, how):
+    """One scale a column: the error of a weight is at most half its own column's step, however large the others are."""
+    weights = np.random.default_rng(0).standard_normal((48, 32)) * 10.0 ** np.arange(-16, 16)
+    weights[:, 5] = 0
+    weights = weights.clip(-6e4, 6e4).astype(np.float32) if how == "fp16" else weights.astype(np.float32)
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        # turned in the graph, as the exporter leaves a linear layer
+        [helper.make_node("Transpose", ["w"], ["wt"], perm=[1, 0]), helper.make_node("MatMul", ["x", "wt"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("x", kind, [None, 48])],
+        [helper.make_tensor_value_info("y", kind, [None, 32])],
+        [onnx.numpy_helper.from_array(np.ascontiguousarray(weights.T), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, tmp_path / "model.onnx")
+    export.quantise_weights(tmp_path / "model.onnx", tmp_path / "small.onnx", how)
+    onnx.checker.check_model(onnx.load(tmp_path / "small.onnx"), full_check=True)
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(tmp_path / "small.onnx"), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": np.eye(48, dtype=np.float32)})
+    error, largest = np.abs(found - weights), np.abs(weights).max(axis=0)
+    if how == "int8":
+        assert np.all(error <= largest / 127 * 0.5001)
+        assert len(np.unique(found[:, 0])) > 10
+    elif how == "bf16":
+        assert np.all(error <= np.abs(weights) * 2**-8)
+    else:
+        inside = (np.abs(weights) > 1e-4) & (np.abs(weights) < 6e4)
+        assert inside.sum() > 100 and np.all(error[inside] <= np.abs(weights[inside]) * 2**-11)
+    assert np.all(found[:, 5] == 0)
+
+
+# ------------------------------------------------------------------ nothing half written
+
+
+def test_a_difference_ends_the_export_and_leaves_what_was_there(small, traced, tmp_path, monkeypatch):
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.onnx").write_text("an earlier one")
+    monkeypatch.setattr(export, "TOLERANCE", 0.0)
+    monkeypatch.setattr(export, "ROUNDINGS", 0)
+    with pytest.raises(RuntimeError, match=r"predicted_depth by onnxruntime differs .* nothing was written"):
+        export.export(small[0], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
+    assert (tmp_path / "onnx" / "model.onnx").read_text() == "an earlier one"
+    exported = export.export(small[0], tmp_path, check=False)
+    assert exported.differences == [] and exported.files["fp32"].stat().st_size > 10_000
+
+
+def test_into_the_checkpoints_own_folder(small, traced, tmp_path):
+    folder = shutil.copytree(small[0], tmp_path / "own")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    export.export(folder, folder, check=False)
+    after = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    assert after == before and (folder / "onnx" / "model.onnx").is_file()
+
+
+def test_what_cannot_be_exported_is_refused(small, tmp_path, monkeypatch):
+    target = tmp_path / "exported"
+    with pytest.raises(ValueError, match="quantise 'int4': expected one of fp16"):
+        export.export(small[0], target, quantise=["int4"])
+    with pytest.raises(ValueError, match="attention 'flash': expected one of fused"):
+        export.export(small[0], target, attention="flash")
+    with pytest.raises(ValueError, match="opset 17"):
+        export.export(small[0], target, opset=17)
+    with pytest.raises(ValueError, match="WinWinForPreTraining; expected one of WinWinForOpticalFlow"):
+        export.export(save(tmp_path / "painter", "pretraining", "linear"), target)
+    with pytest.raises(ValueError, match="attention_pattern='vitdet'"):
+        export.export(save(tmp_path / "cells", "depth", "vitdet"), target)
+
+    def missing(name):
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(export.importlib, "import_module", missing)
+    with pytest.raises(ImportError, match=r"onnx is missing: pip install 'winwin-hf\[export\]'"):
+        export.export(small[0], target)
+    assert not target.exists()
+
+
+# ------------------------------------------------------------------ the other networks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "variant", "opset", "attention"),
+    [
+        ("flow", "matching", 20, "fused"),
+        ("flow", "refinement", 20, "fused"),
+        ("flow", "dpt", 20, "fused"),
+        ("segmentation", "stem", 18, "fused"),
+        ("segmentation", "dpt", 20, "fused"),
+        ("depth", "sincos", 20, "standard"),
+        ("depth", "conv", 23, "standard"),
+    ],
+)
+def test_every_kind_of_network(tmp_path, task, variant, opset, attention):
+    """`export` itself refuses what differs from PyTorch; what is left to see is that it looked at every output."""
+    checkpoint = save(tmp_path / "checkpoint", task, variant)
+    exported = export.export(checkpoint, tmp_path / "exported", opset=opset, attention=attention)
+    assert {d.output for d in exported.differences} == set(export.OUTPUTS[task])
+    model = onnx.load(exported.files["fp32"])
+    assert next(o.version for o in model.opset_import if o.domain == "") == opset
+    fused = any(n.op_type == "MultiHeadAttention" for n in model.graph.node)
+    assert fused == (attention == "fused")
+    assert any(n.op_type == "Attention" for n in model.graph.node) == (opset >= 23)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["winwin-flow", "winwin-seg", "winwin-depth"])
+def test_bundled_checkpoints(tmp_path, name):
+    """Stored in half precision, so fp16 is the same to the last bit."""
+    exported = export.export(name, tmp_path, quantise=["fp16"])
+    model, _ = export.load(name)
+    task = export.task_of(model)
+    views = export.pictures((2, 80, 112), seed=3)[: len(export.INPUTS[task])]
+    fp32, fp16 = (export.OnnxModel(exported.files[how])(*views) for how in ("fp32", "fp16"))
+    for output in export.OUTPUTS[task]:
+        assert torch.equal(getattr(fp32, output), getattr(fp16, output))
+    with torch.inference_mode():
+        tiled = inference.predict_tiled(model, *views, tile=(48, 64))
+        with sdpa_kernel(SDPBackend.MATH):
+            plain = inference.predict_tiled(model, *views, tile=(48, 64))
+    ours = inference.predict_tiled(export.OnnxModel(exported.files["fp32"]), *views, tile=(48, 64))
+    for output in export.OUTPUTS[task]:
+        expected = getattr(tiled, output)
+        error, rounding = (float((getattr(o, output) - expected).abs().max()) for o in (ours, plain))
+        bound = export.Difference("f", "r", (2, 80, 112), output, error, 0.0, float(expected.abs().max()), rounding)
+        assert error <= export.allowed(bound)
+
+
+@pytest.mark.slow
+def test_int8_costs_little_on_real_frames(tmp_path, shared_data):
+    """End-point error on Middlebury, through the evaluation that `winwin evaluate` runs."""
+    from winwin_hf.data.sources import open_source
+    from winwin_hf.evaluation.scoring import new_metric, score
+
+    exported = export.export("winwin-flow", tmp_path, quantise=["int8"], check=False)
+    source = open_source("middlebury", str(shared_data / "middlebury-flow"), "train")
+    accelerator, errors = Accelerator(cpu=True), {}
+    predictors = {how: export.load_predictor(path, accelerator) for how, path in exported.files.items()}
+    predictors["pytorch"] = Network(*export.load("winwin-flow"), accelerator, "flow")
+    for how, predictor in predictors.items():
+        errors[how] = score(predictor, source, new_metric(source), accelerator).figures["epe"]
+    assert errors["fp32"] == pytest.approx(errors["pytorch"], abs=1e-3)
+    assert abs(errors["int8"] - errors["fp32"]) < 0.02
+
+
+# ------------------------------------------------------------------ the script that measures
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("benchmark_inference", ROOT / "scripts" / "benchmark_inference.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_filled_between_its_markers(script, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# Title\n\n{}\nold\n{}\n\nThe end.\n".format(*script.MARKERS))
+    figures = {"ready": 1.0, "first": 2.0, "peak_gb": 0.5, "all_seconds": [2.0, 3.0, 4.0], "seconds": 3.0}
+    fast = {**figures, "all_seconds": [1.0, 1.5, 2.0], "seconds": 1.5}
+    record = {
+        "checkpoint": "c",
+        "size": [4, 6],
+        "threads": 2,
+        "load_before": 0.1,
+        "machine": "a processor",
+        "versions": {"torch": "2"},
+        "date": "2026-11-22T00:00:00",
+        "results": {"sdpa": {**figures, "difference": None}, "onnxruntime": {**fast, "difference": 0.00123}},
+        "not_measured": {"openvino": "openvino is not installed"},
+    }
+    before, after = script.split_page(page)
+    page.write_text(before + script.markdown(record) + after)
+    text = page.read_text()
+    assert text.startswith("# Title\n\n") and text.endswith("\n\nThe end.\n") and "old" not in text
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert lines[2] == "| ONNX Runtime | 1.5 | 1 - 2 | 1.00 | 3 | 0.50 | 1.2e-03 |"  # the fastest first
+    assert lines[3] == "| PyTorch, SDPA | 3 | 2 - 4 | 2.00 | 3 | 0.50 | - |"
+    assert lines[4].startswith("| OpenVINO | openvino is not installed |")
+    assert {line.count("|") for line in lines} == {8}
+    script.split_page(page)  # and can be filled again
+    (tmp_path / "other.md").write_text("# No markers\n")
+    with pytest.raises(SystemExit, match="expected a page with the lines"):
+        script.split_page(tmp_path / "other.md")
+
+
+def test_the_page_in_the_repository_has_its_markers(script):
+    before, after = script.split_page(ROOT / "docs" / "inference-speed.md")
+    assert before.startswith("# Speed of inference") and after.startswith(script.MARKERS[1])
+
+
+@pytest.mark.slow
+def test_a_way_that_fails_is_told_and_the_others_go_on(script, small, tmp_path):
+    np.savez(tmp_path / "inputs.npz", pixel_values=np.zeros((1, 3, 16, 24), np.float32))
+    found, reason = script.measure("onnxruntime", str(small[0]), tmp_path, 1, 1, 1)
+    assert found is None and "FileNotFoundError" in reason and "model.onnx: no such file" in reason
+
+
+@pytest.mark.slow
+def test_the_script_measures(script, small, tmp_path):
+    import subprocess
+    import sys
+
+    command = [sys.executable, str(ROOT / "scripts" / "benchmark_inference.py"), str(small[0]), "--size", "20x30"]
+    command += ["--threads", "1", "--rounds", "2", "--runs", "1", "--output", str(tmp_path / "speed.json")]
+    command += ["--way", "sdpa", "--way", "onnxruntime", "--way", "eager"]
+    subprocess.run(command, check=True, capture_output=True)
+    record = json.loads((tmp_path / "speed.json").read_text())
+    assert set(record["results"]) == {"sdpa", "onnxruntime", "eager"} and record["not_measured"] == {}
+    for way, figures in record["results"].items():
+        assert len(figures["all_seconds"]) == 2 and figures["seconds"] > 0 and figures["peak_gb"] > 0.05
+        assert figures["difference"] is None if way == "sdpa" else figures["difference"] < 1e-5
+
+
+def test_a_bundled_name_is_the_bundled_folder():
+    model, processor = export.load("winwin-depth")
+    assert type(model).__name__ == "WinWinForDepthEstimation" and processor.patch_size == 16
+    assert bundled.resolve("winwin-depth") == str(bundled.CHECKPOINTS / "winwin-depth")
+    assert model.config._attn_implementation == "sdpa" and not model.training

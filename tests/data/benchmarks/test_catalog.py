@@ -1,0 +1,81 @@
+"""The catalogue: every entry is usable, and what is wrong with a folder is said in one line."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from support.places import FRAMES
+
+from winwin_hf.data.benchmarks import catalog
+from winwin_hf.data.rows import COLUMNS
+
+CAMVID = FRAMES / "CamVid"
+
+
+@pytest.mark.parametrize("name", catalog.SETS)
+def test_entry_says_what_a_person_needs(name, tmp_path):
+    entry = catalog.SETS[name]
+    assert entry.name == name and entry.scored in entry.splits
+    assert entry.source and entry.layout and entry.terms
+    assert "\n" not in entry.layout
+    if entry.labels and entry.palette:
+        assert len(entry.labels) == len(entry.palette) == len(set(entry.labels))
+    with pytest.raises(FileNotFoundError) as error:  # an empty folder
+        catalog.load(name, tmp_path)
+    assert str(tmp_path) in str(error.value) and entry.source in str(error.value)
+    with pytest.raises(ValueError, match=f"{name} has no split 'nonsense': expected"):
+        catalog.load(name, tmp_path, "nonsense")
+
+
+def test_names_are_unique():
+    from winwin_hf.data.benchmarks import depth as depth_sets
+    from winwin_hf.data.benchmarks import flow as flow_sets
+    from winwin_hf.data.benchmarks import segmentation as segmentation_sets
+    from winwin_hf.data.benchmarks import stereo as stereo_sets
+
+    entries = [*flow_sets.SETS, *stereo_sets.SETS, *depth_sets.SETS, *segmentation_sets.SETS]
+    assert len(entries) == len(catalog.SETS)
+
+
+def test_unknown_name_gets_the_nearest():
+    with pytest.raises(ValueError, match=r"unknown data set 'sintel': did you mean .*sintel-clean"):
+        catalog.entry_of("sintel")
+    with pytest.raises(ValueError, match=r"expected one of .*ade20k, .*camvid"):
+        catalog.entry_of("qqqq")
+
+
+def test_load_and_slices():
+    dataset = catalog.load("camvid", CAMVID, "train")
+    assert len(dataset) == 3 and set(dataset.column_names) == set(COLUMNS["segmentation"])
+    assert dataset["name"][:] == [Path(cell["path"]).stem for cell in dataset["label"][:]]
+    assert catalog.load("camvid", CAMVID, "train[1:]")["name"][:] == dataset["name"][1:]
+    assert catalog.load("camvid", CAMVID, "train[:34%]")["name"][:] == dataset["name"][:1]
+    assert len(catalog.load("camvid", CAMVID)) == 2  # the scored split
+    with pytest.raises(ValueError, match=r"split 'train\[x\]': expected a slice such as train\[:80%\]"):
+        catalog.load("camvid", CAMVID, "train[x]")
+
+
+def test_options_reach_the_sets_own_function(tmp_path):
+    with pytest.raises(ValueError, match=r"options of camvid: unknown scale; expected none"):
+        catalog.load("camvid", CAMVID, "train", scale=3)
+    for folder in ("images", "masks"):
+        shutil.copytree(CAMVID / ("train" if folder == "images" else "trainannot"), tmp_path / folder)
+    dataset = catalog.load("masks-folder", tmp_path, "all", ignored=[11])
+    assert dataset[0]["label_format"] == "ids:11"
+    assert catalog.labels_of("masks-folder", tmp_path) is None
+    (tmp_path / "names.txt").write_text("sky\nroad\n")
+    assert catalog.labels_of("masks-folder", tmp_path) == ("sky", "road")
+    assert catalog.labels_of("camvid", tmp_path)[0] == "sky"
+
+
+def test_missing_files_stop_or_are_left_out(tmp_path):
+    root = shutil.copytree(CAMVID, tmp_path / "CamVid")
+    (root / "trainannot" / "0001TP_000060.png").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"trainannot/0001TP_000060\.png is missing: 2 examples of camvid.*data check"
+    ):
+        catalog.load("camvid", root, "train")
+    assert len(catalog.load("camvid", root, "train", skip_missing=True)) == 2
+    assert catalog.find("camvid", root, "train").missing == [str(root / "trainannot" / "0001TP_000060.png")]

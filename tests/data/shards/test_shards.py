@@ -1,0 +1,595 @@
+"""Shards give back every row bit for bit, to one process or many, and are whole or not there."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from datasets.distributed import split_dataset_by_node
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.places import FRAMES
+from support.shards import H, W, make_rows
+from torch.utils.data import DataLoader
+
+from winwin_hf.data import formats
+from winwin_hf.data.benchmarks import catalog, check
+from winwin_hf.data.rows import COLUMNS, BrokenExample, Found, cell, table, undecoded
+from winwin_hf.data.shards import shards
+from winwin_hf.data.shards.shards import open_shards, shards_info, write_shards
+
+TESTS = FRAMES
+LABELS = ("road", "car", "sky", "tree")
+
+
+def write(rows: list[dict], output: Path, task: str = "flow", **options) -> list[Path]:
+    labels = LABELS if task == "segmentation" else None
+    options = {"name": "mine", "split": "train", "labels": labels, "shard_size": 4_000, **options}
+    return write_shards(table(rows, task), output, task=task, **options)
+
+
+def decoded(rows, task: str) -> list[tuple]:
+    """(name, arrays) of each row."""
+    reader = check.plain_reader(task, LABELS)
+    results = []
+    for row in rows:
+        frames = reader.decode(row)
+        values = dataclasses.astuple(frames) if task == "flow" else frames
+        results.append((row["name"], *values))
+    return results
+
+
+def assert_same(one: list[tuple], two: list[tuple]) -> None:
+    assert [row[0] for row in one] == [row[0] for row in two]
+    for a, b in zip(one, two, strict=True):
+        for x, y in zip(a[1:], b[1:], strict=True):
+            assert (x is None) == (y is None)
+            if x is not None:
+                assert x.dtype == y.dtype
+                np.testing.assert_array_equal(x, y)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+# ------------------------------------------------------------------------------------------------------------- round trips
+
+
+@pytest.mark.parametrize("task", ["flow", "depth", "segmentation"])
+@pytest.mark.parametrize("format", ["parquet", "webdataset"])
+def test_rows_come_back_bit_for_bit(tmp_path, task, format):
+    rows = make_rows(tmp_path / "files", task)
+    written = write(rows, tmp_path / "out", task, format=format)
+    suffix = {"parquet": "parquet", "webdataset": "tar"}[format]
+    assert len(written) > 2
+    assert [p.name for p in written] == [
+        f"mine-train-{k:05d}-of-{len(written):05d}.{suffix}" for k in range(len(written))
+    ]
+    shutil.rmtree(tmp_path / "files")  # nothing refers to it any more
+    original = decoded(make_rows(tmp_path / "again", task), task)
+    for streaming in (True, False):
+        back = open_shards(tmp_path / "out", streaming=streaming)
+        assert isinstance(back, datasets.IterableDataset if streaming else datasets.Dataset)
+        assert list(back.features) == list(COLUMNS[task])
+        back = list(back)
+        assert_same(decoded(back, task), original)
+        texts = [column for column in COLUMNS[task] if column not in check.cells_of(task)]
+        assert [[row[c] for c in texts] for row in back] == [[row[c] for c in texts] for row in rows]
+        assert back[3]["image1" if task == "flow" else "image"]["path"] == (
+            "3.image1.png" if task == "flow" else "3.image.png"
+        )
+    info = shards_info(tmp_path / "out")
+    assert info["labels"] == (list(LABELS) if task == "segmentation" else None)
+    assert (info["name"], info["task"], info["split"], info["rows"]) == ("mine", task, "train", len(rows))
+    for noted, path in zip(info["files"], written, strict=True):
+        assert noted["file"] == path.name and noted["bytes"] == path.stat().st_size
+        assert noted["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert sum(noted["rows"] for noted in info["files"]) == len(rows)
+
+
+@pytest.mark.parametrize("format", ["parquet", "webdataset"])
+def test_entries_of_a_file_of_many_are_unpacked(tmp_path, format):
+    rng = np.random.default_rng(1)
+    images, depths = rng.integers(0, 255, (4, H, W, 3), np.uint8), rng.uniform(0.5, 9, (4, H, W)).astype(np.float32)
+    formats.write_nyu_mat(tmp_path / "all.mat", images, depths)
+    cells = [cell(f"{tmp_path / 'all.mat'}::{k}") for k in (2, 0, 3)]
+    rows = [{"name": str(k), "image": c, "depth": c, "depth_format": "nyu-mat"} for k, c in enumerate(cells)]
+    write(rows, tmp_path / "out", "depth", format=format)
+    back = list(open_shards(tmp_path / "out"))
+    assert [row["depth_format"] for row in back] == ["npy"] * 3
+    assert [row["image"]["path"] for row in back] == ["all.mat-2.png", "all.mat-0.png", "all.mat-3.png"]
+    assert_same(decoded(back, "depth"), decoded(rows, "depth"))
+    assert shards_info(tmp_path / "out")["formats"] == {"depth_format": ["npy"]}
+
+
+REAL = ["flow/HD1K", "flow/KITTI-2015", "flow/SceneFlow", "flow/FlyingChairs", "flow/Middlebury-stereo", "flow/Spring"]
+REAL += ["depth/hypersim", "depth/middlebury2014", "depth/kitti", "depth/nyu_depth_v2"]
+REAL += ["segmentation/ade20k", "segmentation/cityscapes", "segmentation/bdd100k", "segmentation/camvid-original"]
+
+
+@pytest.mark.parametrize("format", ["parquet", "webdataset"])
+@pytest.mark.parametrize("folder", REAL)
+def test_every_real_layout_survives(tmp_path, folder, format):
+    for k, (entry, split, found) in enumerate(check.discover(TESTS / folder)[0]):
+        output = tmp_path / str(k)
+        dataset = table(found.rows, entry.task)
+        options = {"task": entry.task, "name": entry.name, "split": split, "labels": entry.labels}
+        try:
+            write_shards(dataset, output, format=format, **options)
+        except ValueError as error:  # some examples have a mask and others none
+            assert format == "webdataset" and "the format parquet" in str(error)
+            continue
+        reader = check.plain_reader(entry.task, entry.labels)
+        for before, after in zip(undecoded(dataset), open_shards(output), strict=True):
+            one, two = reader.decode(before), reader.decode(after)
+            pairs = zip(*(dataclasses.astuple(x) if entry.task == "flow" else x for x in (one, two)), strict=True)
+            for x, y in pairs:
+                np.testing.assert_array_equal(x, y)
+
+
+def test_cells_that_are_none_stay_none(tmp_path):
+    rows = make_rows(tmp_path / "files", "flow", 4)
+    for row in rows[1:3]:
+        row |= {"occluded": None, "occluded_format": None}
+    rows[2] |= {"flow": None, "flow_format": None}
+    write(rows, tmp_path / "parquet")
+    back = list(open_shards(tmp_path / "parquet"))
+    assert [row["occluded"] is None for row in back] == [False, True, True, False]
+    assert [row["flow_format"] for row in back] == ["flo", "flo", None, "flo"]
+    assert_same(decoded(back, "flow"), decoded(rows, "flow"))
+    with pytest.raises(ValueError, match=r"frame 0 has image1\.png.*frame 1 .*the format parquet"):
+        write(rows, tmp_path / "webdataset", format="webdataset")
+    assert not (tmp_path / "webdataset").exists()
+    for row in rows:  # a split without ground truth is fine
+        row |= {"occluded": None, "occluded_format": None, "flow": None, "flow_format": None}
+    write(rows, tmp_path / "test", format="webdataset")
+    assert_same(decoded(open_shards(tmp_path / "test"), "flow"), decoded(rows, "flow"))
+
+
+def test_shards_of_shards_and_of_images_in_memory(tmp_path):
+    rows = make_rows(tmp_path / "files", "depth")
+    write(rows, tmp_path / "one", "depth")
+    again = open_shards(tmp_path / "one", streaming=False)
+    write_shards(again, tmp_path / "two", task="depth", name="mine", split="train", format="webdataset", workers=2)
+    assert_same(decoded(open_shards(tmp_path / "two"), "depth"), decoded(rows, "depth"))
+
+
+def test_a_bare_process_reads_them_without_this_package(tmp_path):
+    rows = make_rows(tmp_path / "files", "segmentation", 5)
+    for format in ("parquet", "webdataset"):
+        write(rows, tmp_path / format, "segmentation", format=format, split="train[:5]")
+    script = """
+import sys
+from pathlib import Path
+import numpy as np
+from datasets import load_dataset
+root = Path(sys.argv[1])
+names = [f"scene.{k // 3}/frame {k}" for k in range(5)]
+images = [np.asarray(__import__("PIL.Image").Image.open(root / "files" / f"{k}.image.png")) for k in range(5)]
+labels = [(root / "files" / f"{k}.l.png").read_bytes() for k in range(5)]
+files = {kind: sorted(map(str, (root / kind).glob("mine*"))) for kind in ("parquet", "webdataset")}
+for streaming in (True, False):
+    rows = list(load_dataset("parquet", data_files=files["parquet"], split="train", streaming=streaming))
+    assert [row["name"] for row in rows] == names, rows
+    assert [row["label"]["bytes"] for row in rows] == labels and rows[0]["label_format"] == "ids:4"
+    assert all((np.asarray(row["image"]) == image).all() for row, image in zip(rows, images, strict=True))
+    rows = list(load_dataset("webdataset", data_files=files["webdataset"], split="train", streaming=streaming))
+    assert [row["json"]["name"] for row in rows] == names, rows
+    assert rows[0]["json"]["label_format"] == "ids:4" and "label.png" in rows[0]
+    assert all((np.asarray(row["image.png"]) == image).all() for row, image in zip(rows, images, strict=True))
+for kind in files:  # by the dataset card
+    loaded = load_dataset(str(root / kind), streaming=True)
+    assert list(loaded) == ["train_5"] and len(list(loaded["train_5"])) == 5, loaded
+assert not [name for name in sys.modules if name.startswith("winwin")]
+print("fine")
+"""
+    result = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, cwd=tmp_path)
+    assert result.stdout == "fine\n", result.stderr
+
+
+def test_a_tar_is_a_webdataset(tmp_path):
+    rows = make_rows(tmp_path / "files", "flow", 4)
+    (path,) = write(rows, tmp_path / "out", format="webdataset", shard_size=10**9)
+    with tarfile.open(path) as tar:
+        members = tar.getmembers()
+        words = json.loads(tar.extractfile("00000002-scene-0-frame-2.json").read())
+    assert [member.name for member in members[:5]] == [
+        f"00000000-scene-0-frame-0.{field}"
+        for field in ("image1.png", "image2.png", "flow.flo", "occluded.png", "json")
+    ]
+    assert {(m.mtime, m.uid, m.gid, m.uname, m.mode) for m in members} == {(0, 0, 0, "", 0o644)}
+    keys = [member.name.partition(".")[0] for member in members]
+    assert len(set(keys)) == 4 and keys == sorted(keys)  # an example's files lie together
+    assert words["name"] == "scene.0/frame 2" and words["path"]["flow"] == "2.flo"
+
+
+def test_row_groups_fit_into_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(shards, "ROW_GROUP", 6_000)
+    rows = make_rows(tmp_path / "files", "flow")
+    (path,) = write(rows, tmp_path / "out", shard_size=10**9)
+    file = pq.ParquetFile(path)
+    assert file.num_row_groups > 2
+    size = sum(len(Path(rows[0][c]["path"]).read_bytes()) for c in check.cells_of("flow"))
+    assert all(file.metadata.row_group(k).num_rows <= 6_000 // (size - 100) for k in range(file.num_row_groups))
+
+
+# ------------------------------------------------------------------------------------------------------------- many readers
+
+
+def identity(row):
+    return row
+
+
+@pytest.mark.parametrize("format", ["parquet", "webdataset"])
+@pytest.mark.parametrize(("count", "multiple"), [(8, 4), (3, 1), (1, 1)])
+def test_two_processes_of_two_workers_read_every_row_once(tmp_path, format, count, multiple):
+    rows = make_rows(tmp_path / "files", "depth", 11)
+    size = sum(path.stat().st_size for path in (tmp_path / "files").iterdir()) // count + 1
+    written = write(rows, tmp_path / "out", "depth", format=format, shard_size=size, multiple_of=multiple)
+    assert len(written) == count
+    by_rank = []
+    log = logging.FileHandler(tmp_path / "log")  # a file, since workers write to it, too
+    datasets.logging.get_logger("datasets").addHandler(log)
+    try:
+        for rank in range(2):
+            stream = split_dataset_by_node(open_shards(tmp_path / "out"), rank=rank, world_size=2)
+            loader = DataLoader(stream, batch_size=None, num_workers=2, collate_fn=identity)
+            by_rank.append([row["name"] for row in loader])
+    finally:
+        datasets.logging.get_logger("datasets").removeHandler(log)
+        log.close()
+    assert sorted(by_rank[0] + by_rank[1]) == sorted(row["name"] for row in rows)
+    assert all(by_rank)  # a shard that is alone is shared by the processes, each has every other row
+    # but a worker without a shard gets nothing, and `datasets` says so
+    said = (tmp_path / "log").read_text()
+    assert ("Too many dataloader workers: 2 (max is dataset.num_shards=1)" in said) == (count == 1)
+
+
+def test_a_stream_goes_on_where_its_state_says(tmp_path):
+    rows = make_rows(tmp_path / "files", "depth")
+    for format in ("parquet", "webdataset"):
+        write(rows, tmp_path / format, "depth", format=format)
+        stream = open_shards(tmp_path / format)
+        iterator = iter(stream)
+        for _ in range(5):
+            next(iterator)
+        state = stream.state_dict()
+        rest = open_shards(tmp_path / format)
+        rest.load_state_dict(state)
+        assert [row["name"] for row in rest] == [row["name"] for row in rows[5:]]
+
+
+# ------------------------------------------------------------------------------------------------------------- interruptions
+
+
+class Interrupted(Exception):
+    pass
+
+
+def interrupt(monkeypatch, at: int) -> list[str]:
+    """Ends the writing at the row of this name; gives the list of the rows that are decoded."""
+    decode = check.DepthReader.decode
+    seen: list[str] = []
+
+    def decoding(self, example):
+        seen.append(example["name"])
+        if len(seen) == at:
+            raise Interrupted
+        return decode(self, example)
+
+    monkeypatch.setattr(check.DepthReader, "decode", decoding)
+    return seen
+
+
+@pytest.mark.parametrize("format", ["parquet", "webdataset"])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_interrupted_run_leaves_nothing_and_is_gone_on_with(tmp_path, monkeypatch, format, workers):
+    rows = make_rows(tmp_path / "files", "depth")
+    options = {"task": "depth", "format": format, "shard_size": 1_500, "workers": workers}
+    undisturbed = write(rows, tmp_path / "whole", **options)
+    output = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        interrupt(patch, at=7)
+        with pytest.raises(Interrupted):
+            write(rows, output, **options)
+    assert [path.name for path in output.iterdir()] == [".mine-train.writing"]
+    with pytest.raises(FileNotFoundError, match="has finished"):
+        open_shards(output)
+    finished = {p.name: p.stat().st_mtime_ns for p in (output / ".mine-train.writing").iterdir()}
+    assert 2 <= len(finished) < 2 * len(undisturbed)  # shards and their notes
+    with monkeypatch.context() as patch:
+        seen = interrupt(patch, at=10**9)
+        written = write(rows, output, **options)
+    info = shards_info(output)
+    kept = len(finished) // 2
+    assert sorted(seen) == sorted(row["name"] for row in rows[sum(f["rows"] for f in info["files"][:kept]) :])
+    times = [time for name, time in finished.items() if not name.endswith(".json")]
+    assert sorted(path.stat().st_mtime_ns for path in written[:kept]) == sorted(times)  # renamed, not written again
+    assert files_of(output) == files_of(tmp_path / "whole")  # as if nothing had happened; no temporary files
+
+
+def test_a_finished_shard_is_only_taken_again_if_it_is_provably_the_same(tmp_path, monkeypatch):
+    rows = make_rows(tmp_path / "files", "depth")
+    output = tmp_path / "out"
+
+    def stop_and_go_on(change) -> int:
+        shutil.rmtree(output, ignore_errors=True)
+        with monkeypatch.context() as patch:
+            interrupt(patch, at=7)
+            with pytest.raises(Interrupted):
+                write(rows, output, "depth", shard_size=1_500)
+        change()
+        with monkeypatch.context() as patch:
+            seen = interrupt(patch, at=10**9)
+            write(rows, output, "depth", shard_size=1_500)
+        assert_same(decoded(open_shards(output), "depth"), decoded(rows, "depth"))
+        return len(seen)
+
+    def another_depth():
+        path = Path(rows[0]["depth"]["path"])
+        depth = formats.read_depth_png(path, 1000)
+        depth[0] = 2.5
+        formats.write_depth_png(path, depth)
+
+    def damaged_shard():
+        path = min((output / ".mine-train.writing").glob("*.parquet"))
+        path.write_bytes(path.read_bytes()[:-1] + b"x")
+
+    def another_format():
+        rows[1]["depth_format"] = "png:2000"
+
+    undisturbed = stop_and_go_on(lambda: None)
+    assert undisturbed < len(rows)
+    for change in (another_depth, damaged_shard, another_format):
+        assert stop_and_go_on(change) > undisturbed, change.__name__
+
+
+def test_an_interruption_between_the_final_names(tmp_path, monkeypatch):
+    rows = make_rows(tmp_path / "files", "depth")
+    write(rows, tmp_path / "whole", "depth")
+    for broken in ("card", "SIDECAR"):
+        output = tmp_path / broken
+        with monkeypatch.context() as patch:
+            patch.setattr(shards, broken, None)  # the shards have their names already
+            with pytest.raises(TypeError):
+                write(rows, output, "depth")
+        if broken == "card":
+            assert list(output.glob("*.parquet"))
+        with pytest.raises(FileNotFoundError, match="has finished"):
+            shards_info(output)
+        with monkeypatch.context() as patch:
+            seen = interrupt(patch, at=10**9)
+            write(rows, output, "depth")
+        assert files_of(output) == files_of(tmp_path / "whole")
+        if broken == "card":
+            assert seen == []
+
+
+def test_the_same_rows_make_the_same_bytes(tmp_path):
+    rows = make_rows(tmp_path / "files", "flow")
+    for format in ("parquet", "webdataset"):
+        write(rows, tmp_path / "one" / format, format=format)
+        write(rows, tmp_path / "two" / format, format=format, workers=3)
+        assert files_of(tmp_path / "one" / format) == files_of(tmp_path / "two" / format)
+
+
+# ---------------------------------------------------------------------------------------------------- broken files, refusals
+
+
+@pytest.mark.parametrize("format", ["parquet", "webdataset"])
+def test_a_broken_or_missing_file_stops_with_its_name_or_is_skipped(tmp_path, format):
+    rows = make_rows(tmp_path / "files", "flow")
+    flow, image = tmp_path / "files" / "5.flo", tmp_path / "files" / "2.image2.png"
+    flow.write_bytes(flow.read_bytes()[:-1])
+    output = tmp_path / "out"
+    with pytest.raises(BrokenExample, match=f"frame 5: {re.escape(str(flow))}"):
+        write(rows, output, format=format)
+    assert not [path for path in output.iterdir() if not path.name.startswith(".")]
+    image.unlink()
+    with pytest.raises(BrokenExample, match=f"frame 2: {re.escape(str(image))} is missing"):
+        write(rows, output, format=format)
+    write(rows, output, format=format, skip_broken=True)
+    names = [row["name"] for row in rows if row["name"][-1] not in "25"]
+    assert [row["name"] for row in open_shards(output)] == names
+    info = shards_info(output)
+    assert info["rows"] == 7 and [item["name"] for item in info["skipped"]] == ["scene.0/frame 2", "scene.1/frame 5"]
+    assert "5.flo" in info["skipped"][1]["error"]
+    for path in (output / "dataset.json", output / "README.md"):  # nothing about this machine's folders
+        assert str(tmp_path) not in path.read_text()
+    assert "2 more had missing or unreadable files" in (output / "README.md").read_text()
+
+
+def test_a_shard_that_left_out_rows_is_not_taken_again_by_a_strict_run(tmp_path, monkeypatch):
+    rows = make_rows(tmp_path / "files", "depth")
+    bad = tmp_path / "files" / "0.d.png"
+    bad.write_bytes(b"")
+    output = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        interrupt(patch, at=6)
+        with pytest.raises(Interrupted):
+            write(rows, output, "depth", shard_size=1_500, skip_broken=True)
+    with pytest.raises(BrokenExample, match="frame 0"):
+        write(rows, output, "depth", shard_size=1_500)
+
+
+def test_rows_that_are_all_broken(tmp_path):
+    rows = make_rows(tmp_path / "files", "depth", 3)
+    for k in range(3):
+        (tmp_path / "files" / f"{k}.d.png").write_bytes(b"")
+    with pytest.raises(BrokenExample, match=r"all 3 rows are broken, such as .*0\.d\.png"):
+        write(rows, tmp_path / "out", "depth", skip_broken=True)
+    shutil.rmtree(tmp_path / "files")
+    with pytest.raises(BrokenExample, match="all 3 rows lack a file"):
+        write(rows, tmp_path / "none", "depth", skip_broken=True)
+
+
+def test_a_shard_of_broken_rows_only_is_left_out(tmp_path):
+    rows = make_rows(tmp_path / "files", "depth", 4)
+    (tmp_path / "files" / "1.d.png").write_bytes(b"not a png")
+    written = write(rows, tmp_path / "out", "depth", shard_size=1, skip_broken=True)
+    assert [path.name[-22:] for path in written] == [f"0000{k}-of-00003.parquet" for k in range(3)]
+    assert len(list(open_shards(tmp_path / "out"))) == 3
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path):
+    rows = make_rows(tmp_path / "files", "depth", 3)
+    write(rows, tmp_path / "out", "depth")
+    before = files_of(tmp_path / "out")
+    with pytest.raises(FileExistsError, match=r"dataset\.json is there already"):
+        write(rows, tmp_path / "out", "depth")
+    assert files_of(tmp_path / "out") == before
+    for name in ("README.md", "other-00000-of-00001.tar"):
+        (tmp_path / name / "x").mkdir(parents=True)
+        (tmp_path / name / name).write_text("mine")
+        with pytest.raises(FileExistsError, match=name):
+            write(rows, tmp_path / name, "depth")
+        assert (tmp_path / name / name).read_text() == "mine"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FileExistsError, match="expected a folder"):
+        write(rows, tmp_path / "file", "depth")
+
+
+def test_a_disk_without_space_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    rows = make_rows(tmp_path / "files", "depth", 3)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shards.shutil, "disk_usage", lambda path: usage._replace(free=2_000))
+    with pytest.raises(OSError, match=r"need about .* kB, its disk has 2 kB free"):
+        write(rows, tmp_path / "out", "depth")
+
+
+def test_wrong_arguments(tmp_path):
+    rows = make_rows(tmp_path / "files", "depth", 3)
+    out = tmp_path / "out"
+    for options, message in [
+        ({"format": "zip"}, "expected parquet or webdataset"),
+        ({"task": "optical-flow"}, "expected flow or depth or segmentation"),
+        ({"shard_size": 0}, "must be positive"),
+        ({"task": "flow"}, "without image1, image2"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            write_shards(table(rows, "depth"), out, **{"task": "depth", "name": "a", "split": "b", **options})
+    with pytest.raises(ValueError, match="got 0 rows"):
+        write([], out, "depth")
+    with pytest.raises(ValueError, match="got a IterableDataset"):
+        stream = table(rows, "depth").to_iterable_dataset()
+        write_shards(stream, out, task="depth", name="a", split="b")
+    assert not out.exists()
+
+
+def test_incomplete_or_other_shards_are_not_opened(tmp_path):
+    rows = make_rows(tmp_path / "files", "depth")
+    out = tmp_path / "out"
+    first, second, *_ = write(rows, out, "depth")
+    with pytest.raises(ValueError, match="holds the split 'train', not 'val'"):
+        open_shards(out, split="val")
+    with pytest.raises(ValueError, match="streamed whole"):
+        open_shards(out, split="train[:3]")
+    part = open_shards(out, streaming=False, split="train[1:3]")
+    assert [row["name"] for row in part] == [row["name"] for row in rows[1:3]]
+    assert len(list(open_shards(out, split="train"))) == 9
+    content = second.read_bytes()
+    second.write_bytes(content[:-1])
+    with pytest.raises(ValueError, match=f"{second.name}: {len(content) - 1} bytes; expected {len(content)}"):
+        open_shards(out)
+    first.unlink()
+    with pytest.raises(FileNotFoundError, match=f"{first.name} is missing"):
+        open_shards(out)
+    for text, message in [
+        ("{", "not readable"),
+        ('{"layout": 99}', "made by another version"),
+        ("[]", "expected layout"),
+    ]:
+        (out / "dataset.json").write_text(text)
+        with pytest.raises(ValueError, match=message):
+            shards_info(out)
+    with pytest.raises(FileNotFoundError, match=r"no dataset\.json"):
+        shards_info(tmp_path)
+
+
+@pytest.mark.parametrize("format", ["parquet", "webdataset"])
+def test_a_random_access_copy_is_not_an_old_one(tmp_path, format):
+    """`datasets` keeps copies in its cache: other shards under the same names must not be taken for these."""
+    for value in (3, 7):
+        formats.save_image(tmp_path / "i.png", np.full((H, W, 3), value, np.uint8))
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        write([{"name": "a", "image": cell(tmp_path / "i.png")}], tmp_path / "out", "depth", format=format)
+        (row,) = open_shards(tmp_path / "out", streaming=False)
+        assert decoded([row], "depth")[0][1][0, 0, 0] == value
+
+
+@pytest.mark.parametrize("format", ["parquet", "webdataset"])
+def test_an_address_serves_as_well_as_a_folder(tmp_path, format):
+    rows = make_rows(tmp_path / "files", "depth")
+    write(rows, tmp_path / "a [b]", "depth", format=format)
+    assert_same(decoded(open_shards(tmp_path / "a [b]"), "depth"), decoded(rows, "depth"))
+    write(rows, tmp_path / "c", "depth", format=format)
+    assert_same(decoded(open_shards(f"file://{tmp_path}/c"), "depth"), decoded(rows, "depth"))
+
+
+# --------------------------------------------------------------------------------------------------------------- the pieces
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 5_000), min_size=1, max_size=60),
+    shard_size=st.integers(1, 20_000),
+    multiple=st.integers(1, 9),
+)
+def test_parts_are_consecutive_full_and_about_equal(sizes, shard_size, multiple):
+    rows = [shards._Row(k, size, 1, str(k)) for k, size in enumerate(sizes)]
+    parts = shards._cut(rows, shard_size, multiple)
+    assert [row for part in parts for row in part] == rows and all(parts)
+    if len(rows) >= multiple:
+        assert len(parts) % multiple == 0
+    if len(parts) > 1 and min(sizes) > 0:
+        share = sum(sizes) / len(parts)
+        extents = [sum(row.size for row in part) for part in parts]
+        assert max(extents) <= share + 2 * max(sizes)
+
+
+def test_the_card_says_what_is_in_it(tmp_path):
+    rows = make_rows(tmp_path / "files", "segmentation", 4)
+    write(rows, tmp_path / "out", "segmentation", source="https://example.org/set", terms="CC BY-NC 4.0")
+    text = (tmp_path / "out" / "README.md").read_text()
+    for part in ("source: https://example.org/set", "terms: CC BY-NC 4.0", "0 road, 1 car", "`ids:4`", "num_labels=4"):
+        assert part in text
+    assert "image-segmentation" in text and "4 examples in" in text
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1].replace("FOLDER", str(tmp_path / "out"))
+    names: dict = {}
+    exec(code, names)
+    np.testing.assert_array_equal(names["decoded"][1], decoded(rows[-1:], "segmentation")[0][2])
+
+
+def test_a_catalogued_set_becomes_shards(tmp_path):
+    entry = catalog.entry_of("camvid")
+    dataset = catalog.load("camvid", TESTS / "CamVid", "train")
+    write_shards(
+        dataset,
+        tmp_path / "out",
+        task=entry.task,
+        name=entry.name,
+        split="train",
+        labels=entry.labels,
+        source=entry.source,
+        terms=entry.terms,
+    )
+    assert shards_info(tmp_path / "out")["terms"] == entry.terms
+    found = entry.find(TESTS / "CamVid", "train")
+    assert isinstance(found, Found)
+    reader = check.plain_reader("segmentation", entry.labels)
+    for row, back in zip(found.rows, open_shards(tmp_path / "out"), strict=True):
+        for x, y in zip(reader.decode(row), reader.decode(back), strict=True):
+            np.testing.assert_array_equal(x, y)

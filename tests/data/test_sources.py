@@ -1,0 +1,146 @@
+"""Sources: one face for folders, shards, what `load_dataset` opens, and synthetic scenes."""
+
+from __future__ import annotations
+
+import io
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+from support.places import FRAMES
+
+from winwin_hf.data import formats
+from winwin_hf.data.augmentation import FlowAugmentation, ImageAugmentation
+from winwin_hf.data.benchmarks import catalog
+from winwin_hf.data.rows import BrokenExample
+from winwin_hf.data.shards.shards import write_shards
+from winwin_hf.data.sources import open_source
+
+DATA = FRAMES
+CAMVID = DATA / "CamVid"
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_catalogued_set():
+    source = open_source("camvid", str(CAMVID), "val")
+    assert (source.task, len(source), len(source.labels), source.missing) == ("segmentation", 2, 11, ())
+    assert source.reader.augmentation is None and source.entry is catalog.SETS["camvid"]
+    examples = list(source.examples())
+    assert [e["index"] for e in examples] == [0, 1]
+    assert source.reader(examples[1], rng()).height == 90
+
+
+def test_augmentation_only_in_training_or_on_demand():
+    assert open_source("camvid", str(CAMVID), augment=True).reader.augmentation == ImageAugmentation()
+    assert open_source("camvid", str(CAMVID), settings={"flip": 0}).reader.augmentation == ImageAugmentation(flip=0)
+    assert open_source("camvid", str(CAMVID)).reader.augmentation is None
+    sintel = open_source("sintel-clean", str(DATA / "flow" / "Sintel"), augment=True, skip_broken=True)
+    assert sintel.reader.augmentation == FlowAugmentation()
+    with pytest.raises(ValueError, match="settings of segmentation: unknown flp"):
+        open_source("camvid", str(CAMVID), settings={"flp": 0})
+
+
+def test_shards_are_the_set_they_were_made_from(tmp_path):
+    rows = catalog.load("camvid", CAMVID, "train")
+    labels = catalog.SETS["camvid"].labels
+    write_shards(rows, tmp_path / "s", task="segmentation", name="camvid", split="train", labels=labels, shard_size=1)
+    plain = open_source("camvid", str(CAMVID))
+    for options in ({}, {"streaming": False}):
+        source = open_source("shards", str(tmp_path / "s"), options=options)
+        assert isinstance(source.dataset, datasets.IterableDataset) == (not options)
+        assert (source.name, source.task, source.labels) == ("camvid", "segmentation", labels)
+        pairs = list(zip(source.examples(), plain.examples(), strict=True))
+        assert len(pairs) == 3
+        for ours, theirs in pairs:
+            assert ours["name"] == theirs["name"] and ours["index"] == theirs["index"]
+            for a, b in zip(source.reader.decode(ours), plain.reader.decode(theirs), strict=True):
+                np.testing.assert_array_equal(a, b)
+
+
+@pytest.fixture
+def hub_folder(tmp_path):
+    """A data set such as people put on the Hub: depth as 16-bit PNG, in columns of their own names."""
+    depth = np.arange(48 * 64, dtype=np.uint16).reshape(48, 64) + 500
+
+    def picture(array: np.ndarray) -> dict:
+        buffer = io.BytesIO()
+        Image.fromarray(array).save(buffer, "PNG")
+        return {"bytes": buffer.getvalue(), "path": None}
+
+    table = datasets.Dataset.from_dict(
+        {
+            "rgb": [picture(np.full((48, 64, 3), i, np.uint8)) for i in range(5)],
+            "depth_map": [picture(depth + i) for i in range(5)],
+            "camera": ["a"] * 5,
+        },
+        datasets.Features(rgb=datasets.Image(), depth_map=datasets.Image(), camera=datasets.Value("string")),
+    )
+    table.to_parquet(tmp_path / "train.parquet")
+    return tmp_path, depth
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_columns_of_other_names(hub_folder, streaming):
+    folder, depth = hub_folder
+    options = {
+        "task": "depth",
+        "columns": {"image": "rgb", "depth": "depth_map"},
+        "format": "png:1000",
+        "streaming": streaming,
+    }
+    source = open_source("hub", str(folder), "train", options=options)
+    examples = list(source.examples(4, rank=1, world=2))
+    assert [e["index"] for e in examples] == [1, 3]
+    image, metres = source.reader.decode(examples[1])
+    assert (image == 3).all()
+    np.testing.assert_allclose(metres, (depth + 3) / 1000, rtol=1e-6)
+
+
+def test_flow_in_an_array_column(tmp_path):
+    flow = np.random.default_rng(0).normal(size=(2, 20, 30)).astype(np.float32)
+    image = np.zeros((20, 30, 3), np.uint8)
+    formats.save_image(tmp_path / "a.png", image)
+    table = datasets.Dataset.from_dict(
+        {"image1": [str(tmp_path / "a.png")], "image2": [str(tmp_path / "a.png")], "flow": [flow]},
+        datasets.Features(
+            image1=datasets.Image(), image2=datasets.Image(), flow=datasets.Array3D((2, 20, 30), "float32")
+        ),
+    )
+    (tmp_path / "set").mkdir()
+    table.to_parquet(tmp_path / "set" / "train.parquet")
+    source = open_source("hub", str(tmp_path / "set"), options={"task": "flow"})
+    pair = source.reader.decode(next(source.examples()))
+    np.testing.assert_array_equal(pair.flow, flow.transpose(1, 2, 0))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "options of hub: task: Field required|options of hub"),
+        ({"task": "depth"}, r"no column image \(as image\), depth \(as depth\); it has rgb, depth_map, camera"),
+        ({"task": "depth", "columns": {"picture": "rgb"}}, "columns maps the unknown picture; expected .*image"),
+        ({"task": "segmentation", "columns": {"image": "rgb", "label": "depth_map"}}, "needs its class names"),
+        ({"task": "depth", "colums": {}}, "unknown colums"),
+    ],
+)
+def test_hub_options_that_do_not_fit(hub_folder, options, message):
+    with pytest.raises(ValueError, match=message):
+        open_source("hub", str(hub_folder[0]), "train", options=options)
+
+
+def test_broken_cell_of_a_shard_names_its_row(hub_folder):
+    options = {"task": "depth", "columns": {"image": "rgb", "depth": "depth_map"}, "format": "pfm"}
+    source = open_source("hub", str(hub_folder[0]), "train", options=options)
+    with pytest.raises(BrokenExample, match="example 0"):
+        source.reader.decode(next(source.examples()))
+
+
+def test_what_is_no_source():
+    with pytest.raises(ValueError, match="unknown data set 'imagenet'"):
+        open_source("imagenet")
+    with pytest.raises(ValueError, match="'camvid' needs a path"):
+        open_source("camvid")

@@ -1,0 +1,296 @@
+"""The evaluate modules under spaces/: the figures of winwin_hf.metrics, whatever the sizes, batches and processes; only sums are written;
+their pages score real files."""
+
+from __future__ import annotations
+
+import doctest
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import evaluate
+import numpy as np
+import pytest
+import torch
+import yaml
+from support.places import ROOT
+
+from winwin_hf.data import formats
+from winwin_hf.evaluation.metrics import DepthMetric, FlowMetric, SegmentationMetric, sum_rows
+
+SPACES = ROOT / "spaces"
+OPTIONS = {"optical_flow": {}, "monocular_depth": {"max_depth": 8.0}, "semantic_segmentation": {"num_labels": 6}}
+METRICS = {"optical_flow": FlowMetric, "monocular_depth": DepthMetric, "semantic_segmentation": SegmentationMetric}
+NAMES = list(OPTIONS)
+
+
+def load(name, *configuration, **arguments):
+    return evaluate.load(str(SPACES / name), *configuration, **{**OPTIONS[name], **arguments})
+
+
+def images(name, count=7):
+    """Pairs of different sizes whose sums of errors need rounding."""
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        size = (10 + i, 23 - i)
+        if name == "optical_flow":
+            pair = rng.normal(size=(2, 2, *size)) * 10
+        elif name == "monocular_depth":
+            pair = rng.uniform(0.3, 9, (2, *size))
+        else:
+            pair = rng.integers(0, 6, (2, *size))
+        yield tuple(pair)
+
+
+def expected(name, pairs=None):
+    metric = METRICS[name](**OPTIONS[name])
+    return metric.compute(sum_rows([metric.row(*pair) for pair in pairs or images(name)]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_figures_are_those_of_the_metrics(name):
+    """One by one, in batches, as tensors, all at once: the same to the last digit."""
+    metric, pairs, wanted = load(name), list(images(name)), str(expected(name))
+    for prediction, reference in pairs:
+        metric.add(prediction=prediction, reference=reference)
+    assert len(metric) == 7
+    assert str(metric.compute()) == wanted
+    assert len(metric) == 0
+    with pytest.raises(ValueError, match="call `add` or `add_batch` at least once"):
+        metric.compute()
+    predictions, references = zip(*pairs, strict=True)
+    metric.add_batch(predictions=predictions[:3], references=references[:3])
+    metric.add_batch(predictions=[], references=[])
+    tensors = [[torch.from_numpy(values) for values in column[3:6]] for column in (predictions, references)]
+    metric.add_batch(predictions=tensors[0], references=tensors[1])
+    assert str(metric.compute(predictions=predictions[6:], references=references[6:])) == wanted
+    assert str(load(name, keep_in_memory=True).compute(predictions=predictions, references=references)) == wanted
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_tensor_is_a_batch(name):
+    metric = load(name)
+    prediction, reference = next(images(name))
+    batch = [torch.from_numpy(values)[None].repeat(3, *[1] * values.ndim) for values in (prediction, reference)]
+    assert str(metric.compute(predictions=batch[0], references=batch[1])) == str(
+        expected(name, [(prediction, reference)] * 3)
+    )
+
+
+def run_share(rank, cache):
+    """The scores that process `rank` of two gets. Process 1 has no segmented image at all."""
+    results = {}
+    for name in NAMES:
+        metric = load(name, process_id=rank, num_process=2, experiment_id="test", cache_dir=cache, timeout=300)
+        pairs = list(images(name))
+        if name == "semantic_segmentation":
+            share = pairs if rank == 0 else []
+        else:
+            share = pairs[rank::2]
+        for prediction, reference in share:
+            metric.add(prediction=prediction, reference=reference)
+        results[name] = metric.compute()
+    return results
+
+
+def test_two_processes_give_the_figures_of_one(tmp_path):
+    """To the last digit, though the images are added in another order; and with a process that has none."""
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_evaluate_modules as test\n"
+    code += f"assert test.run_share(1, {str(tmp_path)!r}) == dict.fromkeys(test.NAMES)"
+    # The first process is this one: importing everything once more takes seconds.
+    second = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    try:
+        results = run_share(0, str(tmp_path))
+        errors = second.communicate(timeout=60)[1]
+    finally:
+        second.kill()
+    assert second.returncode == 0, errors
+    for name in NAMES:
+        assert str(results[name]) == str(expected(name))
+
+
+def test_only_sums_are_written(monkeypatch):
+    """A pair of these maps is 8 MB."""
+    metric = load("optical_flow")
+    compute, sizes = metric._compute, []
+
+    def measure(**columns):
+        sizes.extend(Path(path).stat().st_size for path in metric.file_paths)
+        return compute(**columns)
+
+    monkeypatch.setattr(metric, "_compute", measure)
+    for _ in range(3):
+        metric.add(prediction=np.ones((2, 540, 960), np.float32), reference=np.zeros((2, 540, 960), np.float32))
+    assert metric.compute()["1px"] == 100
+    assert len(sizes) == 1 and 0 < sizes[0] < 10_000
+
+
+def test_types_layouts_and_occlusion():
+    metric = load("optical_flow")
+    flow = np.zeros((4, 5, 2), np.float32)
+    flow[..., 0] = 3
+    occluded = np.zeros((4, 5), bool)
+    occluded[0] = True
+    metric.add(
+        prediction=torch.zeros(2, 4, 5, dtype=torch.bfloat16, requires_grad=True), reference=flow, occluded=occluded
+    )
+    scores = metric.compute()
+    assert (scores["epe"], scores["epe_matched"], scores["epe_unmatched"]) == (3, 3, 3)
+    scores = metric.compute(predictions=[flow, flow], references=[flow, flow], occluded=[None, occluded])
+    assert scores["epe_matched"] == 0
+    labels = load("semantic_segmentation", names=tuple("abcdef"), ignore=0)
+    scores = labels.compute(predictions=[[[1, 2, 3]]], references=[np.array([[1, 0, 2]], np.uint8)])
+    assert scores["accuracy"] == 50 and scores["iou"]["a"] != scores["iou"]["a"] and scores["iou"]["b"] == 100
+
+
+def test_options_and_configurations():
+    flow, double = np.zeros((2, 3, 4)), np.zeros((2, 6, 8))
+    double[0, ::2] = 2
+    with pytest.raises(ValueError, match="twice the size"):
+        load("optical_flow").add(prediction=flow, reference=double)
+    assert load("optical_flow", "spring").compute(predictions=[flow], references=[double])["epe"] == 0
+    assert load("optical_flow", double="mean").compute(predictions=[flow], references=[double])["epe"] == 1
+    kitti = evaluate.load(str(SPACES / "monocular_depth"), "kitti", max_depth=50.0).scorer
+    assert (kitti.max_depth, kitti.crop, kitti.align) == (50, "garg", None)
+    nyu = evaluate.load(str(SPACES / "monocular_depth"), "nyu", align="median").scorer
+    assert (nyu.max_depth, nyu.crop, nyu.align) == (10, "eigen", "median")
+
+
+def test_clear_errors():
+    with pytest.raises(ValueError, match="SemanticSegmentation needs num_labels"):
+        evaluate.load(str(SPACES / "semantic_segmentation"))
+    with pytest.raises(
+        ValueError, match="unknown options labels; SemanticSegmentation knows num_labels, ignore, names"
+    ):
+        load("semantic_segmentation", labels=3)
+    with pytest.raises(ValueError, match="unknown configuration 'eth3d'; MonocularDepth knows default, nyu, kitti"):
+        load("monocular_depth", "eth3d")
+    depth = load("monocular_depth")
+    with pytest.raises(ValueError, match=r"unknown arguments crop; .* Options belong to evaluate.load"):
+        depth.compute(predictions=[np.ones((2, 2))], references=[np.ones((2, 2))], crop="eigen")
+    with pytest.raises(ValueError, match="expected as many of each, got 1 predictions, 2 references"):
+        depth.add_batch(predictions=[np.ones((2, 2))], references=[np.ones((2, 2))] * 2)
+    with pytest.raises(ValueError, match=r"prediction has the shape \(1, 2, 2\); expected 2 axes"):
+        depth.add(prediction=np.ones((1, 2, 2)), reference=np.ones((2, 2)))
+
+
+def test_a_bad_image_is_not_added():
+    metric = load("monocular_depth")
+    good, bad = np.ones((2, 2)), np.full((2, 2), np.nan)
+    metric.add(prediction=good, reference=good)
+    for arguments in ({"prediction": bad, "reference": good}, {"prediction": good, "reference": good[:1]}):
+        with pytest.raises(ValueError):
+            metric.add(**arguments)
+    with pytest.raises(ValueError, match="isn't finite at 4 pixels"):
+        metric.add_batch(predictions=[2 * good, bad], references=[good, good])
+    assert len(metric) == 1 and metric.compute()["abs_rel"] == 0
+
+
+def test_combined_with_another():
+    both = evaluate.combine({"raw": load("monocular_depth"), "aligned": load("monocular_depth", align="median")})
+    target = np.linspace(1, 3, 20).reshape(4, 5)
+    both.add(prediction=2 * target, reference=target)
+    both.add_batch(predictions=[2 * target], references=[target])
+    scores = both.compute()
+    assert scores["raw_abs_rel"] == pytest.approx(1) and scores["aligned_abs_rel"] == pytest.approx(0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_written_about_it(name, monkeypatch):
+    """The examples run, every score and option is explained, and the Space's header is whole."""
+    metric, module = load(name), sys.modules[type(load(name)).__module__]
+    monkeypatch.chdir(SPACES.parent)
+    runner = doctest.DocTestRunner()
+    runner.run(doctest.DocTestParser().get_doctest(metric.inputs_description, {}, name, None, 0))
+    assert runner.tries >= 3 and runner.failures == 0
+    card = (SPACES / name / "README.md").read_text(encoding="utf-8")
+    for score in expected(name):
+        assert score in metric.inputs_description and f"`{score}`" in card, score
+    for option in ("double",) if name == "optical_flow" else OPTIONS[name]:
+        assert option in metric.inputs_description and f"`{option}`" in card, option
+    header = yaml.safe_load(card.split("---")[1])
+    assert (
+        header["sdk"] == "gradio" and header["tags"] == ["evaluate", "metric"] and header["title"] and header["emoji"]
+    )
+    assert (SPACES / name / header["app_file"]).is_file()
+    pinned = (SPACES.parent / "constraints.txt").read_text(encoding="utf-8")
+    assert f"gradio=={header['sdk_version']} " in pinned
+    assert "winwin-hf" in (SPACES / name / "requirements.txt").read_text(encoding="utf-8")
+    assert metric.citation and metric.description and metric.add.__doc__.endswith(metric.inputs_description)
+    assert metric.name == name and [k for k, v in vars(module).items() if v is type(metric)]
+
+
+# ------------------------------------------------------------------------------------------------------------- their pages
+
+
+@pytest.fixture
+def page(request):
+    """The app.py of a Space, imported."""
+    pytest.importorskip("gradio", reason="the Spaces' pages need gradio (pip install 'winwin-hf[demo]')")
+    path = SPACES / request.param / "app.py"
+    spec = importlib.util.spec_from_file_location(f"{request.param}_page", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", NAMES, indirect=True)
+def test_pages_are_built(page):
+    import gradio
+
+    built = page.build()
+    assert isinstance(built, gradio.Blocks)
+    labels = [block.label for block in built.blocks.values() if isinstance(block, gradio.File)]
+    assert len(labels) == 2 and labels[0].startswith("predicted") and labels[1].startswith("true")
+    settings = [block.value for block in built.blocks.values() if isinstance(block, (gradio.Radio, gradio.Number))]
+    with pytest.raises(gradio.Error, match="Upload both files first"):
+        page.answer(None, None, *settings)
+    with pytest.raises(gradio.Error, match=r"a.txt: expected one of"):
+        page.answer("a.txt", "b.txt", *settings)
+
+
+@pytest.mark.parametrize("page", ["optical_flow"], indirect=True)
+def test_flow_page(page, tmp_path):
+    flow = np.random.default_rng(0).normal(size=(40, 60, 2)).astype(np.float32)
+    flow[:5] = np.nan
+    formats.write_flo(tmp_path / "true.flo", flow)
+    np.save(tmp_path / "guess.npy", np.nan_to_num(flow).transpose(2, 0, 1) + np.float32([[[0.0]], [[2.0]]]))
+    rows, picture = page.score(str(tmp_path / "guess.npy"), str(tmp_path / "true.flo"))
+    assert dict(rows)["epe"] == "2.0000" and dict(rows)["1px"] == "100.0000"
+    assert picture.dtype == np.uint8 and picture.ndim == 3
+    np.save(tmp_path / "double.npy", flow.repeat(2, 0).repeat(2, 1))
+    assert dict(page.score(str(tmp_path / "guess.npy"), str(tmp_path / "double.npy"), "mean")[0])["epe"] == "2.0000"
+
+
+@pytest.mark.parametrize("page", ["optical_flow"], indirect=True)
+def test_flow_page_on_real_ground_truth(page, shared_data, tmp_path):
+    truth = next((shared_data / "KITTI").rglob("flow_occ/*.png"), None) or next(
+        (shared_data / "middlebury-flow").rglob("*.flo")
+    )
+    np.save(tmp_path / "same.npy", np.nan_to_num(page.read(str(truth))))
+    assert dict(page.score(str(tmp_path / "same.npy"), str(truth))[0])["epe"] == "0.0000"
+
+
+@pytest.mark.parametrize("page", ["monocular_depth"], indirect=True)
+def test_depth_page(page, tmp_path):
+    depth = np.linspace(1, 4, 30 * 40, dtype=np.float32).reshape(30, 40)
+    depth[0] = np.nan
+    formats.write_depth_png(tmp_path / "true.png", depth, 1000)
+    np.save(tmp_path / "guess.npy", np.nan_to_num(depth) * 2)
+    rows, picture = page.score(str(tmp_path / "guess.npy"), str(tmp_path / "true.png"))
+    assert float(dict(rows)["abs_rel"]) == pytest.approx(1, abs=1e-3) and picture.ndim == 3
+    rows, _ = page.score(str(tmp_path / "guess.npy"), str(tmp_path / "true.png"), "kitti", "median")
+    assert float(dict(rows)["rmse"]) == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize("page", ["semantic_segmentation"], indirect=True)
+def test_segmentation_page(page, tmp_path):
+    from PIL import Image
+
+    labels = np.zeros((20, 30), np.uint8)
+    labels[:, 10:20], labels[:, 20:] = 3, 255
+    Image.fromarray(labels).save(tmp_path / "true.png")
+    np.save(tmp_path / "guess.npy", np.zeros((20, 30), int))
+    rows, picture = page.score(str(tmp_path / "guess.npy"), str(tmp_path / "true.png"), 4, 255)
+    assert dict(rows)["accuracy"] == "50.00" and dict(rows)["IoU of class 3"] == "0.00" and picture.ndim == 3

@@ -1,0 +1,125 @@
+"""The bundled checkpoints: by their bare names, offline, and as good as their cards say."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoImageProcessor, AutoModel, pipeline
+
+from winwin_hf import bundled
+from winwin_hf.data.formats import read_flo, read_image
+from winwin_hf.data.synthetic.scenes import SyntheticFlow, scene_seed
+from winwin_hf.data.synthetic.settings import SceneSettings
+from winwin_hf.evaluation.metrics import FlowMetric
+
+LIMIT = 40e6  # bytes; a repository is not a weight store
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed():
+    bundled.install()
+
+
+def load(name: str):
+    if name not in bundled.folders():
+        pytest.skip(f"{name} is not bundled")
+    return AutoModel.from_pretrained(name).eval(), AutoImageProcessor.from_pretrained(name)
+
+
+@torch.no_grad()
+def flow_of(model, processor, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    inputs = processor(images=first, second_images=second, return_tensors="pt")
+    outputs = model(**inputs)
+    return processor.post_process_optical_flow(outputs, target_sizes=[first.shape[:2]])[0]["flow"].numpy()
+
+
+@pytest.mark.parametrize("name", sorted(bundled.folders()))
+def test_loads_by_its_bare_name_as_float32(name):
+    model, _ = load(name)
+    assert model.dtype == torch.float32
+    assert type(model).__name__ == json.loads((bundled.folders()[name] / "config.json").read_text())["architectures"][0]
+
+
+@pytest.mark.parametrize("name", sorted(bundled.folders()))
+def test_is_small_and_complete(name):
+    folder = bundled.folders()[name]
+    assert sum(path.stat().st_size for path in folder.iterdir()) < LIMIT
+    assert {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"} <= {
+        path.name for path in folder.iterdir()
+    }
+
+
+def score(model, processor, size: tuple[int, int], scenes: int) -> tuple[float, float]:
+    """EPE of the network and of zero flow on held-out scenes."""
+    reader = SyntheticFlow(SceneSettings(sizes=(size,), texture_seed=77, texture_count=16))
+    found, zero = FlowMetric(), FlowMetric()
+    for index in range(scenes):
+        scene = reader({"seed": scene_seed(4242, index)})
+        box = (0, 0, *size)
+        first, target = scene.first(box)
+        target = target.transpose(2, 0, 1)
+        found.update(flow_of(model, processor, first, scene.second(box)), target)
+        zero.update(np.zeros_like(target), target)
+    return found.compute()["epe"], zero.compute()["epe"]
+
+
+def test_flow_does_not_fall_apart_when_the_frame_grows():
+    """What Win-Win is for: trained on windows, as good on frames four times as large, relative to how much moves."""
+    model, processor = load("winwin-flow")
+    small, small_zero = score(model, processor, (320, 448), 6)
+    large, large_zero = score(model, processor, (640, 896), 3)
+    assert small < 0.6 * small_zero
+    assert large < 0.6 * large_zero
+    assert large / large_zero < 1.5 * small / small_zero
+
+
+def test_flow_on_real_frames(shared_data):
+    """Middlebury: well below the motion itself, with both frames as anybody would give them."""
+    model, processor = load("winwin-flow")
+    found, zero = FlowMetric(), FlowMetric()
+    for name in ("RubberWhale", "Grove2", "Urban2", "Venus"):
+        folder = next(Path(shared_data / "middlebury-flow").rglob(f"{name}/frame10.png")).parent
+        truth = next(Path(shared_data / "middlebury-flow").rglob(f"{name}/flow10.flo"))
+        target = read_flo(truth).transpose(2, 0, 1)
+        flow = flow_of(model, processor, read_image(folder / "frame10.png"), read_image(folder / "frame11.png"))
+        found.update(flow, target)
+        zero.update(np.zeros_like(target), target)
+    assert found.compute()["epe"] < 0.7 * zero.compute()["epe"]
+
+
+def test_segmentation_finds_the_sky(examples):
+    if "winwin-seg" not in bundled.folders():
+        pytest.skip("winwin-seg is not bundled")
+    results = pipeline("image-segmentation", model="winwin-seg")(str(examples / "street.jpg"))
+    assert {"building"} <= {r["label"] for r in results}
+
+
+def test_depth_is_in_the_range_of_a_room(examples):
+    if "winwin-depth" not in bundled.folders():
+        pytest.skip("winwin-depth is not bundled")
+    depth = pipeline("depth-estimation", model="winwin-depth")(str(examples / "room.jpg"))["predicted_depth"]
+    assert depth.min() >= 0.2 and depth.max() <= 10
+
+
+@pytest.mark.parametrize(("name", "task"), [("winwin-seg", "image-segmentation"), ("winwin-depth", "depth-estimation")])
+def test_stock_pipelines_do_not_complain(name, task):
+    """In a fresh process, since transformers' log doesn't reach pytest's capture: nothing says "not supported"."""
+    if name not in bundled.folders():
+        pytest.skip(f"{name} is not bundled")
+    code = f"import winwin_hf; from transformers import pipeline; pipeline({task!r}, model={name!r}); print('made')"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "made" in result.stdout, result.stderr
+    assert "not supported" not in result.stderr
+
+
+def test_bare_name_in_a_fresh_process_offline():
+    """As a person's own script: nothing but the import and the name."""
+    if "winwin-flow" not in bundled.folders():
+        pytest.skip("winwin-flow is not bundled")
+    code = "import winwin_hf; from transformers import AutoModel; print(type(AutoModel.from_pretrained('winwin-flow')))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "WinWinForOpticalFlow" in result.stdout, result.stderr

@@ -1,0 +1,343 @@
+"""The image processor: any image in, padded tensors out, and predictions back at the original size."""
+
+from __future__ import annotations
+
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
+
+MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+
+
+def picture(height: int = 37, width: int = 53, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def processor() -> WinWinImageProcessor:
+    return WinWinImageProcessor()
+
+
+def test_values_against_a_hand_computation(processor):
+    image = picture()
+    values = processor(images=image, return_tensors="pt").pixel_values
+    assert values.shape == (1, 3, 48, 64) and values.dtype == torch.float32
+    expected = np.pad(image, ((0, 11), (0, 11), (0, 0)), mode="edge").astype(np.float64)
+    expected = ((expected / 255 - MEAN) / STD).transpose(2, 0, 1)
+    np.testing.assert_allclose(values[0].numpy(), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (16, 32), (17, 16), (37, 53), (3, 200)])
+def test_padding_is_the_least_that_makes_whole_patches(processor, size):
+    values = processor(images=picture(*size), return_tensors="pt").pixel_values
+    assert values.shape[-2:] == (-(-size[0] // 16) * 16, -(-size[1] // 16) * 16)
+
+
+def test_patch_size_and_do_pad_are_options(processor):
+    assert processor(images=picture(), patch_size=8, return_tensors="pt").pixel_values.shape[-2:] == (40, 56)
+    assert processor(images=picture(), do_pad=False, return_tensors="pt").pixel_values.shape[-2:] == (37, 53)
+    with pytest.raises(ValueError, match="patch_size"):
+        processor(images=picture(), patch_size=0)
+
+
+def inputs_of_every_kind(tmp_path) -> dict[str, object]:
+    image = picture()
+    Image.fromarray(image).save(tmp_path / "image.png")
+    return {
+        "pil": Image.fromarray(image),
+        "pil rgba, opaque": Image.fromarray(np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])),
+        "path": str(tmp_path / "image.png"),
+        "hwc": image,
+        "chw": image.transpose(2, 0, 1),
+        "float hwc": image.astype(np.float32) / 255,
+        "float64 chw": image.transpose(2, 0, 1) / 255,
+        "int64": image.astype(np.int64),
+        "uint16": image.astype(np.uint16) * 257,
+        "torch chw": torch.from_numpy(image).permute(2, 0, 1),
+        "torch float": torch.from_numpy(image).permute(2, 0, 1).float() / 255,
+        "torch hwc": torch.from_numpy(image),
+        "4-d": image[None],
+        "list": [image],
+    }
+
+
+def test_all_kinds_of_input_give_the_same_tensor(processor, tmp_path):
+    expected = processor(images=picture(), return_tensors="pt").pixel_values
+    for name, image in inputs_of_every_kind(tmp_path).items():
+        values = processor(images=image, return_tensors="pt").pixel_values
+        torch.testing.assert_close(values, expected, atol=1e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_grey_palette_alpha_and_16_bit(processor, tmp_path):
+    grey = picture()[..., 0]
+    expected = processor(images=np.repeat(grey[..., None], 3, axis=2), return_tensors="pt").pixel_values
+    sixteen = Image.fromarray(grey.astype(np.uint16) * 257)
+    sixteen.save(tmp_path / "grey16.png")
+    palette = Image.fromarray(grey).convert("P")
+    for image in (Image.fromarray(grey), grey, palette, sixteen, str(tmp_path / "grey16.png")):
+        values = processor(images=image, return_tensors="pt").pixel_values
+        torch.testing.assert_close(values, expected, atol=1e-4, rtol=0)
+    # Alpha is laid over white: nothing of the hidden colour shows where it is 0.
+    rgba = np.dstack([picture(), np.zeros((37, 53), np.uint8)])
+    white = processor(images=np.full((37, 53, 3), 255, np.uint8), return_tensors="pt").pixel_values
+    for image in (rgba, Image.fromarray(rgba), rgba / 255, torch.from_numpy(rgba).permute(2, 0, 1)):
+        torch.testing.assert_close(processor(images=image, return_tensors="pt").pixel_values, white, atol=1e-5, rtol=0)
+    values = processor(images=rgba / 255, do_rescale=False, return_tensors="pt").pixel_values
+    torch.testing.assert_close(values, white, atol=1e-5, rtol=0)
+
+
+def test_a_path_is_turned_as_its_exif_says(processor, tmp_path):
+    image = Image.fromarray(picture(20, 30))
+    exif = image.getexif()
+    exif[0x0112] = 6  # turn by 90 degrees
+    image.save(tmp_path / "turned.png", exif=exif)
+    assert processor(images=str(tmp_path / "turned.png"), do_pad=False)["pixel_values"][0].shape == (3, 30, 20)
+
+
+def test_ambiguous_layouts(processor):
+    thin = np.zeros((3, 20, 3), np.uint8)  # NumPy: three rows; torch: three columns
+    assert processor(images=thin, do_pad=False)["pixel_values"][0].shape == (3, 3, 20)
+    assert processor(images=torch.from_numpy(thin), do_pad=False)["pixel_values"][0].shape == (3, 20, 3)
+    values = processor(images=thin, do_pad=False, input_data_format="channels_first")["pixel_values"][0]
+    assert values.shape == (3, 20, 3)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (np.zeros((5, 6, 7), np.uint8), "channels"),
+        (np.zeros((0, 6, 3), np.uint8), "no pixels"),
+        (np.full((5, 6, 3), 2.0), "0..1"),
+        (np.full((5, 6, 3), np.nan), "0..1"),
+        (np.full((5, 6, 3), -1), "0..255"),
+        (np.zeros(5, np.uint8), "shape"),
+        ({"image": 1}, "dict"),
+        ([], "empty"),
+        ([[np.zeros((5, 6, 3), np.uint8)]], "list of lists"),
+    ],
+)
+def test_images_that_are_none(processor, bad, message):
+    with pytest.raises(ValueError, match=message):
+        processor(images=bad)
+
+
+def test_unreadable_path_is_named(processor, tmp_path):
+    path = tmp_path / "broken.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\nnonsense")
+    with pytest.raises(ValueError, match=r"broken\.png"):
+        processor(images=str(path))
+
+
+def test_unknown_and_unsupported_options(processor):
+    with pytest.raises(TypeError, match="do_resise"):
+        processor(images=picture(), do_resise=True)
+    with pytest.raises(ValueError, match="do_center_crop"):
+        processor(images=picture(), do_center_crop=True, crop_size=8)
+    with pytest.raises(ValueError, match="size"):
+        processor(images=picture(), do_resize=True)
+
+
+def test_pairs(processor):
+    first, second = picture(seed=1), picture(seed=2)
+    both = processor(images=first, second_images=second, return_tensors="pt")
+    assert set(both) == {"pixel_values", "second_pixel_values"}
+    assert torch.equal(both.pixel_values, processor(images=first, return_tensors="pt").pixel_values)
+    assert torch.equal(both.second_pixel_values, processor(images=second, return_tensors="pt").pixel_values)
+    batch = processor(images=[first, second], second_images=[second, first], return_tensors="pt")
+    assert torch.equal(batch.pixel_values.flip(0), batch.second_pixel_values)
+
+
+def test_pairs_that_do_not_fit(processor):
+    with pytest.raises(ValueError, match=r"37 x 53.*40 x 53.*same size"):
+        processor(images=picture(), second_images=picture(40, 53))
+    with pytest.raises(ValueError, match=r"2 images but 1 second_images"):
+        processor(images=[picture(), picture()], second_images=picture())
+
+
+def test_images_of_several_sizes(processor):
+    images = [picture(37, 53), picture(80, 53)]
+    values = processor(images=images)["pixel_values"]
+    assert [item.shape for item in values] == [(3, 48, 64), (3, 80, 64)]
+    with pytest.raises(ValueError, match=r"48 x 64, 80 x 64"):
+        processor(images=images, return_tensors="pt")
+    # The same padded size stacks.
+    assert processor(images=[picture(37, 53), picture(40, 60)], return_tensors="np")["pixel_values"].shape == (
+        2,
+        3,
+        48,
+        64,
+    )
+
+
+@pytest.mark.parametrize(
+    ("size", "resized"),
+    [
+        ({"height": 40, "width": 100}, (40, 100)),
+        ({"shortest_edge": 74}, (74, 106)),
+        ({"longest_edge": 106}, (74, 106)),
+        ({"shortest_edge": 74, "longest_edge": 53}, (37, 53)),
+        (74, (74, 106)),
+    ],
+)
+def test_resizing(processor, size, resized):
+    values = processor(images=picture(), do_resize=True, size=size, do_pad=False, return_tensors="pt").pixel_values
+    assert values.shape[-2:] == resized
+    expected = np.asarray(Image.fromarray(picture()).resize(resized[::-1], Image.Resampling.BILINEAR))
+    expected = ((expected / 255 - MEAN) / STD).transpose(2, 0, 1)
+    np.testing.assert_allclose(values[0].numpy(), expected, atol=1e-5)
+    floats = processor(
+        images=picture() / 255, do_resize=True, size=size, do_pad=False, return_tensors="pt"
+    ).pixel_values
+    np.testing.assert_allclose(floats[0].numpy(), expected, atol=0.02)  # 8 bits round to half a step
+
+
+@pytest.mark.parametrize(
+    ("pixels", "size"),
+    [(None, (37, 53)), (0, (37, 53)), (1900, (37, 53)), (4 * 37 * 53, (74, 106)), (10**6, (74, 106))],
+)
+def test_small_images_are_enlarged(pixels, size):
+    """To as many pixels as asked, at most twice; larger ones are left alone. Flow comes back in the frames' own pixels."""
+    processor = WinWinImageProcessor(min_pixels=pixels, do_pad=False)
+    values = processor(images=picture(), return_tensors="pt").pixel_values
+    assert values.shape[-2:] == size
+    flow = torch.ones(1, 2, *size)
+    flow[:, 1] = 2
+    result = processor.post_process_optical_flow({"flow": flow}, target_sizes=[(37, 53)])[0]["flow"]
+    assert result.shape == (2, 37, 53)
+    expected = torch.tensor([53 / size[1], 2 * 37 / size[0]])
+    assert torch.allclose(result, expected[:, None, None].expand_as(result), atol=1e-6)
+    middle = WinWinImageProcessor(min_pixels=3000, do_pad=False)(images=picture(), return_tensors="pt").pixel_values
+    assert abs(middle.shape[-1] * middle.shape[-2] - 3000) < 100
+
+
+def test_size_of_the_wrong_kind(processor):
+    with pytest.raises(ValueError, match="shortest_edge"):
+        processor(images=picture(), do_resize=True, size={"max_height": 10, "max_width": 10})
+
+
+def test_segmentation_maps(processor):
+    labels = np.random.default_rng(0).integers(0, 12, (37, 53)).astype(np.uint8)
+    for given in (labels, Image.fromarray(labels), torch.from_numpy(labels), [labels], labels[None]):
+        result = processor(images=picture(), segmentation_maps=given, return_tensors="pt").labels
+        assert result.shape == (1, 48, 64) and result.dtype == torch.int64
+        assert np.array_equal(result[0, :37, :53].numpy(), labels)
+        assert (result[0, 37:] == 255).all() and (result[0, :, 53:] == 255).all()
+    doubled = processor(
+        images=picture(), segmentation_maps=labels, do_resize=True, size=74, do_pad=False, return_tensors="pt"
+    ).labels
+    assert np.array_equal(doubled[0].numpy(), labels.repeat(2, 0).repeat(2, 1))
+
+
+def test_segmentation_maps_that_do_not_fit(processor):
+    with pytest.raises(ValueError, match=r"10 x 53.*37 x 53"):
+        processor(images=picture(), segmentation_maps=np.zeros((10, 53), np.uint8))
+    with pytest.raises(ValueError, match="whole numbers"):
+        processor(images=picture(), segmentation_maps=np.zeros((37, 53), np.float32))
+    with pytest.raises(ValueError, match=r"\(H, W\)"):
+        processor(images=picture(), segmentation_maps=Image.fromarray(picture()))
+
+
+def test_save_and_load(tmp_path):
+    WinWinImageProcessor(do_resize=True, size={"shortest_edge": 64}, patch_size=8).save_pretrained(tmp_path)
+    loaded = WinWinImageProcessor.from_pretrained(tmp_path)
+    assert loaded.patch_size == 8 and dict(loaded.size) == {"shortest_edge": 64} and loaded.do_resize
+    assert loaded(images=picture(), return_tensors="pt").pixel_values.shape[-2:] == (64, 96)
+
+
+def test_auto_image_processor(tmp_path):
+    from transformers import AutoImageProcessor
+
+    import winwin_hf  # noqa: F401 - registers with the Auto classes
+
+    WinWinImageProcessor(patch_size=8).save_pretrained(tmp_path)
+    loaded = AutoImageProcessor.from_pretrained(tmp_path)
+    assert type(loaded) is WinWinImageProcessor and loaded.patch_size == 8
+
+
+def test_full_hd_is_fast_and_silent(processor):
+    import time
+
+    image = picture(1080, 1920)
+    processor(images=image, return_tensors="pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        start = time.perf_counter()
+        processor(images=image, second_images=image, return_tensors="pt")
+    assert time.perf_counter() - start < 2  # about 0.1 s on two cores
+
+
+# ---- the way back ----
+
+
+@pytest.mark.parametrize("size", [(1, 1), (37, 53), (48, 64), (33, 64)])
+def test_padding_is_cropped_off(processor, size):
+    values = processor(images=picture(*size), return_tensors="pt").pixel_values
+    outputs = SimpleNamespace(flow=values[:, :2], log_scale=values[:, 0], predicted_depth=values[:, 1], logits=values)
+    unpadded = processor(images=picture(*size), do_pad=False, return_tensors="pt").pixel_values[0]
+    flow = processor.post_process_optical_flow(outputs, target_sizes=[size])[0]
+    assert torch.equal(flow["flow"], unpadded[:2]) and torch.equal(flow["log_scale"], unpadded[0])
+    depth = processor.post_process_depth_estimation(outputs, target_sizes=torch.tensor([size]))[0]["predicted_depth"]
+    assert torch.equal(depth, unpadded[1])
+    labels = processor.post_process_semantic_segmentation(outputs, target_sizes=[size])[0]
+    assert torch.equal(labels, unpadded.argmax(0)) and labels.dtype == torch.int64
+
+
+def test_without_target_sizes_predictions_stay(processor):
+    flow = torch.randn(2, 2, 48, 64)
+    results = processor.post_process_optical_flow({"flow": flow})
+    assert torch.equal(torch.stack([result["flow"] for result in results]), flow)
+    assert set(results[0]) == {"flow"}
+
+
+def test_confidence_is_one_where_the_scale_is_least(processor):
+    c = torch.tensor([-50.0, 0.0, 50.0]).view(1, 1, 3)
+    result = processor.post_process_optical_flow({"flow": torch.zeros(1, 2, 1, 3), "log_scale": c})[0]
+    torch.testing.assert_close(result["confidence"], torch.tensor([[1.0, 0.5, 0.0]]))
+    scale = 3.75 * torch.sigmoid(c[0]) + 0.25
+    torch.testing.assert_close(result["confidence"], 1 - (scale - 0.25) / 3.75)
+
+
+def test_resized_flow_is_in_pixels_of_the_original(processor):
+    # 37 x 53 is resized to 74 x 159, so the model sees motions 2 and 3 times as long.
+    processor = WinWinImageProcessor(do_resize=True, size={"height": 74, "width": 159})
+    flow = torch.empty(1, 2, 80, 160)
+    flow[:, 0], flow[:, 1] = 30.0, 10.0
+    flow[..., 74:, :], flow[..., 159:] = 1e6, 1e6  # the padding must not leak in
+    result = processor.post_process_optical_flow({"flow": flow}, target_sizes=[(37, 53)])[0]["flow"]
+    assert result.shape == (2, 37, 53)
+    torch.testing.assert_close(result[0], torch.full((37, 53), 10.0))
+    torch.testing.assert_close(result[1], torch.full((37, 53), 5.0))
+
+
+def test_options_of_the_call_are_given_again(processor):
+    values = processor(images=picture(), do_resize=True, size=74, return_tensors="pt").pixel_values
+    depth = {"predicted_depth": torch.ones_like(values[:, 0])}
+    with pytest.raises(ValueError, match=r"48 x 64.*80 x 112"):
+        processor.post_process_depth_estimation(depth, target_sizes=[(37, 53)])
+    result = processor.post_process_depth_estimation(depth, target_sizes=[(37, 53)], do_resize=True, size=74)
+    assert result[0]["predicted_depth"].shape == (37, 53)
+    with pytest.raises(TypeError, match="sise"):
+        processor.post_process_depth_estimation(depth, target_sizes=[(37, 53)], sise=74)
+
+
+def test_half_precision_predictions_become_float32(processor):
+    outputs = {"flow": torch.ones(1, 2, 48, 64, dtype=torch.bfloat16)}
+    assert processor.post_process_optical_flow(outputs, target_sizes=[(37, 53)])[0]["flow"].dtype == torch.float32
+
+
+def test_post_processing_refuses_what_does_not_belong(processor):
+    flow = torch.zeros(1, 2, 48, 64)
+    with pytest.raises(ValueError, match=r"37 x 80.*48 x 80.*48 x 64"):
+        processor.post_process_optical_flow({"flow": flow}, target_sizes=[(37, 80)])
+    with pytest.raises(ValueError, match=r"2 target_sizes for a batch of 1"):
+        processor.post_process_optical_flow({"flow": flow}, target_sizes=[(37, 53)] * 2)
+    with pytest.raises(ValueError, match="no `flow`"):
+        processor.post_process_optical_flow({"logits": flow})
+    with pytest.raises(ValueError, match="windows"):
+        processor.post_process_optical_flow({"flow": flow[None]}, target_sizes=[(37, 53)])

@@ -1,0 +1,117 @@
+"""The demo as a process of its own on this machine, for the tests that talk to it: real HTTP, no network beyond loopback."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from support.places import ROOT
+from winwin_hf import (
+    WinWinConfig,
+    WinWinForDepthEstimation,
+    WinWinForOpticalFlow,
+    WinWinForSemanticSegmentation,
+    WinWinImageProcessor,
+)
+
+SPACE = ROOT / "spaces" / "winwin-demo"
+SIZES = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "decoder_hidden_size": 24,
+    "decoder_num_hidden_layers": 2,
+    "decoder_num_attention_heads": 2,
+    "head_hidden_size": 16,
+}
+MODELS = {
+    "flow": WinWinForOpticalFlow,
+    "depth": WinWinForDepthEstimation,
+    "segmentation": WinWinForSemanticSegmentation,
+}
+LABELS = {0: "sky", 1: "road", 2: "tree & <b>bush</b>"}
+
+
+@dataclass(frozen=True)
+class Server:
+    url: str
+    process: subprocess.Popen
+    log: Path
+    checkpoints: dict[str, str]  # task -> folder
+    temporary: Path  # Gradio's cache
+
+
+def tiny_checkpoints(folder: Path) -> dict[str, str]:
+    """A random checkpoint for each task, of a few thousand parameters."""
+    torch.manual_seed(0)
+    for task, cls in MODELS.items():
+        cls(WinWinConfig(**SIZES, id2label=LABELS)).save_pretrained(folder / task)
+        WinWinImageProcessor().save_pretrained(folder / task)
+    return {task: str(folder / task) for task in MODELS}
+
+
+@functools.cache
+def start() -> Server:
+    """The one server of this test session, with tiny random checkpoints; it ends with the session."""
+    pytest.importorskip("gradio", reason="needs gradio (winwin-hf[demo])")
+    home = Path(tempfile.mkdtemp(prefix="winwin-space-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    checkpoints = tiny_checkpoints(home / "checkpoints")
+    names = [part for task, name in checkpoints.items() for part in (f"--{task}", name)]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "GRADIO_TEMP_DIR": str(home / "files"),
+        "OMP_NUM_THREADS": "1",
+        "no_proxy": "*",  # loopback goes through no proxy
+    }
+    log = home / "log.txt"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [sys.executable, str(SPACE / "app.py"), "--port", str(port), "--empty", *names],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=home,
+        )
+    atexit.register(process.kill)
+    url = f"http://127.0.0.1:{port}"
+    for _ in range(600):
+        if process.poll() is not None:
+            pytest.fail(f"the demo ended at once:\n{log.read_text()}")
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            break
+        except OSError:
+            time.sleep(0.2)
+    else:
+        pytest.fail(f"the demo doesn't answer:\n{log.read_text()}")
+    return Server(url, process, log, checkpoints, home / "files")
+
+
+def write_header(path: Path, width: int, height: int) -> str:
+    """A PNG that claims a size and has no pixels."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, body in chunks:
+        data += struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    path.write_bytes(data)
+    return str(path)

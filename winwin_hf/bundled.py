@@ -1,0 +1,184 @@
+"""The checkpoints that come with the package, and how they get their bare names.
+
+Notable:
+- A bundled checkpoint is a folder `winwin_hf/checkpoints/<name>` with config.json, model.safetensors and friends.
+- `install` lays it into the Hub cache the way a download would (`models--<name>/refs/main`, `snapshots/<commit>/...`), after
+  which `AutoModel.from_pretrained("<name>")` works anywhere on the machine, offline too.
+- The "commit" is a hash of the folder's contents, so installing again is free, a changed checkpoint replaces the old one,
+  and a damaged snapshot is noticed.
+- A snapshot appears whole or not at all: it is copied under a temporary name, renamed, and only then does refs/main point to it.
+- Nothing here imports torch or transformers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
+
+# What each head's checkpoint is for, by the class in config.json's "architectures".
+TASKS = {
+    "WinWinForOpticalFlow": "optical flow",
+    "WinWinForSemanticSegmentation": "semantic segmentation",
+    "WinWinForDepthEstimation": "depth estimation",
+    "WinWinForPreTraining": "pre-training",
+    "WinWinModel": "features",
+    "WinWinBackbone": "features",
+}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A bundled checkpoint, as `winwin checkpoints list` shows it."""
+
+    name: str
+    task: str
+    parameters: int  # numbers in the safetensors files
+    size: int  # bytes of the whole folder
+    installed: bool  # the Hub cache holds exactly this version
+
+
+def folders() -> dict[str, Path]:
+    """Name -> folder of every bundled checkpoint, sorted by name. Empty where the package came without any."""
+    if not CHECKPOINTS.is_dir():
+        return {}
+    return {path.parent.name: path.parent for path in sorted(CHECKPOINTS.glob("*/config.json"))}
+
+
+def resolve(name: str) -> str:
+    """What to hand to `from_pretrained` for `name`: an existing folder, a bundled checkpoint's folder, else `name` itself.
+
+    A bundled name never needs `install` this way, and never meets an outdated copy in the cache.
+    """
+    if Path(name).is_dir():
+        return name
+    folder = folders().get(name)
+    return str(folder) if folder is not None else name
+
+
+def install(names: list[str] | None = None, cache_dir: str | Path | None = None) -> dict[str, Path]:
+    """Lays bundled checkpoints (all of them where `names` is None) into the Hub cache and returns name -> snapshot folder.
+
+    `cache_dir` defaults to huggingface_hub's cache, so `HF_HOME` and `HF_HUB_CACHE` count. Other versions of the same name
+    are removed from the cache. Raises ValueError for a name that isn't bundled, OSError where the cache can't be written.
+    """
+    known = folders()
+    wanted = list(known) if names is None else names
+    for name in wanted:
+        if name not in known:
+            raise ValueError(f"no bundled checkpoint is called {name!r}; there are: {', '.join(known) or 'none'}")
+    return {name: _install_one(known[name], _repository(name, cache_dir)) for name in wanted}
+
+
+def checkpoints(cache_dir: str | Path | None = None) -> list[Checkpoint]:
+    """Every bundled checkpoint with its task, parameters, size in bytes and whether the cache holds this version."""
+    found = []
+    for name, folder in folders().items():
+        architectures = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or ["?"]
+        commit = _commit(folder)
+        repository = _repository(name, cache_dir)
+        snapshot = repository / "snapshots" / commit
+        found.append(
+            Checkpoint(
+                name=name,
+                task=TASKS.get(architectures[0], architectures[0]),
+                parameters=sum(count_parameters(path) for path in folder.glob("*.safetensors")),
+                size=sum(path.stat().st_size for path in _files(folder)),
+                installed=_read_ref(repository) == commit and snapshot.is_dir() and _commit(snapshot) == commit,
+            )
+        )
+    return found
+
+
+def _install_one(folder: Path, repository: Path) -> Path:
+    commit = _commit(folder)
+    snapshots = repository / "snapshots"
+    snapshot = snapshots / commit
+    if not (snapshot.is_dir() and _commit(snapshot) == commit):
+        snapshots.mkdir(parents=True, exist_ok=True)
+        # Beside snapshots/, not in it: huggingface_hub takes every folder in there for a revision.
+        temporary = Path(tempfile.mkdtemp(prefix=".installing-", dir=repository))
+        try:
+            for path in _files(folder):
+                target = temporary / "snapshot" / path.relative_to(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+            if snapshot.exists():  # damaged: out of the way, and removed with the temporary folder
+                snapshot.rename(temporary / "damaged")
+            try:
+                (temporary / "snapshot").rename(snapshot)
+            except OSError:
+                # Another process may have installed the same version in the meantime: that is as good.
+                if not (snapshot.is_dir() and _commit(snapshot) == commit):
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    _write_ref(repository, commit)
+    for other in snapshots.iterdir():
+        if other.name != commit:
+            shutil.rmtree(other, ignore_errors=True)
+    return snapshot
+
+
+def _repository(name: str, cache_dir: str | Path | None) -> Path:
+    """The cache folder that huggingface_hub reads for the bare name."""
+    # At call time: tests and programs may point the cache elsewhere after this module was imported.
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    cache = Path(cache_dir) if cache_dir is not None else Path(constants.HF_HUB_CACHE)
+    return cache.expanduser() / repo_folder_name(repo_id=name, repo_type="model")
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files that belong to a checkpoint, in a fixed order: no hidden ones, no byte code."""
+    inside = (path for path in folder.rglob("*") if path.is_file())
+    skip = ("__pycache__",)
+    return sorted(p for p in inside if not any(s.startswith(".") or s in skip for s in p.relative_to(folder).parts))
+
+
+def _commit(folder: Path) -> str:
+    """40 hexadecimal digits from the names and contents of the checkpoint's files."""
+    digest = hashlib.sha1(usedforsecurity=False)
+    for path in _files(folder):
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_ref(repository: Path) -> str | None:
+    ref = repository / "refs" / "main"
+    return ref.read_text(encoding="utf-8").strip() if ref.is_file() else None
+
+
+def _write_ref(repository: Path, commit: str) -> None:
+    if _read_ref(repository) == commit:
+        return
+    refs = repository / "refs"
+    refs.mkdir(parents=True, exist_ok=True)
+    temporary = repository / f".main-{os.getpid()}"  # beside refs/, where every file counts as a branch
+    temporary.write_text(commit, encoding="utf-8")  # no newline: huggingface_hub takes the whole file as the commit
+    temporary.replace(refs / "main")
+
+
+def count_parameters(path: Path) -> int:
+    """The numbers in a safetensors file, from its header alone (8 bytes of length, then JSON)."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    total = 0
+    for key, entry in header.items():
+        if key != "__metadata__":
+            count = 1
+            for extent in entry["shape"]:
+                count *= extent
+            total += count
+    return total

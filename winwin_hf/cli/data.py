@@ -1,0 +1,126 @@
+"""`winwin data`: what sets are known, whether a folder is complete and readable, and shards that a cluster can stream."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from winwin_hf.cli.errors import UsageError, one_line_errors
+
+app = typer.Typer(help="Data sets: which are known, is a folder complete, shards to stream.", no_args_is_help=True)
+
+SIZES = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
+
+
+@app.command("list")
+@one_line_errors
+def data_list(
+    task: Annotated[str | None, typer.Option(help="Only flow, depth or segmentation.")] = None,
+    layout: Annotated[
+        bool, typer.Option("--layout", help="Also the folders that each expects, and its terms.")
+    ] = False,
+) -> None:
+    """The data sets that the package reads, with their splits and where they come from."""
+    from winwin_hf.data.benchmarks.catalog import SETS
+
+    chosen = [entry for entry in SETS.values() if task in (None, entry.task)]
+    if not chosen:
+        raise UsageError(f"--task {task}: expected flow, depth or segmentation")
+    if layout:
+        for entry in chosen:
+            typer.echo(f"{entry.name}\n  {entry.layout}\n  from {entry.source}\n  terms: {entry.terms}")
+        return
+    table = Table("name", "task", "splits (scored)", "source")
+    for entry in chosen:
+        splits = ", ".join(f"({split})" if split == entry.scored else split for split in entry.splits)
+        table.add_row(entry.name, entry.task, splits, entry.source)
+    Console(width=max(Console().width, 140)).print(table)
+
+
+@app.command("check")
+@one_line_errors
+def data_check(
+    folder: Annotated[Path, typer.Argument(help="Where the data set was unpacked.")],
+    name: Annotated[str | None, typer.Option(help="Which set it is. Default: look what the folder holds.")] = None,
+    split: Annotated[list[str] | None, typer.Option(help="Only this split; repeatable.")] = None,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode; 0: this one.")] = 2,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="An option of the set that --name names, such as a scale; repeatable."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="List files only, decode none.")] = False,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the report as JSON.")] = None,
+) -> None:
+    """What FOLDER holds, what is missing and what is broken, before a training is started. Exit code 1 if anything is."""
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder")
+    options = {}
+    for item in option or []:
+        key, equals, text = item.partition("=")
+        if not (key and equals and name):
+            raise UsageError(f"--option {item}: expected KEY=VALUE, and --name with it")
+        options[key] = yaml.safe_load(text)
+    from winwin_hf.data.benchmarks.check import check
+    from winwin_hf.data.formats import write_atomic
+
+    report = check(folder, name, split, workers=workers, decode=not quick, progress=True, **options)
+    Console(width=max(Console().width, 120)).print(report)
+    if output is not None:
+        with write_atomic(output) as temporary:
+            temporary.write_text(report.json() + "\n")
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command("shards")
+@one_line_errors
+def data_shards(
+    data: Annotated[
+        str, typer.Argument(metavar="NAME[:SPLIT]=PATH", help="A data set on disk, see `winwin data list`.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the shards.")],
+    format: Annotated[str, typer.Option(help="parquet or webdataset.")] = "parquet",
+    shard_size: Annotated[str, typer.Option(help="About so large, as 500MB.")] = "500MB",
+    multiple_of: Annotated[
+        int, typer.Option(min=1, help="Make the number of shards a multiple of this: of the training processes.")
+    ] = 1,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave out what can't be read, and count it.")
+    ] = False,
+) -> None:
+    """Turn a data set into shards that `datasets` streams, files embedded as they are."""
+    match = re.fullmatch(r"([1-9]\d*)\s*(kb|mb|gb|)", shard_size.strip().lower())
+    if match is None:
+        raise UsageError(f"--shard-size {shard_size}: expected a size such as 500MB")
+    if format not in ("parquet", "webdataset"):
+        raise UsageError(f"--format {format}: expected parquet or webdataset")
+    from winwin_hf.data.benchmarks import catalog
+    from winwin_hf.data.shards import shards
+    from winwin_hf.evaluation.run import parse_data
+
+    name, split, path = parse_data(data)
+    entry = catalog.entry_of(name)
+    split = split or entry.splits[0]
+    written = shards.write_shards(
+        catalog.load(name, path, split, skip_missing=skip_broken),
+        output,
+        task=entry.task,
+        format=format,  # type: ignore[arg-type]  # checked above
+        shard_size=int(match[1]) * SIZES[match[2]],
+        name=name,
+        split=split,
+        labels=catalog.labels_of(name, path),
+        source=entry.source,
+        terms=entry.terms,
+        multiple_of=multiple_of,
+        progress=True,
+        skip_broken=skip_broken,
+    )
+    for path_written in written:
+        typer.echo(str(path_written))

@@ -1,0 +1,226 @@
+"""`make demo`: every bundled checkpoint on real frames, as pictures to look at and figures to check.
+
+Notable: there is no ground truth for the example frames, so the figures are such as need none: the size of the motion, and
+how much nearer frame 2 comes to frame 1 when it is warped by the predicted flow.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from winwin_hf import bundled
+from winwin_hf.data import formats
+from winwin_hf.inference import drawing, tasks
+
+# What each checkpoint is shown on: files of the examples folder.
+PAIRS = (("bedroom_1.jpg", "bedroom_2.jpg"), ("bedroom_2.jpg", "bedroom_3.jpg"))
+SEGMENTED = ("street.jpg", "barn.jpg")
+MEASURED = ("room.jpg", "bedroom_1.jpg")
+
+
+def run(
+    output: str | Path, frames: str | Path | None = None, device: str = "auto", say: Callable[[str], Any] = print
+) -> dict[str, Any]:
+    """Writes pictures, flow.flo and friends, figures.json and figures.md below `output`; returns the figures.
+
+    `frames` is the folder of example frames (default: the package's own). A checkpoint that didn't come with the package is
+    left out and `say` tells. Raises FileNotFoundError where the frames are missing.
+    """
+    output = Path(output)
+    folder = Path(frames) if frames is not None else examples_folder()
+    wanted = sorted({name for pair in PAIRS for name in pair} | set(SEGMENTED) | set(MEASURED))
+    missing = [name for name in wanted if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{folder}: the example frames {', '.join(missing)} are missing")
+    output.mkdir(parents=True, exist_ok=True)
+
+    figures: dict[str, Any] = {"machine": _machine()}
+    present = bundled.folders()
+    for name, show in (("winwin-flow", _flow), ("winwin-seg", _segment), ("winwin-depth", _depth)):
+        if name not in present:
+            say(f"{name}: not in this package, left out")
+            figures[name] = None
+            continue
+        say(f"{name}: running")
+        figures[name] = show(name, folder, output, device, say)
+
+    _write(output / "figures.json", json.dumps(figures, indent=2) + "\n")
+    _write(output / "figures.md", _markdown(figures))
+    say(f"pictures and figures: {output.absolute()}")
+    return figures
+
+
+def examples_folder() -> Path:
+    """The example frames: inside an installed package, or in the checkout that the package is imported from."""
+    package = Path(__file__).resolve().parent
+    inside = package / "examples"
+    return inside if inside.is_dir() else package.parent / "spaces" / "winwin-demo" / "examples"
+
+
+def _flow(name: str, folder: Path, output: Path, device: str, say: Callable[[str], Any]) -> list[dict[str, Any]]:
+    predictor = tasks.load(name, "flow", device)
+    rows = []
+    for number, (file1, file2) in enumerate(PAIRS, start=1):
+        frame1, frame2 = formats.read_image(folder / file1), formats.read_image(folder / file2)
+        result = tasks.predict_flow(predictor, frame1, frame2)
+        flow = result.values
+        # The first pair is what a person looks for: it has the plain name.
+        stem = "flow" if number == 1 else f"flow_{number}"
+        formats.write_flo(output / f"{stem}.flo", flow)
+        before, after = (_difference(frame1, picture) for picture in (frame2, drawing.warp(frame2, flow)))
+        errors = tasks.photometric_errors(frame1, frame2, flow)
+        sheet = drawing.panel(
+            [
+                ("frame 1", frame1),
+                (f"flow (full colour: {np.hypot(flow[..., 0], flow[..., 1]).max():.1f} px)", tasks.flow_picture(flow)),
+                ("frame 2", frame2),
+                ("frame 2 warped to frame 1 by the flow", drawing.warp(frame2, flow)),
+                (f"|frame 1 - frame 2| (times 3), mean {errors['unwarped']:.2f}", before),
+                (f"|frame 1 - warped frame 2| (times 3), mean {errors['warped']:.2f}", after),
+            ]
+        )
+        tasks.save_picture(output / f"{stem}.png", sheet)
+        rows.append(
+            {
+                "frames": [file1, file2],
+                "size": _size(frame1),
+                "seconds": round(result.seconds, 3),
+                "mean_flow_px": round(tasks.mean_magnitude(flow), 3),
+                "largest_flow_px": round(float(np.hypot(flow[..., 0], flow[..., 1]).max()), 3),
+                "photometric_error": {key: round(value, 4) for key, value in errors.items()},
+                "files": [f"{stem}.flo", f"{stem}.png"],
+            }
+        )
+        say(
+            f"  {file1} -> {file2}: {frame1.shape[1]} x {frame1.shape[0]}, {result.seconds:.2f} s, mean |flow| "
+            f"{rows[-1]['mean_flow_px']:.2f} px, |frame 1 - frame 2| {errors['unwarped']:.2f} -> {errors['warped']:.2f} warped"
+        )
+    return rows
+
+
+def _segment(name: str, folder: Path, output: Path, device: str, say: Callable[[str], Any]) -> list[dict[str, Any]]:
+    predictor = tasks.load(name, "segment", device)
+    names = predictor.label_names
+    rows = []
+    for file in SEGMENTED:
+        image = formats.read_image(folder / file)
+        result = tasks.predict_segmentation(predictor, image)
+        stem = f"segmentation_{Path(file).stem}"
+        tasks.save_labels(output / f"{stem}_labels.png", result.values)
+        picture = tasks.segmentation_picture(image, result.values, names)
+        tasks.save_picture(output / f"{stem}.png", drawing.panel([("image", image), ("classes", picture)]))
+        shares = tasks.label_shares(result.values, names)
+        rows.append(
+            {
+                "image": file,
+                "size": _size(image),
+                "seconds": round(result.seconds, 3),
+                "shares": {key: round(value, 4) for key, value in shares.items()},
+                "files": [f"{stem}_labels.png", f"{stem}.png"],
+            }
+        )
+        top = ", ".join(f"{key} {value:.0%}" for key, value in list(shares.items())[:4])
+        say(f"  {file}: {image.shape[1]} x {image.shape[0]}, {result.seconds:.2f} s, {top}")
+    return rows
+
+
+def _depth(name: str, folder: Path, output: Path, device: str, say: Callable[[str], Any]) -> list[dict[str, Any]]:
+    predictor = tasks.load(name, "depth", device)
+    rows = []
+    for file in MEASURED:
+        image = formats.read_image(folder / file)
+        result = tasks.predict_depth(predictor, image)
+        low, middle, high = (float(value) for value in np.percentile(result.values, (1, 50, 99)))
+        stem = f"depth_{Path(file).stem}"
+        tasks.save_depth(output / f"{stem}_mm.png", result.values)
+        titled = [
+            ("image", image),
+            (f"depth, {low:.2f} m (pale) to {high:.2f} m (dark)", tasks.depth_picture(result.values)),
+        ]
+        tasks.save_picture(output / f"{stem}.png", drawing.panel(titled))
+        rows.append(
+            {
+                "image": file,
+                "size": _size(image),
+                "seconds": round(result.seconds, 3),
+                "depth_m": {"1 %": round(low, 3), "median": round(middle, 3), "99 %": round(high, 3)},
+                "files": [f"{stem}_mm.png", f"{stem}.png"],
+            }
+        )
+        say(
+            f"  {file}: {image.shape[1]} x {image.shape[0]}, {result.seconds:.2f} s, median {middle:.2f} m ({low:.2f} to {high:.2f})"
+        )
+    return rows
+
+
+def _markdown(figures: dict[str, Any]) -> str:
+    lines = ["# What the bundled checkpoints do on the example frames", "", figures["machine"], ""]
+    lines += ["Seconds are of a single run; the first of each table includes warming up.", ""]
+    if figures["winwin-flow"]:
+        lines += [
+            "## winwin-flow",
+            "",
+            "Photometric error: mean |frame 1 - frame 2| (0 to 255) where the match lies inside frame 2, before and after warping.",
+            "",
+            "| frames | size | seconds | mean flow | largest | photometric error | warped |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for row in figures["winwin-flow"]:
+            error = row["photometric_error"]
+            lines.append(
+                f"| {' -> '.join(row['frames'])} | {row['size'][0]}x{row['size'][1]} | {row['seconds']:.2f} | "
+                f"{row['mean_flow_px']:.2f} px | {row['largest_flow_px']:.1f} px | {error['unwarped']:.2f} | {error['warped']:.2f} |"
+            )
+        lines.append("")
+    if figures["winwin-seg"]:
+        lines += ["## winwin-seg", "", "| image | size | seconds | classes |", "|---|---|---|---|"]
+        for row in figures["winwin-seg"]:
+            shares = ", ".join(f"{key} {value:.0%}" for key, value in row["shares"].items() if value >= 0.005)
+            lines.append(f"| {row['image']} | {row['size'][0]}x{row['size'][1]} | {row['seconds']:.2f} | {shares} |")
+        lines.append("")
+    if figures["winwin-depth"]:
+        lines += [
+            "## winwin-depth",
+            "",
+            "| image | size | seconds | 1 % | median | 99 % |",
+            "|---|---|---|---|---|---|",
+        ]
+        for row in figures["winwin-depth"]:
+            depths = " | ".join(f"{value:.2f} m" for value in row["depth_m"].values())
+            lines.append(f"| {row['image']} | {row['size'][0]}x{row['size'][1]} | {row['seconds']:.2f} | {depths} |")
+        lines.append("")
+    for name in ("winwin-flow", "winwin-seg", "winwin-depth"):
+        if figures[name] is None:
+            lines += [f"{name}: not in this package.", ""]
+    return "\n".join(lines)
+
+
+def _machine() -> str:
+    accelerator = (
+        torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    )
+    return f"{accelerator}; torch {torch.__version__}, transformers {transformers.__version__}, {platform.system()}"
+
+
+def _difference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """|first - second|, three times as bright, so that small differences show."""
+    difference = np.abs(first.astype(np.float32) - second.astype(np.float32))
+    return np.minimum(3 * difference, 255).astype(np.uint8)
+
+
+def _write(path: Path, text: str) -> None:
+    with formats.write_atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _size(image: np.ndarray) -> list[int]:
+    """[width, height]"""
+    return [image.shape[1], image.shape[0]]

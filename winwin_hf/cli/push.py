@@ -1,0 +1,88 @@
+"""`winwin push`: a model, a data set or a Space to the Hub."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from winwin_hf.cli.errors import UsageError, one_line_errors
+
+
+@one_line_errors
+def push(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="CHECKPOINT_OR_FOLDER",
+            help="A bundled name, the folder of a checkpoint or a training; of `winwin data shards`; of a Space.",
+        ),
+    ],
+    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="OWNER/NAME; made if it isn't there.")],
+    type: Annotated[str, typer.Option(help="model, dataset or space.")] = "model",
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go, and what is there.")] = False,
+    overwrite_card: Annotated[
+        bool, typer.Option("--overwrite-card", help="Replace a README.md that is on the Hub already.")
+    ] = False,
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(help="Figures for the card: a results.json of `winwin evaluate --output`; repeatable."),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="The branch, made if it isn't there. Default: main.")] = None,
+    pr: Annotated[bool, typer.Option("--pr", help="As a pull request.")] = False,
+    limits: Annotated[
+        str | None, typer.Option(help="For the card: what somebody who uses the model should know.")
+    ] = None,
+    hub_dataset: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SET=OWNER/NAME[#TASK]",
+            help="The Hub's benchmark of an evaluated set, for .eval_results; repeatable.",
+        ),
+    ] = None,
+    picture: Annotated[
+        bool, typer.Option("--picture/--no-picture", help="Run the model for a picture in the card.")
+    ] = True,
+) -> None:
+    """Push a checkpoint, shards or a Space to the Hub, in one commit. The token is that of `hf auth login`, or HF_TOKEN."""
+    benchmarks = {}
+    for item in hub_dataset or []:
+        match = re.fullmatch(r"([^=\s]+)=(\S+)", item)
+        if match is None:
+            raise UsageError(f"--hub-dataset {item}: expected SET=OWNER/NAME")
+        benchmarks[match[1]] = match[2]
+    from winwin_hf.hub import push as publish
+
+    try:
+        plan = publish.push(
+            source,
+            repo_id,
+            type,  # type: ignore[arg-type]  # checked there
+            private=private,
+            dry_run=dry_run,
+            overwrite_card=overwrite_card,
+            results=results or [],
+            revision=revision,
+            pr=pr,
+            limits=limits,
+            hub_datasets=benchmarks,
+            picture=picture,
+            warn=lambda text: typer.echo(f"warning: {text}", err=True),
+        )
+    except publish.PublishError as error:  # one line however long it took: what it says is what to do
+        if os.environ.get("WINWIN_TRACEBACK"):
+            raise
+        typer.echo(f"winwin: {error}", err=True)
+        raise typer.Exit(1) from None
+    for line in plan.lines():
+        typer.echo(line)
+    if dry_run:
+        typer.echo("a dry run: nothing was sent")
+    elif plan.url is None:
+        typer.echo("all of it is there already")
+    else:
+        typer.echo(plan.url)

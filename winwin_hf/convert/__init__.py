@@ -1,0 +1,1 @@
+"""Weights from elsewhere to our format, and ours to other runtimes."""

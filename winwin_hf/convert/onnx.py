@@ -1,0 +1,469 @@
+"""ONNX: a checkpoint as files that ONNX Runtime and OpenVINO run, for any height, width and batch, and a model made of such a file.
+
+Notable:
+- what is exported is what `AutoModel` loads, plain PyTorch; height and width are multiples of the patch, as the processor pads them.
+- attention: an ONNX file that spells out softmax(Q K^T) V, or says `Attention` (opset 23), makes ONNX Runtime hold all weights at
+  once: 32,640 x 32,640 of the matching at 1080 x 1920 are 4.3 GB. "fused", the default, says
+  `com.microsoft.MultiHeadAttention`, which ONNX Runtime computes in blocks on a CPU and OpenVINO knows too. "standard" keeps to
+  ONNX's own operators, for other runtimes.
+- quantisation is of the weights alone (fp16, bf16, int8 with a scale for each output channel): the file shrinks, all sums stay
+  float32. The bundled checkpoints are stored in half precision, so fp16 loses nothing of them.
+- nothing is written before it agrees with PyTorch, at sizes and batches other than the traced one.
+- `OnnxModel` is a module with the face of our models, so whatever takes one (`predictors.Network`, tiles) takes it.
+
+A folder, ready to be pushed; written whole or not at all:
+
+    config.json, preprocessor_config.json      as `AutoConfig` and `AutoImageProcessor` read them
+    onnx/model.onnx, onnx/model_int8.onnx ...  the graph, and its variants
+    onnx/export.json                           names and shapes of inputs and outputs, versions, the differences from PyTorch
+
+Shapes: B batch, L classes, H W pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from winwin_hf import bundled
+from winwin_hf.evaluation.methods import ARCHITECTURES
+from winwin_hf.inference.onnx import RUNTIMES, OnnxModel, _need
+from winwin_hf.inference.tasks import quiet
+
+QUANTISATIONS = ("fp16", "bf16", "int8")
+ATTENTIONS = ("fused", "standard")
+INPUTS = {
+    "flow": ("pixel_values", "second_pixel_values"),
+    "segmentation": ("pixel_values",),
+    "depth": ("pixel_values",),
+}
+OUTPUTS = {"flow": ("flow", "log_scale"), "segmentation": ("logits",), "depth": ("predicted_depth",)}
+# In patches, (batch, rows, columns); none of the checked sizes is the traced one, and one batch is.
+TRACED = (2, 4, 6)
+CHECKED = ((1, 13, 21), (1, 24, 32), (1, 9, 40), (2, 10, 7))
+TOLERANCE = 1e-4  # largest difference from PyTorch over the largest value, float32
+# Where that is more: so many times the difference between two ways in which PyTorch itself computes attention (blocks, or all weights at
+# once). Sharp matching and what refines its answer make of float32's last digit more than 1e-4, in PyTorch as elsewhere.
+ROUNDINGS = 4
+LEAST_WEIGHTS = 1024  # smaller tensors stay as they are: they save nothing
+
+
+@dataclass
+class Difference:
+    """
+    How far one output of one file is from PyTorch's at one size.
+
+    size: (batch, height, width). largest: of PyTorch's values. rounding: how far those by fused and by plain attention
+    are apart.
+    """
+
+    file: str
+    runtime: str
+    size: tuple[int, int, int]
+    output: str
+    max: float
+    mean: float
+    largest: float
+    rounding: float
+
+
+@dataclass
+class Exported:
+    """What an export left: the model folder, {"fp32": path, ...}, and the differences found (none if it wasn't checked)."""
+
+    folder: Path
+    files: dict[str, Path]
+    differences: list[Difference]
+
+
+# ------------------------------------------------------------------ export
+
+
+def export(
+    checkpoint: str | Path,
+    output: str | Path,
+    quantise: Sequence[str] = (),
+    opset: int = 20,
+    check: bool = True,
+    attention: str = "fused",
+) -> Exported:
+    """
+    Writes a checkpoint for optical flow, segmentation or depth as ONNX files.
+
+    Args:
+        checkpoint: a bundled name, a folder or a Hub repository.
+        output: a model folder, new or not; it may be the checkpoint's own. Its `onnx` folder is replaced.
+        quantise: which of `QUANTISATIONS` to write beside the float32 file.
+        opset: of ONNX, 18 or newer. With attention="standard", 23 and newer say `Attention`, older ones spell it out.
+        check: compare with PyTorch, in ONNX Runtime and, if it is installed, in OpenVINO; four sizes and two batches.
+    Raises: ValueError: a checkpoint that can't be exported, or an unknown option; ImportError: the packages of
+        `winwin-hf[export]` are missing; RuntimeError: a float32 file differs from PyTorch by more than `allowed`.
+    """
+    known: tuple[tuple[str, Any, tuple], ...] = tuple(("quantise", how, QUANTISATIONS) for how in quantise)
+    for name, value, choices in (*known, ("attention", attention, ATTENTIONS)):
+        if value not in choices:
+            raise ValueError(f"{name} {value!r}: expected one of {', '.join(choices)}.")
+    if opset < 18:
+        raise ValueError(f"opset {opset}: expected 18 or newer.")
+    _need("onnx", "onnxscript", *(["onnxruntime"] if check else []))
+    model, processor = load(checkpoint)
+    output = Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".onnx-", dir=output))
+    try:
+        files = {"fp32": "model.onnx"}
+        trace(model, temporary / "model.onnx", opset, attention)
+        for how in dict.fromkeys(quantise):
+            files[how] = f"model_{how}.onnx"
+            quantise_weights(temporary / "model.onnx", temporary / files[how], how)
+        description = describe(model, files, opset, attention)
+        differences: list[Difference] = []
+        _write_json(temporary / "export.json", description)
+        if check:
+            model.config.save_pretrained(temporary)  # what OnnxModel reads, also before the folder has its place
+            for file in files.values():
+                differences += compare(model, temporary / file)
+            (temporary / "config.json").unlink()
+            refuse_different(differences)
+            _write_json(temporary / "export.json", {**description, "check": [asdict(d) for d in differences]})
+        if not _same_folder(checkpoint, output):
+            model.config.save_pretrained(output)
+            processor.save_pretrained(output)
+        temporary.chmod(0o755)  # a temporary folder is its owner's alone
+        shutil.rmtree(output / "onnx", ignore_errors=True)
+        temporary.rename(output / "onnx")
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return Exported(output, {how: output / "onnx" / file for how, file in files.items()}, differences)
+
+
+def load(checkpoint: str | Path) -> tuple[Any, Any]:
+    """Model (float32, in evaluation mode, SDPA) and processor. Raises ValueError for one that can't be exported."""
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel
+
+    import winwin_hf  # noqa: F401  registers the Auto classes
+
+    source = bundled.resolve(str(checkpoint))
+    config = AutoConfig.from_pretrained(source)
+    architecture = (getattr(config, "architectures", None) or ["none"])[0]
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"{checkpoint} is a {architecture}; expected one of {', '.join(ARCHITECTURES)}.")
+    if config.attention_pattern != "global":
+        raise ValueError(
+            f"{checkpoint} has attention_pattern={config.attention_pattern!r}: how a frame divides into cells depends on its "
+            "size, so there is no graph for all sizes; expected 'global'."
+        )
+    with quiet():
+        model = AutoModel.from_pretrained(source, dtype=torch.float32, attn_implementation="sdpa").eval()
+    return model, AutoImageProcessor.from_pretrained(source)
+
+
+class Plain(nn.Module):
+    """A model of ours as the exporter wants it: tensors in, a tuple of tensors out, in the order of `OUTPUTS`."""
+
+    def __init__(self, model: Any, fused: bool = False):
+        super().__init__()
+        self.model, self.fused = model, fused
+        self.names = OUTPUTS[task_of(model)]
+
+    def forward(self, *views: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if self.fused:
+            with FusedAttention():
+                outputs = self.model(*views)
+        else:
+            outputs = self.model(*views)
+        return tuple(outputs[name] for name in self.names)
+
+
+class FusedAttention(TorchFunctionMode):
+    """While a graph is traced, every `scaled_dot_product_attention` becomes one `com.microsoft.MultiHeadAttention`."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        options = dict(kwargs or {})
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **options)
+        query, key, value = (
+            args[i] if i < len(args) else options.pop(n) for i, n in enumerate(("query", "key", "value"))
+        )
+        scale = options.pop("scale", None)
+        if len(args) > 3 or any(option not in (None, False, 0.0) for option in options.values()):
+            raise NotImplementedError(f"attention with {options}: expected no mask, no dropout and not causal.")
+        heads = query.shape[1]
+        out = torch.onnx.ops.symbolic(
+            "com.microsoft::MultiHeadAttention",
+            tuple(
+                x.transpose(1, 2).flatten(2) for x in (query, key, value)
+            ),  # (B, heads, T, width) -> (B, T, heads * width)
+            {"num_heads": heads, "scale": float(query.shape[-1] ** -0.5 if scale is None else scale)},
+            dtype=query.dtype,
+            shape=(query.shape[0], query.shape[2], heads * value.shape[-1]),
+            version=1,
+        )
+        return out.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+def trace(model: Any, path: Path, opset: int, attention: str) -> None:
+    """Writes the graph of a model, with any batch, rows and columns of patches, to `path`."""
+    import onnx
+
+    task, patch = task_of(model), model.config.patch_size
+    batch, rows, columns = TRACED
+    views = tuple(torch.randn(batch, model.config.num_channels, rows * patch, columns * patch) for _ in INPUTS[task])
+    dim = torch.export.Dim
+    axes = {0: dim("batch"), 2: patch * dim("rows"), 3: patch * dim("columns")}
+    with _silent(), torch.no_grad():
+        program = torch.onnx.export(
+            Plain(model, fused=attention == "fused").eval(),
+            views,
+            dynamo=True,
+            verbose=False,
+            opset_version=opset,
+            dynamic_shapes=(tuple(axes for _ in views),),
+            input_names=list(INPUTS[task]),
+            output_names=list(OUTPUTS[task]),
+        )
+    assert program is not None
+    program.save(path)
+    # Above two gigabytes the weights lie beside the graph; they are left there.
+    graph = onnx.load(path, load_external_data=False)
+    for part in (graph, graph.graph, *graph.graph.node, *graph.graph.value_info, *graph.graph.initializer):
+        part.ClearField("metadata_props")  # stack traces, with the paths of this machine
+        part.ClearField("doc_string")
+    onnx.save(graph, path)
+
+
+def quantise_weights(source: Path, destination: Path, how: str) -> None:
+    """
+    Writes a graph again with the weights of its matrix products and convolutions in fp16, bf16 or int8, brought back to float32 where
+    they are used. int8: symmetric, one scale an output channel.
+    """
+    import ml_dtypes
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(source)
+    graph = model.graph
+    weights = {w.name: w for w in graph.initializer if w.data_type == onnx.TensorProto.FLOAT}
+    _fold_transposes(graph, weights)
+    used_by = {}  # weight -> the axis of its output channels
+    for node in graph.node:
+        if len(node.input) > 1 and node.input[1] in weights:
+            flags = {a.name: a.i for a in node.attribute}
+            axis = {"MatMul": 1, "Conv": 0, "ConvTranspose": 1, "Gemm": 0 if flags.get("transB") else 1}.get(
+                node.op_type
+            )
+            if axis is not None and math.prod(weights[node.input[1]].dims) >= LEAST_WEIGHTS:
+                used_by[node.input[1]] = axis
+    nodes = []
+    for name, axis in used_by.items():
+        values = numpy_helper.to_array(weights[name])
+        if how == "fp16" and np.abs(values).max() > np.finfo(np.float16).max:
+            continue  # it would become infinite
+        graph.initializer.remove(weights[name])
+        stored = f"{name}.{how}"
+        if how == "int8":
+            others = tuple(i for i in range(values.ndim) if i != axis)
+            scale = np.maximum(np.abs(values).max(axis=others), np.finfo(np.float32).tiny) / 127
+            shape = [-1 if i == axis else 1 for i in range(values.ndim)]
+            small = np.rint(values / scale.reshape(shape)).clip(-127, 127).astype(np.int8)
+            graph.initializer.append(numpy_helper.from_array(scale.reshape(shape).astype(np.float32), f"{name}.scale"))
+            # not DequantizeLinear: ONNX Runtime works these two out once, at the start, but that one anew for every input
+            nodes.append(helper.make_node("Cast", [stored], [f"{name}.steps"], to=onnx.TensorProto.FLOAT))
+            nodes.append(helper.make_node("Mul", [f"{name}.steps", f"{name}.scale"], [name]))
+        else:
+            small = values.astype(np.float16 if how == "fp16" else ml_dtypes.bfloat16)
+            nodes.append(helper.make_node("Cast", [stored], [name], to=onnx.TensorProto.FLOAT))
+        graph.initializer.append(numpy_helper.from_array(small, stored))
+    nodes += graph.node
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.save(model, destination)
+
+
+def _fold_transposes(graph: Any, weights: dict[str, Any]) -> None:
+    """A linear layer's weight is often stored as PyTorch has it and turned in the graph: turned here, for good."""
+    from onnx import numpy_helper
+
+    uses = [name for node in graph.node for name in node.input]
+    for node in list(graph.node):
+        if node.op_type == "Transpose" and node.input[0] in weights and uses.count(node.input[0]) == 1:
+            old = weights.pop(node.input[0])
+            order = next((list(a.ints) for a in node.attribute if a.name == "perm"), None)
+            values = np.ascontiguousarray(numpy_helper.to_array(old).transpose(order))
+            graph.initializer.remove(old)
+            graph.node.remove(node)
+            graph.initializer.append(numpy_helper.from_array(values, node.output[0]))
+            weights[node.output[0]] = graph.initializer[-1]
+
+
+def describe(model: Any, files: dict[str, str], opset: int, attention: str) -> dict[str, Any]:
+    """What export.json says of the files: everything that somebody who calls them needs to know."""
+    task, patch, config = task_of(model), model.config.patch_size, model.config
+    sides = ["batch", "height", "width"]
+    shapes = {
+        "flow": ["batch", 2, "height", "width"],
+        "log_scale": sides,
+        "predicted_depth": sides,
+        "logits": ["batch", len(config.id2label or ()), "height", "width"],
+    }
+    meanings = {
+        "flow": "(right, down) from the first view to the second, in pixels",
+        "log_scale": "logit of the flow's uncertainty; confidence is 1 - sigmoid of it",
+        "predicted_depth": "metres",
+        "logits": "of each class; their names are id2label of config.json",
+    }
+    packages = ("winwin-hf", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino")
+    return {
+        "architecture": type(model).__name__,
+        "task": task,
+        "files": files,
+        "inputs": {
+            name: {"shape": ["batch", config.num_channels, "height", "width"], "dtype": "float32"}
+            for name in INPUTS[task]
+        },
+        "outputs": {name: {"shape": shapes[name], "dtype": "float32", "is": meanings[name]} for name in OUTPUTS[task]},
+        "multiple_of": patch,  # height and width; the processor pads
+        "opset": opset,
+        "attention": attention,
+        "versions": {name: found for name in packages if (found := _version(name))},
+    }
+
+
+# ------------------------------------------------------------------ running an exported file
+
+
+# ------------------------------------------------------------------ comparing
+
+
+@torch.inference_mode()
+def compare(model: Any, path: Path) -> list[Difference]:
+    """How far a file's outputs are from PyTorch's, at each of `CHECKED`, in every runtime that is installed."""
+    patch, task = model.config.patch_size, task_of(model)
+    cases = []
+    for index, (batch, rows, columns) in enumerate(CHECKED):
+        size = (batch, rows * patch, columns * patch)
+        views = pictures(size, model.config.num_channels, seed=index)[: len(INPUTS[task])]
+        ours = model(*views)
+        with sdpa_kernel(SDPBackend.MATH):
+            plain = model(*views)
+        cases.append((size, views, [(name, ours[name].float(), plain[name].float()) for name in OUTPUTS[task]]))
+    found = []
+    for runtime in RUNTIMES:
+        if runtime == "openvino" and not _version(runtime):
+            continue
+        exported = OnnxModel(path, runtime)
+        for size, views, outputs in cases:
+            theirs = exported(*views)
+            for name, expected, plain in outputs:
+                error = (getattr(theirs, name) - expected).abs()
+                figures = (error.max(), error.mean(), expected.abs().max(), (plain - expected).abs().max())
+                found.append(Difference(path.name, runtime, size, name, *map(float, figures)))
+    return found
+
+
+def allowed(difference: Difference) -> float:
+    """How far a float32 file's output may be from PyTorch's."""
+    return max(TOLERANCE * max(1.0, difference.largest), ROUNDINGS * difference.rounding)
+
+
+def refuse_different(differences: list[Difference]) -> None:
+    """Raises RuntimeError for a float32 file that PyTorch doesn't agree with. Quantised ones differ, as they must."""
+    for d in differences:
+        if d.file == "model.onnx" and not d.max <= allowed(d):
+            batch, height, width = d.size
+            raise RuntimeError(
+                f"{d.output} by {d.runtime} differs from PyTorch by up to {d.max:.2e} (values up to {d.largest:.3g}; "
+                f"{allowed(d):.2e} is allowed) at {batch} x {height} x {width}: nothing was written. --no-check writes it all "
+                "the same."
+            )
+
+
+def pictures(size: tuple[int, int, int], channels: int = 3, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two views (B, C, H, W), normalised: smooth random patterns with some noise; the second is the first, moved by (5, 3) pixels."""
+    batch, height, width = size
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.randn(batch, channels, height // 8 + 1, width // 8 + 1, generator=generator)
+    first = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=False)
+    first = first + 0.2 * torch.randn(first.shape, generator=generator)
+    return first, first.roll((3, 5), dims=(-2, -1)) + 0.05 * torch.randn(first.shape, generator=generator)
+
+
+def show(exported: Exported) -> None:
+    """Prints the files, with their sizes and the differences from PyTorch, the largest of each output."""
+    table = Table("file", "MB", "runtime", "output", "max diff.", "mean diff.", "up to", box=None)
+    for path in exported.files.values():
+        size = sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*")) / 1e6
+        groups: dict[tuple[str, str], list[Difference]] = {}
+        for d in exported.differences:
+            if d.file == path.name:
+                groups.setdefault((d.runtime, d.output), []).append(d)
+        if not groups:
+            table.add_row(path.name, f"{size:.1f}", *["-"] * 5)
+        for (runtime, output), group in groups.items():
+            worst = max(group, key=lambda d: d.max)
+            mean = float(np.mean([d.mean for d in group]))
+            table.add_row(
+                path.name, f"{size:.1f}", runtime, output, f"{worst.max:.1e}", f"{mean:.1e}", f"{worst.largest:.3g}"
+            )
+    console = Console()
+    console.print(table)
+    sizes = sorted({d.size for d in exported.differences})
+    if sizes:
+        console.print("batch x height x width: " + ", ".join("x".join(map(str, size)) for size in sizes))
+    console.print(str(exported.folder / "onnx"), soft_wrap=True)
+
+
+# ------------------------------------------------------------------ what the functions above share
+
+
+def task_of(model: Any) -> str:
+    return ARCHITECTURES[type(model).__name__]
+
+
+def _same_folder(checkpoint: str | Path, output: Path) -> bool:
+    source = Path(bundled.resolve(str(checkpoint)))
+    return source.is_dir() and source.resolve() == output.resolve()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """The exporter without its remarks on packages that aren't there and on axes that share a name."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

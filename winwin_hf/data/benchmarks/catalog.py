@@ -1,0 +1,100 @@
+"""All data sets that the package reads, by name, and opening one of them."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from winwin_hf.data.benchmarks import depth as depth_sets
+from winwin_hf.data.benchmarks import flow as flow_sets
+from winwin_hf.data.benchmarks import segmentation as segmentation_sets
+from winwin_hf.data.benchmarks import stereo as stereo_sets
+from winwin_hf.data.benchmarks.entry import DataSet
+from winwin_hf.data.rows import Found, table
+
+SETS: dict[str, DataSet] = {
+    entry.name: entry for entry in (*flow_sets.SETS, *stereo_sets.SETS, *depth_sets.SETS, *segmentation_sets.SETS)
+}
+
+
+def entry_of(name: str) -> DataSet:
+    """Raises ValueError for an unknown name, with the nearest known ones."""
+    if name not in SETS:
+        near = difflib.get_close_matches(name, SETS, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(sorted(SETS))}"
+        raise ValueError(f"unknown data set {name!r}: {hint}")
+    return SETS[name]
+
+
+def find(name: str, root: str | Path, split: str | None = None, **options: Any) -> Found:
+    """The files of a split, without its slice. `options`: keywords of the set's own function, such as a scale."""
+    entry = entry_of(name)
+    split = (split or entry.scored).partition("[")[0]
+    if split not in entry.splits:
+        raise ValueError(f"{name} has no split {split!r}: expected {' or '.join(entry.splits)}")
+    known = [key for key in inspect.signature(entry.find).parameters if key not in ("root", "split")]
+    unknown = [key for key in options if key not in known]
+    if unknown:
+        raise ValueError(f"options of {name}: unknown {', '.join(unknown)}; expected {' or '.join(known) or 'none'}")
+    return entry.find(Path(root), split, **options)
+
+
+def load(
+    name: str, root: str | Path, split: str | None = None, skip_missing: bool = False, **options: Any
+) -> datasets.Dataset:
+    """
+    The examples of a data set on disk, with the columns of `rows.COLUMNS`; nothing is decoded before it is looked at.
+
+    Args:
+        split: one of the set's (default: the one that is scored), or a part of it as in `datasets`: "train[:80%]".
+        skip_missing: leave out examples of which a file is missing, instead of raising.
+        options: keywords of the set's own function.
+    Raises: ValueError for an unknown name, split or option; FileNotFoundError for a folder without the expected layout, or a
+        missing file.
+    """
+    split = split or entry_of(name).scored
+    return table_of(find(name, root, split, **options), name, root, split, skip_missing)
+
+
+def table_of(found: Found, name: str, root: str | Path, split: str, skip_missing: bool = False) -> datasets.Dataset:
+    """What was found, as a Dataset; see `load`."""
+    entry = entry_of(name)
+    if found.missing and not skip_missing:
+        more = f" and {len(found.missing) - 1} more files are" if len(found.missing) > 1 else " is"
+        raise FileNotFoundError(
+            f"{found.missing[0]}{more} missing: {len(found.rows)} examples of {name}, split {split}, are complete "
+            "(`winwin data check` lists all; --skip-broken, in a recipe skip_broken, leaves the others out)"
+        )
+    if not found.rows:
+        raise FileNotFoundError(
+            f"{root}: no example of {name}, split {split}; expected {entry.layout} from {entry.source}"
+        )
+    return sliced(table(found.rows, entry.task), split)
+
+
+def labels_of(name: str, root: str | Path) -> tuple[str, ...] | None:
+    """Class names in the order of their ids; of a folder of one's own, those of its names.txt. None for other tasks."""
+    entry = entry_of(name)
+    if entry.labels is None and entry.task == "segmentation":
+        return segmentation_sets.folder_names(Path(root))
+    return entry.labels
+
+
+def sliced(dataset: datasets.Dataset, split: str) -> datasets.Dataset:
+    """The part of a data set that a split such as "train[10:20]", "train[:80%]" names; the whole one without brackets."""
+    if "[" not in split:
+        return dataset
+    base = split.partition("[")[0]
+    try:
+        parts = datasets.ReadInstruction.from_spec(split).to_absolute({base: len(dataset)})
+    except (AssertionError, ValueError) as error:
+        raise ValueError(
+            f"split {split!r}: expected a slice such as {base}[:80%] or {base}[100:200]; {error}"
+        ) from None
+    return dataset.select(
+        [i for part in parts for i in range(part.from_ or 0, part.to if part.to is not None else len(dataset))]
+    )

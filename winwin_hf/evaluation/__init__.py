@@ -1,0 +1,1 @@
+"""Whole frames scored: metrics, methods by name, tables, benchmark submissions."""

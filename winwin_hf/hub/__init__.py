@@ -1,0 +1,1 @@
+"""Models, data sets and Spaces to the Hub, with their cards."""

@@ -1,0 +1,1 @@
+"""Running a network by its name: images, pairs, tiles, videos, exported files."""

@@ -1,0 +1,206 @@
+"""Clips: reading the frames of a video or of a folder of images one by one, and writing a video.
+
+Notable:
+- PyAV reads and writes videos: its wheels bring FFmpeg and an H.264 encoder, so nothing of the system's is called.
+- A clip holds no frame. It is decoded anew by each pass over it, so memory doesn't grow with its length.
+
+Frames are RGB uint8 (H, W, 3), upright.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import re
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from glob import glob
+from pathlib import Path
+from typing import cast
+
+import av
+import cv2
+import numpy as np
+from av.error import FFmpegError
+from av.video.reformatter import ColorRange, Colorspace
+
+from winwin_hf.data import formats
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+IMAGE_RATE = Fraction(10)  # frames a second of a video made from images
+
+# Encoders of what browsers play, the best first, with options for a video that is looked at.
+ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
+    "libx264": ("H.264", {"crf": "18"}),
+    "libopenh264": ("H.264", {"b": "20M"}),
+    "libvpx-vp9": ("VP9", {"crf": "24", "b": "0", "cpu-used": "5"}),
+}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Chosen frames of a video or of images: start, start + stride, ... before `end`, counted from 0."""
+
+    name: str
+    files: tuple[Path, ...]  # the images, or the one video
+    is_video: bool
+    rate: Fraction  # frames a second of the chosen ones
+    length: int | None  # frames of the whole clip: exact for images, what a video says of itself, None where it doesn't
+    size: tuple[int, int] | None = None  # (height, width) that frames are resized to
+    start: int = 0
+    end: int | None = None
+    stride: int = 1
+
+    def frames(self, skip: int = 0) -> Iterator[np.ndarray]:
+        """The chosen frames but for the first `skip`. A video is read from its beginning in any case.
+
+        Raises: ValueError, while running, for a frame that can't be decoded or is of another size than the first one read.
+        """
+        shape = None
+        with contextlib.closing(self._loaders()) as loaders:
+            first = self.start + skip * self.stride
+            for number, load in itertools.islice(enumerate(loaders), first, self._end(first), self.stride):
+                frame = load()
+                shape = shape or frame.shape
+                if frame.shape != shape:
+                    which = f"frame {number}" if self.is_video else self.files[number].name
+                    raise ValueError(
+                        f"{self.name}: {which} is {frame.shape[0]} x {frame.shape[1]} (height x width), after frames of "
+                        f"{shape[0]} x {shape[1]}; expected frames of one size."
+                    )
+                yield frame if self.size is None else _resize(frame, self.size)
+
+    def count(self) -> int | None:
+        """How many frames are chosen, as far as a video says; None where it doesn't and `end` is open."""
+        end = min((limit for limit in (self.end, self.length) if limit is not None), default=None)
+        return None if end is None else len(range(self.start, end, self.stride))
+
+    def number(self, index: int) -> int:
+        """Of a chosen frame: its place in the whole clip, counted from 1."""
+        return self.start + index * self.stride + 1
+
+    def digest(self) -> str:
+        """Tells clips apart by the size and the first MiB of their (first) file."""
+        with self.files[0].open("rb") as file:
+            return f"{self.files[0].stat().st_size}-{zlib.crc32(file.read(1 << 20)):08x}"
+
+    def _end(self, first: int) -> int | None:
+        return None if self.end is None else max(first, self.end)
+
+    def _loaders(self) -> Generator[Callable[[], np.ndarray], None, None]:
+        """For every frame a function that gives it, so that those that aren't chosen cost little."""
+        if not self.is_video:
+            yield from (functools.partial(formats.read_image, path) for path in self.files)
+            return
+        number = 0
+        try:
+            with av.open(str(self.files[0])) as container:
+                stream = container.streams.video[0]
+                stream.thread_type = "AUTO"
+                for frame in container.decode(stream):
+                    yield functools.partial(_picture, frame)
+                    number += 1
+        except FFmpegError as error:
+            raise ValueError(f"{self.name}: frame {number} can't be decoded ({error.strerror}).") from error
+
+
+def open_clip(
+    source: str | Path,
+    size: tuple[int, int] | None = None,
+    start: int = 0,
+    end: int | None = None,
+    stride: int = 1,
+) -> Clip:
+    """The clip at `source`: a video file, a folder of images, or a pattern of them such as "shots/*.png". Images are sorted as
+    people count, 2 before 10.
+
+    Raises: FileNotFoundError where there is nothing; ValueError where it is no video, or the choice of frames makes no sense.
+    """
+    if start < 0 or stride < 1 or (end is not None and end <= start):
+        raise ValueError(f"start {start}, end {end}, stride {stride}: expected 0 <= start < end and stride >= 1.")
+    if size is not None and min(size) < 1:
+        raise ValueError(f"size {size}: expected a height and a width of at least one pixel.")
+    path = Path(source)
+    if path.is_file():
+        rate, length = _probe(path)
+        return Clip(str(path), (path,), True, rate / stride, length, size, start, end, stride)
+    if path.is_dir():
+        found = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "."]
+        missing = f"{path}: no images in this folder; expected files that end in {', '.join(IMAGE_SUFFIXES)}."
+    else:
+        # Path.glob takes no absolute patterns
+        found = [file for file in map(Path, glob(str(source), recursive=True)) if file.is_file()]  # noqa: PTH207
+        missing = f"{source}: no such video, folder of images or pattern of images."
+    if not found:
+        raise FileNotFoundError(missing)
+    found.sort(key=lambda file: [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(file))])
+    return Clip(str(source), tuple(found), False, IMAGE_RATE, len(found), size, start, end, stride)
+
+
+def _probe(path: Path) -> tuple[Fraction, int | None]:
+    """Frames a second and frames, as the video says."""
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise ValueError(f"{path}: holds no video; expected one, a folder of images or a pattern of images.")
+            stream = container.streams.video[0]
+            rate = stream.average_rate or stream.guessed_rate or IMAGE_RATE
+            seconds = Fraction(container.duration or 0, av.time_base)
+            return rate, stream.frames or round(seconds * rate) or None
+    except FFmpegError as error:
+        raise ValueError(f"{path}: not a readable video ({error.strerror}).") from error
+
+
+def _picture(frame: av.VideoFrame) -> np.ndarray:
+    """A decoded frame, turned as the video says: a phone writes what its sensor sees, and how it was held."""
+    turns = round(frame.rotation / 90) % 4  # counter-clockwise, as rot90's
+    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
+
+
+def _resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    smaller = size[0] * size[1] < frame.shape[0] * frame.shape[1]
+    return cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA if smaller else cv2.INTER_LINEAR)
+
+
+def write_video(path: str | Path, pictures: Iterable[np.ndarray], rate: Fraction | float) -> str:
+    """Writes pictures of one size as an .mp4 that browsers play, `rate` a second; returns its kind, "H.264" where PyAV has that.
+
+    Odd sides grow by a pixel, the last one repeated, because colour has half the resolution there.
+    Raises: ValueError for another suffix, for no pictures, or where PyAV came without any of `ENCODERS`.
+    """
+    if Path(path).suffix.lower() != ".mp4":
+        raise ValueError(f"{path}: expected a name that ends in .mp4.")
+    encoder = next((name for name in ENCODERS if name in av.codecs_available), None)
+    if encoder is None:
+        raise ValueError(f"{path}: this PyAV can write none of {', '.join(ENCODERS)}; its wheels from PyPI can.")
+    kind, options = ENCODERS[encoder]
+    stream: av.VideoStream | None = None
+    with (
+        formats.write_atomic(path) as temporary,
+        av.open(str(temporary), "w", options={"movflags": "+faststart"}) as container,
+    ):
+        for picture in pictures:
+            if stream is None:
+                fraction = Fraction(rate).limit_denominator(1001)  # 30000/1001 and the like
+                stream = cast(av.VideoStream, container.add_stream(encoder, fraction, options=options))
+                stream.height, stream.width = (side + side % 2 for side in picture.shape[:2])
+                stream.pix_fmt = "yuv420p"
+                # BT.709, done in _encodable and said here: players guess how YUV was made of RGB where nothing says it
+                context = stream.codec_context
+                context.colorspace = context.color_primaries = context.color_trc = Colorspace.ITU709
+                context.color_range = ColorRange.MPEG
+            container.mux(stream.encode(_encodable(picture)))
+        if stream is None:
+            raise ValueError(f"{path}: a video needs at least one picture.")
+        container.mux(stream.encode())
+    return kind
+
+
+def _encodable(picture: np.ndarray) -> av.VideoFrame:
+    height, width = picture.shape[:2]
+    even = np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
+    return frame.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG)

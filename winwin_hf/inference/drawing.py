@@ -1,0 +1,240 @@
+"""Pictures of what the models predict. NumPy and Pillow only, because this file travels with the weights (the pipeline uses it).
+
+Notable: `flow_to_image` is the colour code of the Middlebury benchmark (Baker et al., "A Database and Evaluation Methodology
+for Optical Flow", IJCV 2011), written from its definition; `depth_to_image` uses a colour map computed here, whose lightness
+in OKLab (Ottosson 2020) rises evenly; `panel` lays titled pictures out in a grid.
+
+Images are uint8 RGB (H, W, 3); flow is (u right, v down) in pixels, (2, H, W) or (H, W, 2), torch or NumPy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from winwin_hf.inference.flow_colours_winwin import _array, _components, flow_to_image
+
+
+def color_wheel_legend(size: int = 151) -> np.ndarray:
+    """The colour of every direction and length, as a disc on white: (size, size, 3)."""
+    axis = np.linspace(-1, 1, size, dtype=np.float32)
+    flow = np.stack(np.meshgrid(axis, axis))  # (2, size, size)
+    picture = flow_to_image(flow, max_motion=1.0)
+    picture[np.hypot(flow[0], flow[1]) > 1] = 255
+    return picture
+
+
+@lru_cache(maxsize=1)
+def depth_colors() -> np.ndarray:
+    """256 colours from dark blue over magenta and orange to pale yellow, (256, 3) uint8; lightness rises evenly."""
+    t = np.linspace(0, 1, 256)
+    lightness = 0.22 + 0.74 * t
+    angle = np.deg2rad(265 + 200 * t)  # OKLab hue: blue, magenta, red, orange, yellow
+    chroma = 0.04 + 0.15 * np.sin(np.pi * np.clip(0.12 + 0.83 * t, 0, 1))
+    for _ in range(60):  # where sRGB has no such colour, take one less saturated
+        a, b = chroma * np.cos(angle), chroma * np.sin(angle)
+        linear = _oklab_to_linear(lightness, a, b)
+        outside = ((linear < 0) | (linear > 1)).any(axis=1)
+        if not outside.any():
+            break
+        chroma = np.where(outside, chroma * 0.95, chroma)
+    linear = linear.clip(0, 1)
+    srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    return np.rint(255 * srgb).astype(np.uint8)
+
+
+def depth_to_image(depth: Any, minimum: float | None = None, maximum: float | None = None) -> np.ndarray:
+    """Depth (H, W) -> colours, near pale and far dark; not finite is black. The range defaults to this picture's own."""
+    values = _array(depth)
+    if values.ndim != 2:
+        raise ValueError(f"A depth map is (H, W), got a shape of {values.shape}.")
+    known = np.isfinite(values)
+    low = float(values[known].min(initial=np.inf)) if minimum is None else float(minimum)
+    high = float(values[known].max(initial=-np.inf)) if maximum is None else float(maximum)
+    if known.any() and high < low:
+        raise ValueError(f"The depth range is empty: minimum {low}, maximum {high}.")
+    share = (
+        (np.where(known, values, low if known.any() else 0) - low) / max(high - low, 1e-12)
+        if known.any()
+        else values * 0
+    )
+    picture = depth_colors()[::-1][np.rint(255 * np.nan_to_num(share).clip(0, 1)).astype(np.intp)]
+    picture[~known] = 0
+    return picture
+
+
+def default_palette(count: int) -> np.ndarray:
+    """`count` colours that differ, (count, 3) uint8; colour k doesn't depend on `count`."""
+    k = np.arange(count)
+    angle = 2 * np.pi * ((0.08 + k * 0.61803398875) % 1)  # golden-ratio steps keep neighbours apart
+    lightness = 0.62 + 0.16 * ((k % 3) - 1)
+    linear = _oklab_to_linear(lightness, 0.13 * np.cos(angle), 0.13 * np.sin(angle)).clip(0, 1)
+    return np.rint(255 * linear ** (1 / 2.2)).astype(np.uint8)
+
+
+def segmentation_to_image(labels: Any, palette: Any = None, ignore: int = 255) -> np.ndarray:
+    """Class ids (H, W) -> colours; `ignore` is black. `palette` is (classes, 3) in 0..255, or None for `default_palette`."""
+    ids = _array(labels, floating=False)
+    if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"Labels are (H, W) whole numbers, got {ids.dtype} of shape {ids.shape}.")
+    ids = ids.astype(np.int64)
+    known = ids != ignore
+    highest = int(ids[known].max(initial=-1))
+    colours = default_palette(highest + 1) if palette is None else np.asarray(palette, np.uint8)
+    if highest >= len(colours) or ids.min(initial=0) < 0:
+        raise ValueError(
+            f"Labels go from {ids.min(initial=0)} to {highest}, but the palette has {len(colours)} colours."
+        )
+    table = np.concatenate([colours, np.zeros((1, 3), np.uint8)])
+    return table[np.where(known, ids, len(colours))]
+
+
+def overlay(image: Any, colours: Any, opacity: float = 0.5) -> np.ndarray:
+    """`colours` over `image`, both (H, W, 3) uint8 or PIL."""
+    below, above = _picture(image), _picture(colours)
+    if below.shape != above.shape:
+        raise ValueError(
+            f"The image is {below.shape[:2]} but the colours are {above.shape[:2]}; expected the same size."
+        )
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity must lie in 0..1, got {opacity}.")
+    return np.rint(below * np.float32(1 - opacity) + above * np.float32(opacity)).astype(np.uint8)
+
+
+def flow_arrows(image: Any, flow: Any, step: int = 32, color: tuple[int, int, int] = (255, 255, 0)) -> np.ndarray:
+    """Draws every `step` pixels an arrow as long as the motion there; unknown vectors are left out."""
+    u, v = _components(flow)
+    picture = Image.fromarray(_picture(image))
+    if picture.size != u.shape[::-1]:
+        raise ValueError(
+            f"The image is {picture.size[::-1]} but the flow is {u.shape} (height, width); expected the same size."
+        )
+    draw = ImageDraw.Draw(picture)
+    for y in range(step // 2, u.shape[0], step):
+        for x in range(step // 2, u.shape[1], step):
+            dx, dy = float(u[y, x]), float(v[y, x])
+            if not np.isfinite(dx + dy):
+                continue
+            tip = np.array([x + dx, y + dy])
+            draw.line([x, y, *tip], fill=color, width=1)
+            length = float(np.hypot(dx, dy))
+            if length > 2:
+                back = np.array([dx, dy]) / length * min(5.0, length / 2)
+                side = np.array([-back[1], back[0]]) / 2
+                draw.polygon([tuple(tip), tuple(tip - back + side), tuple(tip - back - side)], fill=color)
+            else:
+                draw.point([x, y], fill=color)
+    return np.asarray(picture)
+
+
+def warp(image2: Any, flow: Any) -> np.ndarray:
+    """Frame 2 seen from frame 1: pixel (x, y) of the result is frame 2 at (x + u, y + v), bilinear.
+
+    Black where the flow is unknown or points out of the frame. With the right flow it looks like frame 1 except at occlusions.
+    """
+    source = _picture(image2)
+    u, v = _components(flow)
+    height, width = source.shape[:2]
+    if u.shape != (height, width):
+        raise ValueError(
+            f"Frame 2 is {(height, width)} but the flow is {u.shape} (height, width); expected the same size."
+        )
+    result = np.zeros_like(source)
+    rows = max(1, 65536 // max(1, width))
+    flat = source.reshape(-1, 3)
+    for top in range(0, height, rows):
+        band = slice(top, min(top + rows, height))
+        x = u[band] + np.arange(width, dtype=np.float32)
+        y = v[band] + np.arange(band.start, band.stop, dtype=np.float32)[:, None]
+        valid = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)  # false for NaN
+        x, y = np.where(valid, x, np.float32(0)), np.where(valid, y, np.float32(0))
+        left = np.minimum(x.astype(np.intp), max(width - 2, 0))
+        up = np.minimum(y.astype(np.intp), max(height - 2, 0))
+        fx, fy = (x - left)[..., None], (y - up)[..., None]
+        right, down = int(width > 1), width * int(height > 1)
+        at = up * width + left
+        above = flat[at] * (1 - fx) + flat[at + right] * fx
+        below = flat[at + down] * (1 - fx) + flat[at + down + right] * fx
+        result[band] = np.rint((above * (1 - fy) + below * fy) * valid[..., None]).astype(np.uint8)
+    return result
+
+
+def legend(names: Sequence[str], palette: Any = None, height: int = 20) -> np.ndarray:
+    """A column of colour swatches with the class names beside them."""
+    colours = default_palette(len(names)) if palette is None else np.asarray(palette, np.uint8)
+    if len(colours) < len(names):
+        raise ValueError(f"{len(names)} names but a palette of {len(colours)} colours.")
+    font = _font(int(height * 0.65))
+    width = height + 12 + max((int(font.getlength(name)) for name in names), default=0)
+    picture = Image.new("RGB", (width, max(1, height * len(names))), "white")
+    draw = ImageDraw.Draw(picture)
+    for row, (name, colour) in enumerate(zip(names, colours, strict=False)):
+        top = row * height
+        draw.rectangle([2, top + 2, height - 3, top + height - 3], fill=tuple(int(c) for c in colour))
+        draw.text((height + 6, top + height // 2), name, fill="black", font=font, anchor="lm")
+    return np.asarray(picture)
+
+
+def panel(pictures: Sequence[tuple[str, Any]], columns: int = 2, width: int = 480, gap: int = 8) -> np.ndarray:
+    """Titled pictures in a grid on white, filled row by row; each is scaled to `width` pixels and keeps its proportions."""
+    if not pictures:
+        raise ValueError("panel needs at least one (title, picture).")
+    if columns < 1 or width < 1:
+        raise ValueError(f"panel needs at least one column and a positive width, got columns={columns}, width={width}.")
+    title_height = 22
+    font = _font(14)
+    cells = []
+    for title, item in pictures:
+        picture = Image.fromarray(_picture(item))
+        size = (width, max(1, round(picture.height * width / picture.width)))
+        filter_ = Image.Resampling.LANCZOS if width < picture.width else Image.Resampling.BICUBIC
+        cells.append((title, picture if picture.size == size else picture.resize(size, filter_)))
+    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
+    heights = [title_height + max(picture.height for _, picture in row) for row in rows]
+    across = min(columns, len(cells))
+    sheet = Image.new("RGB", (across * width + (across + 1) * gap, sum(heights) + (len(rows) + 1) * gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    top = gap
+    for row, height in zip(rows, heights, strict=True):
+        for column, (title, picture) in enumerate(row):
+            left = gap + column * (width + gap)
+            draw.text((left + 2, top + title_height // 2), title, fill="black", font=font, anchor="lm")
+            sheet.paste(picture, (left, top + title_height))
+        top += height + gap
+    return np.asarray(sheet)
+
+
+# ---- what the functions above share ----
+
+
+def _picture(image: Any) -> np.ndarray:
+    array = np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else _array(image, floating=False)
+    if array.ndim == 2:
+        array = np.repeat(array[..., None], 3, axis=2)
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        raise ValueError(f"An image is (H, W, 3) uint8 or PIL, got {array.dtype} of shape {array.shape}.")
+    return array
+
+
+def _font(size: int) -> Any:
+    return ImageFont.load_default(max(8, size))
+
+
+def _oklab_to_linear(lightness: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """OKLab -> linear sRGB (..., 3), by the two published matrices (Ottosson 2020)."""
+    lab = np.stack([lightness, a, b], axis=-1)
+    cone = np.array(
+        [[1, 0.3963377774, 0.2158037573], [1, -0.1055613458, -0.0638541728], [1, -0.0894841775, -1.2914855480]]
+    )
+    rgb = np.array(
+        [
+            [4.0767416621, -3.3077115913, 0.2309699292],
+            [-1.2684380046, 2.6097574011, -0.3413193965],
+            [-0.0041960863, -0.7034186147, 1.7076147010],
+        ]
+    )
+    return (lab @ cone.T) ** 3 @ rgb.T

@@ -1,0 +1,147 @@
+"""Exported files: run by ONNX Runtime or OpenVINO, with the face of the model that they were made of."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from winwin_hf.evaluation.methods import Network
+from winwin_hf.inference.flow import DensePrediction
+
+RUNTIMES = ("onnxruntime", "openvino")
+
+
+def is_exported(name: str | Path) -> bool:
+    """Whether this names an ONNX file, or a folder that holds nothing else: what `load_predictor` takes."""
+    path = Path(name)
+    return path.suffix == ".onnx" or (path / "export.json").is_file()
+
+
+class OnnxModel(nn.Module):
+    """
+    An exported file with the face of the model it was made of: pixels in, `DensePrediction` out, any size, on the CPU.
+
+    Args:
+        path: a .onnx file, or its folder, whose float32 file is meant.
+        runtime: "onnxruntime" or "openvino".
+        threads: default: as many as PyTorch uses.
+        precision: openvino alone: "f32", or "bf16" where the processor has it.
+    Raises: FileNotFoundError: the file, its export.json or config.json isn't there; ImportError: the runtime isn't.
+    """
+
+    def __init__(
+        self, path: str | Path, runtime: str = "onnxruntime", threads: int | None = None, precision: str = "f32"
+    ):
+        super().__init__()
+        from transformers import AutoConfig
+
+        path = Path(path)
+        if path.is_dir():
+            path = path / "model.onnx"
+        for needed in (path, path.parent / "export.json"):
+            if not needed.is_file():
+                raise FileNotFoundError(f"{needed}: no such file; expected what `winwin export` writes.")
+        if runtime not in RUNTIMES:
+            raise ValueError(f"runtime {runtime!r}: expected one of {', '.join(RUNTIMES)}.")
+        _need(runtime)
+        self.path, self.folder = path, _beside(path, "config.json")
+        self.description = json.loads((path.parent / "export.json").read_text())
+        self.config = AutoConfig.from_pretrained(self.folder)
+        self.inputs, self.outputs = list(self.description["inputs"]), list(self.description["outputs"])
+        threads = threads or torch.get_num_threads()
+        start = _start_onnxruntime if runtime == "onnxruntime" else _start_openvino
+        self.session = start(path, threads, precision)
+        self.eval()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float32
+
+    def forward(self, pixel_values: torch.Tensor, second_pixel_values: torch.Tensor | None = None) -> DensePrediction:
+        """(B, 3, H, W) float32 each, sides multiples of the patch."""
+        views = [view for view in (pixel_values, second_pixel_values) if view is not None]
+        if len(views) != len(self.inputs):
+            raise ValueError(f"{self.path.name} takes {' and '.join(self.inputs)}; got {len(views)} of them.")
+        patch = self.description["multiple_of"]
+        for name, view in zip(self.inputs, views, strict=True):
+            if view.ndim != 4 or view.shape[-1] % patch or view.shape[-2] % patch:
+                raise ValueError(
+                    f"{name} has shape {tuple(view.shape)}: expected whole images (B, C, H, W) with sides that are multiples "
+                    f"of {patch}; the processor pads."
+                )
+        feed = {name: view.detach().cpu().float().numpy() for name, view in zip(self.inputs, views, strict=True)}
+        results = self.session(feed, self.outputs)
+        maps: dict[str, Any] = {
+            name: torch.from_numpy(np.array(value)) for name, value in zip(self.outputs, results, strict=True)
+        }
+        return DensePrediction(**maps)
+
+
+def _start_onnxruntime(path: Path, threads: int, precision: str) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.enable_mem_pattern = False  # plans memory by the first size, and sizes change
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda feed, outputs: session.run(outputs, feed)
+
+
+def _start_openvino(path: Path, threads: int, precision: str) -> Any:
+    import openvino
+
+    options = {
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": precision,
+        "PERFORMANCE_HINT": "LATENCY",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # or it would quantise the activations before int8 weights as well
+    }
+    compiled = openvino.Core().compile_model(str(path), "CPU", options)
+
+    def run(feed: dict[str, np.ndarray], outputs: list[str]) -> list[np.ndarray]:
+        results = compiled(feed)
+        return [results[name] for name in outputs]
+
+    return run
+
+
+def load_predictor(
+    path: str | Path,
+    accelerator: Accelerator,
+    tile: tuple[int, int] | None = None,
+    overlap: float = 0.5,
+    runtime: str = "onnxruntime",
+) -> Network:
+    """An exported file as `predictors.load` gives a checkpoint: for `winwin evaluate FOLDER/onnx/model_int8.onnx`."""
+    from transformers import AutoImageProcessor
+
+    model = OnnxModel(path, runtime)
+    processor = AutoImageProcessor.from_pretrained(_beside(model.path, "preprocessor_config.json"))
+    name = f"{model.folder.name}-{model.path.stem}" + (f"-{runtime}" if runtime != "onnxruntime" else "")
+    return Network(model, processor, accelerator, model.description["task"], name, tile, overlap)
+
+
+def _beside(path: Path, name: str) -> Path:
+    """The folder with `name` for a file of an export: the model folder, or the file's own."""
+    for folder in (path.parent.parent, path.parent):
+        if (folder / name).is_file() and (folder != path.parent.parent or path.parent.name == "onnx"):
+            return folder.resolve()
+    raise FileNotFoundError(
+        f"{path.parent.parent / name}: no such file; expected the model folder that `winwin export` wrote."
+    )
+
+
+def _need(*packages: str) -> None:
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ImportError(f"{package} is missing: pip install 'winwin-hf[export]' ({error}).") from None

@@ -1,0 +1,282 @@
+"""A clip in, the flow between its frames out: what `winwin video` runs.
+
+Notable:
+- the number in a file's name is that of the pair's first frame in the clip, counted from 1 as in Sintel. With video.json, which
+  says how the files were made, this is all that an interrupted run needs to go on, and parts of a clip can share a folder.
+- every file appears whole or not at all.
+- a video's colours need one scale for all frames. So they are made in a second pass, from the .flo files; only where
+  `max_motion` gives the scale and no .flo is wanted, the video grows beside the prediction.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import itertools
+import json
+import re
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from winwin_hf.data import formats
+from winwin_hf.inference import flow as inference
+from winwin_hf.inference import tasks
+from winwin_hf.inference.clips import Clip, open_clip, write_video
+from winwin_hf.model.flow_colours_winwin import flow_to_image
+
+FOLDERS = {"flow": ".", "backward": "backward", "occluded": "occlusions", "backward_occluded": "backward_occlusions"}
+
+
+@dataclass
+class Summary:
+    """What a run left."""
+
+    pairs: int  # whose flow is there now
+    reused: int  # those of them that an earlier run left
+    seconds: float  # of the prediction, without loading the model and without a second pass for the video
+    video: Path | None = None
+    kind: str | None = None  # of the video, such as "H.264"
+    max_motion: float | None = None  # pixels that got the video's full colour
+
+
+def run(
+    clip: str | Path,
+    output: str | Path,
+    model_name: str = "winwin-flow",
+    *,
+    flo: bool = True,
+    video: str | Path | None = None,
+    backward: bool = False,
+    side_by_side: bool = False,
+    max_motion: float | None = None,
+    rate: float | None = None,
+    start: int = 0,
+    end: int | None = None,
+    stride: int = 1,
+    size: tuple[int, int] | None = None,
+    min_pixels: int | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: bool = True,
+    say: Callable[[str], Any] = print,
+) -> Summary:
+    """Predicts the flow from each chosen frame of a clip to the next one; the folder `output` gets the files of `Results`.
+
+    If it is interrupted, the same call goes on after the last pair that is whole. Without .flo files a video starts again.
+
+    Args:
+        clip: a video file, a folder of images, or a pattern of images.
+        model_name: a bundled name, a folder or a Hub repository.
+        flo: write the flow as .flo files.
+        video: an .mp4 of the flow in colours.
+        backward: also the flow from each frame to the one before it, and what is occluded in either.
+        side_by_side: the video shows the frame to the left of its flow.
+        max_motion: the length in pixels that gets the video's full colour. None: by `full_colour`; with `flo` off all flow then lies
+            in `output` until the video is done (16.6 MB a pair in Full HD).
+        rate: pictures a second of the video. None: as in the clip, or 10 for images.
+        start, end, stride: the frames start, start + stride, ... before `end`, counted from 0.
+        size: (height, width) that frames are resized to; all that is written has this size.
+        min_pixels: smaller frames are enlarged to so many for the network alone; 0: never; None: as the checkpoint says.
+        overwrite: begin again, and throw away what an earlier run left in `output`.
+
+    Raises:
+        FileNotFoundError, ValueError: no such clip, fewer than two frames, frames of several sizes; nothing to write; an `output`
+            that holds the .flo files of another program, or of other settings.
+    """
+    source = open_clip(clip, size, start, end, stride)
+    folder, target = Path(output), Path(video) if video else None
+    _check(folder, target, flo or backward, max_motion, rate)
+    if (count := len(list(itertools.islice(source.frames(), 2)))) < 2:
+        raise ValueError(f"{source.name}: {count} frame(s) from {start} on, every {stride}; expected two or more.")
+    predictor = tasks.load(model_name, "flow", device, min_pixels)
+
+    results = Results(folder, flo, backward)
+    folder.mkdir(parents=True, exist_ok=True)
+    if flo or backward:
+        settings = {"clip": source.digest(), "size": size, "stride": stride, "backward": backward}
+        settings |= {"min_pixels": predictor.processor.min_pixels}
+        results.claim(settings | {"model": model_name, "weights": _checksum(predictor.model)}, overwrite)
+    resumable = flo or not target
+    done = results.whole(source) if resumable else 0
+    summary = Summary(done, done, 0.0, target, max_motion=max_motion)
+    with contextlib.ExitStack() as stack:
+        places = [results]
+        if target and not flo and max_motion is None:
+            temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix=".flow-", dir=folder))
+            places.append(Results(Path(temporary), flo=True, backward=False))
+        stored = places[-1] if places[-1].flo else None  # where the second pass finds the flow
+
+        def predicted() -> Iterator[np.ndarray]:
+            began = time.perf_counter()
+            for pair in _predict(predictor, source, backward, done, progress):
+                for place in places:
+                    place.write(source.number(done + pair.index), pair)
+                summary.pairs += 1
+                yield pair.flow
+            summary.seconds = time.perf_counter() - began
+
+        flows: Iterable[np.ndarray] = predicted()
+        try:
+            if stored or not target:
+                collections.deque(flows, maxlen=0)
+        except KeyboardInterrupt:
+            if resumable:
+                say(f"{folder}: {summary.pairs} pairs are whole; the same command goes on from there.")
+            raise
+        if target:
+            if stored:
+                numbers = [source.number(index) for index in range(summary.pairs)]
+                summary.max_motion = max_motion or full_colour(map(stored.read, numbers))
+                flows = tqdm(map(stored.read, numbers), "video", len(numbers), disable=not progress)
+            frames = source.frames() if side_by_side else None
+            pictures = _pictures(flows, summary.max_motion, frames)
+            summary.kind = write_video(target, pictures, rate or source.rate)
+    return summary
+
+
+def full_colour(flows: Iterable[np.ndarray]) -> float:
+    """The length in pixels that gets full colour all through a clip: in nine pairs of ten, 99 % of the vectors are shorter (ours).
+
+    With the longest vector, which may be an error's or a cut's, all else would be pale.
+    """
+    lengths = [np.percentile(np.hypot(flow[::4, ::4, 0], flow[::4, ::4, 1]), 99) for flow in flows]
+    return max(float(np.percentile(lengths, 90)), 1.0)
+
+
+@dataclass(frozen=True)
+class Results:
+    """The files of a run in its folder:
+
+    frame_0001.flo                      from the clip's first frame to the next one chosen (`flo`)
+    backward/frame_0001.flo             from that one back to the first (`flo` and `backward`)
+    occlusions/frame_0001.png           255 where the next frame doesn't show what the first does (`backward`)
+    backward_occlusions/frame_0001.png  255 where the first frame doesn't show what the next one does (`backward`)
+    video.json                          how they were made
+    """
+
+    folder: Path
+    flo: bool
+    backward: bool
+
+    def files(self, number: int) -> dict[str, Path]:
+        """Field of a `FlowPair` -> its file, for the pair that begins with frame `number`."""
+        wanted = {"flow": self.flo, "backward": self.flo and self.backward}
+        wanted |= dict.fromkeys(("occluded", "backward_occluded"), self.backward)
+        suffixes = {"flow": ".flo", "backward": ".flo"}
+        return {
+            field: self.folder / FOLDERS[field] / f"frame_{number:04d}{suffixes.get(field, '.png')}"
+            for field in FOLDERS
+            if wanted[field]
+        }
+
+    def write(self, number: int, pair: inference.FlowPair) -> None:
+        for field, path in self.files(number).items():
+            values = getattr(pair, field)
+            path.parent.mkdir(exist_ok=True)
+            if values.dtype == bool:
+                formats.save_image(path, values * np.uint8(255))
+            else:
+                formats.write_flo(path, values)
+
+    def read(self, number: int) -> np.ndarray:
+        return formats.read_flo(self.files(number)["flow"])
+
+    def whole(self, clip: Clip) -> int:
+        """How many of the clip's pairs, from its first one on, are there with all their files."""
+        count = clip.count()
+        indices = itertools.count() if count is None else range(count - 1)
+        there = (all(path.is_file() for path in self.files(clip.number(index)).values()) for index in indices)
+        return sum(1 for _ in itertools.takewhile(bool, there))
+
+    def claim(self, settings: dict[str, Any], overwrite: bool) -> None:
+        """Writes video.json, unless what is there came from elsewhere.
+
+        Raises: ValueError where the folder has results but no video.json, or one with other settings and `overwrite` is off.
+        """
+        record = self.folder / "video.json"
+        settings = json.loads(json.dumps(settings))
+        found = [
+            path
+            for name in FOLDERS.values()
+            for path in (self.folder / name).glob("frame_*")
+            if re.fullmatch(r"frame_\d{4,}\.(flo|png)", path.name)
+        ]
+        if found and not record.is_file():
+            raise ValueError(f"{found[0]}: not made by this command (there is no video.json); expected another folder.")
+        if found and overwrite:
+            for path in found:
+                path.unlink()
+        elif found:
+            try:
+                before = json.loads(record.read_text(encoding="utf-8"))
+            except ValueError:  # damaged: what it said is not known
+                before = {}
+            other = [
+                f"{name} {before.get(name)}, not {value}"
+                for name, value in settings.items()
+                if before.get(name) != value
+            ]
+            if other:
+                raise ValueError(
+                    f"{self.folder}: an earlier run with other settings left its files there ({'; '.join(other)}); "
+                    "expected another folder, or to overwrite them."
+                )
+        with formats.write_atomic(record) as temporary:
+            temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+# ------------------------------------------------------------------ what the functions above share
+
+
+def _check(folder: Path, video: Path | None, files: bool, max_motion: float | None, rate: float | None) -> None:
+    """What can be known to be wrong before anything is done."""
+    if not files and video is None:
+        raise ValueError("Nothing to write: expected .flo files, a video or the backward flow's occlusion masks.")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: a file; expected a folder to write to.")
+    if video is not None and video.suffix.lower() != ".mp4":
+        raise ValueError(f"{video}: expected a name that ends in .mp4.")
+    if video is not None and not video.parent.is_dir() and video.parent.absolute() != folder.absolute():
+        raise FileNotFoundError(f"{video}: its folder does not exist.")
+    for name, value in (("max_motion", max_motion), ("rate", rate)):
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} {value}: expected a positive number.")
+
+
+def _predict(
+    predictor: tasks.Predictor, clip: Clip, backward: bool, done: int, progress: bool
+) -> Iterator[inference.FlowPair]:
+    """The pairs of a clip but for the first `done`, under a progress bar."""
+    frames = clip.frames(skip=done)
+    known = list(itertools.islice(frames, 2))
+    if done and len(known) < 2:
+        return
+    count = clip.count()
+    pairs = inference.flow_of_frames(predictor.model, predictor.processor, itertools.chain(known, frames), backward)
+    total = None if count is None else count - 1
+    yield from tqdm(pairs, "flow", total, initial=done, unit="pair", disable=not progress)
+
+
+def _pictures(
+    flows: Iterable[np.ndarray], max_motion: float | None, frames: Iterator[np.ndarray] | None
+) -> Iterator[np.ndarray]:
+    for flow in flows:
+        picture = flow_to_image(flow, max_motion)
+        yield picture if frames is None else np.hstack([next(frames), picture])
+
+
+def _checksum(model: torch.nn.Module) -> str:
+    """Of all weights: a model that was trained on has another one."""
+    checksum = 0
+    for tensor in model.state_dict().values():
+        checksum = zlib.crc32(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), checksum)
+    return f"{checksum:08x}"

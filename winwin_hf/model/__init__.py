@@ -1,0 +1,1 @@
+"""All and only the files that travel beside weights: config, networks, image processor, pipeline, losses."""

@@ -1,0 +1,350 @@
+"""WinWinConfig: every architectural choice of the Win-Win models, its meaning beside it.
+
+Notable:
+- one config for all tasks; what a task doesn't use (the decoder in segmentation, the depth range in flow) is ignored by it.
+- `WinWinConfig.from_preset("base")` gives the sizes of the paper; `PRESETS` lists them.
+- what the paper does not say is ours and marked so.
+"""
+
+import math
+from difflib import get_close_matches
+
+from huggingface_hub.dataclasses import strict
+from transformers import PreTrainedConfig
+from transformers.backbone_utils import BackboneConfigMixin
+
+# Encoder parameters / parameters of the whole flow network (tests/model/test_configuration.py counts them):
+# tiny 1.9 M / 5.2 M, small 21.6 M / 37.5 M, base 85.6 M / 218.6 M (the paper's flow network), large 303.1 M / 436.2 M (CroCo v2's).
+PRESETS: dict[str, dict] = {
+    "tiny": {
+        "hidden_size": 192,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 3,
+        "decoder_hidden_size": 192,
+        "decoder_num_hidden_layers": 4,
+        "decoder_num_attention_heads": 3,
+        "head_hidden_size": 192,
+    },
+    "small": {
+        "hidden_size": 384,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 6,
+        "decoder_hidden_size": 384,
+        "decoder_num_hidden_layers": 6,
+        "decoder_num_attention_heads": 6,
+    },
+    "base": {"head_type": "dpt"},
+    "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "head_type": "dpt"},
+}
+
+
+@strict
+class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
+    r"""
+    Configuration of every Win-Win model. The defaults are the paper's ViT-Base sizes with a convolutional head.
+
+    Args:
+        patch_size (`int`, defaults to 16):
+            Side of a patch in pixels; a power of two.
+        num_channels (`int`, defaults to 3):
+            Channels of an image.
+        hidden_size, num_hidden_layers, num_attention_heads (`int`, default to 768, 12, 12):
+            Width, blocks and heads of the encoder. A head's width must be a multiple of four (RoPE turns pairs in two halves).
+        decoder_hidden_size, decoder_num_hidden_layers, decoder_num_attention_heads (`int`, default to 768, 12, 12):
+            The same of the binocular decoder (optical flow and pre-training).
+        decoder_attention_tokens (`int`, *optional*):
+            How many tokens the decoder's self-attention was trained on. Among more, as in a whole frame, attention spreads over all that
+            is far; its logits are then multiplied by the ratio of the logarithms of both numbers (ours for Win-Win, as Su 2021 and Chiang &
+            Cholak 2022 do for text). `None`: they are not.
+        mlp_ratio (`float`, defaults to 4.0):
+            Width of a block's MLP over the block's width, in encoder and decoder.
+        hidden_act (`str`, defaults to `"gelu"`):
+            Activation of the MLPs.
+        layer_norm_eps (`float`, defaults to 1e-6):
+            Epsilon of every layer norm.
+        qkv_bias (`bool`, defaults to `True`):
+            Whether query, key and value projections have a bias.
+        attention_dropout (`float`, defaults to 0.0):
+            Dropout of the attention weights in training.
+        initializer_range (`float`, defaults to 0.02):
+            Standard deviation of the truncated normal that initialises linear and convolution weights.
+        position_embedding (`str`, defaults to `"rope"`):
+            `"rope"`: rotary embedding of (row, column), relative. `"sincos"`: a fixed absolute embedding added to the
+            patches, the paper's counter-example.
+        rope_theta (`float`, defaults to 100.0):
+            Base of the rotary frequencies.
+        patch_embedding (`str`, defaults to `"linear"`):
+            `"linear"`: one projection a patch, as in the paper. `"conv_stem"`: stacked stride-2 convolutions, within each
+            window (ours).
+        stem_hidden_sizes (`list[int]`, *optional*):
+            Channels after each stride-2 convolution of the stem but the last, which has `hidden_size`. Default: `hidden_size` halved
+            at each step towards the image.
+        attention_pattern (`str`, defaults to `"global"`):
+            `"global"`: every token sees all tokens. `"vitdet"`: most encoder blocks attend within cells of
+            `attention_cell_size` patches, the baseline of the paper's figure 1 (Li et al. 2022).
+        attention_cell_size (`int`, defaults to 14):
+            Side of those cells in patches, counted from each window's own corner.
+        global_attention_indices (`list[int]`, *optional*):
+            Encoder blocks that stay global under `"vitdet"`. Default: the last of each quarter of the blocks.
+        head_type (`str`, defaults to `"conv"`):
+            `"conv"`: ConvNeXt blocks and pixel shuffles. `"linear"`: one projection a token. `"dpt"`: Ranftl et al. 2021, four
+            blocks' tokens fused, CroCo-Flow's head.
+        head_hidden_size (`int`, defaults to 256):
+            Channels of the convolutional head at the tokens' stride; halved at each of its two up-samplings.
+        head_num_layers (`int`, defaults to 2):
+            ConvNeXt blocks of the convolutional head at the tokens' stride.
+        dpt_layer_sizes (`list[int]`, defaults to `[96, 192, 384, 768]`), dpt_hidden_size (`int`, defaults to 256):
+            Channels of the DPT head's four levels and of their fusion.
+        head_taps (`list[int]`, *optional*):
+            The four blocks the DPT head reads, counted through encoder and then decoder. Default: for flow the last encoder block and
+            three equally spaced decoder blocks, else the last of each quarter of the encoder.
+        matching_stride (`int`, *optional*):
+            Pixels between the positions that are matched across the two frames by an explicit attention (ours). `None`: no matching,
+            as in the paper. Needs `patch_embedding="conv_stem"`.
+        matching_size (`int`, defaults to 64):
+            Channels of the features that are matched; a multiple of four.
+        min_matching_sigma (`float`, defaults to 1.0):
+            Least width of the global matching's learnt prior over displacements, in positions of its stride: a narrower one is quick
+            to learn on small motions and then can't see large ones.
+        matching_loss_weight (`float`, defaults to 0.5):
+            Weight of the auxiliary losses on the matching, in training.
+        refinement_sizes (`list[int]`, defaults to `[]`):
+            With matching: channels of the features by which the flow is refined, at half the matching's stride, a quarter of it, and so on
+            (ours). Empty: no refinement.
+        refinement_iterations (`int`, defaults to 1):
+            How often the flow is refined at each of those strides, with the same weights.
+        min_depth, max_depth (`float`, default to 0.1 and 10.0):
+            Range of the predicted depth in metres; prediction is uniform in its logarithm.
+        min_flow_scale, max_flow_scale (`float`, default to 0.25 and 4.0):
+            Bounds in pixels of the Laplacian's scale in the flow loss (CroCo-Flow).
+        flow_scale_penalty (`float`, defaults to 0.0):
+            Weight in the flow loss of a penalty that brings the raw channel of the scale back from its bounds, where it has no gradient
+            (ours).
+        semantic_loss_ignore_index (`int`, defaults to 255):
+            Label that never reaches the segmentation loss.
+        semantic_loss_weights (`list[float]`, *optional*):
+            Weight of each class in the segmentation loss, in the order of the labels. Default: all alike.
+        mask_ratio (`float`, defaults to 0.9):
+            Share of the first view's tokens that pre-training hides if no mask is given (CroCo v2).
+        out_features (`list[str]`, *optional*), out_indices (`list[int]`, *optional*):
+            What `WinWinBackbone` returns: names among `"stem"`, `"stage1"`, ... or their indices.
+
+    Example:
+
+    ```python
+    >>> from winwin_hf import WinWinConfig, WinWinForOpticalFlow
+
+    >>> model = WinWinForOpticalFlow(WinWinConfig.from_preset("tiny"))
+    ```"""
+
+    model_type = "winwin"
+
+    patch_size: int = 16
+    num_channels: int = 3
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    decoder_hidden_size: int = 768
+    decoder_num_hidden_layers: int = 12
+    decoder_num_attention_heads: int = 12
+    decoder_attention_tokens: int | None = None
+    mlp_ratio: float | int = 4.0
+    hidden_act: str = "gelu"
+    layer_norm_eps: float | int = 1e-6
+    qkv_bias: bool = True
+    attention_dropout: float | int = 0.0
+    initializer_range: float | int = 0.02
+    position_embedding: str = "rope"
+    rope_theta: float | int = 100.0
+    patch_embedding: str = "linear"
+    stem_hidden_sizes: list[int] | tuple[int, ...] | None = None
+    attention_pattern: str = "global"
+    attention_cell_size: int = 14
+    global_attention_indices: list[int] | tuple[int, ...] | None = None
+    head_type: str = "conv"
+    head_hidden_size: int = 256
+    head_num_layers: int = 2
+    dpt_layer_sizes: list[int] | tuple[int, ...] = (96, 192, 384, 768)
+    dpt_hidden_size: int = 256
+    head_taps: list[int] | tuple[int, ...] | None = None
+    matching_stride: int | None = None
+    matching_size: int = 64
+    min_matching_sigma: float | int = 1.0
+    matching_loss_weight: float | int = 0.5
+    refinement_sizes: list[int] | tuple[int, ...] = ()
+    refinement_iterations: int = 1
+    min_depth: float | int = 0.1
+    max_depth: float | int = 10.0
+    min_flow_scale: float | int = 0.25
+    max_flow_scale: float | int = 4.0
+    flow_scale_penalty: float | int = 0.0
+    semantic_loss_ignore_index: int = 255
+    semantic_loss_weights: list[float] | tuple[float, ...] | None = None
+    mask_ratio: float | int = 0.9
+    _out_features: list[str] | None = None
+    _out_indices: list[int] | None = None
+
+    def __post_init__(self, **kwargs):
+        self.stage_names = ["stem"] + [f"stage{i}" for i in range(1, self.num_hidden_layers + 1)]
+        self.set_output_features_output_indices(
+            out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
+        )
+        self.refuse_typos(kwargs)
+        if not __name__.startswith("transformers_modules"):
+            # Beside published weights lies a copy of the pipeline, for those without the package. Where this is the package,
+            # transformers must not see it: it would ask to trust the copy.
+            kwargs.pop("custom_pipelines", None)
+        super().__post_init__(**kwargs)
+
+    @classmethod
+    def refuse_typos(cls, kwargs: dict):
+        """
+        Raises `ValueError` for a keyword that is nearly one of this class's own fields; transformers would keep it as an attribute.
+
+        Others pass, and so does all that a saved config holds: it may come from another version.
+        """
+        if "model_type" in kwargs:
+            return
+        inherited = {field for base in cls.__mro__[1:] for field in getattr(base, "__annotations__", {})}
+        own = [field for field in cls.__annotations__ if not field.startswith("_")]
+        for name in kwargs.keys() - inherited:
+            close = get_close_matches(name, own, n=1, cutoff=0.8)
+            if close and not hasattr(cls, name):
+                raise ValueError(f"{name}: no such option of {cls.__name__}; did you mean {close[0]}?")
+
+    @classmethod
+    def from_preset(cls, name: str, **overrides) -> "WinWinConfig":
+        """The config of a preset, `"tiny"`, `"small"`, `"base"` or `"large"`, with `overrides` on top."""
+        if name not in PRESETS:
+            raise ValueError(f"Unknown preset {name!r}: expected one of {', '.join(PRESETS)}.")
+        return cls(**{**PRESETS[name], **overrides})
+
+    # What follows is derived, so that no two fields can disagree.
+
+    @property
+    def intermediate_size(self) -> int:
+        """Width of an encoder block's MLP."""
+        return int(self.hidden_size * self.mlp_ratio)
+
+    @property
+    def stem_sizes(self) -> list[int]:
+        """Channels after each stride-2 convolution of the stem; strides 2, 4, ..., `patch_size`."""
+        steps = int(math.log2(self.patch_size))
+        if self.stem_hidden_sizes is not None:
+            return [*self.stem_hidden_sizes, self.hidden_size]
+        return [max(8, self.hidden_size >> (steps - 1 - i)) for i in range(steps)]
+
+    @property
+    def global_blocks(self) -> set[int]:
+        """Indices of the encoder blocks with global attention."""
+        depth = self.num_hidden_layers
+        if self.attention_pattern == "global":
+            return set(range(depth))
+        if self.global_attention_indices is not None:
+            return set(self.global_attention_indices)
+        return {max(0, math.ceil(depth * (i + 1) / 4) - 1) for i in range(4)}
+
+    def taps(self, binocular: bool) -> list[int]:
+        """The four blocks that the DPT head reads, counted through the encoder and, if `binocular`, on through the decoder."""
+        if self.head_taps is not None:
+            return list(self.head_taps)
+        if (
+            binocular
+        ):  # the last decoder block and, at equal steps before it, two more and (nearly) the last encoder block
+            step = math.ceil(self.decoder_num_hidden_layers / 3)
+            last = self.num_hidden_layers + self.decoder_num_hidden_layers - 1
+            return [max(0, last - i * step) for i in (3, 2, 1, 0)]
+        return [max(0, math.ceil(self.num_hidden_layers * (i + 1) / 4) - 1) for i in range(4)]
+
+    @property
+    def refinement(self) -> list[tuple[int, int]]:
+        """(stride, channels) of each step of the refinement."""
+        stride = self.matching_stride or 0
+        return [(stride // 2 ** (i + 1), size) for i, size in enumerate(self.refinement_sizes)]
+
+    # Checks: run by `strict` when a config is made, and by `from_pretrained`.
+
+    def validate_choices(self):
+        for field, allowed in (
+            ("position_embedding", ("rope", "sincos")),
+            ("patch_embedding", ("linear", "conv_stem")),
+            ("attention_pattern", ("global", "vitdet")),
+            ("head_type", ("conv", "linear", "dpt")),
+        ):
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"{field}={getattr(self, field)!r}: expected one of {', '.join(map(repr, allowed))}.")
+
+    def validate_sizes(self):
+        if self.patch_size < 4 or self.patch_size & (self.patch_size - 1):
+            raise ValueError(f"patch_size={self.patch_size}: expected a power of two, 4 or more.")
+        for prefix in ("", "decoder_"):
+            width, heads = getattr(self, prefix + "hidden_size"), getattr(self, prefix + "num_attention_heads")
+            if heads < 1 or width % heads or (width // heads) % 4:
+                raise ValueError(
+                    f"{prefix}hidden_size={width} with {prefix}num_attention_heads={heads}: "
+                    "expected heads of equal width, a multiple of four."
+                )
+        if self.decoder_attention_tokens is not None and self.decoder_attention_tokens < 2:
+            raise ValueError(f"decoder_attention_tokens={self.decoder_attention_tokens}: expected 2 or more.")
+        if self.stem_hidden_sizes is not None and len(self.stem_hidden_sizes) != int(math.log2(self.patch_size)) - 1:
+            raise ValueError(
+                f"stem_hidden_sizes={self.stem_hidden_sizes}: expected {int(math.log2(self.patch_size)) - 1} sizes "
+                f"for patch_size={self.patch_size}."
+            )
+        if len(self.dpt_layer_sizes) != 4:
+            raise ValueError(f"dpt_layer_sizes={self.dpt_layer_sizes}: expected four.")
+        depth = self.num_hidden_layers + self.decoder_num_hidden_layers
+        taps = self.head_taps
+        if taps is not None and (len(taps) != 4 or sorted(taps) != list(taps) or not 0 <= taps[0] <= taps[-1] < depth):
+            raise ValueError(f"head_taps={taps}: expected four ascending indices of {depth} blocks, encoder first.")
+        if not set(self.global_attention_indices or ()) <= set(range(self.num_hidden_layers)):
+            raise ValueError(
+                f"global_attention_indices={self.global_attention_indices}: "
+                f"expected indices of the {self.num_hidden_layers} encoder blocks."
+            )
+        if self.attention_cell_size < 1:
+            raise ValueError(f"attention_cell_size={self.attention_cell_size}: expected 1 or more.")
+        if not 0 < self.min_depth < self.max_depth:
+            raise ValueError(f"min_depth={self.min_depth}, max_depth={self.max_depth}: expected 0 < min < max.")
+        if not 0 < self.min_flow_scale < self.max_flow_scale:
+            raise ValueError(
+                f"min_flow_scale={self.min_flow_scale}, max_flow_scale={self.max_flow_scale}: expected 0 < min < max."
+            )
+        if self.flow_scale_penalty < 0:
+            raise ValueError(f"flow_scale_penalty={self.flow_scale_penalty}: expected 0 or more.")
+        if self.refinement_iterations < 1 or self.min_matching_sigma <= 0:
+            raise ValueError(
+                f"refinement_iterations={self.refinement_iterations}, min_matching_sigma={self.min_matching_sigma}: "
+                "expected 1 or more, and a positive width."
+            )
+        weights = self.semantic_loss_weights
+        if weights is not None and (min(weights, default=-1) < 0 or not sum(weights)):
+            raise ValueError(f"semantic_loss_weights={list(weights)}: expected one for each label, none negative.")
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio={self.mask_ratio}: expected a share between 0 and 1.")
+
+    def validate_matching(self):
+        if self.matching_stride is None:
+            if self.refinement_sizes:
+                raise ValueError(f"refinement_sizes={list(self.refinement_sizes)}: refinement needs matching_stride.")
+            return
+        if self.matching_stride >> len(self.refinement_sizes) < 2 or min(self.refinement_sizes, default=1) < 1:
+            raise ValueError(
+                f"refinement_sizes={list(self.refinement_sizes)} with matching_stride={self.matching_stride}: "
+                "expected positive numbers, one for each halving of the stride, down to 2."
+            )
+        strides = [
+            s for s in (self.patch_size // 2, self.patch_size // 4) if s > 1
+        ]  # where the head takes its features
+        if self.patch_embedding != "conv_stem" or self.matching_stride not in strides:
+            raise ValueError(
+                f"matching_stride={self.matching_stride} with patch_embedding={self.patch_embedding!r}: "
+                f"expected one of {strides} and patch_embedding='conv_stem', whose features of that stride are matched."
+            )
+        if self.head_type != "conv":
+            raise ValueError(f"matching with head_type={self.head_type!r}: expected 'conv', which refines the match.")
+        if self.matching_size % 4:
+            raise ValueError(f"matching_size={self.matching_size}: expected a multiple of four.")
+
+
+__all__ = ["WinWinConfig"]

@@ -1,0 +1,643 @@
+"""Win-Win: vision transformers for dense prediction, trained on two windows of each image, run on whole frames (ICLR 2024).
+
+The models of the paper, from top to bottom: the RoPE ViT encoder, the binocular decoder, and a model for each task.
+
+Notable:
+- an image is a set of windows. `pixel_values` (B, C, H, W) is one window that covers the frame; (B, N, C, h, w) with
+  `window_positions` (B, N, 2) is what training feeds. Tokens outside the windows do not exist: nothing is masked, nothing padded.
+- labels and predictions have the layout of the input: an axis N follows B if the input came in windows.
+- the second view of optical flow and pre-training may have other windows than the first.
+
+Shapes: B batch, N windows, T tokens of all windows, D width, C channels, H W pixels, h w patches, p patch size.
+"""
+
+from dataclasses import replace
+from math import log
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
+from transformers.modeling_outputs import BackboneOutput, DepthEstimatorOutput, SemanticSegmenterOutput
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs, auto_docstring
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import OutputRecorder, capture_outputs
+
+from .configuration_winwin import WinWinConfig
+from .heads_winwin import ConvHead, ConvNextBlock, DPTHead, LinearHead, StdConv2d
+from .layers_winwin import (
+    Layout,
+    WinWinAttention,
+    WinWinDecoderLayer,
+    WinWinEmbeddings,
+    WinWinLayer,
+    as_windows,
+    patchify,
+    rotary_of,
+    sincos_embedding,
+)
+from .losses_winwin import bounded_laplacian_loss, normalised_pixel_loss, scale_invariant_log_loss, semantic_loss
+from .matching_winwin import Match, Matching, MatchingFeatures, matching_loss, pool_flow
+from .outputs_winwin import (
+    EncodedView,
+    WinWinDecoderOutput,
+    WinWinModelOutput,
+    WinWinOpticalFlowOutput,
+    WinWinPreTrainingOutput,
+)
+from .refinement_winwin import FineFeatures, Refinement
+
+
+@auto_docstring
+class WinWinPreTrainedModel(PreTrainedModel):
+    config: WinWinConfig
+    base_model_prefix = "winwin"
+    main_input_name = "pixel_values"
+    input_modalities = ["image"]
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["WinWinEmbeddings", "WinWinLayer", "WinWinDecoderLayer"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+    _can_record_outputs = {"hidden_states": WinWinLayer, "attentions": WinWinAttention}
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        # transformers asks only about modules that own a parameter, if the code isn't its own: a container can't decide for its
+        # children, so layers that start otherwise say so themselves.
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+            std = module.init_std if isinstance(module, StdConv2d) else self.config.initializer_range
+            if std:
+                init.trunc_normal_(module.weight, std=std)
+            else:
+                init.zeros_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, ConvNextBlock):
+            init.constant_(module.layer_scale, module.init_scale)
+        elif isinstance(module, Matching):
+            init.constant_(module.log_temperature, 2.5)
+            init.copy_(module.log_sigma, torch.tensor([2.8, 0.7]))
+            # Alike queries and keys: the untrained network already prefers what looks the same and lies near.
+            for key, query in ((module.key, module.query), (module.fine_key, module.fine_query)):
+                init.copy_(key.weight, query.weight)
+        elif isinstance(module, WinWinForPreTraining):
+            init.trunc_normal_(module.mask_token, std=self.config.initializer_range)
+
+
+@auto_docstring
+class WinWinModel(WinWinPreTrainedModel):
+    """The monocular encoder: a plain ViT whose only knowledge of position is RoPE."""
+
+    def __init__(self, config: WinWinConfig):
+        super().__init__(config)
+        self.embeddings = WinWinEmbeddings(config)
+        self.layers = nn.ModuleList(
+            WinWinLayer(config, cell_size=None if i in config.global_blocks else config.attention_cell_size)
+            for i in range(config.num_hidden_layers)
+        )
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.embeddings.projection
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        window_positions: torch.Tensor | None = None,
+        visible: torch.Tensor | None = None,
+        taps: list[int] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> WinWinModelOutput:
+        r"""
+        pixel_values (`torch.FloatTensor` of shape `(batch_size, [windows,] num_channels, height, width)`):
+            Whole images, or windows of them.
+        window_positions (`torch.LongTensor` of shape `(batch_size, windows, 2)`, *optional*):
+            (row, column) of each window's top-left patch in the full frame; with windows only.
+        visible (`torch.LongTensor` of shape `(batch_size, visible)`, *optional*):
+            Indices of the tokens to keep; pre-training drops the others before the first block. Not with `"vitdet"`.
+        taps (`list[int]`, *optional*):
+            Blocks whose tokens to return.
+        """
+        pixels, layout = as_windows(pixel_values, window_positions, self.config.patch_size)
+        tokens, stem = self.embeddings(pixels, layout)
+        rotary = rotary_of(layout, self.config, self.config.hidden_size // self.config.num_attention_heads)
+        if visible is not None:
+            if self.config.attention_pattern != "global":
+                raise ValueError("visible: dropping single tokens needs attention_pattern='global'.")
+            tokens = tokens.gather(1, visible[..., None].expand(-1, -1, tokens.shape[-1]))
+            if rotary is not None:
+                index = visible[:, None, :, None].expand(-1, 1, -1, rotary[0].shape[-1])
+                cos, sin = (t.expand(layout.batch, -1, -1, -1).gather(2, index) for t in rotary)
+                rotary = cos, sin
+        tapped = {}
+        for i, layer in enumerate(self.layers):
+            tokens = layer(tokens, rotary, layout, **kwargs)
+            if taps and i in taps:
+                tapped[i] = tokens
+        tokens = self.norm(tokens)
+        tapped[len(self.layers) - 1] = tokens
+        return WinWinModelOutput(
+            last_hidden_state=tokens,
+            taps=tuple(tapped[i] for i in taps) if taps else None,
+            stem=tuple(stem) or None,
+        )
+
+
+@auto_docstring(custom_intro="The encoder as a backbone: maps of chosen stages, one map a window.")
+class WinWinBackbone(BackboneMixin, WinWinPreTrainedModel):
+    def __init__(self, config: WinWinConfig):
+        super().__init__(config)
+        self.winwin = WinWinModel(config)
+        self.num_features = [config.hidden_size] * (config.num_hidden_layers + 1)
+        self.post_init()
+
+    def get_input_embeddings(self):
+        return self.winwin.get_input_embeddings()
+
+    @can_return_tuple
+    @filter_output_hidden_states
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        window_positions: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BackboneOutput:
+        r"""
+        window_positions (`torch.LongTensor` of shape `(batch_size, windows, 2)`, *optional*):
+            With windows only; feature maps are then `(batch_size, windows, hidden_size, rows, columns)`.
+        """
+        kwargs["output_hidden_states"] = True
+        _, layout = as_windows(pixel_values, window_positions, self.config.patch_size)
+        outputs = self.winwin(pixel_values, window_positions, **kwargs)
+        maps = []
+        for name, tokens in zip(self.stage_names, outputs.hidden_states, strict=True):
+            if name in self.out_features:
+                # the last stage is what the heads read, so it is normalised as there
+                tokens = self.winwin.norm(tokens) if name == self.stage_names[-1] else tokens
+                maps.append(layout.to_output(layout.to_maps(tokens)))
+        return BackboneOutput(
+            feature_maps=tuple(maps),  # type: ignore[arg-type]  # annotated there as a tuple of one
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class WinWinDecoder(WinWinPreTrainedModel):
+    """The binocular decoder: tokens of the first view ask those of the second (CroCo)."""
+
+    _can_record_outputs = {
+        "hidden_states": OutputRecorder(WinWinDecoderLayer, num_hidden_layers_key="decoder_num_hidden_layers"),
+        "attentions": OutputRecorder(WinWinAttention, index=1, layer_name="attention"),
+        "cross_attentions": OutputRecorder(WinWinAttention, index=1, layer_name="cross_attention"),
+    }
+
+    def __init__(self, config: WinWinConfig):
+        super().__init__(config)
+        self.embed = nn.Linear(config.hidden_size, config.decoder_hidden_size)
+        self.layers = nn.ModuleList(WinWinDecoderLayer(config) for _ in range(config.decoder_num_hidden_layers))
+        self.norm = nn.LayerNorm(config.decoder_hidden_size, eps=config.layer_norm_eps)
+        self.post_init()
+
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        memory: torch.Tensor,
+        layout: Layout,
+        memory_layout: Layout,
+        taps: list[int] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> WinWinDecoderOutput:
+        """hidden_states (B, T, D') and memory (B, T2, D') are embedded tokens of the first and the second view."""
+        width = self.config.decoder_hidden_size // self.config.decoder_num_attention_heads
+        rotary, memory_rotary = rotary_of(layout, self.config, width), rotary_of(memory_layout, self.config, width)
+        if rotary is None:  # absolute positions: the encoder's have been mixed away by now, so they are added again
+            size = self.config.decoder_hidden_size
+            hidden_states = hidden_states + sincos_embedding(layout.positions(), size).to(hidden_states.dtype)
+            memory = memory + sincos_embedding(memory_layout.positions(), size).to(memory.dtype)
+        tapped = {}
+        for i, layer in enumerate(self.layers):
+            hidden_states = layer(hidden_states, memory, rotary, memory_rotary, **kwargs)
+            if taps and i in taps:
+                tapped[i] = hidden_states
+        hidden_states = self.norm(hidden_states)
+        tapped[len(self.layers) - 1] = hidden_states
+        return WinWinDecoderOutput(
+            last_hidden_state=hidden_states, taps=tuple(tapped[i] for i in taps) if taps else None
+        )
+
+
+class WinWinHead(nn.Module):
+    """The three kinds of head behind one call."""
+
+    def __init__(self, config: WinWinConfig, out_channels: int, binocular: bool = False, **kwargs):
+        super().__init__()
+        depth, size = config.num_hidden_layers, config.hidden_size
+        self.head: nn.Module
+        self.encoder_taps = self.decoder_taps = None
+        if config.head_type == "dpt":
+            taps = config.taps(binocular)
+            self.encoder_taps = [i for i in taps if i < depth]
+            self.decoder_taps = [i - depth for i in taps if i >= depth]
+            sizes = [size] * len(self.encoder_taps) + [config.decoder_hidden_size] * len(self.decoder_taps)
+            self.head = DPTHead(config, sizes, out_channels)
+        else:
+            in_size = config.decoder_hidden_size if binocular else size
+            head_class: type = ConvHead if config.head_type == "conv" else LinearHead
+            self.head = head_class(config, in_size, out_channels, **kwargs)
+
+    def forward(
+        self,
+        layout: Layout,
+        encoder: WinWinModelOutput,
+        decoder: WinWinDecoderOutput | None = None,
+        extra: dict[int, list[torch.Tensor]] | None = None,
+    ) -> torch.Tensor:
+        """-> (B*N, out, H, W), float32. `extra`: maps {stride: [(B*N, C, ...)]} for a convolutional head."""
+        if isinstance(self.head, DPTHead):
+            taps = [*(encoder.taps or ()), *((decoder.taps or ()) if decoder is not None else ())]
+            return self.head([layout.to_maps(t) for t in taps]).float()
+        last = (decoder if decoder is not None else encoder).last_hidden_state
+        assert last is not None
+        tokens = layout.to_maps(last)
+        if isinstance(self.head, LinearHead):
+            return self.head(tokens).float()
+        features = {2 ** (i + 1): [stem] for i, stem in enumerate(encoder.stem or ())}
+        for stride, maps in (extra or {}).items():
+            features[stride] = features.get(stride, []) + maps
+        return self.head(tokens, features).float()
+
+
+@auto_docstring(custom_intro="Encoder and head for semantic segmentation.")
+class WinWinForSemanticSegmentation(WinWinPreTrainedModel):
+    def __init__(self, config: WinWinConfig):
+        super().__init__(config)
+        labels, weights = len(config.id2label or ()), config.semantic_loss_weights
+        if weights is not None and len(weights) != labels:
+            raise ValueError(
+                f"semantic_loss_weights has {len(weights)} entries: expected one for each of {labels} labels."
+            )
+        self.winwin = WinWinModel(config)
+        self.head = WinWinHead(config, labels)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        window_positions: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SemanticSegmenterOutput:
+        r"""
+        window_positions (`torch.LongTensor` of shape `(batch_size, windows, 2)`, *optional*):
+            (row, column) of each window's top-left patch in the full frame; with windows only.
+        labels (`torch.LongTensor` of shape `(batch_size, [windows,] height, width)`, *optional*):
+            Class of each pixel; `config.semantic_loss_ignore_index` is unknown.
+
+        Returns `logits` at full resolution, `(batch_size, num_labels, height, width)`, with windows after the batch.
+        """
+        _, layout = as_windows(pixel_values, window_positions, self.config.patch_size)
+        outputs = self.winwin(pixel_values, window_positions, taps=self.head.encoder_taps, **kwargs)
+        logits = layout.to_output(self.head(layout, outputs))
+        loss = None
+        if labels is not None:
+            config = self.config
+            loss = semantic_loss(logits, labels, config.semantic_loss_ignore_index, config.semantic_loss_weights)
+        return SemanticSegmenterOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+@auto_docstring(custom_intro="Encoder and head for metric depth from one image.")
+class WinWinForDepthEstimation(WinWinPreTrainedModel):
+    def __init__(self, config: WinWinConfig):
+        super().__init__(config)
+        self.winwin = WinWinModel(config)
+        self.head = WinWinHead(config, 1)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        window_positions: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> DepthEstimatorOutput:
+        r"""
+        window_positions (`torch.LongTensor` of shape `(batch_size, windows, 2)`, *optional*):
+            (row, column) of each window's top-left patch in the full frame; with windows only.
+        labels (`torch.FloatTensor` of shape `(batch_size, [windows,] height, width)`, *optional*):
+            Depth in metres; NaN, infinite or not positive is unknown.
+
+        Returns `predicted_depth` in metres, `(batch_size, height, width)`, with windows after the batch.
+        """
+        _, layout = as_windows(pixel_values, window_positions, self.config.patch_size)
+        outputs = self.winwin(pixel_values, window_positions, taps=self.head.encoder_taps, **kwargs)
+        share = layout.to_output(self.head(layout, outputs)).squeeze(-3).sigmoid()
+        low, high = log(self.config.min_depth), log(self.config.max_depth)
+        depth = torch.exp(low + (high - low) * share)
+        return DepthEstimatorOutput(
+            loss=scale_invariant_log_loss(depth, labels) if labels is not None else None,
+            predicted_depth=depth,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+@auto_docstring(
+    custom_intro="Encoder, binocular decoder and head for optical flow; with matching if the config says so."
+)
+class WinWinForOpticalFlow(WinWinPreTrainedModel):
+    def __init__(self, config: WinWinConfig):
+        super().__init__(config)
+        self.winwin = WinWinModel(config)
+        self.decoder = WinWinDecoder(config)
+        stride = config.matching_stride
+        if stride is None:
+            self.head = WinWinHead(config, 3, binocular=True)
+        else:
+            factor = config.patch_size // stride
+            self.features = MatchingFeatures(config)
+            self.matching = Matching(config)
+            self.embed_match = nn.Linear(4 * factor**2, config.decoder_hidden_size)
+            # into the head: both views' features, displacement, mass and spread
+            extra = {stride: 2 * config.matching_size + 4}
+            self.head = WinWinHead(config, 3, binocular=True, extra=extra, zero_init=True)
+        if config.refinement:
+            self.fine_features = FineFeatures(config)
+            self.refinement = Refinement(config)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        second_pixel_values: torch.Tensor,
+        window_positions: torch.Tensor | None = None,
+        second_window_positions: torch.Tensor | None = None,
+        initial_flow: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> WinWinOpticalFlowOutput:
+        r"""
+        second_pixel_values (`torch.FloatTensor` of shape `(batch_size, [windows,] num_channels, height, width)`):
+            The second view; its windows may differ from the first view's in number and size.
+        window_positions (`torch.LongTensor` of shape `(batch_size, windows, 2)`, *optional*):
+            (row, column) of each window's top-left patch in the full frame; with windows only.
+        second_window_positions (`torch.LongTensor` of shape `(batch_size, second_windows, 2)`, *optional*):
+            The same for the second view's windows, in its full frame.
+        initial_flow (`torch.FloatTensor` of shape `(batch_size, [windows,] 2, height, width)`, *optional*):
+            A guess in pixels, around which the matching then looks; with matching only.
+        labels (`torch.FloatTensor` of shape `(batch_size, [windows,] 2, height, width)`, *optional*):
+            Flow (right, down) in pixels; NaN or infinite is unknown.
+        """
+        first = self.encode(pixel_values, window_positions, **kwargs)
+        second = self.encode(second_pixel_values, second_window_positions, name="second_pixel_values", **kwargs)
+        return self.decode(first, second, labels, initial_flow, **kwargs)
+
+    def encode(
+        self,
+        pixel_values: torch.Tensor,
+        window_positions: torch.Tensor | None = None,
+        name: str = "pixel_values",
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> EncodedView:
+        """
+        All that can be known of one view without the other, for `decode`, as its first or its second view.
+
+        A frame of a video takes part in two flows, in four with those backward, and is encoded once. `name` is for messages.
+        """
+        _, layout = as_windows(pixel_values, window_positions, self.config.patch_size, name)
+        encoder = self.winwin(pixel_values, window_positions, taps=self.head.encoder_taps, **kwargs)
+        tokens = self.decoder.embed(encoder.last_hidden_state)
+        features, fine = None, ()
+        if self.config.matching_stride is not None:
+            stem = encoder.stem[self.matching.stride.bit_length() - 2]
+            maps = self.features(layout.to_maps(encoder.last_hidden_state), stem)
+            features = layout.to_tokens(maps)
+            fine = self.fine_features(maps, encoder.stem) if self.config.refinement else ()
+        return EncodedView(layout, encoder, tokens, features, fine)
+
+    def decode(
+        self,
+        first: EncodedView,
+        second: EncodedView,
+        labels: torch.Tensor | None = None,
+        initial_flow: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> WinWinOpticalFlowOutput:
+        """The flow from one encoded view to another. `labels`, `initial_flow`: see `forward`."""
+        layout, tokens = first.layout, first.tokens
+        match = extra = base = None
+        if self.config.matching_stride is not None:
+            moved = self.initial_positions(initial_flow, layout)
+            match = self.match(first, second, moved)
+            base = self.base_flow(match, moved)
+            summary = self.summarise(match, base, layout)  # (B*N, 4, h*f, w*f)
+            factor = self.features.factor
+            cells = layout.to_tokens(F.pixel_unshuffle(summary, factor))
+            tokens = tokens + self.embed_match(cells.to(self.embed_match.weight.dtype))
+            maps = [layout.to_maps(t, factor) for t in (match.query, match.retrieved)]
+            dtype = self.embed_match.weight.dtype
+            extra = {self.matching.stride: [t.to(dtype) for t in (*maps, summary)]}
+        taps = self.head.decoder_taps
+        decoded = self.decoder(tokens, second.tokens, layout, second.layout, taps=taps, **kwargs)
+        prediction = self.head(layout, first.encoder, decoded, extra)
+        flow, log_scale = prediction[:, :2], prediction[:, 2]
+        base_flow = None
+        if base is not None:
+            base_flow = layout.to_maps(base, self.features.factor)
+            flow = flow + F.interpolate(base_flow, flow.shape[-2:], mode="bilinear", align_corners=False)
+            base_flow = layout.to_output(base_flow)
+        steps = [(flow, log_scale)]
+        if self.config.refinement:
+            steps += self.refinement(flow, log_scale, first.fine, second.fine, layout, second.layout)
+        steps = [(layout.to_output(flow), layout.to_output(c[:, None]).squeeze(-3)) for flow, c in steps]
+        flow, log_scale = steps[-1]
+        loss = None
+        if labels is not None:
+            loss = self.flow_loss(steps, labels)
+            if match is not None and self.training:
+                loss = loss + self.config.matching_loss_weight * self.match_loss(match, labels, layout, second.layout)
+        return WinWinOpticalFlowOutput(
+            loss=loss,
+            flow=flow,
+            log_scale=log_scale,
+            base_flow=base_flow,
+            hidden_states=first.encoder.hidden_states,
+            attentions=first.encoder.attentions,
+            decoder_hidden_states=decoded.hidden_states,
+            decoder_attentions=decoded.attentions,
+            cross_attentions=decoded.cross_attentions,
+        )
+
+    def initial_positions(self, initial_flow: torch.Tensor | None, layout: Layout) -> torch.Tensor | None:
+        """An initial flow in pixels as whole stride-s positions (x, y), (B, Q, 2)."""
+        if initial_flow is None or self.config.matching_stride is None:
+            return None
+        flow, stride = initial_flow.flatten(0, 1) if layout.windowed else initial_flow, self.matching.stride
+        return layout.to_tokens(F.avg_pool2d(flow.float(), stride) / stride).round()
+
+    def match(self, first: EncodedView, second: EncodedView, moved: torch.Tensor | None = None) -> Match:
+        """
+        Displacement of every stride-s position of the first view, from both views' features alone.
+
+        Matching knows differences of positions only: with an initial flow each position is asked as if it lay where that leads.
+        """
+        xy = []
+        for view in (first, second):
+            positions = view.layout.positions(self.features.factor).flip(-1)
+            xy.append(positions.expand(view.layout.batch, -1, -1))
+        grids = None
+        if first.layout.count == second.layout.count == 1:
+            factor = self.features.factor
+            grids = tuple((v.layout.rows * factor, v.layout.columns * factor) for v in (first, second))
+        if moved is None:
+            return self.matching(first.features, second.features, *xy, grids=grids)
+        stride = self.matching.stride
+        match = self.matching(first.features, second.features, xy[0] + moved, xy[1], grids=grids)
+        return replace(match, flow=match.flow + stride * moved, coarse=match.coarse + stride * moved)
+
+    def base_flow(self, match: Match, moved: torch.Tensor | None = None) -> torch.Tensor:
+        """The match's displacement as far as there is one, (B, Q, 2) pixels; without one the initial flow, or none, is left."""
+        start = 0.0 if moved is None else self.matching.stride * moved
+        return start + match.mass[..., None] * (match.flow - start)
+
+    def summarise(self, match: Match, base: torch.Tensor, layout: Layout) -> torch.Tensor:
+        """The match as maps (B*N, 4, h*f, w*f): displacement in patches, mass, root of the spread in patches."""
+        stride, patch_size = self.matching.stride, self.config.patch_size
+        spread = (match.spread + 1e-3).sqrt() * (stride / patch_size)
+        summary = torch.cat([base / patch_size, match.mass[..., None], spread[..., None]], dim=-1)
+        return layout.to_maps(summary.detach(), patch_size // stride)
+
+    def flow_loss(self, steps: list[tuple[torch.Tensor, torch.Tensor]], labels: torch.Tensor) -> torch.Tensor:
+        """The Laplacian's loss of the last of the (flow, log_scale), plus half of the one's before, a quarter, and so on."""
+        config = self.config
+        low, high, penalty = config.min_flow_scale, config.max_flow_scale, config.flow_scale_penalty
+        losses = [
+            bounded_laplacian_loss(*step, labels, min_scale=low, max_scale=high, penalty=penalty) for step in steps
+        ]
+        return torch.stack([loss * 0.5**i for i, loss in enumerate(reversed(losses))]).sum()
+
+    def match_loss(self, match: Match, labels: torch.Tensor, layout: Layout, second_layout: Layout) -> torch.Tensor:
+        """Auxiliary losses; where the true match lies outside the second view's windows only "no match" is taught."""
+        stride, factor = self.matching.stride, self.features.factor
+        labels = labels if layout.windowed else labels[:, None]
+        target = layout.to_tokens(pool_flow(labels.float().flatten(0, 1), stride))  # (B, Q, 2)
+        rows_columns = layout.positions(factor) + target.flip(-1) / stride  # of the true match, in stride-s positions
+        corners = second_layout.corners * factor  # (B or 1, M, 2)
+        size = torch.tensor([second_layout.rows, second_layout.columns], device=corners.device) * factor
+        offset = rows_columns[:, :, None] - corners[:, None]  # (B, Q, M, 2)
+        inside = ((offset > -0.5) & (offset < size - 0.5)).all(-1).any(-1)
+        return matching_loss(match, target, inside, stride)
+
+
+@auto_docstring(
+    custom_intro="Cross-view completion (CroCo), on whole images or in windows, to pre-train encoder and decoder."
+)
+class WinWinForPreTraining(WinWinPreTrainedModel):
+    def __init__(self, config: WinWinConfig):
+        super().__init__(config)
+        self.winwin = WinWinModel(config)
+        self.decoder = WinWinDecoder(config)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_hidden_size))
+        self.head = nn.Linear(config.decoder_hidden_size, config.patch_size**2 * config.num_channels)
+        self.post_init()
+
+    @can_return_tuple
+    @auto_docstring
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        second_pixel_values: torch.Tensor,
+        window_positions: torch.Tensor | None = None,
+        second_window_positions: torch.Tensor | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> WinWinPreTrainingOutput:
+        r"""
+        second_pixel_values (`torch.FloatTensor` of shape `(batch_size, [windows,] num_channels, height, width)`):
+            The second view, of which nothing is hidden.
+        window_positions (`torch.LongTensor` of shape `(batch_size, windows, 2)`, *optional*):
+            (row, column) of each window's top-left patch in the full frame; with windows only.
+        second_window_positions (`torch.LongTensor` of shape `(batch_size, second_windows, 2)`, *optional*):
+            The same for the second view's windows, in its full frame.
+        bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, tokens)`, *optional*):
+            Tokens of the first view to hide, as many in every image: random ones, or all outside some windows. Default:
+            a random share of `config.mask_ratio`.
+        labels (`torch.FloatTensor` of the shape of `pixel_values`, *optional*):
+            The image to paint; by default the first view itself.
+        """
+        pixels, layout = as_windows(pixel_values, window_positions, self.config.patch_size)
+        _, second_layout = as_windows(
+            second_pixel_values, second_window_positions, self.config.patch_size, "second_pixel_values"
+        )
+        num_tokens = layout.count * layout.rows * layout.columns
+        if bool_masked_pos is None:
+            order = torch.rand(layout.batch, num_tokens, device=pixels.device).argsort(dim=1)
+            num_masked = min(round(self.config.mask_ratio * num_tokens), num_tokens - 1)  # something must stay
+            bool_masked_pos = order < max(1, num_masked)
+        bool_masked_pos = bool_masked_pos.flatten(1).bool()
+        if bool_masked_pos.shape != (layout.batch, num_tokens):
+            raise ValueError(
+                f"bool_masked_pos has {tuple(bool_masked_pos.shape)} entries: expected {(layout.batch, num_tokens)}."
+            )
+        num_visible = (~bool_masked_pos).sum(1)
+        if not torch.compiler.is_compiling() and bool((num_visible != num_visible[0]).any()):
+            raise ValueError("bool_masked_pos hides a different number of tokens in each image: expected the same.")
+        # Stable sort: visible tokens first, each in its place's order, without a data-dependent shape per image.
+        visible = bool_masked_pos.long().argsort(dim=1, stable=True)[:, : int(num_visible[0])]
+
+        # A convolutional stem looks beyond its patch: hidden pixels are blanked, so that they reach nothing that stays.
+        keep = layout.to_maps((~bool_masked_pos)[..., None].to(pixels.dtype))
+        blanked = pixels * F.interpolate(keep, scale_factor=self.config.patch_size, mode="nearest")
+        first = self.winwin(layout.to_output(blanked), window_positions, visible=visible, **kwargs)
+        second = self.winwin(second_pixel_values, second_window_positions, **kwargs)
+
+        tokens = self.decoder.embed(first.last_hidden_state)
+        index = visible[..., None].expand(-1, -1, tokens.shape[-1])
+        canvas = self.mask_token.expand(layout.batch, num_tokens, -1).to(tokens.dtype)
+        tokens = canvas.scatter(1, index, tokens)
+        memory = self.decoder.embed(second.last_hidden_state)
+        decoded = self.decoder(tokens, memory, layout, second_layout, **kwargs)
+        logits = self.head(decoded.last_hidden_state).float()
+
+        target = pixels if labels is None else labels.flatten(0, 1) if layout.windowed else labels
+        patches = patchify(target.float(), self.config.patch_size).reshape(layout.batch, num_tokens, -1)
+        return WinWinPreTrainingOutput(
+            loss=normalised_pixel_loss(logits, patches, bool_masked_pos),
+            logits=logits,
+            bool_masked_pos=bool_masked_pos,
+            hidden_states=first.hidden_states,
+            attentions=first.attentions,
+        )
+
+
+__all__ = [
+    "WinWinBackbone",
+    "WinWinForDepthEstimation",
+    "WinWinForOpticalFlow",
+    "WinWinForPreTraining",
+    "WinWinForSemanticSegmentation",
+    "WinWinModel",
+    "WinWinPreTrainedModel",
+]

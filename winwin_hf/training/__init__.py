@@ -1,0 +1,1 @@
+"""Training by a recipe, with states that resume exactly."""

@@ -1,0 +1,137 @@
+"""A recipe's parts: data loader, model, optimiser."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import cv2
+import torch
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader
+
+from winwin_hf.data.sources import Source, open_source
+from winwin_hf.data.streams import Part, PartReader, ordered
+from winwin_hf.model.modeling_winwin import (
+    WinWinForDepthEstimation,
+    WinWinForOpticalFlow,
+    WinWinForPreTraining,
+    WinWinForSemanticSegmentation,
+)
+from winwin_hf.training.evaluate import make_collator
+from winwin_hf.training.initialise import initialise
+from winwin_hf.training.recipe import OptimizationRecipe, Recipe
+
+MODELS = {
+    "optical-flow": (WinWinForOpticalFlow, "flow"),
+    "semantic-segmentation": (WinWinForSemanticSegmentation, "segmentation"),
+    "depth-estimation": (WinWinForDepthEstimation, "depth"),
+    "pre-training": (WinWinForPreTraining, "flow"),
+}
+
+
+def start_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # one process a worker; its threads would only be in the training's way
+
+
+def open_parts(recipe: Recipe, world: int = 1, step: int = 0) -> list[Part]:
+    """The training's data sets; all must be for one task, with the same classes. Raises ValueError if they aren't."""
+    data, options = recipe.data, recipe.optimization
+    workers = max(1, options.num_workers)
+    parts = []
+    for chosen in data.parts():
+        source = open_source(
+            chosen.name,
+            chosen.path,
+            chosen.split,
+            chosen.settings,
+            seed=options.seed,
+            num_shards=world * workers,
+            start=step * options.accumulation * options.batch_size // workers,
+            options=chosen.options,
+            augment=True,
+            skip_broken=data.skip_broken,
+        )
+        parts.append(Part(source, chosen.weight, chosen.length))
+    first = parts[0].source
+    for part in parts[1:]:
+        other = part.source
+        if other.task != first.task or other.labels != first.labels:
+            raise ValueError(
+                f"data.sets: {other.name} is for {other.task} with {len(other.labels or ())} classes, {first.name} for "
+                f"{first.task} with {len(first.labels or ())}; expected one task and the same classes"
+            )
+    return parts
+
+
+def make_loader(
+    recipe: Recipe, rank: int, world: int, step: int, patch_size: int, parts: list[Part] | None = None
+) -> DataLoader:
+    """The training's batches from optimiser step `step` on, for one process."""
+    options = recipe.optimization
+    parts = parts or open_parts(recipe, world, step)
+    batches = step * options.accumulation
+    dataset, sampler = ordered(parts, options.seed, rank, world, options.num_workers, batches, options.batch_size)
+    reader = parts[0].source.reader if len(parts) == 1 else PartReader([part.source.reader for part in parts])
+    collator = make_collator(recipe, parts[0].source, patch_size, options.seed, reader, recipe.data.skip_broken)
+    return DataLoader(
+        dataset,
+        options.batch_size,
+        sampler=sampler,
+        collate_fn=collator,
+        num_workers=options.num_workers,
+        worker_init_fn=start_worker,
+        prefetch_factor=4 if options.num_workers else None,
+        pin_memory=torch.cuda.is_available(),
+        drop_last=True,
+    )
+
+
+def make_model(recipe: Recipe, source: Source) -> Any:
+    """A new model, or one that starts from `model.init`'s encoder, decoder and whatever else has its name and shape; partly frozen."""
+    model_class, task = MODELS[recipe.task]
+    if source.task != task:
+        raise ValueError(f"task {recipe.task!r} needs data for {task}, but {source.name!r} is for {source.task}")
+    labels = {"id2label": dict(enumerate(source.labels))} if source.labels else {}
+    config = recipe.config(**labels)
+    model = model_class(config)
+    if recipe.model.init:
+        initialise(model, recipe.model.init)
+    for part in recipe.model.frozen:
+        chosen = [p for name, p in model.named_parameters() if name.startswith(part + ".") or name == part]
+        if not chosen:
+            raise ValueError(f"model.frozen: nothing in a {model_class.__name__} is called {part!r}")
+        for parameter in chosen:
+            parameter.requires_grad_(False)
+    model.set_attn_implementation(recipe.model.attention)
+    return model
+
+
+def make_optimizer(model: torch.nn.Module, options: OptimizationRecipe) -> torch.optim.Optimizer:
+    """AdamW without decay on vectors and scalars (norms, biases, temperatures)."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=options.betas, fused=True)
+
+
+def learning_rate(options: OptimizationRecipe, step: int) -> float:
+    """Linear warm-up, then a cosine: a function of the step alone, so there is no schedule to save."""
+    if step < options.warmup_steps:
+        return options.learning_rate * (step + 1) / options.warmup_steps
+    progress = (step - options.warmup_steps) / max(1, options.steps - options.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return options.learning_rate * (options.final_share + (1 - options.final_share) * cosine)
+
+
+def make_average(model: torch.nn.Module, decay: float) -> AveragedModel:
+    """Exponential moving average of the weights; its decay grows with the steps, so that a short training has one too."""
+
+    @torch.no_grad()
+    def update(averaged: Any, current: Any, count: Any) -> None:
+        steps = float(count)
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + steps) / (10 + steps)))
+
+    return AveragedModel(model, multi_avg_fn=update)

@@ -1,0 +1,169 @@
+"""Scores of a model during a training: on windows placed as in training, and on full frames of any size, one pass each."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from rich.table import Table
+
+from winwin_hf.data.collator import Reader, WinWinCollator
+from winwin_hf.data.sources import SYNTHETIC, Source, open_source
+from winwin_hf.evaluation.methods import Network
+from winwin_hf.evaluation.report import UNITS, number
+from winwin_hf.evaluation.scoring import new_metric, score
+from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
+from winwin_hf.training.recipe import EvaluationSet, Recipe, load_recipe
+
+
+def evaluate(model: Any, recipe: Recipe, accelerator: Accelerator) -> dict[str, dict[str, Any]]:
+    """
+    The model's scores by name: "windows" first, then each of the recipe's full-frame sets. Same result in every process.
+
+    Each entry holds the metric's figures, "images", "seconds" (mean of a forward pass, this process) and, of full frames,
+    "size" (height, width) of the last one.
+    """
+    results = {}
+    was_training, attention = model.training, model.config._attn_implementation
+    model.eval()
+    if attention == "eager":  # full frames have too many tokens for it
+        model.set_attn_implementation("sdpa")
+    try:
+        sets = list(recipe.evaluation.sets)
+        if recipe.task == "pre-training":
+            sets = []
+        if recipe.evaluation.windows:
+            results["windows"] = evaluate_windows(model, recipe, accelerator)
+        for chosen in sets:
+            skip = recipe.data.skip_broken
+            results[chosen.label] = evaluate_frames(model, open_set(recipe, chosen), chosen, accelerator, skip)
+    finally:
+        model.set_attn_implementation(attention)
+        model.train(was_training)
+    return results
+
+
+def open_set(recipe: Recipe, chosen: EvaluationSet | None = None) -> Source:
+    """The held-out source of one evaluation set; without one, of the training's own (first) data set."""
+    data, chosen = recipe.data.parts()[0], chosen or EvaluationSet(label="windows")
+    same = chosen.name in (None, data.name)
+    path = chosen.path or (data.path if same else None)
+    # An augmentation is for training; how synthetic scenes look is the set itself.
+    base = data.settings if same and data.name in SYNTHETIC else {}
+    options = chosen.options or (data.options if same else {})
+    settings, skip = {**base, **chosen.settings}, recipe.data.skip_broken
+    return open_source(chosen.name or data.name, path, chosen.split, settings, options=options, skip_broken=skip)
+
+
+@torch.no_grad()
+def evaluate_windows(model: Any, recipe: Recipe, accelerator: Accelerator) -> dict[str, Any]:
+    """Held-out examples through the training's own collator. In pre-training: the mean loss."""
+    source, options = open_set(recipe), recipe.optimization
+    collator = make_collator(recipe, source, model.config.patch_size, options.seed + 1, None, recipe.data.skip_broken)
+    metric, loss, seconds = new_metric(source), np.zeros(2), 0.0
+    world, rank = accelerator.num_processes, accelerator.process_index
+    examples = list(source.examples(recipe.evaluation.windows, rank, world))
+    torch_state = torch.get_rng_state()
+    torch.manual_seed(options.seed)  # masks of pre-training are the same in each evaluation
+    for i in range(0, len(examples), options.batch_size):
+        batch = collator(examples[i : i + options.batch_size])
+        targets = batch.pop("labels")
+        batch.pop("initial_flow", None)  # made from the truth
+        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+        start = time.perf_counter()
+        with accelerator.autocast():
+            outputs = model(**batch)
+        seconds += time.perf_counter() - start
+        if recipe.task == "pre-training":
+            loss += [float(outputs.loss) * len(targets), len(targets)]
+            continue
+        for prediction, target in zip(prediction_of(outputs).flatten(0, 1), targets.flatten(0, 1), strict=True):
+            metric.update(prediction.cpu().numpy(), target.numpy())
+    torch.set_rng_state(torch_state)
+    count = reduce(np.array([len(examples)], dtype=np.float64), accelerator)
+    timing = {"images": int(count[0]), "seconds": seconds / max(1, len(examples))}
+    if recipe.task == "pre-training":
+        total = reduce(loss, accelerator)
+        return {"loss": float(total[0] / total[1]), **timing}
+    metric.state = reduce(metric.state, accelerator)
+    return {**metric.compute(), **timing}
+
+
+def evaluate_frames(
+    model: Any, source: Source, chosen: EvaluationSet, accelerator: Accelerator, skip_broken: bool = False
+) -> dict[str, Any]:
+    """Full frames, one at a time, through the image processor as a user would; one forward pass each."""
+    processor = WinWinImageProcessor(patch_size=model.config.patch_size)
+    network = Network(model, processor, accelerator, source.task)
+    title = f"evaluate {chosen.label}"
+    result = score(network, source, new_metric(source), accelerator, chosen.length, skip_broken, title=title)
+    seconds = float(np.mean([image.seconds for image in result.images]))
+    broken = {"broken": len(result.broken)} if result.broken else {}
+    return {
+        **result.figures,
+        "images": len(result.images),
+        "seconds": seconds,
+        "size": list(result.images[-1].size),
+    } | broken
+
+
+def prediction_of(outputs: Any) -> torch.Tensor:
+    """What is scored of a model's output: flow, depth, or the class of each pixel; axes before it are kept."""
+    if "flow" in outputs:
+        return outputs.flow
+    if "predicted_depth" in outputs:
+        return outputs.predicted_depth
+    return outputs.logits.argmax(dim=-3)
+
+
+def reduce(state: np.ndarray, accelerator: Accelerator) -> np.ndarray:
+    """The sum over all processes, in float64 so that counts stay exact."""
+    if accelerator.num_processes == 1:
+        return state
+    return accelerator.reduce(torch.from_numpy(state).to(accelerator.device), "sum").cpu().numpy()
+
+
+def make_collator(
+    recipe: Recipe, source: Source, patch_size: int, seed: int, reader: Reader | None = None, skip_broken: bool = False
+) -> WinWinCollator:
+    """The collator that a recipe's windows ask for."""
+    return WinWinCollator(
+        reader=reader or source.reader,
+        strategy=recipe.windows,
+        task=source.task,
+        patch_size=patch_size,
+        seed=seed,
+        second=recipe.second_windows,
+        guess=recipe.initial_flow,
+        skip_broken=skip_broken,
+    )
+
+
+def show(results: dict[str, dict[str, Any]], title: str) -> None:
+    """Prints the scores as a table, one row a set."""
+    figures = [key for key in next(iter(results.values())) if key in (*UNITS, "loss")]
+    shown = [key for key in figures if any(np.isfinite(scores.get(key, np.nan)) for scores in results.values())]
+    table = Table("set", "size", "images", *(UNITS.get(key, key) for key in shown), "s / image", title=title)
+    for name, scores in results.items():
+        size = " x ".join(map(str, scores["size"])) if "size" in scores else "windows"
+        values = [number(scores.get(key)) for key in shown]
+        table.add_row(name, size, str(scores["images"]), *values, f"{scores['seconds']:.2f}")
+    Console(width=160).print(table)
+
+
+def main(checkpoint: str | Path, recipe_path: str | Path, overrides: list[str] | None = None) -> dict[str, Any]:
+    """Scores a checkpoint by a recipe's evaluation section and prints the table."""
+    from transformers import AutoModel
+
+    recipe = load_recipe(recipe_path, overrides)
+    accelerator = Accelerator(mixed_precision=recipe.optimization.mixed_precision)
+    model = AutoModel.from_pretrained(checkpoint).to(accelerator.device)
+    results = evaluate(model, recipe, accelerator)
+    if accelerator.is_main_process:
+        show(results, f"{checkpoint} by {recipe_path}")
+    return results

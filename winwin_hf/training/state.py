@@ -1,0 +1,112 @@
+"""The state of a training on disk: written whole, resumed exactly."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+from torch.optim.swa_utils import AveragedModel
+
+from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
+from winwin_hf.training.recipe import Recipe, dump_recipe, load_recipe
+
+STATE = "state-{:08d}"
+
+
+# May differ between a training and its resumption; everything else must be the same.
+FREE = {"evaluation", "output", "save_every", "log_every", "trackers"}
+
+
+@dataclass
+class Spent:
+    """Time of all steps so far, over every resumption, without evaluations and states: passed, and of this process's cores."""
+
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+    def begin(self) -> None:
+        """From here on time is taken."""
+        self._began = time.perf_counter(), time.process_time()
+
+    def end(self) -> None:
+        """Until here."""
+        self.seconds += time.perf_counter() - self._began[0]
+        self.cpu_seconds += time.process_time() - self._began[1]
+
+
+def latest_state(output: Path) -> Path | None:
+    """The newest complete state of a training."""
+    states = sorted(p for p in output.glob("state-*") if p.is_dir() and p.suffix != ".tmp")
+    return states[-1] if states else None
+
+
+def save_state(
+    accelerator: Accelerator, output: Path, step: int, average: AveragedModel | None, spent: Spent | None = None
+) -> None:
+    """Writes a state beside the last one and then takes its place: at no moment is there none."""
+    final = output / STATE.format(step)
+    if final.exists():
+        return
+    temporary = final.with_suffix(".tmp")
+    if accelerator.is_main_process:
+        shutil.rmtree(temporary, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(temporary), safe_serialization=True)
+    if accelerator.is_main_process:
+        if average is not None:
+            save_file(average.state_dict(), temporary / "average.safetensors")
+        (temporary / "state.json").write_text(json.dumps({"step": step, **asdict(spent or Spent())}))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        temporary.replace(final)
+        for old in output.glob("state-*"):
+            if old != final:
+                shutil.rmtree(old)
+    accelerator.wait_for_everyone()
+
+
+def read_step(state: Path) -> int:
+    """The optimiser step that a state was saved after."""
+    return int(json.loads((state / "state.json").read_text())["step"])
+
+
+def read_spent(state: Path) -> Spent:
+    """The time that a training had taken when a state was saved; nothing for a state of before this was kept."""
+    stored = json.loads((state / "state.json").read_text())
+    return Spent(stored.get("seconds", 0.0), stored.get("cpu_seconds", 0.0))
+
+
+def load_state(accelerator: Accelerator, state: Path, average: AveragedModel | None) -> None:
+    """Everything back as it was. Model, optimiser and random states by Accelerate, which unpickles none of them."""
+    accelerator.load_state(str(state))
+    if average is not None:
+        average.load_state_dict(load_file(state / "average.safetensors", device=str(accelerator.device)))
+
+
+def save_model(model: Any, output: Path, recipe: Recipe) -> Path:
+    """output/model: what `AutoModel.from_pretrained` and `AutoImageProcessor.from_pretrained` take."""
+    final, temporary = output / "model", output / "model.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(temporary)
+    WinWinImageProcessor(patch_size=model.config.patch_size).save_pretrained(temporary)
+    (temporary / "recipe.yaml").write_text(dump_recipe(recipe))
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.replace(final)
+    return final
+
+
+def check_same_recipe(recipe: Recipe, output: Path) -> None:
+    """A resumed training must be the one that was begun."""
+    before = asdict(load_recipe(output / "recipe.yaml"))
+    changed = [key for key, value in asdict(recipe).items() if key not in FREE and before[key] != value]
+    if changed:
+        raise ValueError(
+            f"{output}: its training was begun with another recipe ({', '.join(changed)} differ). "
+            "Resume with the same recipe, or begin in another output folder."
+        )
