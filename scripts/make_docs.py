@@ -255,7 +255,11 @@ OTHER_SOURCES = """\
 | `shards` | a folder made by `winwin data shards`: parquet or WebDataset, streamed |
 | `hub` | what `datasets.load_dataset` opens, streamed or not; its `options` are in [Recipes](recipes.md) |
 """
-TASKS = {"flow": "Optical flow and stereo", "depth": "Depth", "segmentation": "Segmentation"}
+TASKS = {
+    "optical-flow": "Optical flow and stereo",
+    "depth-estimation": "Depth",
+    "semantic-segmentation": "Segmentation",
+}
 
 
 def data_page() -> str:
@@ -296,7 +300,7 @@ def set_parts(entry: DataSet) -> Iterator[str]:
     yield f"- terms: {entry.terms}"
     if entry.labels:
         yield f"- {len(entry.labels)} classes: {', '.join(entry.labels) if len(entry.labels) < 30 else 'see class_names.py'}"
-    if entry.task == "depth" and entry.depth_range[1] != float("inf"):
+    if entry.task == "depth-estimation" and entry.depth_range[1] != float("inf"):
         low, high = entry.depth_range
         yield f"- scored: {low:g} to {high:g} m" + (f", crop `{entry.crop}`" if entry.crop else "")
     options = options_of(entry)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -28,7 +29,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from support.places import EXAMPLES, TEST_DATA
+from support.places import EXAMPLES, ROOT, TEST_DATA
+
+sys.path.append(str(ROOT / "scripts"))  # last: scripts/evaluate.py must not stand in for the package `evaluate`
 
 WANTING = "needs the real data sets"  # what a test says that is skipped for want of them
 

@@ -20,17 +20,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
+from winwin_hf.task import ARCHITECTURES
 
-# What each head's checkpoint is for, by the class in config.json's "architectures".
-TASKS = {
-    "WinWinForOpticalFlow": "optical flow",
-    "WinWinForSemanticSegmentation": "semantic segmentation",
-    "WinWinForDepthEstimation": "depth estimation",
-    "WinWinForPreTraining": "pre-training",
-    "WinWinModel": "features",
-    "WinWinBackbone": "features",
-}
+CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -87,7 +79,7 @@ def checkpoints(cache_dir: str | Path | None = None) -> list[Checkpoint]:
         found.append(
             Checkpoint(
                 name=name,
-                task=TASKS.get(architectures[0], architectures[0]),
+                task=ARCHITECTURES[architectures[0]].title if architectures[0] in ARCHITECTURES else architectures[0],
                 parameters=sum(count_parameters(path) for path in folder.glob("*.safetensors")),
                 size=sum(path.stat().st_size for path in _files(folder)),
                 installed=_read_ref(repository) == commit and snapshot.is_dir() and _commit(snapshot) == commit,
@@ -182,3 +174,16 @@ def count_parameters(path: Path) -> int:
                 count *= extent
             total += count
     return total
+
+
+def examples_folder() -> Path:
+    """The example frames: inside an installed package, or in the checkout that the package is imported from."""
+    package = Path(__file__).resolve().parent
+    inside = package / "examples"
+    return inside if inside.is_dir() else package.parent / "spaces" / "winwin-demo" / "examples"
+
+
+# What each bundled checkpoint is shown on: files of the examples folder.
+PAIRS = (("bedroom_1.jpg", "bedroom_2.jpg"), ("bedroom_2.jpg", "bedroom_3.jpg"))
+SEGMENTED = ("street.jpg", "barn.jpg")
+MEASURED = ("room.jpg", "bedroom_1.jpg")

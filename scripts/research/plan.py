@@ -3,7 +3,8 @@
     python scripts/research/plan.py                                      ViT-B and ViT-L on Spring
     python scripts/research/plan.py RECIPE.yaml --gpus 1,8 --gpu a100    a recipe's network, windows and batch
     python scripts/research/plan.py --page docs/scale.md                 writes the page from docs/results/scale.json
-    python scripts/research/plan.py --count                              counts everything anew into that file (five minutes); --measure measures
+    python scripts/research/plan.py --count                              counts everything anew into that file (five minutes)
+    python scripts/research/plan.py --measure                            measures what the counts are checked against
 
 Counted: FLOPs, memory (scripts/research/planning/count.py). Measured: what they are checked against (measure.py). Assumed: model.py.
 """

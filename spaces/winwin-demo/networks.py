@@ -56,9 +56,9 @@ class Networks:
 
     def __init__(self, flow: str, depth: str, segmentation: str, device: str = "auto") -> None:
         self.names = {"flow": flow, "depth": depth, "segmentation": segmentation}
-        self._flow = tasks.load(flow, "flow", device)
-        self._depth = tasks.load(depth, "depth", device)
-        self._segmentation = tasks.load(segmentation, "segment", device)
+        self._flow = tasks.load(flow, "optical-flow", device)
+        self._depth = tasks.load(depth, "depth-estimation", device)
+        self._segmentation = tasks.load(segmentation, "semantic-segmentation", device)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="network")
         self._kept: OrderedDict[str, Any] = OrderedDict()
         self._keeping = threading.Lock()

@@ -45,10 +45,12 @@ def test_list():
     assert result.exit_code == 0
     for name in ("sintel-clean", "spring", "nyuv2", "cityscapes", "(val)"):
         assert name in result.output
-    flow = run("data", "list", "--task", "flow").output
+    flow = run("data", "list", "--task", "optical-flow").output
     assert "kitti-2015" in flow and "nyuv2" not in flow
-    assert "training/flow" in run("data", "list", "--task", "flow", "--layout").output
-    refused(run("data", "list", "--task", "flwo"), 2, "--task flwo", "flow, depth or segmentation")
+    assert "training/flow" in run("data", "list", "--task", "optical-flow", "--layout").output
+    refused(
+        run("data", "list", "--task", "flwo"), 2, "--task flwo", "optical-flow, semantic-segmentation, depth-estimation"
+    )
 
 
 def test_check_finds_what_a_folder_is(camvid, tmp_path):
@@ -97,7 +99,7 @@ def test_shards(camvid, tmp_path, format):
     assert result.exit_code == 0, result.output
     assert len(result.stdout.split()) == len(list((tmp_path / "s").glob("camvid-train-*"))) > 1
     info = shards.shards_info(tmp_path / "s")
-    assert (info["name"], info["task"], info["rows"], len(info["labels"])) == ("camvid", "segmentation", 3, 11)
+    assert (info["name"], info["task"], info["rows"], len(info["labels"])) == ("camvid", "semantic-segmentation", 3, 11)
     assert info["terms"] and info["source"]
 
 

@@ -90,7 +90,7 @@ def test_flow(here: Path):
     assert flow.shape == (50, 70, 2)
     assert Image.open(here / "out.png").size == (70, 50)
     assert "out.flo  70 x 50" in result.stdout
-    predictor = tasks.load("winwin-flow", "flow")
+    predictor = tasks.load("winwin-flow", "optical-flow")
     images = [formats.read_image(here / name) for name in ("a.png", "b.png")]
     assert predictor.model.dtype == torch.float32
     np.testing.assert_array_equal(tasks.predict_flow(predictor, *images).values, flow)
@@ -114,7 +114,9 @@ def test_depth(here: Path, name: str):
         assert depth.dtype == np.float32
     else:
         depth = formats.read_depth_png(here / name, scale=1000)
-    expected = tasks.predict_depth(tasks.load("winwin-depth", "depth"), formats.read_image(here / "a.png")).values
+    expected = tasks.predict_depth(
+        tasks.load("winwin-depth", "depth-estimation"), formats.read_image(here / "a.png")
+    ).values
     np.testing.assert_allclose(depth, expected, atol=5.01e-4 if name.endswith(".png") else 0)
     assert Image.open(here / "picture.jpg").size == (70, 50)
 
@@ -188,11 +190,11 @@ def test_checkpoints(here: Path):
 
 def test_train_and_evaluate_hand_their_arguments_over(here: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch):
     calls = []
-    training, evaluation = types.ModuleType("winwin_hf.training.loop"), types.ModuleType("winwin_hf.evaluation.run")
+    training, evaluation = types.ModuleType("winwin_hf.training.loop"), types.ModuleType("winwin_hf.training.evaluate")
     training.train = lambda recipe, **options: calls.append((recipe, options))  # type: ignore[attr-defined]
     evaluation.main = lambda *arguments, **options: calls.append((*arguments, options))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "winwin_hf.training.loop", training)
-    monkeypatch.setitem(sys.modules, "winwin_hf.evaluation.run", evaluation)
+    monkeypatch.setitem(sys.modules, "winwin_hf.training.evaluate", evaluation)
     recipe = here / "recipe.yaml"
     recipe.write_text("seed: 0\n")
     arguments = ["--output", "runs/x", "--resume", "--skip-broken", "--set", "steps=3", "--set", "data.name=a=b"]

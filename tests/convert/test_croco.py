@@ -626,16 +626,16 @@ def recipe_of(task: str, init: Path) -> Recipe:
 @pytest.mark.parametrize(
     ("task", "data", "parts"),
     [
-        ("optical-flow", "flow", ("winwin.", "decoder.")),
-        ("semantic-segmentation", "segmentation", ("winwin.",)),
-        ("depth-estimation", "depth", ("winwin.",)),
-        ("pre-training", "flow", ("winwin.", "decoder.")),
+        ("optical-flow", "optical-flow", ("winwin.", "decoder.")),
+        ("semantic-segmentation", "semantic-segmentation", ("winwin.",)),
+        ("depth-estimation", "depth-estimation", ("winwin.",)),
+        ("pre-training", "optical-flow", ("winwin.", "decoder.")),
     ],
 )
 def test_a_recipe_starts_from_a_converted_folder(converted, source, task, data, parts):
     """`model.init`: encoder and decoder really arrive, and the head is new where it is another one."""
     torch.manual_seed(0)
-    labels = ["a", "b"] if data == "segmentation" else None
+    labels = ["a", "b"] if data == "semantic-segmentation" else None
     model = make_model(recipe_of(task, converted[source]), SimpleNamespace(task=data, labels=labels, name="x"))
     expected = AutoModel.from_pretrained(converted[source]).state_dict()
     arrived = {

@@ -18,8 +18,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from winwin_hf import WinWinImageProcessor, bundled
 from winwin_hf.convert import onnx as export
-from winwin_hf.evaluation.methods import Network
 from winwin_hf.inference import flow as inference
+from winwin_hf.inference import onnx as inference_onnx
+from winwin_hf.inference.predictor import Network
 
 onnx = pytest.importorskip("onnx", reason="needs the packages of winwin-hf[export]")
 pytest.importorskip("onnxscript", reason="needs the packages of winwin-hf[export]")
@@ -46,7 +47,7 @@ def save(folder: Path, task: str, variant: str, **overrides) -> Path:
 def small(tmp_path_factory):
     """(checkpoint, its export in all variants): depth, one pass of the exporter for the whole module."""
     folder = tmp_path_factory.mktemp("export")
-    checkpoint = save(folder / "checkpoint", "depth", "linear", num_hidden_layers=DEPTH)
+    checkpoint = save(folder / "checkpoint", "depth-estimation", "linear", num_hidden_layers=DEPTH)
     return checkpoint, export.export(checkpoint, folder / "exported", quantise=export.QUANTISATIONS)
 
 
@@ -69,7 +70,7 @@ def test_the_folder_says_what_it_is(small):
     assert names == {"model.onnx", "model_fp16.onnx", "model_bf16.onnx", "model_int8.onnx", "export.json"}
     assert {path.name for path in exported.folder.iterdir()} == {"config.json", "preprocessor_config.json", "onnx"}
     said = json.loads((exported.folder / "onnx" / "export.json").read_text())
-    assert said["task"] == "depth" and said["architecture"] == "WinWinForDepthEstimation"
+    assert said["task"] == "depth-estimation" and said["architecture"] == "WinWinForDepthEstimation"
     assert said["inputs"] == {"pixel_values": {"shape": ["batch", 3, "height", "width"], "dtype": "float32"}}
     assert list(said["outputs"]) == ["predicted_depth"] and said["multiple_of"] == 8
     assert said["files"] == {how: path.name for how, path in exported.files.items()}
@@ -122,7 +123,7 @@ def test_it_is_the_network_at_any_size(small, runtime, size):
     model, _ = export.load(checkpoint)
     with torch.inference_mode():
         expected = model(views).predicted_depth
-    found = export.OnnxModel(exported.files["fp32"], runtime)(views).predicted_depth
+    found = inference_onnx.OnnxModel(exported.files["fp32"], runtime)(views).predicted_depth
     assert found.shape == expected.shape
     assert (found - expected).abs().max() < 1e-5 * expected.max()
 
@@ -131,10 +132,10 @@ def test_it_is_the_network_at_any_size(small, runtime, size):
 def test_a_predictor_takes_images_of_any_size(small, tile):
     checkpoint, exported = small
     accelerator = Accelerator(cpu=True)
-    predictor = export.load_predictor(exported.folder / "onnx", accelerator, tile)
+    predictor = inference_onnx.load_predictor(exported.folder / "onnx", accelerator, tile)
     model, processor = export.load(checkpoint)
-    expected = Network(model, processor, accelerator, "depth", tile=tile)(image(37, 50))
-    assert predictor.task == "depth" and predictor.labels is None and predictor.name == "exported-model"
+    expected = Network(model, processor, accelerator, "depth-estimation", tile=tile)(image(37, 50))
+    assert predictor.task == "depth-estimation" and predictor.labels is None and predictor.name == "exported-model"
     found = predictor(image(37, 50))
     assert found.shape == (37, 50) and expected.std() > 1e-3
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -142,19 +143,19 @@ def test_a_predictor_takes_images_of_any_size(small, tile):
 
 def test_names_of_exported_files(small, tmp_path):
     checkpoint, exported = small
-    assert export.is_exported(exported.files["int8"]) and export.is_exported(exported.folder / "onnx")
-    assert not export.is_exported(checkpoint) and not export.is_exported(exported.folder)
-    assert export.load_predictor(exported.files["int8"], Accelerator(cpu=True)).name == "exported-model_int8"
+    assert inference_onnx.is_exported(exported.files["int8"]) and inference_onnx.is_exported(exported.folder / "onnx")
+    assert not inference_onnx.is_exported(checkpoint) and not inference_onnx.is_exported(exported.folder)
+    assert inference_onnx.load_predictor(exported.files["int8"], Accelerator(cpu=True)).name == "exported-model_int8"
     copy = shutil.copytree(exported.folder / "onnx", tmp_path / "loose")
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
-        export.OnnxModel(copy / "model.onnx")
+        inference_onnx.OnnxModel(copy / "model.onnx")
     (copy / "export.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"export\.json"):
-        export.OnnxModel(copy / "model.onnx")
+        inference_onnx.OnnxModel(copy / "model.onnx")
 
 
 def test_wrong_inputs_are_named(small):
-    model = export.OnnxModel(small[1].files["fp32"])
+    model = inference_onnx.OnnxModel(small[1].files["fp32"])
     with pytest.raises(ValueError, match="multiples of 8"):
         model(torch.zeros(1, 3, 20, 16))
     with pytest.raises(ValueError, match=r"pixel_values has shape .*expected whole images"):
@@ -162,7 +163,7 @@ def test_wrong_inputs_are_named(small):
     with pytest.raises(ValueError, match="got 2 of them"):
         model(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16))
     with pytest.raises(ValueError, match="'tensorrt': expected one of onnxruntime"):
-        export.OnnxModel(small[1].files["fp32"], "tensorrt")
+        inference_onnx.OnnxModel(small[1].files["fp32"], "tensorrt")
 
 
 # ------------------------------------------------------------------ quantisation
@@ -248,7 +249,7 @@ def test_what_cannot_be_exported_is_refused(small, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="WinWinForPreTraining; expected one of WinWinForOpticalFlow"):
         export.export(save(tmp_path / "painter", "pretraining", "linear"), target)
     with pytest.raises(ValueError, match="attention_pattern='vitdet'"):
-        export.export(save(tmp_path / "cells", "depth", "vitdet"), target)
+        export.export(save(tmp_path / "cells", "depth-estimation", "vitdet"), target)
 
     def missing(name):
         raise ImportError(f"No module named {name!r}")
@@ -266,13 +267,13 @@ def test_what_cannot_be_exported_is_refused(small, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("task", "variant", "opset", "attention"),
     [
-        ("flow", "matching", 20, "fused"),
-        ("flow", "refinement", 20, "fused"),
-        ("flow", "dpt", 20, "fused"),
-        ("segmentation", "stem", 18, "fused"),
-        ("segmentation", "dpt", 20, "fused"),
-        ("depth", "sincos", 20, "standard"),
-        ("depth", "conv", 23, "standard"),
+        ("optical-flow", "matching", 20, "fused"),
+        ("optical-flow", "refinement", 20, "fused"),
+        ("optical-flow", "dpt", 20, "fused"),
+        ("semantic-segmentation", "stem", 18, "fused"),
+        ("semantic-segmentation", "dpt", 20, "fused"),
+        ("depth-estimation", "sincos", 20, "standard"),
+        ("depth-estimation", "conv", 23, "standard"),
     ],
 )
 def test_every_kind_of_network(tmp_path, task, variant, opset, attention):
@@ -295,14 +296,14 @@ def test_bundled_checkpoints(tmp_path, name):
     model, _ = export.load(name)
     task = export.task_of(model)
     views = export.pictures((2, 80, 112), seed=3)[: len(export.INPUTS[task])]
-    fp32, fp16 = (export.OnnxModel(exported.files[how])(*views) for how in ("fp32", "fp16"))
+    fp32, fp16 = (inference_onnx.OnnxModel(exported.files[how])(*views) for how in ("fp32", "fp16"))
     for output in export.OUTPUTS[task]:
         assert torch.equal(getattr(fp32, output), getattr(fp16, output))
     with torch.inference_mode():
         tiled = inference.predict_tiled(model, *views, tile=(48, 64))
         with sdpa_kernel(SDPBackend.MATH):
             plain = inference.predict_tiled(model, *views, tile=(48, 64))
-    ours = inference.predict_tiled(export.OnnxModel(exported.files["fp32"]), *views, tile=(48, 64))
+    ours = inference.predict_tiled(inference_onnx.OnnxModel(exported.files["fp32"]), *views, tile=(48, 64))
     for output in export.OUTPUTS[task]:
         expected = getattr(tiled, output)
         error, rounding = (float((getattr(o, output) - expected).abs().max()) for o in (ours, plain))
@@ -319,8 +320,8 @@ def test_int8_costs_little_on_real_frames(tmp_path, shared_data):
     exported = export.export("winwin-flow", tmp_path, quantise=["int8"], check=False)
     source = open_source("middlebury", str(shared_data / "middlebury-flow"), "train")
     accelerator, errors = Accelerator(cpu=True), {}
-    predictors = {how: export.load_predictor(path, accelerator) for how, path in exported.files.items()}
-    predictors["pytorch"] = Network(*export.load("winwin-flow"), accelerator, "flow")
+    predictors = {how: inference_onnx.load_predictor(path, accelerator) for how, path in exported.files.items()}
+    predictors["pytorch"] = Network(*export.load("winwin-flow"), accelerator, "optical-flow")
     for how, predictor in predictors.items():
         errors[how] = score(predictor, source, new_metric(source), accelerator).figures["epe"]
     assert errors["fp32"] == pytest.approx(errors["pytorch"], abs=1e-3)
@@ -332,7 +333,9 @@ def test_int8_costs_little_on_real_frames(tmp_path, shared_data):
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("benchmark_inference", ROOT / "scripts" / "benchmark_inference.py")
+    spec = importlib.util.spec_from_file_location(
+        "inference_speed", ROOT / "scripts" / "research" / "inference_speed.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -386,7 +389,13 @@ def test_the_script_measures(script, small, tmp_path):
     import subprocess
     import sys
 
-    command = [sys.executable, str(ROOT / "scripts" / "benchmark_inference.py"), str(small[0]), "--size", "20x30"]
+    command = [
+        sys.executable,
+        str(ROOT / "scripts" / "research" / "inference_speed.py"),
+        str(small[0]),
+        "--size",
+        "20x30",
+    ]
     command += ["--threads", "1", "--rounds", "2", "--runs", "1", "--output", str(tmp_path / "speed.json")]
     command += ["--way", "sdpa", "--way", "onnxruntime", "--way", "eager"]
     subprocess.run(command, check=True, capture_output=True)

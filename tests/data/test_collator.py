@@ -41,7 +41,7 @@ def image_reader(height=96, width=128, target=None):
     return read
 
 
-def collate(reader, strategy, task="flow", indices=(0, 1, 2), **options):
+def collate(reader, strategy, task="optical-flow", indices=(0, 1, 2), **options):
     collator = WinWinCollator(reader, strategy, task, patch_size=P, **{**RAW, **options})
     return collator([{"index": i} for i in indices])
 
@@ -92,7 +92,9 @@ def test_guesses_come_with_the_batch():
     again = collate(flow_reader(16, -8), Strategy("windows", size=(2, 3)), guess=exact)["initial_flow"]
     assert torch.equal(guess, again)
     assert "initial_flow" not in collate(flow_reader(16, -8), Strategy("full"), guess=exact)
-    assert "initial_flow" not in collate(image_reader(), Strategy("windows", size=(2, 3)), "segmentation", guess=exact)
+    assert "initial_flow" not in collate(
+        image_reader(), Strategy("windows", size=(2, 3)), "semantic-segmentation", guess=exact
+    )
 
 
 def test_unknown_flow_stays():
@@ -130,12 +132,15 @@ def test_full_frames_of_two_sizes_are_an_error():
         return image_reader(96, 128 - 32 * example["index"])(example, rng)
 
     with pytest.raises(ValueError, match="one size, got 96x128, 96x96"):
-        collate(read, Strategy("full"), task="segmentation", indices=(0, 1))
-    assert collate(read, Strategy("windows", size=(2, 2)), task="segmentation", indices=(0, 1))["labels"].shape[0] == 2
+        collate(read, Strategy("full"), task="semantic-segmentation", indices=(0, 1))
+    assert (
+        collate(read, Strategy("windows", size=(2, 2)), task="semantic-segmentation", indices=(0, 1))["labels"].shape[0]
+        == 2
+    )
 
 
 def test_segmentation_and_depth():
-    batch = collate(image_reader(90, 120), Strategy("windows", size=(4, 4)), "segmentation", indices=range(20))
+    batch = collate(image_reader(90, 120), Strategy("windows", size=(4, 4)), "semantic-segmentation", indices=range(20))
     assert set(batch) == {"pixel_values", "window_positions", "labels"}
     assert batch["labels"].dtype == torch.int64 and batch["labels"].shape == (20, 2, 32, 32)
     pixels, labels = batch["pixel_values"], batch["labels"]
@@ -145,7 +150,7 @@ def test_segmentation_and_depth():
     assert (known == (rows < 90).expand_as(known)).all() and not known.all()
     depth = np.full((96, 128), 2.5, np.float32)
     depth[:48] = np.nan
-    batch = collate(image_reader(target=depth), Strategy("full"), "depth", indices=(0,))
+    batch = collate(image_reader(target=depth), Strategy("full"), "depth-estimation", indices=(0,))
     assert batch["labels"].dtype == torch.float32 and batch["labels"].shape == (1, 1, 96, 128)
     assert batch["labels"][..., :48, :].isnan().all() and (batch["labels"][..., 48:, :] == 2.5).all()
 
@@ -154,7 +159,7 @@ def test_single_tokens_and_tiles():
     batch = collate(flow_reader(8, 8), Strategy("tokens", tokens=20), second=SecondStrategy(size=(2, 2), jitter=0))
     assert batch["pixel_values"].shape == (3, 20, 3, P, P)
     check_pixels_are_at(batch["pixel_values"], batch["window_positions"])
-    batch = collate(image_reader(), Strategy("windows", sizes=((4, 4), (2, 6))), "segmentation")
+    batch = collate(image_reader(), Strategy("windows", sizes=((4, 4), (2, 6))), "semantic-segmentation")
     assert batch["pixel_values"].shape == (3, 4 + 3, 3, 16, 16)
     check_pixels_are_at(batch["pixel_values"], batch["window_positions"])
 
@@ -162,7 +167,8 @@ def test_single_tokens_and_tiles():
 def test_varying_sizes():
     strategy = Strategy("windows", tokens=48, min_side=2)
     sizes = {
-        tuple(collate(image_reader(), strategy, "segmentation", indices=(i, 1))["labels"].shape) for i in range(20)
+        tuple(collate(image_reader(), strategy, "semantic-segmentation", indices=(i, 1))["labels"].shape)
+        for i in range(20)
     }
     assert len(sizes) > 3  # one size for each batch, not always the same
 
@@ -174,15 +180,15 @@ def test_depends_on_seed_and_index_only():
         return ImageSample(image, image[..., 0], round(96 * scale), round(128 * scale), mirror, recolour)
 
     strategy = Strategy("windows", size=(3, 4))
-    a, b = (collate(read, strategy, "segmentation", indices=i) for i in ((5, 6, 7), (7, 9, 5)))
+    a, b = (collate(read, strategy, "semantic-segmentation", indices=i) for i in ((5, 6, 7), (7, 9, 5)))
     for name in a:
         assert (a[name][0] == b[name][2]).all() and (a[name][2] == b[name][0]).all()
-    other = collate(read, strategy, "segmentation", indices=(5, 6, 7), seed=1)
+    other = collate(read, strategy, "semantic-segmentation", indices=(5, 6, 7), seed=1)
     assert (a["window_positions"] != other["window_positions"]).any()
 
 
 def test_without_an_index_a_stream_of_its_own():
-    make = lambda: WinWinCollator(image_reader(), Strategy("windows", size=(2, 2)), "segmentation", P, seed=3)  # noqa: E731
+    make = lambda: WinWinCollator(image_reader(), Strategy("windows", size=(2, 2)), "semantic-segmentation", P, seed=3)  # noqa: E731
     one, two = make(), make()
     first, second = one([{}, {}]), one([{}, {}])
     assert (first["window_positions"] != second["window_positions"]).any()
@@ -191,8 +197,8 @@ def test_without_an_index_a_stream_of_its_own():
 
 def test_normalisation():
     mean, std = (0.5, 0.25, 0.1), (0.5, 0.2, 1.0)
-    raw = collate(image_reader(), Strategy("full"), "segmentation", (0,))["pixel_values"]
-    scaled = collate(image_reader(), Strategy("full"), "segmentation", (0,), image_mean=mean, image_std=std)
+    raw = collate(image_reader(), Strategy("full"), "semantic-segmentation", (0,))["pixel_values"]
+    scaled = collate(image_reader(), Strategy("full"), "semantic-segmentation", (0,), image_mean=mean, image_std=std)
     expected = (raw / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     torch.testing.assert_close(scaled["pixel_values"], expected, atol=1e-5, rtol=1e-5)
 
@@ -201,7 +207,7 @@ def test_errors():
     with pytest.raises(ValueError, match="task 'flows'"):
         WinWinCollator(image_reader(), Strategy("full"), "flows")
     with pytest.raises(ValueError, match="2 windows of 9x9 patches do not fit into 12x16"):
-        collate(image_reader(), Strategy("windows", size=(9, 9)), "segmentation")
+        collate(image_reader(), Strategy("windows", size=(9, 9)), "semantic-segmentation")
     with pytest.raises(ValueError, match="follow_probability"):
         SecondStrategy(follow_probability=1.5)
     with pytest.raises(ValueError, match="96x128, 96x128, 90x128"):
@@ -213,7 +219,7 @@ def test_errors():
 
 
 def test_tokens_kept():
-    batch = collate(image_reader(90, 120), Strategy("windows", size=(3, 4)), "segmentation")
+    batch = collate(image_reader(90, 120), Strategy("windows", size=(3, 4)), "semantic-segmentation")
     assert tokens_kept(batch, (90, 120), P) == (24, 12 * 15)
 
 

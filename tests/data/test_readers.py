@@ -79,7 +79,7 @@ def test_flow_pair_matches_under_its_flow(pair):
 
 def test_row_in_a_table_is_the_same_row(pair):
     """A Dataset shows pictures to a person, and cells to the reader."""
-    dataset = table([pair], "flow")
+    dataset = table([pair], "optical-flow")
     assert dataset[0]["image1"].size == (40, 30)
     row = decoded(dataset)
     assert row["image1"]["path"].endswith("a.png") and row["occluded"] is None
@@ -147,7 +147,7 @@ def test_frames_of_two_sizes(pair, tmp_path):
 
 def test_augmented_pair_goes_through_the_collator(pair):
     reader = FlowReader(FlowAugmentation())
-    collator = WinWinCollator(reader, Strategy("windows", size=(1, 1)), "flow", patch_size=8)
+    collator = WinWinCollator(reader, Strategy("windows", size=(1, 1)), "optical-flow", patch_size=8)
     batch = collator([{**pair, "index": i} for i in range(4)])
     again = collator([{**pair, "index": i} for i in range(4)])
     assert batch["pixel_values"].shape == (4, 2, 3, 8, 8) and batch["labels"].shape == (4, 2, 2, 8, 8)
@@ -179,7 +179,7 @@ def test_labels_stay_on_their_pixels_when_augmented(camvid):
 def test_segmentation_through_the_collator(camvid):
     dataset = undecoded(catalog.load("camvid", camvid, "train"))
     collator = WinWinCollator(
-        SegmentationReader(11, ImageAugmentation()), Strategy("windows", size=(2, 2)), "segmentation"
+        SegmentationReader(11, ImageAugmentation()), Strategy("windows", size=(2, 2)), "semantic-segmentation"
     )
     batch = collator([{**dataset[i], "index": i} for i in range(3)])
     assert batch["pixel_values"].shape == (3, 2, 3, 32, 32) and batch["labels"].shape == (3, 2, 32, 32)
@@ -233,7 +233,11 @@ def test_collator_leaves_broken_examples_out_and_counts_them(camvid, caplog):
     (camvid / "train" / "0001TP_000060.png").write_bytes(b"\x89PNG\r\n\x1a\n cut off")
     dataset = undecoded(catalog.load("camvid", camvid, "train"))
     examples = [{**dataset[i], "index": i} for i in range(3)]
-    options = {"reader": SegmentationReader(11), "strategy": Strategy("windows", size=(2, 2)), "task": "segmentation"}
+    options = {
+        "reader": SegmentationReader(11),
+        "strategy": Strategy("windows", size=(2, 2)),
+        "task": "semantic-segmentation",
+    }
     with pytest.raises(BrokenExample, match=r"0001TP_000060.*0001TP_000060\.png"):
         WinWinCollator(**options)(examples)
     collator = WinWinCollator(**options, skip_broken=True)

@@ -406,7 +406,7 @@ def test_windows_fit_into_small_frames():
     def read(example, generator):
         return augmented_pair(image1, image2, flow, augmentation, generator)
 
-    collator = WinWinCollator(read, strategy, "flow", second=second)
+    collator = WinWinCollator(read, strategy, "optical-flow", second=second)
     batch = collator([{"index": i} for i in range(4)])
     again = collator([{"index": i} for i in (3, 1)])
     assert batch["labels"].shape == (4, 2, 2, 64, 96) and batch["second_pixel_values"].shape == (4, 2, 3, 128, 160)

@@ -27,7 +27,7 @@ def rng() -> np.random.Generator:
 
 def test_catalogued_set():
     source = open_source("camvid", str(CAMVID), "val")
-    assert (source.task, len(source), len(source.labels), source.missing) == ("segmentation", 2, 11, ())
+    assert (source.task, len(source), len(source.labels), source.missing) == ("semantic-segmentation", 2, 11, ())
     assert source.reader.augmentation is None and source.entry is catalog.SETS["camvid"]
     examples = list(source.examples())
     assert [e["index"] for e in examples] == [0, 1]
@@ -40,19 +40,21 @@ def test_augmentation_only_in_training_or_on_demand():
     assert open_source("camvid", str(CAMVID)).reader.augmentation is None
     sintel = open_source("sintel-clean", str(DATA / "flow" / "Sintel"), augment=True, skip_broken=True)
     assert sintel.reader.augmentation == FlowAugmentation()
-    with pytest.raises(ValueError, match="settings of segmentation: unknown flp"):
+    with pytest.raises(ValueError, match="settings of semantic-segmentation: unknown flp"):
         open_source("camvid", str(CAMVID), settings={"flp": 0})
 
 
 def test_shards_are_the_set_they_were_made_from(tmp_path):
     rows = catalog.load("camvid", CAMVID, "train")
     labels = catalog.SETS["camvid"].labels
-    write_shards(rows, tmp_path / "s", task="segmentation", name="camvid", split="train", labels=labels, shard_size=1)
+    write_shards(
+        rows, tmp_path / "s", task="semantic-segmentation", name="camvid", split="train", labels=labels, shard_size=1
+    )
     plain = open_source("camvid", str(CAMVID))
     for options in ({}, {"streaming": False}):
         source = open_source("shards", str(tmp_path / "s"), options=options)
         assert isinstance(source.dataset, datasets.IterableDataset) == (not options)
-        assert (source.name, source.task, source.labels) == ("camvid", "segmentation", labels)
+        assert (source.name, source.task, source.labels) == ("camvid", "semantic-segmentation", labels)
         pairs = list(zip(source.examples(), plain.examples(), strict=True))
         assert len(pairs) == 3
         for ours, theirs in pairs:
@@ -87,7 +89,7 @@ def hub_folder(tmp_path):
 def test_columns_of_other_names(hub_folder, streaming):
     folder, depth = hub_folder
     options = {
-        "task": "depth",
+        "task": "depth-estimation",
         "columns": {"image": "rgb", "depth": "depth_map"},
         "format": "png:1000",
         "streaming": streaming,
@@ -112,7 +114,7 @@ def test_flow_in_an_array_column(tmp_path):
     )
     (tmp_path / "set").mkdir()
     table.to_parquet(tmp_path / "set" / "train.parquet")
-    source = open_source("hub", str(tmp_path / "set"), options={"task": "flow"})
+    source = open_source("hub", str(tmp_path / "set"), options={"task": "optical-flow"})
     pair = source.reader.decode(next(source.examples()))
     np.testing.assert_array_equal(pair.flow, flow.transpose(1, 2, 0))
 
@@ -121,10 +123,16 @@ def test_flow_in_an_array_column(tmp_path):
     ("options", "message"),
     [
         ({}, "options of hub: task: Field required|options of hub"),
-        ({"task": "depth"}, r"no column image \(as image\), depth \(as depth\); it has rgb, depth_map, camera"),
-        ({"task": "depth", "columns": {"picture": "rgb"}}, "columns maps the unknown picture; expected .*image"),
-        ({"task": "segmentation", "columns": {"image": "rgb", "label": "depth_map"}}, "needs its class names"),
-        ({"task": "depth", "colums": {}}, "unknown colums"),
+        (
+            {"task": "depth-estimation"},
+            r"no column image \(as image\), depth \(as depth\); it has rgb, depth_map, camera",
+        ),
+        (
+            {"task": "depth-estimation", "columns": {"picture": "rgb"}},
+            "columns maps the unknown picture; expected .*image",
+        ),
+        ({"task": "semantic-segmentation", "columns": {"image": "rgb", "label": "depth_map"}}, "needs its class names"),
+        ({"task": "depth-estimation", "colums": {}}, "unknown colums"),
     ],
 )
 def test_hub_options_that_do_not_fit(hub_folder, options, message):
@@ -133,7 +141,7 @@ def test_hub_options_that_do_not_fit(hub_folder, options, message):
 
 
 def test_broken_cell_of_a_shard_names_its_row(hub_folder):
-    options = {"task": "depth", "columns": {"image": "rgb", "depth": "depth_map"}, "format": "pfm"}
+    options = {"task": "depth-estimation", "columns": {"image": "rgb", "depth": "depth_map"}, "format": "pfm"}
     source = open_source("hub", str(hub_folder[0]), "train", options=options)
     with pytest.raises(BrokenExample, match="example 0"):
         source.reader.decode(next(source.examples()))

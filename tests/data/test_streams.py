@@ -18,11 +18,11 @@ from winwin_hf.data.streams import Mixture, Part, PartReader, Streams, ordered
 def source(name: str, rows: int, shards: int | None = None) -> Source:
     table = datasets.Dataset.from_dict({"name": [f"{name}{i}" for i in range(rows)]})
     dataset = table if shards is None else table.to_iterable_dataset(num_shards=shards)
-    return Source(name, "flow", dataset, lambda example, rng: example["name"])  # type: ignore[arg-type, return-value]
+    return Source(name, "optical-flow", dataset, lambda example, rng: example["name"])  # type: ignore[arg-type, return-value]
 
 
 def scenes(name: str) -> Source:
-    return Source(name, "flow", datasets.Dataset.from_dict({}), None, at=lambda n: {"name": f"{name}{n}"})  # type: ignore[arg-type]
+    return Source(name, "optical-flow", datasets.Dataset.from_dict({}), None, at=lambda n: {"name": f"{name}{n}"})  # type: ignore[arg-type]
 
 
 def same(examples: list[dict[str, Any]]) -> list[dict[str, Any]]:

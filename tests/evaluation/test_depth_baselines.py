@@ -45,7 +45,7 @@ def test_nothing_known_is_an_error():
 @pytest.mark.parametrize("method", ["mean-depth", "height-depth"])
 def test_asked_for_by_name(method):
     predictor = methods.load(f"{method}@seven-scenes:all[:60%]={ROOM}", Accelerator(cpu=True))
-    assert isinstance(predictor, DepthBaseline) and (predictor.task, predictor.name) == ("depth", method)
+    assert isinstance(predictor, DepthBaseline) and (predictor.task, predictor.name) == ("depth-estimation", method)
     depth = predictor(np.zeros((48, 64, 3), np.uint8))
     assert depth.shape == (48, 64) and depth.dtype == np.float32 and (depth > 0).all()
 

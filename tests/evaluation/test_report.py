@@ -25,7 +25,7 @@ def line(**changes) -> report.Line:
         "data": "sintel-clean",
         "split": "train",
         "path": "/data/Sintel",
-        "task": "flow",
+        "task": "optical-flow",
         "method": "zero",
         "inference": "one pass",
         "images": 3,
@@ -40,7 +40,10 @@ def line(**changes) -> report.Line:
 
 def test_table_names_units_and_what_was_left_out():
     console = Console(record=True, width=160)
-    report.show([line(), line(task="depth", data="nyuv2", figures={"abs_rel": 0.125}, missing=[], broken=[])], console)
+    report.show(
+        [line(), line(task="depth-estimation", data="nyuv2", figures={"abs_rel": 0.125}, missing=[], broken=[])],
+        console,
+    )
     text = console.export_text()
     assert "EPE px" in text and "1.25" in text and "3 (-2)" in text
     assert "AbsRel" in text and "0.125" in text
@@ -69,16 +72,16 @@ def test_classes_become_columns():
     assert report.flat({"miou": 1, "iou": {"car": 2, "sky": 3}}) == {"miou": 1, "iou/car": 2, "iou/sky": 3}
 
 
-@pytest.mark.parametrize("task", ["flow", "depth", "segmentation"])
+@pytest.mark.parametrize("task", ["optical-flow", "depth-estimation", "semantic-segmentation"])
 def test_picture_of_a_frame(task):
     rng = np.random.default_rng(0)
     image = rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)
     target = {
-        "flow": rng.normal(size=(2, 80, 120)),
-        "depth": rng.uniform(1, 5, (40, 60)),
-        "segmentation": rng.integers(0, 11, (40, 60)),
+        "optical-flow": rng.normal(size=(2, 80, 120)),
+        "depth-estimation": rng.uniform(1, 5, (40, 60)),
+        "semantic-segmentation": rng.integers(0, 11, (40, 60)),
     }[task]
-    if task != "segmentation":
+    if task != "semantic-segmentation":
         target[..., :5] = np.nan
     prediction = {"flow": np.zeros((2, 40, 60)), "depth": np.ones((40, 60)), "segmentation": np.zeros((40, 60), int)}[
         task

@@ -127,7 +127,7 @@ def results_json(folder: Path, *methods: str, **changes) -> Path:
             "data": "middlebury",
             "split": "train",
             "path": "/home/me/mb",
-            "task": "flow",
+            "task": "optical-flow",
             "method": method,
             "inference": "one pass",
             "images": 4,

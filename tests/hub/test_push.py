@@ -69,7 +69,7 @@ class Process:
 
     def __init__(self, hub: Hub, home: Path, preamble: str = "", token: str = "hf_writer"):
         environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-        environment |= {"HF_ENDPOINT": bundled.url, "HF_HOME": str(home), "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1"}
+        environment |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_TOKEN": token, "HF_HUB_DISABLE_XET": "1"}
         environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-c", preamble + LOOP],
@@ -327,7 +327,7 @@ def results(tmp_path):
             "data": "middlebury",
             "split": "train",
             "path": "/home/me/mb",
-            "task": "flow",
+            "task": "optical-flow",
             "inference": "one pass",
         }
         common |= {"images": 4, "scored": 4, "missing": [], "broken": [], "seconds": 1.5}
@@ -594,9 +594,15 @@ def test_wrong_arguments(server, here, arguments, message):
 
 @pytest.fixture
 def shards(tmp_path) -> Path:
-    dataset = table(make_rows(tmp_path / "rows", "flow"), "flow")
+    dataset = table(make_rows(tmp_path / "rows", "optical-flow"), "optical-flow")
     write_shards(
-        dataset, tmp_path / "shards", task="flow", name="mine", split="train", shard_size=9000, terms="CC BY-NC 4.0"
+        dataset,
+        tmp_path / "shards",
+        task="optical-flow",
+        name="mine",
+        split="train",
+        shard_size=9000,
+        terms="CC BY-NC 4.0",
     )
     return tmp_path / "shards"
 
@@ -619,13 +625,13 @@ result = sorted((row["name"], len(row["flow"]["bytes"])) for row in rows)
 
 def test_other_shards_are_not_mixed_in(server, push, shards, tmp_path):
     push(shards, "tester/mine", "dataset")
-    dataset = table(make_rows(tmp_path / "rows", "flow"), "flow")
+    dataset = table(make_rows(tmp_path / "rows", "optical-flow"), "optical-flow")
     other = tmp_path / "val"
-    write_shards(dataset, other, task="flow", name="mine", split="val")
+    write_shards(dataset, other, task="optical-flow", name="mine", split="val")
     with pytest.raises(Failed, match="one repository is for one folder of shards"):
         push(other, "tester/mine", "dataset")
     new = tmp_path / "new"
-    write_shards(dataset.select(range(4)), new, task="flow", name="mine", split="train")
+    write_shards(dataset.select(range(4)), new, task="optical-flow", name="mine", split="train")
     removed = push(new, "tester/mine", "dataset", overwrite_card=True)["removed"]
     assert removed and {p for p in server.repo("tester/mine", "dataset").files if p.endswith(".parquet")} == {
         path.name for path in new.glob("*.parquet")

@@ -15,7 +15,7 @@ from support.model_cases import arguments, make
 from support.model_cases import frames as model_frames
 
 from winwin_hf import WinWinForOpticalFlow, WinWinImageProcessor
-from winwin_hf.cli.demo import examples_folder
+from winwin_hf.bundled import examples_folder
 from winwin_hf.data.formats import read_image
 from winwin_hf.evaluation import methods
 from winwin_hf.inference.flow import (
@@ -249,8 +249,8 @@ class Identity:
 @pytest.mark.parametrize("variant", ["conv", "dpt", "vitdet", "matching"])
 @torch.no_grad()
 def test_encode_and_decode_are_the_forward(variant, where):
-    model = make("flow", variant)
-    inputs = arguments("flow", model, model_frames(model), where)
+    model = make("optical-flow", variant)
+    inputs = arguments("optical-flow", model, model_frames(model), where)
     both = [
         model.encode(inputs[f"{view}pixel_values"], inputs.get(f"{view}window_positions")) for view in ("", "second_")
     ]
@@ -266,7 +266,7 @@ def test_encode_and_decode_are_the_forward(variant, where):
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("variant", ["conv", "dpt", "matching"])
 def test_frames_are_encoded_once_and_pairs_are_as_one_by_one(variant, backward, encoded):
-    model, frames_ = make("flow", variant), clip(5)
+    model, frames_ = make("optical-flow", variant), clip(5)
     processor = WinWinImageProcessor(patch_size=model.config.patch_size)
     calls = []
     model.winwin.register_forward_hook(lambda *_: calls.append(1))
@@ -285,7 +285,7 @@ def test_frames_are_encoded_once_and_pairs_are_as_one_by_one(variant, backward, 
 
 
 def test_what_is_held_does_not_grow_with_the_clip(encoded):
-    model = make("flow", "matching")
+    model = make("optical-flow", "matching")
     given = weakref.WeakSet()  # the frames that are alive
 
     class Frame(np.ndarray):
@@ -310,7 +310,7 @@ def test_what_is_held_does_not_grow_with_the_clip(encoded):
 
 
 def test_frames_are_taken_when_their_pair_is():
-    model, taken = make("flow", "conv").train(), []
+    model, taken = make("optical-flow", "conv").train(), []
 
     def source():
         for i, frame in enumerate(clip(4)):
@@ -328,7 +328,7 @@ def test_frames_are_taken_when_their_pair_is():
 
 
 def test_a_processor_that_resizes():
-    model = make("flow", "conv")
+    model = make("optical-flow", "conv")
     processor = WinWinImageProcessor(patch_size=8, do_resize=True, size={"height": 16, "width": 24})
     frames_ = clip(2)
     pair = next(flow_of_frames(model, processor, frames_))
@@ -337,14 +337,14 @@ def test_a_processor_that_resizes():
 
 
 def test_clips_without_flow():
-    model, processor = make("flow", "conv"), WinWinImageProcessor(patch_size=8)
+    model, processor = make("optical-flow", "conv"), WinWinImageProcessor(patch_size=8)
     for count in (0, 1):
         with pytest.raises(ValueError, match=f"at least two frames, got {count}"):
             list(flow_of_frames(model, processor, clip(count)))
     with pytest.raises(ValueError, match=r"Frame 2 is 30 x 40 but frame 0 is 30 x 44"):
         list(flow_of_frames(model, processor, [*clip(2), clip(1, width=40)[0]]))
     with pytest.raises(ValueError, match="predicts no flow"):
-        list(flow_of_frames(make("depth", "conv"), processor, clip(2)))
+        list(flow_of_frames(make("depth-estimation", "conv"), processor, clip(2)))
 
 
 # ------------------------------------------------------------------ consistency

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from accelerate import Accelerator
 
-from winwin_hf.cli.demo import examples_folder
+from winwin_hf.bundled import examples_folder
 from winwin_hf.data.formats import read_image
 from winwin_hf.evaluation import methods
 from winwin_hf.inference import variational
@@ -41,7 +41,11 @@ def test_any_method_of_flow_can_be_refined(shifted):
     accelerator = Accelerator(cpu=True)
     plain = methods.load("opencv-farneback", accelerator)
     refined = methods.load("opencv-farneback+variational", accelerator)
-    assert refined.name == "opencv-farneback+variational" and refined.task == "flow" and refined.uncertainty is None
+    assert (
+        refined.name == "opencv-farneback+variational"
+        and refined.task == "optical-flow"
+        and refined.uncertainty is None
+    )
     assert np.array_equal(refined(image, second), variational.refine(plain(image, second), image, second))
     assert error(refined(image, second), truth) < error(plain(image, second), truth)
 

@@ -24,7 +24,7 @@ HEIGHT, WIDTH = 26, 38
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("checkpoint")
-    make("flow", "matching").save_pretrained(folder)
+    make("optical-flow", "matching").save_pretrained(folder)
     WinWinImageProcessor(patch_size=8).save_pretrained(folder)
     return str(folder)
 
@@ -70,7 +70,7 @@ def test_a_file_for_each_pair(clip, checkpoint, tmp_path, encoded, capsys):
     assert len(encoded) == 7
     assert set(left(tmp_path / "out")) == flos(*range(1, 7)) | {"video.json"}
     assert "6/6" in capsys.readouterr().err  # the bar
-    predictor = tasks.load(checkpoint, "flow", "cpu")
+    predictor = tasks.load(checkpoint, "optical-flow", "cpu")
     for number in range(1, 7):
         pair = [formats.read_image(clip / f"{i}.png") for i in (number - 1, number)]
         expected = tasks.predict_flow(predictor, *pair).values
@@ -146,7 +146,7 @@ def test_other_settings_are_refused(clip, checkpoint, tmp_path, encoded):
     run(clip, tmp_path / "out", checkpoint, progress=False)
     before = left(tmp_path / "out")
     other = tmp_path / "other"
-    make("flow", "matching", num_hidden_layers=2).save_pretrained(other)
+    make("optical-flow", "matching", num_hidden_layers=2).save_pretrained(other)
     WinWinImageProcessor(patch_size=8).save_pretrained(other)
     shorter = tmp_path / "shorter"
     shorter.mkdir()
@@ -173,7 +173,7 @@ def test_other_settings_are_refused(clip, checkpoint, tmp_path, encoded):
 
 
 def test_a_model_that_was_trained_on_is_another_one(clip, checkpoint, tmp_path):
-    model = make("flow", "conv")
+    model = make("optical-flow", "conv")
     folder = tmp_path / "model"
     WinWinImageProcessor(patch_size=8).save_pretrained(folder)
     model.save_pretrained(folder)

@@ -125,7 +125,7 @@ def test_what_a_fresh_network_starts_from():
 
 
 def test_without_matching_the_output_layer_is_not_silent():
-    model = make("flow", "conv")
+    model = make("optical-flow", "conv")
     fresh = WinWinForOpticalFlow(model.config)
     assert fresh.head.head.out.weight.any()
 

@@ -60,7 +60,7 @@ def test_windows_that_cover_the_frame_are_the_plain_image(task, variant):
 def test_only_the_second_view_in_windows_that_cover_it():
     """The first view keeps its borders, so any head does; with linear patches the second view's cut is not felt."""
     for variant in ("conv", "dpt"):
-        model = make("flow", variant)
+        model = make("optical-flow", variant)
         views = frames(model)
         cut = crop(views[1], COVER, (2, 2), model.config.patch_size)
         with torch.no_grad():
@@ -135,17 +135,19 @@ def test_a_batch_is_one_by_one(task, variant):
     assert distance(torch.cat(single), together) < TOLERANCE
 
 
-@pytest.mark.parametrize("variant", [v for t, v in CASES if t == "flow"])
+@pytest.mark.parametrize("variant", [v for t, v in CASES if t == "optical-flow"])
 def test_second_view_with_other_windows(variant):
     """Three windows of 2x4 patches against two of 2x2; the second view's place and pixels both reach the prediction."""
-    model = make("flow", variant)
+    model = make("optical-flow", variant)
     views = frames(model)
     second = torch.tensor([[0, 2], [2, 0], [2, 2]]).expand(2, 3, 2)
-    flow = predict("flow", model, views, APART, second_where=second, second_size=(2, 4))
+    flow = predict("optical-flow", model, views, APART, second_where=second, second_size=(2, 4))
     assert flow.shape[:2] == (2, 2)
-    elsewhere = predict("flow", model, views, APART, second_where=second.flip(1), second_size=(2, 4))
+    elsewhere = predict("optical-flow", model, views, APART, second_where=second.flip(1), second_size=(2, 4))
     assert distance(elsewhere, flow) < TOLERANCE
-    other = predict("flow", model, (views[0], views[1].flip(-1)), APART, second_where=second, second_size=(2, 4))
+    other = predict(
+        "optical-flow", model, (views[0], views[1].flip(-1)), APART, second_where=second, second_size=(2, 4)
+    )
     assert distance(other, flow) > VISIBLE
 
 

@@ -107,7 +107,7 @@ def test_rotary_halves_are_row_and_column():
 
 
 def test_rotary_is_made_in_float32_whatever_the_weights():
-    model = make("segmentation", "conv").bfloat16()
+    model = make("semantic-segmentation", "conv").bfloat16()
     _, layout = as_windows(torch.zeros(1, 3, 8, 2048), None, 8)
     cos, _ = rotary_of(layout, model.config, 16)
     assert cos.dtype == torch.float32 and cos.shape == (1, 1, 256, 16)
@@ -160,7 +160,7 @@ def test_attention_in_cells_is_global_attention_with_a_mask(size, embedding):
 
 @torch.no_grad()
 def test_only_the_chosen_blocks_are_global():
-    model = make("segmentation", "vitdet").winwin
+    model = make("semantic-segmentation", "vitdet").winwin
     assert [layer.cell_size for layer in model.layers] == [2, 2, None, 2]
     image = torch.randn(1, 3, 32, 32)
     other = image.clone()
@@ -201,7 +201,7 @@ def test_among_more_tokens_attention_is_sharper(trained, sharper, implementation
 @torch.no_grad()
 def test_only_the_decoders_own_tokens_are_counted():
     """Windows of as many tokens as in training give what they gave; of more, not."""
-    plain, counting = (make("flow", "matching", decoder_attention_tokens=tokens) for tokens in (None, 24))
+    plain, counting = (make("optical-flow", "matching", decoder_attention_tokens=tokens) for tokens in (None, 24))
     views = frames(plain)  # of 4x6 patches
     assert torch.equal(counting(*views).flow, plain(*views).flow)
     larger = frames(plain, rows=6)
@@ -253,7 +253,7 @@ def test_blocks_are_for_many_keys_in_bf16_on_some_processors(monkeypatch):
 @torch.no_grad()
 def test_a_model_attends_in_blocks_where_they_are_faster(monkeypatch):
     """In bf16 the result is as far from float32's as SDPA's own."""
-    model = make("flow", "dpt").eval()
+    model = make("optical-flow", "dpt").eval()
     model.set_attn_implementation("sdpa")
     views = [torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(i)) for i in range(2)]
     exact = model(*views).flow

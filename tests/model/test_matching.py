@@ -214,7 +214,7 @@ def test_pooling_leaves_out_what_is_unknown():
 
 def test_the_model_knows_which_matches_lie_inside_the_second_windows():
     """A flow of one patch to the right: of two first windows only one is followed by a second one."""
-    model = make("flow", "matching").train()
+    model = make("optical-flow", "matching").train()
     image = torch.randn(1, 2, 3, 16, 16)
     first = torch.tensor([[[0, 0], [0, 6]]])
     seen = []
@@ -240,7 +240,7 @@ def test_the_model_knows_which_matches_lie_inside_the_second_windows():
 @pytest.mark.parametrize("guess", [None, (8.0, -16.0)])
 def test_where_nothing_matches_the_guess_is_left(guess):
     """Without a match the base flow is the initial flow, or none; with half of one it lies half-way."""
-    model = make("flow", "matching")
+    model = make("optical-flow", "matching")
     matching, views = model.matching, frames(model)
     initial = None if guess is None else torch.tensor(guess).view(1, 2, 1, 1).expand(2, 2, *views[0].shape[-2:])
     matching.no_match.weight.zero_()
@@ -346,7 +346,7 @@ def test_with_a_gradient_all_keys_are_seen(monkeypatch):
 def test_a_whole_frame_leaves_keys_out_and_windows_do_not(monkeypatch):
     calls = []
     monkeypatch.setattr(matching_winwin, "near_keys", lambda *args: calls.append(args[1:3]))
-    model = make("flow", "matching")
+    model = make("optical-flow", "matching")
     first, second = frames(model, 1, rows=8, columns=12)
     model(first, second)
     assert calls == [((16, 24), (16, 24))] * 2

@@ -35,20 +35,26 @@ def labels_for(task, model, kind: str, seed: int = 5) -> tuple[torch.Tensor, tor
     """Labels for APART windows and which of them are unknown."""
     p, generator = model.config.patch_size, torch.Generator().manual_seed(seed)
     unknown = torch.rand(2, 2, 2 * p, 2 * p, generator=generator) < (1.1 if kind == "all" else 0.3)
-    if task == "segmentation":
+    if task == "semantic-segmentation":
         labels = torch.randint(0, 5, unknown.shape, generator=generator)
         return labels.masked_fill(unknown, 255), unknown
     values = torch.rand(unknown.shape, generator=generator) * 5 + 1
-    if task == "flow":
+    if task == "optical-flow":
         values, unknown = values[:, :, None].repeat(1, 1, 2, 1, 1), unknown[:, :, None].expand(-1, -1, 2, -1, -1)
     if kind == "huge":  # what Middlebury writes for "unknown"; no depth camera does
-        return values.masked_fill(unknown, 1.67e9 if task == "flow" else 0.0), unknown
+        return values.masked_fill(unknown, 1.67e9 if task == "optical-flow" else 0.0), unknown
     return values.masked_fill(unknown, float("inf") if kind == "inf" else float("nan")), unknown
 
 
 @pytest.mark.parametrize("kind", ["nan", "inf", "huge", "all"])
 @pytest.mark.parametrize(
-    ("task", "variant"), [("segmentation", "conv"), ("depth", "conv"), ("flow", "conv"), ("flow", "matching")]
+    ("task", "variant"),
+    [
+        ("semantic-segmentation", "conv"),
+        ("depth-estimation", "conv"),
+        ("optical-flow", "conv"),
+        ("optical-flow", "matching"),
+    ],
 )
 def test_unknown_labels_never_reach_the_loss(task, variant, kind):
     model = make(task, variant).train()
@@ -63,9 +69,9 @@ def test_unknown_labels_never_reach_the_loss(task, variant, kind):
         assert all(p.grad.abs().max() == 0 for p in model.parameters() if p.grad is not None)
     else:
         with torch.no_grad():  # another sign of "unknown" gives the same loss, another known label doesn't
-            sign = 255 if task == "segmentation" else float("nan")
+            sign = 255 if task == "semantic-segmentation" else float("nan")
             same = model(**inputs, labels=labels.masked_fill(unknown, sign)).loss
-            moved = torch.where(unknown, labels, (labels + 1) % 5 if task == "segmentation" else labels + 1)
+            moved = torch.where(unknown, labels, (labels + 1) % 5 if task == "semantic-segmentation" else labels + 1)
             other = model(**inputs, labels=moved).loss
         assert same.item() == pytest.approx(loss.item(), rel=1e-6)
         assert other.item() != pytest.approx(loss.item(), rel=1e-3)
@@ -75,7 +81,7 @@ def test_unknown_labels_never_reach_the_loss(task, variant, kind):
 def test_every_parameter_is_trained(task, variant):
     model = make(task, variant).train()
     inputs = arguments(task, model, frames(model), APART)
-    model(**inputs, **({} if task == "pretraining" else {"labels": labels_for(task, model, "nan")[0]})).loss.backward()
+    model(**inputs, **({} if task == "pre-training" else {"labels": labels_for(task, model, "nan")[0]})).loss.backward()
     unused = [n for n, p in model.named_parameters() if p.grad is None]
     assert not unused  # distributed training would refuse them
     silent = [n for n, p in model.named_parameters() if not p.grad.abs().max() > 0]
@@ -84,9 +90,9 @@ def test_every_parameter_is_trained(task, variant):
 
 
 def test_pretraining_paints_only_what_it_hid():
-    model = make("pretraining")
+    model = make("pre-training")
     views = frames(model)
-    inputs = arguments("pretraining", model, views)
+    inputs = arguments("pre-training", model, views)
     first = inputs["pixel_values"].clone()
     pixels = inputs["bool_masked_pos"].unflatten(1, (4, 6)).repeat_interleave(8, 1).repeat_interleave(8, 2)
     with torch.no_grad():
@@ -103,7 +109,7 @@ def test_pretraining_paints_only_what_it_hid():
         with pytest.raises(ValueError, match="different number"):
             model(**inputs)
     with pytest.raises(ValueError, match="attention_pattern"):
-        make("pretraining", "vitdet")(*views)
+        make("pre-training", "vitdet")(*views)
 
 
 # ------------------------------------------------------------------ what they return
@@ -116,14 +122,14 @@ def test_hidden_states_attentions_and_tuples(task, variant):
     with torch.no_grad():
         out = model(**inputs, output_hidden_states=True, output_attentions=True)
         short = model(**inputs, return_dict=False)
-    tokens = 4 if task == "pretraining" else 8
+    tokens = 4 if task == "pre-training" else 8
     assert [t.shape for t in out.hidden_states] == [(2, tokens, 32)] * 5
     assert len(out.attentions) >= 4
     if variant != "vitdet":
         assert [t.shape for t in out.attentions] == [(2, 2, tokens, tokens)] * 4
     for weights in out.attentions:
         torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
-    if task == "flow":
+    if task == "optical-flow":
         assert [t.shape for t in out.decoder_hidden_states] == [(2, 8, 24)] * 3
         assert (
             [t.shape for t in out.decoder_attentions] == [t.shape for t in out.cross_attentions] == [(2, 2, 8, 8)] * 2
@@ -135,8 +141,8 @@ def test_hidden_states_attentions_and_tuples(task, variant):
 
 
 def test_backbone():
-    model = make("segmentation", "stem")
-    config = make("segmentation", "stem", out_features=["stem", "stage2", "stage4"]).config
+    model = make("semantic-segmentation", "stem")
+    config = make("semantic-segmentation", "stem", out_features=["stem", "stage2", "stage4"]).config
     backbone = AutoBackbone.from_config(config).eval()
     assert isinstance(backbone, WinWinBackbone) and backbone.channels == [32, 32, 32]
     backbone.winwin.load_state_dict(model.winwin.state_dict())
@@ -170,8 +176,11 @@ def test_save_and_load(task, variant, tmp_path):
 
 
 def test_auto_classes_and_a_fresh_head(tmp_path):
-    make("pretraining").save_pretrained(tmp_path)
-    for auto, task in ((AutoModelForDepthEstimation, "depth"), (AutoModelForSemanticSegmentation, "segmentation")):
+    make("pre-training").save_pretrained(tmp_path)
+    for auto, task in (
+        (AutoModelForDepthEstimation, "depth-estimation"),
+        (AutoModelForSemanticSegmentation, "semantic-segmentation"),
+    ):
         model, info = auto.from_pretrained(tmp_path, output_loading_info=True)
         assert type(model) is TASKS[task]
         assert info["missing_keys"] and all(key.startswith("head.") for key in info["missing_keys"])
@@ -191,7 +200,7 @@ def test_gradient_checkpointing(task, variant):
             enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
             enable()  # the first name is the newer one
         inputs = arguments(task, model, frames(model), APART)
-        labels = {} if task == "pretraining" else {"labels": labels_for(task, model, "nan")[0]}
+        labels = {} if task == "pre-training" else {"labels": labels_for(task, model, "nan")[0]}
         model(**inputs, **labels).loss.backward()
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
@@ -221,7 +230,7 @@ def test_half_precision(task, variant, mode):
 @pytest.mark.parametrize("variant", ["stem", "vitdet"])
 @torch.no_grad()
 def test_encoder_compiles_without_graph_breaks(variant):
-    model = make("segmentation", variant, num_hidden_layers=2, global_attention_indices=[1]).winwin
+    model = make("semantic-segmentation", variant, num_hidden_layers=2, global_attention_indices=[1]).winwin
     windows = crop(frames(model)[0], APART, (2, 2), 8)
     compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=False)
     expected = model(windows, APART).last_hidden_state
@@ -231,7 +240,7 @@ def test_encoder_compiles_without_graph_breaks(variant):
 @pytest.mark.parametrize("variant", ["dpt", "matching"])
 @torch.no_grad()
 def test_flow_compiles_without_graph_breaks(variant):
-    model = make("flow", variant)
+    model = make("optical-flow", variant)
     views = frames(model)
     compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=False)(*views)
     assert distance(compiled.flow, model(*views).flow) < TOLERANCE
@@ -258,7 +267,7 @@ class LargestTensor(TorchDispatchMode):
 @pytest.mark.parametrize("training", [False, True])
 def test_nothing_of_tokens_by_tokens_is_held(variant, overrides, training):
     """6000 positions of 8 pixels in each view: the tokens of one model, what the other one matches."""
-    model = make("flow", variant, num_hidden_layers=1, decoder_num_hidden_layers=1, **overrides).train(training)
+    model = make("optical-flow", variant, num_hidden_layers=1, decoder_num_hidden_layers=1, **overrides).train(training)
     views = [torch.randn(1, 3, 480, 800, generator=torch.Generator().manual_seed(i)) for i in range(2)]
     with torch.set_grad_enabled(training), LargestTensor() as largest:
         flow = model(*views).flow

@@ -155,7 +155,7 @@ def test_initial_flow_moves_where_the_matching_looks():
 
 
 def test_gradients_reach_every_parameter():
-    model = make("flow", "refinement").train()
+    model = make("optical-flow", "refinement").train()
     views = frames(model)
     labels = torch.randn(views[0].shape[0], 2, *views[0].shape[-2:])
     model(*views, labels=labels).loss.backward()

@@ -1,4 +1,4 @@
-"""scripts/research/plan.py: FLOPs as by hand and as in written-out attention, memory as counted and as measured, docs/scale.md up to date."""
+"""scripts/research/plan.py: FLOPs and memory as counted by hand and as measured; docs/scale.md is up to date."""
 
 import json
 import os

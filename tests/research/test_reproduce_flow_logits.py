@@ -35,7 +35,7 @@ def test_logits_are_scaled_and_put_back():
 
 
 def test_only_the_global_matching_is_scaled():
-    model = make("flow", "matching")
+    model = make("optical-flow", "matching")
     seen = []
     attend = model.matching.attend
     model.matching.attend = lambda query, *rest, **options: (

@@ -21,7 +21,7 @@ from winwin_hf.windows import Strategy
 def second_windows(rule: SecondStrategy):
     image, truth = np.zeros((320, 320, 3), np.uint8), constant(64, 32, (320, 320))  # 4 patches right, 2 down
     strategy = Strategy("windows", count=2, size=(4, 4))
-    batch = WinWinCollator(lambda example, rng: FlowSample(image, image, truth), strategy, "flow", second=rule)
+    batch = WinWinCollator(lambda example, rng: FlowSample(image, image, truth), strategy, "optical-flow", second=rule)
     made = batch([{"index": i} for i in range(8)])
     return made["window_positions"], made["second_window_positions"]
 

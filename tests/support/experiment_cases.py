@@ -20,7 +20,7 @@ from rich.console import Console
 from support.model_cases import make
 from winwin_hf import WinWinForOpticalFlow
 from winwin_hf.data.sources import open_source
-from winwin_hf.evaluation.methods import Network
+from winwin_hf.inference.predictor import Network
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.training.recipe import dump_recipe, load_recipe
 from winwin_hf.training.state import save_model
@@ -36,7 +36,7 @@ def pair_of(truth: np.ndarray, occluded=None) -> Pair:
 
 
 def network_of(variant: str = "matching") -> Network:
-    model = make("flow", variant)
+    model = make("optical-flow", variant)
     return Network(model, WinWinImageProcessor(patch_size=model.config.patch_size), Accelerator(), "flow")
 
 

@@ -16,10 +16,10 @@ from winwin_hf import (
 )
 
 TASKS = {
-    "segmentation": WinWinForSemanticSegmentation,
-    "depth": WinWinForDepthEstimation,
-    "flow": WinWinForOpticalFlow,
-    "pretraining": WinWinForPreTraining,
+    "semantic-segmentation": WinWinForSemanticSegmentation,
+    "depth-estimation": WinWinForDepthEstimation,
+    "optical-flow": WinWinForOpticalFlow,
+    "pre-training": WinWinForPreTraining,
 }
 SMALL = {
     "patch_size": 8,
@@ -52,13 +52,13 @@ CASES = [
     (task, variant)
     for task in TASKS
     for variant in VARIANTS
-    if not (task == "pretraining" and variant in ("conv", "dpt", "vitdet"))
-    and (variant not in ("matching", "refinement") or task == "flow")
+    if not (task == "pre-training" and variant in ("conv", "dpt", "vitdet"))
+    and (variant not in ("matching", "refinement") or task == "optical-flow")
 ]
 RELATIVE = [case for case in CASES if case[1] != "sincos"]
 # No convolution anywhere, so a window's border is not felt. Matching needs a convolutional stem and can't be among them.
 BORDERLESS = [case for case in CASES if case[1] in ("linear", "vitdet", "sincos")]
-BINOCULAR = ("flow", "pretraining")
+BINOCULAR = ("optical-flow", "pre-training")
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -113,7 +113,7 @@ def arguments(task, model, views, where=None, size=(2, 2), second_where=None, se
     if task in BINOCULAR:
         second_where = where if second_where is None else second_where
         inputs |= view(model, views[1], second_where, second_size or size, shift, "second_")
-    if task == "pretraining":
+    if task == "pre-training":
         mask = hidden(views[0], model.config.patch_size)
         inputs["bool_masked_pos"] = (mask if where is None else crop(mask, where, size, 1)).flatten(1)
     return inputs
@@ -121,11 +121,11 @@ def arguments(task, model, views, where=None, size=(2, 2), second_where=None, se
 
 def as_maps(task: str, outputs, shape: tuple[int, int, int]) -> torch.Tensor:
     """Everything a model predicts as maps (B, N, C, h, w), for windows of shape (N, rows, columns) patches."""
-    if task == "flow":
+    if task == "optical-flow":
         maps = torch.cat([outputs.flow, outputs.log_scale.unsqueeze(-3)], dim=-3)
-    elif task == "depth":
+    elif task == "depth-estimation":
         maps = outputs.predicted_depth.unsqueeze(-3)
-    elif task == "pretraining":
+    elif task == "pre-training":
         maps = outputs.logits.unflatten(1, shape).movedim(-1, 2)
     else:
         maps = outputs.logits

@@ -19,17 +19,17 @@ def make_rows(root: Path, task: str, count: int = 9) -> list[dict]:
     rows = []
     for k in range(count):
         row: dict = {"name": f"scene.{k // 3}/frame {k}"}
-        for column in ("image1", "image2") if task == "flow" else ("image",):
+        for column in ("image1", "image2") if task == "optical-flow" else ("image",):
             formats.save_image(root / f"{k}.{column}.png", rng.integers(0, 255, (H, W, 3), np.uint8))
             row[column] = cell(root / f"{k}.{column}.png")
-        if task == "flow":
+        if task == "optical-flow":
             flow = rng.normal(0, 5, (H, W, 2)).astype(np.float32)
             flow[0, k % W] = np.nan
             formats.write_flo(root / f"{k}.flo", flow)
             formats.save_image(root / f"{k}.mask.png", (rng.random((H, W)) < 0.3).astype(np.uint8) * 255)
             row |= {"flow": cell(root / f"{k}.flo"), "flow_format": "flo"}
             row |= {"occluded": cell(root / f"{k}.mask.png"), "occluded_format": "png"}
-        elif task == "depth":
+        elif task == "depth-estimation":
             formats.write_depth_png(root / f"{k}.d.png", rng.uniform(-1, 9, (H, W)))
             row |= {"depth": cell(root / f"{k}.d.png"), "depth_format": "png:1000,4000"}
         else:

@@ -25,9 +25,9 @@ TINY = {
 def read(task: str):
     def reader(example, rng):
         image = np.full((64, 80, 3), example["index"] * 20, np.uint8)
-        if task == "flow":
+        if task == "optical-flow":
             return FlowSample(image, image, np.zeros((64, 80, 2), np.float32))
-        if task == "depth":
+        if task == "depth-estimation":
             return ImageSample(image, np.full((64, 80), 2.0, np.float32))
         return ImageSample(image, np.full((64, 80), 1, np.uint8))
 
@@ -37,9 +37,9 @@ def read(task: str):
 @pytest.mark.parametrize(
     ("task", "model_class"),
     [
-        ("flow", WinWinForOpticalFlow),
-        ("segmentation", WinWinForSemanticSegmentation),
-        ("depth", WinWinForDepthEstimation),
+        ("optical-flow", WinWinForOpticalFlow),
+        ("semantic-segmentation", WinWinForSemanticSegmentation),
+        ("depth-estimation", WinWinForDepthEstimation),
     ],
 )
 def test_trains(tmp_path, task, model_class):

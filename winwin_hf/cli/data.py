@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from winwin_hf.cli.errors import UsageError, one_line_errors
+from winwin_hf.task import DENSE
 
 app = typer.Typer(help="Data sets: which are known, is a folder complete, shards to stream.", no_args_is_help=True)
 
@@ -21,7 +22,7 @@ SIZES = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 @app.command("list")
 @one_line_errors
 def data_list(
-    task: Annotated[str | None, typer.Option(help="Only flow, depth or segmentation.")] = None,
+    task: Annotated[str | None, typer.Option(help=f"Only {', '.join(DENSE)}.")] = None,
     layout: Annotated[
         bool, typer.Option("--layout", help="Also the folders that each expects, and its terms.")
     ] = False,
@@ -31,7 +32,7 @@ def data_list(
 
     chosen = [entry for entry in SETS.values() if task in (None, entry.task)]
     if not chosen:
-        raise UsageError(f"--task {task}: expected flow, depth or segmentation")
+        raise UsageError(f"--task {task}: expected one of {', '.join(DENSE)}")
     if layout:
         for entry in chosen:
             typer.echo(f"{entry.name}\n  {entry.layout}\n  from {entry.source}\n  terms: {entry.terms}")

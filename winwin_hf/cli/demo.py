@@ -20,11 +20,6 @@ from winwin_hf import bundled
 from winwin_hf.data import formats
 from winwin_hf.inference import drawing, tasks
 
-# What each checkpoint is shown on: files of the examples folder.
-PAIRS = (("bedroom_1.jpg", "bedroom_2.jpg"), ("bedroom_2.jpg", "bedroom_3.jpg"))
-SEGMENTED = ("street.jpg", "barn.jpg")
-MEASURED = ("room.jpg", "bedroom_1.jpg")
-
 
 def run(
     output: str | Path, frames: str | Path | None = None, device: str = "auto", say: Callable[[str], Any] = print
@@ -35,8 +30,8 @@ def run(
     left out and `say` tells. Raises FileNotFoundError where the frames are missing.
     """
     output = Path(output)
-    folder = Path(frames) if frames is not None else examples_folder()
-    wanted = sorted({name for pair in PAIRS for name in pair} | set(SEGMENTED) | set(MEASURED))
+    folder = Path(frames) if frames is not None else bundled.examples_folder()
+    wanted = sorted({name for pair in bundled.PAIRS for name in pair} | set(bundled.SEGMENTED) | set(bundled.MEASURED))
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(f"{folder}: the example frames {', '.join(missing)} are missing")
@@ -58,17 +53,10 @@ def run(
     return figures
 
 
-def examples_folder() -> Path:
-    """The example frames: inside an installed package, or in the checkout that the package is imported from."""
-    package = Path(__file__).resolve().parent
-    inside = package / "examples"
-    return inside if inside.is_dir() else package.parent / "spaces" / "winwin-demo" / "examples"
-
-
 def _flow(name: str, folder: Path, output: Path, device: str, say: Callable[[str], Any]) -> list[dict[str, Any]]:
-    predictor = tasks.load(name, "flow", device)
+    predictor = tasks.load(name, "optical-flow", device)
     rows = []
-    for number, (file1, file2) in enumerate(PAIRS, start=1):
+    for number, (file1, file2) in enumerate(bundled.PAIRS, start=1):
         frame1, frame2 = formats.read_image(folder / file1), formats.read_image(folder / file2)
         result = tasks.predict_flow(predictor, frame1, frame2)
         flow = result.values
@@ -107,10 +95,10 @@ def _flow(name: str, folder: Path, output: Path, device: str, say: Callable[[str
 
 
 def _segment(name: str, folder: Path, output: Path, device: str, say: Callable[[str], Any]) -> list[dict[str, Any]]:
-    predictor = tasks.load(name, "segment", device)
+    predictor = tasks.load(name, "semantic-segmentation", device)
     names = predictor.label_names
     rows = []
-    for file in SEGMENTED:
+    for file in bundled.SEGMENTED:
         image = formats.read_image(folder / file)
         result = tasks.predict_segmentation(predictor, image)
         stem = f"segmentation_{Path(file).stem}"
@@ -133,9 +121,9 @@ def _segment(name: str, folder: Path, output: Path, device: str, say: Callable[[
 
 
 def _depth(name: str, folder: Path, output: Path, device: str, say: Callable[[str], Any]) -> list[dict[str, Any]]:
-    predictor = tasks.load(name, "depth", device)
+    predictor = tasks.load(name, "depth-estimation", device)
     rows = []
-    for file in MEASURED:
+    for file in bundled.MEASURED:
         image = formats.read_image(folder / file)
         result = tasks.predict_depth(predictor, image)
         low, middle, high = (float(value) for value in np.percentile(result.values, (1, 50, 99)))

@@ -91,7 +91,7 @@ def flow(
     from winwin_hf.inference import tasks
 
     with progress.status(f"loading {model}"):
-        predictor = tasks.load(model, "flow", device, min_pixels)
+        predictor = tasks.load(model, "optical-flow", device, min_pixels)
     with progress.status(f"optical flow of {frame1.name} and {frame2.name}"):
         result = tasks.predict_flow(predictor, images[0], images[1], tile_size, variational, coarse)
     write_flo(output, result.values)
@@ -119,7 +119,7 @@ def depth(
     from winwin_hf.inference import tasks
 
     with progress.status(f"loading {model}"):
-        predictor = tasks.load(model, "depth", device)
+        predictor = tasks.load(model, "depth-estimation", device)
     with progress.status(f"depth of {image.name}"):
         result = tasks.predict_depth(predictor, loaded)
     tasks.save_depth(output, result.values)
@@ -145,7 +145,7 @@ def segment(
     from winwin_hf.inference import tasks
 
     with progress.status(f"loading {model}"):
-        predictor = tasks.load(model, "segment", device)
+        predictor = tasks.load(model, "semantic-segmentation", device)
     with progress.status(f"segmentation of {image.name}"):
         result = tasks.predict_segmentation(predictor, loaded)
     names = predictor.label_names

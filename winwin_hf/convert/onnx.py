@@ -45,18 +45,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from winwin_hf import bundled
-from winwin_hf.evaluation.methods import ARCHITECTURES
 from winwin_hf.inference.onnx import RUNTIMES, OnnxModel, _need
 from winwin_hf.inference.tasks import quiet
+from winwin_hf.task import ARCHITECTURES, DENSE, Task
 
 QUANTISATIONS = ("fp16", "bf16", "int8")
 ATTENTIONS = ("fused", "standard")
-INPUTS = {
-    "flow": ("pixel_values", "second_pixel_values"),
-    "segmentation": ("pixel_values",),
-    "depth": ("pixel_values",),
-}
-OUTPUTS = {"flow": ("flow", "log_scale"), "segmentation": ("logits",), "depth": ("predicted_depth",)}
 # In patches, (batch, rows, columns); none of the checked sizes is the traced one, and one batch is.
 TRACED = (2, 4, 6)
 CHECKED = ((1, 13, 21), (1, 24, 32), (1, 9, 40), (2, 10, 7))
@@ -165,8 +159,9 @@ def load(checkpoint: str | Path) -> tuple[Any, Any]:
     source = bundled.resolve(str(checkpoint))
     config = AutoConfig.from_pretrained(source)
     architecture = (getattr(config, "architectures", None) or ["none"])[0]
-    if architecture not in ARCHITECTURES:
-        raise ValueError(f"{checkpoint} is a {architecture}; expected one of {', '.join(ARCHITECTURES)}.")
+    known = [task.architecture for task in DENSE.values()]
+    if architecture not in known:
+        raise ValueError(f"{checkpoint} is a {architecture}; expected one of {', '.join(known)}.")
     if config.attention_pattern != "global":
         raise ValueError(
             f"{checkpoint} has attention_pattern={config.attention_pattern!r}: how a frame divides into cells depends on its "
@@ -178,12 +173,12 @@ def load(checkpoint: str | Path) -> tuple[Any, Any]:
 
 
 class Plain(nn.Module):
-    """A model of ours as the exporter wants it: tensors in, a tuple of tensors out, in the order of `OUTPUTS`."""
+    """A model of ours as the exporter wants it: tensors in, a tuple of tensors out, in the order of its task's outputs."""
 
     def __init__(self, model: Any, fused: bool = False):
         super().__init__()
         self.model, self.fused = model, fused
-        self.names = OUTPUTS[task_of(model)]
+        self.names = [name for name, _ in task_of(model).outputs]
 
     def forward(self, *views: torch.Tensor) -> tuple[torch.Tensor, ...]:
         if self.fused:
@@ -227,7 +222,7 @@ def trace(model: Any, path: Path, opset: int, attention: str) -> None:
 
     task, patch = task_of(model), model.config.patch_size
     batch, rows, columns = TRACED
-    views = tuple(torch.randn(batch, model.config.num_channels, rows * patch, columns * patch) for _ in INPUTS[task])
+    views = tuple(torch.randn(batch, model.config.num_channels, rows * patch, columns * patch) for _ in task.inputs)
     dim = torch.export.Dim
     axes = {0: dim("batch"), 2: patch * dim("rows"), 3: patch * dim("columns")}
     with _silent(), torch.no_grad():
@@ -238,8 +233,8 @@ def trace(model: Any, path: Path, opset: int, attention: str) -> None:
             verbose=False,
             opset_version=opset,
             dynamic_shapes=(tuple(axes for _ in views),),
-            input_names=list(INPUTS[task]),
-            output_names=list(OUTPUTS[task]),
+            input_names=list(task.inputs),
+            output_names=[name for name, _ in task.outputs],
         )
     assert program is not None
     program.save(path)
@@ -325,22 +320,16 @@ def describe(model: Any, files: dict[str, str], opset: int, attention: str) -> d
         "predicted_depth": sides,
         "logits": ["batch", len(config.id2label or ()), "height", "width"],
     }
-    meanings = {
-        "flow": "(right, down) from the first view to the second, in pixels",
-        "log_scale": "logit of the flow's uncertainty; confidence is 1 - sigmoid of it",
-        "predicted_depth": "metres",
-        "logits": "of each class; their names are id2label of config.json",
-    }
     packages = ("winwin-hf", "torch", "transformers", "onnx", "onnxscript", "onnxruntime", "openvino")
     return {
         "architecture": type(model).__name__,
-        "task": task,
+        "task": task.name,
         "files": files,
         "inputs": {
             name: {"shape": ["batch", config.num_channels, "height", "width"], "dtype": "float32"}
-            for name in INPUTS[task]
+            for name in task.inputs
         },
-        "outputs": {name: {"shape": shapes[name], "dtype": "float32", "is": meanings[name]} for name in OUTPUTS[task]},
+        "outputs": {name: {"shape": shapes[name], "dtype": "float32", "is": meaning} for name, meaning in task.outputs},
         "multiple_of": patch,  # height and width; the processor pads
         "opset": opset,
         "attention": attention,
@@ -361,11 +350,11 @@ def compare(model: Any, path: Path) -> list[Difference]:
     cases = []
     for index, (batch, rows, columns) in enumerate(CHECKED):
         size = (batch, rows * patch, columns * patch)
-        views = pictures(size, model.config.num_channels, seed=index)[: len(INPUTS[task])]
+        views = pictures(size, model.config.num_channels, seed=index)[: len(task.inputs)]
         ours = model(*views)
         with sdpa_kernel(SDPBackend.MATH):
             plain = model(*views)
-        cases.append((size, views, [(name, ours[name].float(), plain[name].float()) for name in OUTPUTS[task]]))
+        cases.append((size, views, [(name, ours[name].float(), plain[name].float()) for name, _ in task.outputs]))
     found = []
     for runtime in RUNTIMES:
         if runtime == "openvino" and not _version(runtime):
@@ -435,7 +424,7 @@ def show(exported: Exported) -> None:
 # ------------------------------------------------------------------ what the functions above share
 
 
-def task_of(model: Any) -> str:
+def task_of(model: Any) -> Task:
     return ARCHITECTURES[type(model).__name__]
 
 

@@ -22,8 +22,9 @@ import numpy as np
 import torch
 
 from winwin_hf.data.guesses import GuessStrategy
-from winwin_hf.data.rows import BrokenExample, Task
+from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.sample import Box, Sample
+from winwin_hf.task import DENSE, DataTask
 from winwin_hf.windows import Size, Strategy, follow, robust_mean
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class WinWinCollator:
 
     reader: Reader
     strategy: Strategy
-    task: Task
+    task: DataTask
     patch_size: int = 16
     image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     image_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -98,8 +99,8 @@ class WinWinCollator:
     _stream: np.random.Generator | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.task not in ("flow", "segmentation", "depth"):
-            raise ValueError(f"task {self.task!r}: expected 'flow', 'segmentation' or 'depth'")
+        if self.task not in DENSE:
+            raise ValueError(f"task {self.task!r}: expected {' or '.join(DENSE)}")
 
     @property
     def broken(self) -> int:
@@ -121,7 +122,7 @@ class WinWinCollator:
             for sample, grid, generator in zip(samples, grids, generators, strict=True)
         ]
         if (
-            self.task == "flow"
+            self.task == "optical-flow"
             and self.guess is not None
             and self.guess.probability > 0
             and self.strategy.kind == "windows"
@@ -174,7 +175,7 @@ class WinWinCollator:
         own_frame = self.strategy.kind in ("crop", "full")  # a crop is a little frame of its own, beginning at (0, 0)
         shown = np.zeros_like(positions) if own_frame else positions
         arrays = {"pixel_values": np.stack(images), "window_positions": shown, "labels": np.stack(targets)}
-        if self.task != "flow":
+        if self.task != "optical-flow":
             return arrays
         if own_frame:
             second, second_size, second_shown = positions, size, shown
@@ -199,9 +200,9 @@ class WinWinCollator:
             shape = (3, 1, 1)
             return pixels.mul_((1 / (255 * std)).view(shape)).sub_((mean / std).view(shape))
         if name in ("labels", "initial_flow"):
-            if self.task == "flow":
+            if self.task == "optical-flow":
                 return tensor.permute(0, 1, 4, 2, 3).float().contiguous()
-            return tensor.long() if self.task == "segmentation" else tensor.float()
+            return tensor.long() if self.task == "semantic-segmentation" else tensor.float()
         return tensor
 
     def _generator(self, example: dict[str, Any], purpose: int = 0) -> np.random.Generator:

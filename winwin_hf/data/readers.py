@@ -90,7 +90,7 @@ class FlowFrames:
 
 @dataclass
 class FlowReader:
-    """Row of `rows.COLUMNS["flow"]` -> `FlowSample`. format: of the flow, where rows have no `flow_format`."""
+    """Row of `rows.COLUMNS["optical-flow"]` -> `FlowSample`. format: of the flow, where rows have no `flow_format`."""
 
     augmentation: FlowAugmentation | None = None
     format: str | None = None
@@ -126,7 +126,7 @@ class FlowReader:
 
 @dataclass
 class DepthReader:
-    """Row of `rows.COLUMNS["depth"]` -> a sample with depth in metres.
+    """Row of `rows.COLUMNS["depth-estimation"]` -> a sample with depth in metres.
 
     Scaling an image by s divides its depth by s: the camera's focal length in pixels stays the same for the network, and
     a thing that looks s times as large through one camera is s times as near. (Its relief would then be flatter than it
@@ -165,7 +165,7 @@ class DepthReader:
 
 @dataclass
 class SegmentationReader:
-    """Row of `rows.COLUMNS["segmentation"]` -> a sample with labels, 255 where ignored.
+    """Row of `rows.COLUMNS["semantic-segmentation"]` -> a sample with labels, 255 where ignored.
 
     num_labels: ids below it are classes. format: of the labels, where rows have no `label_format`.
     """

@@ -20,18 +20,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from datasets import Dataset, Features, Image, Value
 
-Task = Literal["flow", "segmentation", "depth"]
+from winwin_hf.task import DataTask
 
 CELL = {"bytes": Value("binary"), "path": Value("string")}  # how datasets stores an undecoded image, too
 TEXT = Value("string")
 
 # For the Dataset a person opens: images decode to PIL when they are looked at, targets stay cells for `decode`.
-COLUMNS: dict[Task, Features] = {
-    "flow": Features(
+COLUMNS: dict[DataTask, Features] = {
+    "optical-flow": Features(
         name=TEXT,
         image1=Image(),
         image2=Image(),
@@ -40,11 +40,9 @@ COLUMNS: dict[Task, Features] = {
         occluded=CELL,
         occluded_format=TEXT,
     ),
-    "depth": Features(name=TEXT, image=Image(), depth=CELL, depth_format=TEXT),
-    "segmentation": Features(name=TEXT, image=Image(), label=CELL, label_format=TEXT),
+    "depth-estimation": Features(name=TEXT, image=Image(), depth=CELL, depth_format=TEXT),
+    "semantic-segmentation": Features(name=TEXT, image=Image(), label=CELL, label_format=TEXT),
 }
-IMAGES: dict[Task, tuple[str, ...]] = {"flow": ("image1", "image2"), "depth": ("image",), "segmentation": ("image",)}
-TARGET: dict[Task, str] = {"flow": "flow", "depth": "depth", "segmentation": "label"}
 
 
 class BrokenExample(ValueError):
@@ -65,7 +63,7 @@ def cell(path: str | Path | None, data: bytes | None = None) -> dict[str, Any] |
     return None if path is None else {"bytes": data, "path": str(path)}
 
 
-def table(rows: Iterable[dict[str, Any]], task: Task) -> Dataset:
+def table(rows: Iterable[dict[str, Any]], task: DataTask) -> Dataset:
     """Rows -> Dataset with the task's columns; those that a row lacks are None."""
     rows, features = list(rows), COLUMNS[task]
     return Dataset.from_dict({name: [row.get(name) for row in rows] for name in features}, features)

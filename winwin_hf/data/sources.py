@@ -15,16 +15,17 @@ from winwin_hf.data.benchmarks import catalog
 from winwin_hf.data.benchmarks.entry import DataSet
 from winwin_hf.data.collator import Reader
 from winwin_hf.data.readers import DepthReader, FlowReader, SegmentationReader
-from winwin_hf.data.rows import COLUMNS, IMAGES, TARGET, Task, undecoded
+from winwin_hf.data.rows import COLUMNS, undecoded
 from winwin_hf.data.shards import shards
 from winwin_hf.data.synthetic.rooms import RoomSettings, SyntheticDepth
 from winwin_hf.data.synthetic.scenes import SyntheticFlow, scene_seed, scene_stream
 from winwin_hf.data.synthetic.settings import SceneSettings
+from winwin_hf.task import TASKS, DataTask
 
 HELD_OUT = 1_000_003  # added to seeds: held-out scenes and textures are others than the training's
-SYNTHETIC: dict[str, tuple[Task, Any, Any]] = {  # task, settings and reader
-    "synthetic-flow": ("flow", SceneSettings, SyntheticFlow),
-    "synthetic-depth": ("depth", RoomSettings, SyntheticDepth),
+SYNTHETIC: dict[str, tuple[DataTask, Any, Any]] = {  # task, settings and reader
+    "synthetic-flow": ("optical-flow", SceneSettings, SyntheticFlow),
+    "synthetic-depth": ("depth-estimation", RoomSettings, SyntheticDepth),
 }
 OTHERS = (*SYNTHETIC, "shards", "hub")
 
@@ -38,7 +39,7 @@ class Source:
     """
 
     name: str
-    task: Task
+    task: DataTask
     dataset: datasets.Dataset | datasets.IterableDataset
     reader: Reader
     labels: tuple[str, ...] | None = None
@@ -66,12 +67,13 @@ class Source:
 class HubOptions:
     """How a data set of the Hub (or any that `load_dataset` opens) becomes rows.
 
-    task: "flow", "depth" or "segmentation". columns: ours -> theirs ("image1", "image2", "flow", "image", "depth", "label"), where
-    they differ. format: the target's, as in `*_format` of the rows ("flo", "png:1000", "ids", ...). names: class names.
+    task: "optical-flow", "depth-estimation" or "semantic-segmentation". columns: ours -> theirs ("image1", "image2", "flow",
+    "image", "depth", "label"), where they differ. format: the target's, as in `*_format` of the rows ("flo", "png:1000", "ids",
+    ...). names: class names.
     config, revision, data_files: of `load_dataset`. streaming: don't download, read on the way.
     """
 
-    task: Task
+    task: DataTask
     columns: dict[str, str] | None = None
     format: str | None = None
     names: list[str] | None = None
@@ -137,18 +139,18 @@ def open_source(
 
 
 def make_reader(
-    task: Task,
+    task: DataTask,
     settings: dict[str, Any] | None,
     augment: bool,
     labels: tuple[str, ...] | None,
     format: str | None = None,
 ) -> Reader:
     """The task's reader, with an augmentation if there are settings for one, or by the defaults."""
-    kind: Any = FlowAugmentation if task == "flow" else ImageAugmentation
+    kind: Any = FlowAugmentation if task == "optical-flow" else ImageAugmentation
     augmentation = build(kind, settings or {}, f"settings of {task}") if settings or augment else None
-    if task == "flow":
+    if task == "optical-flow":
         return FlowReader(augmentation, format)
-    if task == "depth":
+    if task == "depth-estimation":
         return DepthReader(augmentation, format=format)
     if not labels:
         raise ValueError("segmentation needs its class names: a catalogued set's, a names.txt, or the option names")
@@ -172,7 +174,7 @@ def _hub(path: str, split: str, settings: dict[str, Any] | None, augment: bool, 
     )
     theirs = dataset.column_names or list(next(iter(dataset)))
     wanted = {ours: (options.columns or {}).get(ours, ours) for ours in COLUMNS[options.task]}
-    needed = [*IMAGES[options.task], TARGET[options.task]]
+    needed = [*TASKS[options.task].images, TASKS[options.task].target]
     lacking = [f"{ours} (as {wanted[ours]})" for ours in needed if wanted[ours] not in theirs]
     unknown = sorted(set(options.columns or {}) - set(wanted))
     if unknown:

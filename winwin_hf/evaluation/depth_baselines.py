@@ -11,9 +11,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from winwin_hf.data.rows import Task
 from winwin_hf.data.sources import open_source
 from winwin_hf.evaluation.scoring import read_frame
+from winwin_hf.task import DataTask
 
 METHODS = ("mean-depth", "height-depth")
 GRID = (60, 80)  # rows and columns of the map that is learnt, whatever the frames' size
@@ -25,7 +25,7 @@ class DepthBaseline:
     Raises: ValueError for a name that isn't METHOD@NAME:SPLIT=PATH or a set without depth; OSError for a folder that isn't there.
     """
 
-    task: Task = "depth"
+    task: DataTask = "depth-estimation"
     labels = None
 
     def __init__(self, name: str):
@@ -37,7 +37,7 @@ class DepthBaseline:
                 f"{name}: expected METHOD@NAME:SPLIT=PATH, METHOD one of {', '.join(METHODS)}, and the frames it is to learn from"
             )
         source = open_source(data, path, split)
-        if source.task != "depth":
+        if source.task != "depth-estimation":
             raise ValueError(f"{name}: {data} is for {source.task}; expected a set with depth")
         self.map = learn(self.name, [read_frame(source, example).target for example in source.examples()])
 

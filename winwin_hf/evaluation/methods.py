@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -22,83 +21,20 @@ import torch
 from accelerate import Accelerator
 
 from winwin_hf import bundled
-from winwin_hf.data.rows import Task
 from winwin_hf.evaluation.depth_baselines import METHODS, DepthBaseline
-from winwin_hf.inference import flow as inference
+from winwin_hf.inference.predictor import Network
 from winwin_hf.inference.tasks import quiet
 from winwin_hf.inference.variational import SUFFIX, Refined
-from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
+from winwin_hf.task import ARCHITECTURES, DENSE, DataTask
 
 COARSE = "+coarse"
 BASELINES = ("opencv-dis", "opencv-farneback", "zero")
-ARCHITECTURES: dict[str, Task] = {
-    "WinWinForOpticalFlow": "flow",
-    "WinWinForSemanticSegmentation": "segmentation",
-    "WinWinForDepthEstimation": "depth",
-}
-
-
-class Network:
-    """A model of ours with its processor. tile: (height, width) in pixels, or None for one pass over the whole frame.
-
-    labels: class names of a segmentation model, in the order of its ids. uncertainty: of the last flow that was predicted, (H, W): the
-    raw channel of its scale, which grows with it.
-    """
-
-    uncertainty: np.ndarray | None = None
-    coarse = False  # flow: a first pass at half the size, see inference.coarse_flow
-
-    def __init__(
-        self,
-        model: Any,
-        processor: WinWinImageProcessor,
-        accelerator: Accelerator,
-        task: Task,
-        name: str = "model",
-        tile: tuple[int, int] | None = None,
-        overlap: float = 0.5,
-    ):
-        self.model, self.processor, self.accelerator = model, processor, accelerator
-        self.task, self.name = task, name
-        self.tile, self.overlap = tile, overlap
-        names = model.config.id2label
-        self.labels = tuple(names[i] for i in range(len(names))) if task == "segmentation" else None
-
-    @torch.inference_mode()
-    def __call__(self, image: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
-        size = (image.shape[0], image.shape[1])
-        inputs = self.processor.preprocess(image, second, return_tensors="pt").to(self.accelerator.device)
-        with self.accelerator.autocast():
-            if self.coarse:
-                outputs = inference.predict_flow(
-                    self.model, inputs["pixel_values"], inputs["second_pixel_values"], self.tile, coarse=True
-                )
-            elif self.tile is None:
-                outputs = self.model(**inputs)
-            else:
-                outputs = inference.predict_tiled(
-                    self.model, inputs["pixel_values"], inputs.get("second_pixel_values"), self.tile, self.overlap
-                )
-        return self._finish(outputs, size)
-
-    def _finish(self, outputs: Any, size: tuple[int, int]) -> np.ndarray:
-        """The prediction at the image's size, without the padding."""
-        sizes, processor = [size], self.processor
-        if self.task == "flow":
-            restored = processor.post_process_optical_flow(outputs, target_sizes=sizes)[0]
-            result = restored["flow"]
-            self.uncertainty = restored["log_scale"].float().cpu().numpy() if "log_scale" in restored else None
-        elif self.task == "depth":
-            result = processor.post_process_depth_estimation(outputs, target_sizes=sizes)[0]["predicted_depth"]
-        else:
-            return processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)[0].cpu().numpy()
-        return result.float().cpu().numpy()
 
 
 class Baseline:
     """A flow method without weights; see `BASELINES`."""
 
-    task: Task = "flow"
+    task: DataTask = "optical-flow"
     labels = None
 
     def __init__(self, name: str):
@@ -147,7 +83,7 @@ def load(
         return Baseline(name)
     if name.endswith(COARSE):
         network = load(name.removesuffix(COARSE), accelerator, tile, overlap, min_pixels)
-        if not isinstance(network, Network) or network.task != "flow" or tile is not None:
+        if not isinstance(network, Network) or network.task != "optical-flow" or tile is not None:
             raise ValueError(f"{name}: {COARSE} is for networks of flow, on whole frames")
         network.coarse, network.name = True, network.name + COARSE
         return network
@@ -172,11 +108,14 @@ def load(
         known = ", ".join((*bundled.folders(), *BASELINES))
         raise OSError(f"no model could be loaded from {name!r} (bundled and built in: {known}): {reason}") from error
     architecture = (getattr(config, "architectures", None) or ["none"])[0]
-    if architecture not in ARCHITECTURES:
-        raise ValueError(f"{name} is a {architecture}; expected one of {', '.join(ARCHITECTURES)}")
+    task = ARCHITECTURES.get(architecture)
+    if task is None or task.name not in DENSE:
+        raise ValueError(
+            f"{name} is a {architecture}; expected one of {', '.join(t.architecture for t in DENSE.values())}"
+        )
     with quiet():
         model = AutoModel.from_pretrained(source, dtype=torch.float32).to(accelerator.device).eval()
     processor = AutoImageProcessor.from_pretrained(source)
     if min_pixels is not None:
         processor.min_pixels = min_pixels
-    return Network(model, processor, accelerator, ARCHITECTURES[architecture], Path(name).name, tile, overlap)
+    return Network(model, processor, accelerator, task.name, Path(name).name, tile, overlap)

@@ -30,10 +30,10 @@ from rich.console import Console
 from rich.table import Table
 
 from winwin_hf.data.formats import save_image, write_atomic
-from winwin_hf.data.rows import Task
-from winwin_hf.evaluation.scoring import RANKED_BY, Frame, Result
+from winwin_hf.evaluation.scoring import Frame, Result
 from winwin_hf.inference import drawing
 from winwin_hf.model.flow_colours_winwin import flow_to_image
+from winwin_hf.task import TASKS, DataTask
 
 UNITS = {
     "epe": "EPE px",
@@ -72,7 +72,7 @@ class Line:
     data: str
     split: str
     path: str
-    task: Task
+    task: DataTask
     method: str
     inference: str
     images: int
@@ -177,11 +177,11 @@ def flat(figures: dict[str, Any]) -> dict[str, Any]:
 # ------------------------------------------------------------------ pictures
 
 
-def draw(frame: Frame, prediction: np.ndarray, task: Task, figures: dict[str, Any]) -> np.ndarray:
+def draw(frame: Frame, prediction: np.ndarray, task: DataTask, figures: dict[str, Any]) -> np.ndarray:
     """Picture, truth, prediction and error of one frame side by side, uint8 RGB."""
     caption = ", ".join(f"{UNITS[k]} {number(v)}" for k, v in list(figures.items())[:4] if k in UNITS)
     assert frame.target is not None
-    if task == "flow":
+    if task == "optical-flow":
         truth = frame.target if frame.target.shape == prediction.shape else frame.target[:, ::2, ::2]
         length = np.linalg.norm(truth, axis=0)
         known = np.isfinite(length) & (length < 1e4)
@@ -193,7 +193,7 @@ def draw(frame: Frame, prediction: np.ndarray, task: Task, figures: dict[str, An
             (caption, flow_to_image(prediction, largest)),
             ("error: pale 0 px, dark 10 px or more", drawing.depth_to_image(np.minimum(error, 10), 0, 10)),
         ]
-    elif task == "depth":
+    elif task == "depth-estimation":
         known = np.isfinite(frame.target)
         low, high = (float(np.percentile(frame.target[known], q)) for q in (1, 99))
         error = np.minimum(np.abs(prediction - frame.target) / frame.target, 0.5)
@@ -216,12 +216,12 @@ def draw(frame: Frame, prediction: np.ndarray, task: Task, figures: dict[str, An
     return drawing.panel(pictures, columns=4, width=PICTURE_WIDTH)
 
 
-def write_worst(folder: Path, result: Result, task: Task) -> None:
+def write_worst(folder: Path, result: Result, task: DataTask) -> None:
     """Pictures of the worst images that this process has."""
-    key, _ = RANKED_BY[task]
+    key = TASKS[task].figure
     for frame, prediction in result.worst:
         assert frame.target is not None
-        masks = {"occluded": frame.occluded} if task == "flow" else {}
+        masks = {"occluded": frame.occluded} if task == "optical-flow" else {}
         figures = result.metric.compute(result.metric.row(prediction, frame.target, **masks))
         folder.mkdir(parents=True, exist_ok=True)
         name = f"{figures[key]:010.4f}_{frame.index:06d}_{folder_name(frame.name)}.png"
@@ -237,13 +237,13 @@ def write_page(output: Path, lines: list[Line], names: dict[int, str] | None = N
     ]
     for line in lines:
         folder = output / folder_name(line.method) / folder_name(f"{line.data}-{line.split}") / "worst"
-        pictures = sorted(folder.glob("*.png"), reverse=RANKED_BY[line.task][1])
+        pictures = sorted(folder.glob("*.png"), reverse=TASKS[line.task].lower_is_better)
         if not pictures:
             continue
         parts.append(f"<h2>{html.escape(f'{line.data}:{line.split}, {line.method}, {line.inference}')}</h2>")
         for picture in pictures:
             value, index, name = picture.stem.split("_", 2)
-            caption = html.escape(f"{UNITS[RANKED_BY[line.task][0]]} {float(value):.2f}, {name} (example {int(index)})")
+            caption = html.escape(f"{UNITS[TASKS[line.task].figure]} {float(value):.2f}, {name} (example {int(index)})")
             source = html.escape(picture.relative_to(output).as_posix())
             parts.append(f"<figure><figcaption>{caption}</figcaption><img loading=lazy src='{source}'></figure>")
     with write_atomic(output / "worst.html") as temporary:

@@ -20,9 +20,10 @@ from accelerate import Accelerator
 from winwin_hf.data.benchmarks import catalog
 from winwin_hf.data.sources import OTHERS, SYNTHETIC, Source, open_source
 from winwin_hf.evaluation import report, submission
-from winwin_hf.evaluation.methods import Network, load
+from winwin_hf.evaluation.methods import load
 from winwin_hf.evaluation.report import Line
 from winwin_hf.evaluation.scoring import Frame, new_metric, score
+from winwin_hf.inference.predictor import Network
 from winwin_hf.inference.variational import Refined
 
 # ------------------------------------------------------------------ benchmarks on disk

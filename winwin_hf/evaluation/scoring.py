@@ -24,10 +24,9 @@ from winwin_hf.data.readers import DepthReader, FlowReader, SegmentationReader
 from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.sources import Source
 from winwin_hf.evaluation.metrics import DepthMetric, FlowMetric, SegmentationMetric, sum_rows
+from winwin_hf.task import TASKS
 
 Metric = FlowMetric | SegmentationMetric | DepthMetric
-# The figure of one image by which it is better or worse than another, and whether less is better.
-RANKED_BY = {"flow": ("epe", True), "depth": ("abs_rel", True), "segmentation": ("miou", False)}
 
 
 @dataclass
@@ -78,9 +77,9 @@ def new_metric(source: Source, double: str = "best", align: str | None = None) -
     """The metric of a source's task, empty. double: of flow, see FlowMetric ("best" is how Spring's benchmark scores). align: of
     depth, see DepthMetric."""
     entry = source.entry
-    if source.task == "flow":
+    if source.task == "optical-flow":
         return FlowMetric(double=double)
-    if source.task == "segmentation":
+    if source.task == "semantic-segmentation":
         labels = source.labels or ()
         return SegmentationMetric(len(labels), names=labels)
     low, high = entry.depth_range if entry else (1e-3, float("inf"))
@@ -101,7 +100,7 @@ def read_frame(source: Source, example: dict[str, Any]) -> Frame:
     sample = reader(example, np.random.default_rng(index))
     box = (0, 0, sample.height, sample.width)
     image, target = sample.first(box)
-    if source.task != "flow":
+    if source.task != "optical-flow":
         return Frame(index, name, image, None, target)
     return Frame(index, name, image, sample.second(box), target.transpose(2, 0, 1))
 
@@ -127,7 +126,7 @@ def score(
     Raises: BrokenExample, unless `skip_broken`; ValueError if nothing could be predicted.
     """
     world, rank = accelerator.num_processes, accelerator.process_index
-    key, less = RANKED_BY[source.task]
+    key, less = TASKS[source.task].figure, TASKS[source.task].lower_is_better
     images: list[Scored] = []
     broken: list[tuple[int, str, str]] = []
     worst: list[tuple[float, int, Frame, np.ndarray]] = []  # a heap whose first is the best of the worst
@@ -149,7 +148,7 @@ def score(
             row = None
             if frame.target is not None:
                 masks = {}
-                if source.task == "flow":
+                if source.task == "optical-flow":
                     masks = {"occluded": frame.occluded, "uncertainty": getattr(predict, "uncertainty", None)}
                 row = metric.row(prediction, frame.target, **masks)
                 value = float(metric.compute(row)[key])

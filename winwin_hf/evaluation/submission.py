@@ -21,16 +21,16 @@ from pathlib import Path
 import numpy as np
 
 from winwin_hf.data import formats
-from winwin_hf.data.rows import Task
+from winwin_hf.task import DataTask
 
 # Cityscapes' ids of its 19 scored classes, in the order of their train ids (cityscapesScripts, labels.py).
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
 
-def path_of(folder: Path, set_name: str, task: Task, name: str) -> Path:
+def path_of(folder: Path, set_name: str, task: DataTask, name: str) -> Path:
     """Where the prediction of example `name` of a data set belongs under `folder`."""
     safe = Path(*[part for part in Path(name).parts if part not in ("..", "/")])
-    if task != "flow":
+    if task != "optical-flow":
         return folder / set_name / safe.with_name(safe.name + ".png")
     if set_name.startswith("sintel"):
         return folder / set_name / ("final" if "final" in set_name else "clean") / safe.with_name(safe.name + ".flo")
@@ -54,7 +54,7 @@ def _spring(name: Path, kind: str) -> Path:
     return Path("test") / name.parts[0] / stem / f"{stem}_{numbers[-1]}{suffix}"
 
 
-def write(folder: Path, set_name: str, task: Task, name: str, prediction: np.ndarray) -> Path:
+def write(folder: Path, set_name: str, task: DataTask, name: str, prediction: np.ndarray) -> Path:
     """
     Writes one prediction and returns its path.
 
@@ -63,9 +63,9 @@ def write(folder: Path, set_name: str, task: Task, name: str, prediction: np.nda
     """
     path = path_of(folder, set_name, task, name)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if task == "depth":
+    if task == "depth-estimation":
         formats.write_depth_png(path, prediction, scale=256)
-    elif task == "segmentation":
+    elif task == "semantic-segmentation":
         ids = prediction.astype(np.uint8)
         if set_name == "cityscapes":
             ids = np.array(CITYSCAPES_IDS, np.uint8)[ids]

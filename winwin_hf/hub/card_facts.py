@@ -23,6 +23,7 @@ from winwin_hf.data.sources import SYNTHETIC
 from winwin_hf.evaluation.report import UNITS as FIGURES
 from winwin_hf.hub.card_figures import REPOSITORY, Results
 from winwin_hf.model.configuration_winwin import WinWinConfig
+from winwin_hf.task import ARCHITECTURES, Task
 from winwin_hf.training.recipe import Recipe, load_recipe
 
 FACTS = "card.json"
@@ -77,39 +78,6 @@ RESTRICTED = re.compile(
 UNSTATED = re.compile(r"not (stated|verified|given|noted)|nobody noted", re.I)
 
 
-@dataclass(frozen=True)
-class Kind:
-    """What a card says of one class of models. tag: pipeline_tag. use: of the pipeline, or None where transformers has none."""
-
-    tag: str
-    title: str
-    use: str | None
-
-
-KINDS = {
-    "WinWinForOpticalFlow": Kind(
-        "optical-flow-estimation",
-        "Optical flow between two frames",
-        'pipeline("optical-flow", model="{name}"{trust})(frame1, frame2)["flow"]  # (2, H, W), pixels',
-    ),
-    "WinWinForSemanticSegmentation": Kind(
-        "image-segmentation",
-        "Semantic segmentation of one image",
-        'pipeline("image-segmentation", model="{name}"{trust})(image)',
-    ),
-    "WinWinForDepthEstimation": Kind(
-        "depth-estimation",
-        "Metric depth from one image",
-        'pipeline("depth-estimation", model="{name}"{trust})(image)["predicted_depth"]  # metres',
-    ),
-    "WinWinForPreTraining": Kind(
-        "image-feature-extraction", "Cross-view completion, to start other trainings from", None
-    ),
-    "WinWinModel": Kind("image-feature-extraction", "Features of an image", None),
-    "WinWinBackbone": Kind("image-feature-extraction", "Features of an image", None),
-}
-
-
 @dataclass
 class Facts:
     """What a card is made of."""
@@ -129,8 +97,8 @@ class Facts:
     worst: str | None = None  # what the picture of worst cases shows, if there is one
 
     @property
-    def kind(self) -> Kind:
-        return KINDS[self.architecture]
+    def task(self) -> Task:
+        return ARCHITECTURES[self.architecture]
 
     @property
     def terms(self) -> Terms | None:
@@ -159,9 +127,9 @@ def read_facts(
         architecture = (raw.get("architectures") or ["none"])[0]
     except ValueError as error:
         raise ValueError(f"{folder / 'config.json'}: expected JSON; {error}") from None
-    if raw.get("model_type") != WinWinConfig.model_type or architecture not in KINDS:
+    if raw.get("model_type") != WinWinConfig.model_type or architecture not in ARCHITECTURES:
         raise ValueError(
-            f"{folder / 'config.json'}: a {raw.get('model_type')} model, {architecture}; expected one of {', '.join(KINDS)}"
+            f"{folder / 'config.json'}: a {raw.get('model_type')} model, {architecture}; expected one of {', '.join(ARCHITECTURES)}"
         )
     whole = folder / "model.safetensors"
     weights = [whole] if whole.is_file() else folder.glob("model-*-of-*.safetensors")

@@ -21,11 +21,10 @@ from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_
 from winwin_hf.evaluation.depth_baselines import METHODS
 from winwin_hf.evaluation.methods import BASELINES
 from winwin_hf.evaluation.report import UNITS, folder_name, number
-from winwin_hf.evaluation.scoring import RANKED_BY
+from winwin_hf.task import TASKS
 
 # Names that hf.co/metrics has for ours; the others keep their own.
 METRICS = {"miou": "mean_iou"}
-TAGS = {"flow": "optical-flow-estimation", "segmentation": "image-segmentation", "depth": "depth-estimation"}
 SOURCE = "winwin evaluate"
 PLACE = "https://huggingface.co"
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -166,7 +165,7 @@ def model_index(results: list[Results], repo_id: str | None) -> list[EvalResult]
     url = f"{PLACE}/{repo_id}" if repo_id else None
     return [
         EvalResult(
-            task_type=TAGS[line["task"]],
+            task_type=TASKS[line["task"]].tag,
             dataset_type=line["hub"] or line["data"],
             dataset_name=line["data"],
             dataset_split=line["split"],
@@ -198,7 +197,7 @@ def eval_results(results: list[Results], repo_id: str, hub_datasets: dict[str, s
             raise ValueError(f"--hub-dataset {name}={repository}: expected OWNER/NAME or OWNER/NAME#TASK_ID")
     for result in results:
         for line in result.own():
-            key = RANKED_BY[line["task"]][0]
+            key = TASKS[line["task"]].figure
             place = hub_datasets.get(line["data"]) or line["hub"]
             value = finite(line["figures"]).get(key)
             if place is None or value is None:

@@ -22,9 +22,10 @@ from winwin_hf import bundled
 from winwin_hf.data.formats.files import write_atomic
 from winwin_hf.evaluation.report import UNITS as FIGURES
 from winwin_hf.evaluation.report import number
-from winwin_hf.hub.card_facts import FACTS, UNITS, Facts, Kind, Terms, base_model, datasets_of, read_facts, write_facts
+from winwin_hf.hub.card_facts import FACTS, UNITS, Facts, Terms, base_model, datasets_of, read_facts, write_facts
 from winwin_hf.hub.card_figures import METRICS, PLACE, SOURCE, finite, model_index, read_results, tables
 from winwin_hf.hub.card_pictures import CURVE, WORST, draw_curve, draw_worst
+from winwin_hf.task import Task
 from winwin_hf.training.recipe import dump_recipe
 
 # ------------------------------------------------------------------ the card
@@ -39,16 +40,16 @@ def card(name: str, facts: Facts, repo_id: str | None = None, picture: tuple[str
         repo_id: OWNER/NAME on the Hub. Without, the card is of a bundled checkpoint, which is used by its bare name.
         picture: file name and caption of an example.
     """
-    kind, terms = facts.kind, facts.terms
+    task, terms = facts.task, facts.terms
     place = repo_id or name
     keys = dict.fromkeys(key for line in _figure_rows(facts) for key in line)
     metadata = ModelCardData(
         library_name="transformers",
-        pipeline_tag=kind.tag,
+        pipeline_tag=task.tag,
         license=terms.licence if terms else None,
         license_name=terms.licence_name if terms else None,
         license_link=terms.licence_link if terms else None,
-        tags=["winwin", kind.tag, *(["custom_code"] if repo_id else [])],
+        tags=["winwin", task.tag, *(["custom_code"] if repo_id else [])],
         datasets=datasets_of(facts.recipe) or None,
         base_model=base_model(facts.recipe),
         metrics=[METRICS.get(key, key) for key in keys if key != "loss"] or None,
@@ -60,13 +61,13 @@ def card(name: str, facts: Facts, repo_id: str | None = None, picture: tuple[str
     parts = [
         f"---\n{metadata.to_yaml()}\n---",
         f"# {name}",
-        f"{kind.title}, by a {facts.parameters / 1e6:.1f} M parameter Win-Win network (ICLR 2024, arXiv 2310.00632; an independent "
+        f"{task.headline}, by a {facts.parameters / 1e6:.1f} M parameter Win-Win network (ICLR 2024, arXiv 2310.00632; an independent "
         "implementation): trained on windows of each frame, run once on whole frames of any size.",
     ]
     if picture:
         parts.append(f"![{picture[1].partition('. ')[0]}]({picture[0]})\n\n{picture[1]}")
     parts += [
-        _use(kind, place, repo_id),
+        _use(task, place, repo_id),
         f"## Architecture\n\n{architecture(facts)}",
         f"## Training\n\n{_training(facts)}",
         f"## Figures\n\n{_figures(facts, place)}",
@@ -132,18 +133,22 @@ def architecture(facts: Facts) -> str:
     return "\n".join(lines)
 
 
-def _use(kind: Kind, place: str, repo_id: str | None) -> str:
+def _use(task: Task, place: str, repo_id: str | None) -> str:
     install = "" if repo_id else "; `winwin checkpoints install` once makes the bare name work"
     lines = [f"import winwin_hf  # registers the model{install}"]
-    if kind.use:
-        lines += ["from transformers import pipeline", "", kind.use.format(name=place, trust="")]
+    if task.example:
+        lines += ["from transformers import pipeline", "", task.example.format(name=place, options="")]
     else:
         lines += ["from transformers import AutoModel", "", f'model = AutoModel.from_pretrained("{place}")']
     text = "```python\n" + "\n".join(lines) + "\n```"
     if repo_id:
         bare = (
-            ["from transformers import pipeline", "", kind.use.format(name=place, trust=", trust_remote_code=True")]
-            if kind.use
+            [
+                "from transformers import pipeline",
+                "",
+                task.example.format(name=place, options=", trust_remote_code=True"),
+            ]
+            if task.example
             else [
                 "from transformers import AutoModel",
                 "",
@@ -242,7 +247,7 @@ def _training_index(facts: Facts, repo_id: str | None) -> list[EvalResult]:
     sets = {chosen.label: chosen for chosen in facts.recipe.evaluation.sets}
     return [
         EvalResult(
-            task_type=facts.kind.tag,
+            task_type=facts.task.tag,
             dataset_type=sets[label].name or first or "?",
             dataset_name=f"{sets[label].name or first}, {label}",
             dataset_config=label,
@@ -352,7 +357,7 @@ def family_card(known: dict[str, Facts]) -> str:
         licence = (terms.licence_name or terms.licence) if terms else "not known"
         use = "; not for commercial use" if terms and terms.restricted else ""
         rows.append(
-            f"| `{name}` | {facts.kind.title[0].lower() + facts.kind.title[1:]} | {facts.parameters / 1e6:.1f} M | "
+            f"| `{name}` | {facts.task.headline[0].lower() + facts.task.headline[1:]} | {facts.parameters / 1e6:.1f} M | "
             f"{', '.join(datasets_of(facts.recipe))} | {licence}{use} |"
         )
         parts.append(

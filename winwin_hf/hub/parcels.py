@@ -22,23 +22,16 @@ import yaml
 
 from winwin_hf import bundled
 from winwin_hf.hub.card_pictures import CURVE, WORST
+from winwin_hf.task import ARCHITECTURES
 
 SHARD = 10**9  # bytes; weights beyond it are split, so that an interrupted transfer loses little
-CODE = Path(__file__).resolve().parent
+CODE = Path(__file__).resolve().parents[1] / "model"
 ENTRIES = (
     "configuration_winwin",
     "modeling_winwin",
     "image_processing_winwin",
     "pipeline_winwin",
 )  # and what they import
-AUTO = {
-    "WinWinForOpticalFlow": ("AutoModel",),
-    "WinWinForSemanticSegmentation": ("AutoModel", "AutoModelForSemanticSegmentation"),
-    "WinWinForDepthEstimation": ("AutoModel", "AutoModelForDepthEstimation"),
-    "WinWinForPreTraining": ("AutoModel", "AutoModelForPreTraining"),
-    "WinWinModel": ("AutoModel",),
-    "WinWinBackbone": ("AutoBackbone",),
-}
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 # What must not go, by suffix, and why.
 KEPT_BACK = {
@@ -207,7 +200,7 @@ def _config(folder: Path, architecture: str) -> dict[str, Any]:
     config["auto_map"] = {
         "AutoConfig": "configuration_winwin.WinWinConfig",
         "AutoImageProcessor": "image_processing_winwin.WinWinImageProcessor",
-        **dict.fromkeys(AUTO[architecture], f"modeling_winwin.{architecture}"),
+        **dict.fromkeys(ARCHITECTURES[architecture].auto_classes, f"modeling_winwin.{architecture}"),
     }
     config.pop("custom_pipelines", None)
     if architecture == "WinWinForOpticalFlow":
@@ -234,28 +227,27 @@ def example_picture(folder: Path, architecture: str, path: Path) -> str | None:
 
     None where there is nothing to see (features) or the package came without frames.
     """
-    from winwin_hf.cli import demo
     from winwin_hf.data import formats
     from winwin_hf.inference import drawing, tasks
 
-    frames = demo.examples_folder()
+    frames = bundled.examples_folder()
     wanted = {
-        "WinWinForOpticalFlow": demo.PAIRS[0],
-        "WinWinForSemanticSegmentation": demo.SEGMENTED[:1],
-        "WinWinForDepthEstimation": demo.MEASURED[:1],
+        "WinWinForOpticalFlow": bundled.PAIRS[0],
+        "WinWinForSemanticSegmentation": bundled.SEGMENTED[:1],
+        "WinWinForDepthEstimation": bundled.MEASURED[:1],
     }.get(architecture, ())
     if not wanted or not all((frames / name).is_file() for name in wanted):
         return None
     images = [formats.read_image(frames / name) for name in wanted]
     if architecture == "WinWinForOpticalFlow":
-        predictor = tasks.load(str(folder), "flow")
+        predictor = tasks.load(str(folder), "optical-flow")
         flow = tasks.predict_flow(predictor, images[0], images[1]).values
         back = drawing.warp(images[1], flow)
         pictures = [("frame 1", images[0]), ("flow", tasks.flow_picture(flow)), ("frame 2", images[1])]
         pictures.append(("frame 2 warped to frame 1", back))
         what = "Optical flow"
     elif architecture == "WinWinForSemanticSegmentation":
-        predictor = tasks.load(str(folder), "segment")
+        predictor = tasks.load(str(folder), "semantic-segmentation")
         labels = tasks.predict_segmentation(predictor, images[0]).values
         pictures = [
             ("image", images[0]),
@@ -263,7 +255,7 @@ def example_picture(folder: Path, architecture: str, path: Path) -> str | None:
         ]
         what = "Classes"
     else:
-        predictor = tasks.load(str(folder), "depth")
+        predictor = tasks.load(str(folder), "depth-estimation")
         depth = tasks.predict_depth(predictor, images[0]).values
         pictures = [("image", images[0]), ("depth, near pale, far dark", tasks.depth_picture(depth))]
         what = "Depth"

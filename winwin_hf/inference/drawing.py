@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from winwin_hf.inference.flow_colours_winwin import _array, _components, flow_to_image
+from winwin_hf.model.flow_colours_winwin import _array, _components, flow_to_image
 
 
 def color_wheel_legend(size: int = 151) -> np.ndarray:

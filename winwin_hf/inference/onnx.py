@@ -12,8 +12,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from winwin_hf.evaluation.methods import Network
 from winwin_hf.inference.flow import DensePrediction
+from winwin_hf.inference.predictor import Network
 
 RUNTIMES = ("onnxruntime", "openvino")
 

@@ -26,12 +26,7 @@ from winwin_hf.inference import drawing
 from winwin_hf.inference import flow as inference
 from winwin_hf.inference.variational import refine
 from winwin_hf.model.flow_colours_winwin import flow_to_image
-
-TASK_CLASSES = {
-    "flow": "WinWinForOpticalFlow",
-    "depth": "WinWinForDepthEstimation",
-    "segment": "WinWinForSemanticSegmentation",
-}
+from winwin_hf.task import ARCHITECTURES, TASKS
 
 
 @dataclass
@@ -60,7 +55,7 @@ class Result:
 
 
 def load(name: str, task: str, device: str = "auto", min_pixels: int | None = None) -> Predictor:
-    """The checkpoint `name` for `task` ("flow", "depth" or "segment") on `device`.
+    """The checkpoint `name` for `task` (a name of task.py) on `device`.
 
     min_pixels: smaller images are enlarged to so many, as the image processor says; 0: never; None: as the checkpoint says.
 
@@ -82,11 +77,9 @@ def load(name: str, task: str, device: str = "auto", min_pixels: int | None = No
             known = ", ".join(bundled.folders()) or "none"
             raise OSError(f"no model could be loaded from {name!r} (bundled: {known}): {reason}") from error
         architecture = (getattr(config, "architectures", None) or ["none"])[0]
-        if architecture != TASK_CLASSES[task]:
-            meant = bundled.TASKS.get(architecture, architecture)
-            raise ValueError(
-                f"{name} is a checkpoint for {meant}; expected one for {bundled.TASKS[TASK_CLASSES[task]]}"
-            )
+        if architecture != TASKS[task].architecture:
+            meant = ARCHITECTURES[architecture].title if architecture in ARCHITECTURES else architecture
+            raise ValueError(f"{name} is a checkpoint for {meant}; expected one for {TASKS[task].title}")
         dtype: Any = torch.float32 if target.type == "cpu" else "auto"
         model = AutoModel.from_pretrained(source, dtype=dtype).to(target).eval()
         processor = AutoImageProcessor.from_pretrained(source)

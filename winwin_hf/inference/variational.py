@@ -14,7 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from winwin_hf.data.rows import Task
+from winwin_hf.task import DataTask
 
 SUFFIX = "+variational"
 SCALES = (4, 2, 1)
@@ -62,11 +62,11 @@ def _resize(flow: np.ndarray, size: tuple[int, int], interpolation: int) -> np.n
 class Refined:
     """A predictor of flow (see predictors.py) whose flow is refined."""
 
-    task: Task = "flow"
+    task: DataTask = "optical-flow"
     labels = None
 
     def __init__(self, predictor: Any):
-        if predictor.task != "flow":
+        if predictor.task != "optical-flow":
             raise ValueError(f"{predictor.name} is for {predictor.task}: only flow can be refined ({SUFFIX})")
         self.predictor = predictor
         self.name = predictor.name + SUFFIX

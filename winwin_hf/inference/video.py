@@ -97,7 +97,7 @@ def run(
     _check(folder, target, flo or backward, max_motion, rate)
     if (count := len(list(itertools.islice(source.frames(), 2)))) < 2:
         raise ValueError(f"{source.name}: {count} frame(s) from {start} on, every {stride}; expected two or more.")
-    predictor = tasks.load(model_name, "flow", device, min_pixels)
+    predictor = tasks.load(model_name, "optical-flow", device, min_pixels)
 
     results = Results(folder, flo, backward)
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,15 +18,20 @@ from winwin_hf.model.modeling_winwin import (
     WinWinForPreTraining,
     WinWinForSemanticSegmentation,
 )
+from winwin_hf.task import TASKS
 from winwin_hf.training.evaluate import make_collator
 from winwin_hf.training.initialise import initialise
 from winwin_hf.training.recipe import OptimizationRecipe, Recipe
 
+# Only the classes: what else belongs to a task is in task.py.
 MODELS = {
-    "optical-flow": (WinWinForOpticalFlow, "flow"),
-    "semantic-segmentation": (WinWinForSemanticSegmentation, "segmentation"),
-    "depth-estimation": (WinWinForDepthEstimation, "depth"),
-    "pre-training": (WinWinForPreTraining, "flow"),
+    cls.__name__: cls
+    for cls in (
+        WinWinForDepthEstimation,
+        WinWinForOpticalFlow,
+        WinWinForPreTraining,
+        WinWinForSemanticSegmentation,
+    )
 }
 
 
@@ -89,9 +94,10 @@ def make_loader(
 
 def make_model(recipe: Recipe, source: Source) -> Any:
     """A new model, or one that starts from `model.init`'s encoder, decoder and whatever else has its name and shape; partly frozen."""
-    model_class, task = MODELS[recipe.task]
-    if source.task != task:
-        raise ValueError(f"task {recipe.task!r} needs data for {task}, but {source.name!r} is for {source.task}")
+    task = TASKS[recipe.task]
+    model_class = MODELS[task.architecture]
+    if source.task != task.data:
+        raise ValueError(f"task {recipe.task!r} needs data for {task.data}, but {source.name!r} is for {source.task}")
     labels = {"id2label": dict(enumerate(source.labels))} if source.labels else {}
     config = recipe.config(**labels)
     model = model_class(config)

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from winwin_hf.data.collator import Reader, WinWinCollator
 from winwin_hf.data.sources import SYNTHETIC, Source, open_source
-from winwin_hf.evaluation.methods import Network
 from winwin_hf.evaluation.report import UNITS, number
 from winwin_hf.evaluation.scoring import new_metric, score
+from winwin_hf.inference.predictor import Network
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.training.recipe import EvaluationSet, Recipe, load_recipe
 

@@ -19,9 +19,8 @@ from winwin_hf.checked import FORBID, build
 from winwin_hf.data.collator import SecondStrategy
 from winwin_hf.data.guesses import GuessStrategy
 from winwin_hf.model.configuration_winwin import WinWinConfig
+from winwin_hf.task import TaskName
 from winwin_hf.windows import Strategy
-
-Task = Literal["optical-flow", "semantic-segmentation", "depth-estimation", "pre-training"]
 
 
 @dataclasses.dataclass
@@ -152,7 +151,7 @@ class Recipe:
     and the final model. save_every: steps between states. log_every: steps between lines of metrics.jsonl. trackers: where
     Accelerate also logs to."""
 
-    task: Task
+    task: TaskName
     data: DataRecipe
     model: ModelRecipe = dataclasses.field(default_factory=ModelRecipe)
     windows: Strategy = dataclasses.field(default_factory=lambda: Strategy("windows", size=(6, 6)))

@@ -58,7 +58,7 @@ def real_sets(context: Context, pairs: int) -> list[FlowSet]:
     found = []
     for given, path in context.data.items():
         name = ALIASES.get(given, given)
-        if name in catalog.SETS and catalog.SETS[name].task == "flow":
+        if name in catalog.SETS and catalog.SETS[name].task == "optical-flow":
             source = open_source(name, path, catalog.entry_of(name).scored, skip_broken=True)
             found.append(FlowSet(name, name, source, pairs))
     return found
@@ -96,7 +96,7 @@ class Prediction:
 def load(name: str | Path) -> methods.Network:
     """A bundled checkpoint by name, or a training's model folder."""
     network = methods.load(str(name), Accelerator(), min_pixels=0)
-    if not isinstance(network, methods.Network) or network.task != "flow":
+    if not isinstance(network, methods.Network) or network.task != "optical-flow":
         raise ValueError(f"{name}: expected a checkpoint for optical flow")
     return network
 

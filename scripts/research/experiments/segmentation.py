@@ -124,9 +124,9 @@ def score(
 
     import winwin_hf  # noqa: F401  registers the Auto classes
     from winwin_hf.data.sources import open_source
-    from winwin_hf.evaluation.methods import Network
     from winwin_hf.evaluation.scoring import new_metric
     from winwin_hf.evaluation.scoring import score as score_frames
+    from winwin_hf.inference.predictor import Network
     from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 
     recipe = load_recipe(folder / "model" / "recipe.yaml")
@@ -145,7 +145,7 @@ def score(
         processor = WinWinImageProcessor(patch_size=patch)
         if scale != 1:
             processor = WinWinImageProcessor(patch_size=patch, do_resize=True, size={"height": height, "width": width})
-        return Network(model, processor, accelerator, "segmentation", tile=tile, overlap=OVERLAP)(image)
+        return Network(model, processor, accelerator, "semantic-segmentation", tile=tile, overlap=OVERLAP)(image)
 
     source = open_source(recipe.data.name or "camvid", str(data), "val")
     result = score_frames(predict, source, new_metric(source), accelerator, title=f"{folder.name} at {scale:g}x")

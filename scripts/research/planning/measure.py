@@ -170,7 +170,7 @@ def decoding(repeat: int = 7) -> dict[str, float]:
     from winwin_hf.windows import Strategy
 
     cv2.setNumThreads(0)
-    collator = WinWinCollator(FlowReader(FlowAugmentation()), Strategy("windows", size=(10, 10)), "flow")
+    collator = WinWinCollator(FlowReader(FlowAugmentation()), Strategy("windows", size=(10, 10)), "optical-flow")
 
     def seconds(function: Any) -> float:
         taken = []

@@ -48,7 +48,7 @@ def test_unknown_name_gets_the_nearest():
 
 def test_load_and_slices():
     dataset = catalog.load("camvid", CAMVID, "train")
-    assert len(dataset) == 3 and set(dataset.column_names) == set(COLUMNS["segmentation"])
+    assert len(dataset) == 3 and set(dataset.column_names) == set(COLUMNS["semantic-segmentation"])
     assert dataset["name"][:] == [Path(cell["path"]).stem for cell in dataset["label"][:]]
     assert catalog.load("camvid", CAMVID, "train[1:]")["name"][:] == dataset["name"][1:]
     assert catalog.load("camvid", CAMVID, "train[:34%]")["name"][:] == dataset["name"][:1]

@@ -54,7 +54,7 @@ def test_flow_figures_are_those_of_the_files(tmp_path):
     one[..., :] = (3, -4)  # 48 pixels that move by 5
     two[0] = (0, 2)  # 10 by 2, 30 not at all, of which 20 are unknown
     two[2:] = np.nan
-    report = checked("flow", write_flow_folder(tmp_path, [one, two]))
+    report = checked("optical-flow", write_flow_folder(tmp_path, [one, two]))
     assert report.ok and report.broken == [] and report.truth == 2
     assert report.sizes == {"4x10": 1, "6x8": 1}
     assert report.known == pytest.approx((48 + 20) / 88)
@@ -74,38 +74,38 @@ def test_depth_and_class_figures(tmp_path):
         "depth": cell(tmp_path / "d.png"),
         "depth_format": "png:1000",
     }
-    report = checked("depth", [row])
+    report = checked("depth-estimation", [row])
     assert report.known == 0.25
     assert report.figures == pytest.approx({"smallest_depth": 1, "mean_depth": 3, "largest_depth": 6})
 
     ids = np.repeat(np.array([[0, 1, 1, 255]], np.uint8), 4, axis=0)
     formats.write_labels(tmp_path / "l.png", ids)
     row = {"name": "a", "image": cell(tmp_path / "i.png"), "label": cell(tmp_path / "l.png"), "label_format": "ids"}
-    report = checked("segmentation", [row], labels=("road", "car", "sky"))
+    report = checked("semantic-segmentation", [row], labels=("road", "car", "sky"))
     assert report.known == 0.75 and report.figures == {}
     assert report.classes == pytest.approx({"road": 1 / 3, "car": 2 / 3, "sky": 0})
-    assert checked("segmentation", [row]).broken == []  # unknown classes: any id is one
+    assert checked("semantic-segmentation", [row]).broken == []  # unknown classes: any id is one
 
 
 def test_wrong_units_are_pointed_out(tmp_path):
     formats.save_image(tmp_path / "i.png", np.zeros((4, 4, 3), np.uint8))
     formats.write_depth_png(tmp_path / "d.png", np.full((4, 4), 2.5))  # millimetres
     row = {"name": "a", "image": cell(tmp_path / "i.png"), "depth": cell(tmp_path / "d.png")}
-    assert checked("depth", [row | {"depth_format": "png:1000"}]).hints == []
-    (hint,) = checked("depth", [row | {"depth_format": "png:1"}]).hints
+    assert checked("depth-estimation", [row | {"depth_format": "png:1000"}]).hints == []
+    (hint,) = checked("depth-estimation", [row | {"depth_format": "png:1"}]).hints
     assert "2.5e+03 m" in hint and "metres" in hint
     rows = write_flow_folder(tmp_path, [np.full((4, 4, 2), 5.0, np.float32)])
-    (hint,) = checked("flow", rows).hints
+    (hint,) = checked("optical-flow", rows).hints
     assert "longer than the frame's diagonal of 6 px" in hint
-    (hint,) = checked("flow", write_flow_folder(tmp_path, [np.full((4, 4, 2), np.nan, np.float32)])).hints
+    (hint,) = checked("optical-flow", write_flow_folder(tmp_path, [np.full((4, 4, 2), np.nan, np.float32)])).hints
     assert "unknown everywhere" in hint
-    twice = checked("flow", rows + rows).hints
+    twice = checked("optical-flow", rows + rows).hints
     assert any("pair 0" in hint and "unique" in hint for hint in twice)
 
 
 def test_a_split_without_ground_truth(tmp_path):
     (row,) = write_flow_folder(tmp_path, [np.zeros((4, 4, 2), np.float32)])
-    report = checked("flow", [row | {"flow": None, "flow_format": None}])
+    report = checked("optical-flow", [row | {"flow": None, "flow_format": None}])
     assert report.ok and report.truth == 0 and report.known is None and report.figures == {}
     assert "none" in check.Report("", [report]).lines()[0]
 
@@ -119,7 +119,7 @@ def test_every_broken_file_is_named(tmp_path, workers):
     (tmp_path / "1.flo").write_bytes((tmp_path / "1.flo").read_bytes()[:-5])
     content = (tmp_path / "4_image2.png").read_bytes()
     (tmp_path / "4_image2.png").write_bytes(content[:40])
-    report = checked("flow", rows, missing=["/gone.png"], workers=workers)
+    report = checked("optical-flow", rows, missing=["/gone.png"], workers=workers)
     assert [message.split(":")[0] for message in report.broken] == ["pair 1", "pair 4"]
     assert str(tmp_path / "1.flo") in report.broken[0] and str(tmp_path / "4_image2.png") in report.broken[1]
     assert report.examples == 6 and report.truth == 4 and report.sizes == {"4x4": 4}
@@ -140,7 +140,7 @@ class Crashing(FlowReader):
 
 def test_a_file_that_ends_its_process_is_named(tmp_path):
     rows = write_flow_folder(tmp_path, [np.zeros((4, 4, 2), np.float32)] * 5)
-    results = dict(check._in_processes(Crashing(), rows, "flow", 2))
+    results = dict(check._in_processes(Crashing(), rows, "optical-flow", 2))
     assert sorted(results) == [0, 1, 2, 3, 4]
     assert [isinstance(results[k], check.Measured) for k in range(5)] == [True, False, False, False, True]
     assert "pair 1" in results[1] and "SIGABRT" in results[1] and str(tmp_path / "1.flo") in results[1]
@@ -156,14 +156,14 @@ class Unborn(DepthReader):
 
 def test_processes_that_cannot_start_are_an_error():
     with pytest.raises(RuntimeError, match=r"exit code 3.*__main__"):
-        list(check._in_processes(Unborn(), [{"name": "a"}], "depth", 1))
+        list(check._in_processes(Unborn(), [{"name": "a"}], "depth-estimation", 1))
 
 
 def test_a_link_that_leads_nowhere_is_missing(tmp_path):
     rows = write_flow_folder(tmp_path, [np.zeros((4, 4, 2), np.float32)])
     (tmp_path / "0.flo").unlink()
     (tmp_path / "0.flo").symlink_to(tmp_path / "elsewhere.flo")
-    this = entry("flow", rows)
+    this = entry("optical-flow", rows)
     report = check.check_split(this, "train", this.find(Path(), "train"), decode=False)
     assert not report.ok and report.broken is None
     assert report.missing == [f"{tmp_path / '0.flo'} (No such file or directory)"]
@@ -174,7 +174,7 @@ def test_entries_of_one_file_count_it_once(tmp_path):
     formats.write_nyu_mat(tmp_path / "many.mat", images, depths)
     cells = [cell(f"{tmp_path / 'many.mat'}::{k}") for k in range(3)]
     rows = [{"name": str(k), "image": c, "depth": c, "depth_format": "nyu-mat"} for k, c in enumerate(cells)]
-    report = checked("depth", rows)
+    report = checked("depth-estimation", rows)
     assert report.ok and report.truth == 3 and report.bytes == (tmp_path / "many.mat").stat().st_size
 
 
@@ -231,8 +231,8 @@ def test_any_folder_of_images_counts_only_where_no_set_is_known(tmp_path, monkey
         sets(monkeypatch, *entries)
         return [split.name for split in check.check(tmp_path, decode=False).splits]
 
-    generic, known = entry("flow", rows, name="flow-folder"), entry("flow", rows, name="known")
-    incomplete = entry("flow", [], ["/gone.png"], name="incomplete")
+    generic, known = entry("optical-flow", rows, name="flow-folder"), entry("optical-flow", rows, name="known")
+    incomplete = entry("optical-flow", [], ["/gone.png"], name="incomplete")
     assert names(generic, known, incomplete) == ["known"]
     assert names(generic, incomplete) == ["flow-folder"]
     assert names(incomplete) == ["incomplete"]
@@ -242,7 +242,7 @@ def test_any_folder_of_images_counts_only_where_no_set_is_known(tmp_path, monkey
 def test_a_split_of_everything_is_not_decoded_again(monkeypatch, tmp_path):
     rows = write_flow_folder(tmp_path, [np.zeros((4, 4, 2), np.float32)])
     splits = {"train": Found(rows), "all": Found(rows)}
-    this = DataSet("mine", "flow", lambda root, split: splits[split], ("train", "all"), "all", "", "", "")
+    this = DataSet("mine", "optical-flow", lambda root, split: splits[split], ("train", "all"), "all", "", "", "")
     sets(monkeypatch, this)
     assert [split.split for split in check.check(tmp_path, decode=False).splits] == ["train"]
     assert [split.split for split in check.check(tmp_path, "mine", decode=False).splits] == ["train"]
@@ -272,8 +272,10 @@ def test_wrong_folders_names_and_splits(tmp_path):
 
 
 def test_a_report_in_its_three_forms(capsys):
-    good = check.SplitReport("a", "flow", "train", 2, [], [], {"4x6": 2}, 2, 0.5, {"mean_motion": 1.25}, bytes=1_500)
-    bad = check.SplitReport("b", "depth", "val", 5, [f"/m{k}" for k in range(12)], ["x: y"], hints=["odd"])
+    good = check.SplitReport(
+        "a", "optical-flow", "train", 2, [], [], {"4x6": 2}, 2, 0.5, {"mean_motion": 1.25}, bytes=1_500
+    )
+    bad = check.SplitReport("b", "depth-estimation", "val", 5, [f"/m{k}" for k in range(12)], ["x: y"], hints=["odd"])
     report = check.Report("/data", [good, bad], {"a:test": "/data/test is missing: expected so and so"})
     lines = report.lines()
     assert lines[0].startswith("a:train: 2 examples, all decoded, 4x6, 50.0% known, mean motion 1.25 px, 1.5 kB")

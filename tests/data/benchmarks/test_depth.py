@@ -164,7 +164,7 @@ def test_rows_and_values(frames, find, place, split, expected, kind, tolerance):
         pictures.append(depth)
     differ = [np.nanmax(np.abs(a - b)) * frames.LEVELS[kind] for a, b in pairwise(pictures)]
     assert all(most > 4 * tolerance for most in differ)  # another frame's depth would not pass
-    assert len(table(found.rows, "depth")) == len(expected)
+    assert len(table(found.rows, "depth-estimation")) == len(expected)
 
 
 def test_frames_come_from_their_script(frames, tmp_path):
@@ -191,7 +191,7 @@ def test_frames_come_from_their_script(frames, tmp_path):
 def test_catalogue():
     assert len(ENTRIES) == len(SETS) == 10
     for entry in SETS:
-        assert entry.task == "depth" and entry.scored in entry.splits and entry.terms and entry.layout
+        assert entry.task == "depth-estimation" and entry.scored in entry.splits and entry.terms and entry.layout
         assert entry.source.startswith("https://") or entry.name == "depth-folder"
         assert entry.labels is None and entry.palette is None
     assert (ENTRIES["nyuv2"].depth_range, ENTRIES["nyuv2"].crop) == ((1e-3, 10.0), "eigen")
@@ -376,7 +376,7 @@ def test_kitti_test_has_no_depth():
     found = kitti_depth_selection(ROOT / "kitti", "test")
     assert names(found) == ["0000000000", "0000000001"] and found.missing == []
     assert all(row["depth"] is None and row["depth_format"] is None for row in found.rows)
-    assert table(found.rows, "depth")[0]["depth"] is None
+    assert table(found.rows, "depth-estimation")[0]["depth"] is None
 
 
 def test_hypersim_splits(copy):

@@ -105,7 +105,7 @@ def test_the_rows_of_a_split(name, folder, split, expected):
         assert set(row) == COLUMNS and (row["flow"] is None) == (row["flow_format"] is None)
         assert (row["flow"] is None) == (split == "test" and not name.startswith("things"))
         assert row["image1"]["path"] != row["image2"]["path"] and row["image1"]["bytes"] is None
-    dataset = table(found.rows, "flow")
+    dataset = table(found.rows, "optical-flow")
     assert dataset["name"][:] == expected and dataset[0]["image1"].mode == "RGB"
 
 
@@ -352,7 +352,7 @@ def test_a_wrong_root(name, tmp_path):
 @pytest.mark.parametrize("name", ENTRIES)
 def test_an_unknown_split(name):
     entry = ENTRIES[name]
-    assert entry.scored in entry.splits and entry.task == "flow" and entry.terms
+    assert entry.scored in entry.splits and entry.task == "optical-flow" and entry.terms
     with pytest.raises(ValueError, match=rf"no split 'validation': expected .*{entry.splits[-1]}"):
         entry.find(DATA, "validation")
 

@@ -128,7 +128,7 @@ def test_rows_and_values(find, place, split, expected, label_format, palette):
         assert np.abs(image - colours[label]).max() <= (4 if row["image"]["path"].endswith(".jpg") else 0)
         labels.append(label)
     assert all((a != b).any() for a, b in pairwise(labels))
-    assert len(table(found.rows, "segmentation")) == len(expected)
+    assert len(table(found.rows, "semantic-segmentation")) == len(expected)
 
 
 def test_camvid_as_segnet_packs_it():
@@ -181,7 +181,12 @@ def test_names_and_palettes():
 def test_catalogue():
     assert len(ENTRIES) == len(SETS) == 6
     for entry in SETS:
-        assert entry.task == "segmentation" and entry.scored == "val" and entry.splits[0] == "train" and entry.terms
+        assert (
+            entry.task == "semantic-segmentation"
+            and entry.scored == "val"
+            and entry.splits[0] == "train"
+            and entry.terms
+        )
         if entry.name == "masks-folder":
             assert entry.labels is None and entry.palette is None
         else:
@@ -256,7 +261,7 @@ def test_splits_without_labels():
         assert names(found) == [name] and found.missing == []
         assert found.rows[0]["label"] is None and found.rows[0]["label_format"] is None
         assert formats.decode_image(found.rows[0]["image"]["path"]).shape == (32, 48, 3)
-        assert table(found.rows, "segmentation")[0]["label"] is None
+        assert table(found.rows, "semantic-segmentation")[0]["label"] is None
 
 
 def test_an_empty_folder(copy):

@@ -60,7 +60,7 @@ def check_rows(found, expected, truth):
     for row in found.rows:
         assert set(row) == COLUMNS and (row["flow"] is not None) == truth == (row["flow_format"] is not None)
         assert row["image1"]["path"] != row["image2"]["path"]
-    assert table(found.rows, "flow")[0]["image2"].mode == "RGB"
+    assert table(found.rows, "optical-flow")[0]["image2"].mode == "RGB"
 
 
 @pytest.mark.parametrize(("name", "folder", "split", "expected"), LISTED, ids=ids(LISTED))
@@ -262,7 +262,7 @@ def test_a_wrong_root(name, tmp_path):
 @pytest.mark.parametrize("name", ENTRIES)
 def test_an_unknown_split(name):
     entry = ENTRIES[name]
-    assert entry.scored in entry.splits and entry.task == "flow" and entry.terms
+    assert entry.scored in entry.splits and entry.task == "optical-flow" and entry.terms
     with pytest.raises(ValueError, match=r"no split 'validation': expected .*test"):
         entry.find(DATA, "validation")
 

@@ -34,8 +34,8 @@ TESTS = FRAMES
 LABELS = ("road", "car", "sky", "tree")
 
 
-def write(rows: list[dict], output: Path, task: str = "flow", **options) -> list[Path]:
-    labels = LABELS if task == "segmentation" else None
+def write(rows: list[dict], output: Path, task: str = "optical-flow", **options) -> list[Path]:
+    labels = LABELS if task == "semantic-segmentation" else None
     options = {"name": "mine", "split": "train", "labels": labels, "shard_size": 4_000, **options}
     return write_shards(table(rows, task), output, task=task, **options)
 
@@ -46,7 +46,7 @@ def decoded(rows, task: str) -> list[tuple]:
     results = []
     for row in rows:
         frames = reader.decode(row)
-        values = dataclasses.astuple(frames) if task == "flow" else frames
+        values = dataclasses.astuple(frames) if task == "optical-flow" else frames
         results.append((row["name"], *values))
     return results
 
@@ -68,7 +68,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 # ------------------------------------------------------------------------------------------------------------- round trips
 
 
-@pytest.mark.parametrize("task", ["flow", "depth", "segmentation"])
+@pytest.mark.parametrize("task", ["optical-flow", "depth-estimation", "semantic-segmentation"])
 @pytest.mark.parametrize("format", ["parquet", "webdataset"])
 def test_rows_come_back_bit_for_bit(tmp_path, task, format):
     rows = make_rows(tmp_path / "files", task)
@@ -88,11 +88,11 @@ def test_rows_come_back_bit_for_bit(tmp_path, task, format):
         assert_same(decoded(back, task), original)
         texts = [column for column in COLUMNS[task] if column not in check.cells_of(task)]
         assert [[row[c] for c in texts] for row in back] == [[row[c] for c in texts] for row in rows]
-        assert back[3]["image1" if task == "flow" else "image"]["path"] == (
-            "3.image1.png" if task == "flow" else "3.image.png"
+        assert back[3]["image1" if task == "optical-flow" else "image"]["path"] == (
+            "3.image1.png" if task == "optical-flow" else "3.image.png"
         )
     info = shards_info(tmp_path / "out")
-    assert info["labels"] == (list(LABELS) if task == "segmentation" else None)
+    assert info["labels"] == (list(LABELS) if task == "semantic-segmentation" else None)
     assert (info["name"], info["task"], info["split"], info["rows"]) == ("mine", task, "train", len(rows))
     for noted, path in zip(info["files"], written, strict=True):
         assert noted["file"] == path.name and noted["bytes"] == path.stat().st_size
@@ -107,11 +107,11 @@ def test_entries_of_a_file_of_many_are_unpacked(tmp_path, format):
     formats.write_nyu_mat(tmp_path / "all.mat", images, depths)
     cells = [cell(f"{tmp_path / 'all.mat'}::{k}") for k in (2, 0, 3)]
     rows = [{"name": str(k), "image": c, "depth": c, "depth_format": "nyu-mat"} for k, c in enumerate(cells)]
-    write(rows, tmp_path / "out", "depth", format=format)
+    write(rows, tmp_path / "out", "depth-estimation", format=format)
     back = list(open_shards(tmp_path / "out"))
     assert [row["depth_format"] for row in back] == ["npy"] * 3
     assert [row["image"]["path"] for row in back] == ["all.mat-2.png", "all.mat-0.png", "all.mat-3.png"]
-    assert_same(decoded(back, "depth"), decoded(rows, "depth"))
+    assert_same(decoded(back, "depth-estimation"), decoded(rows, "depth-estimation"))
     assert shards_info(tmp_path / "out")["formats"] == {"depth_format": ["npy"]}
 
 
@@ -135,13 +135,15 @@ def test_every_real_layout_survives(tmp_path, folder, format):
         reader = check.plain_reader(entry.task, entry.labels)
         for before, after in zip(undecoded(dataset), open_shards(output), strict=True):
             one, two = reader.decode(before), reader.decode(after)
-            pairs = zip(*(dataclasses.astuple(x) if entry.task == "flow" else x for x in (one, two)), strict=True)
+            pairs = zip(
+                *(dataclasses.astuple(x) if entry.task == "optical-flow" else x for x in (one, two)), strict=True
+            )
             for x, y in pairs:
                 np.testing.assert_array_equal(x, y)
 
 
 def test_cells_that_are_none_stay_none(tmp_path):
-    rows = make_rows(tmp_path / "files", "flow", 4)
+    rows = make_rows(tmp_path / "files", "optical-flow", 4)
     for row in rows[1:3]:
         row |= {"occluded": None, "occluded_format": None}
     rows[2] |= {"flow": None, "flow_format": None}
@@ -149,28 +151,30 @@ def test_cells_that_are_none_stay_none(tmp_path):
     back = list(open_shards(tmp_path / "parquet"))
     assert [row["occluded"] is None for row in back] == [False, True, True, False]
     assert [row["flow_format"] for row in back] == ["flo", "flo", None, "flo"]
-    assert_same(decoded(back, "flow"), decoded(rows, "flow"))
+    assert_same(decoded(back, "optical-flow"), decoded(rows, "optical-flow"))
     with pytest.raises(ValueError, match=r"frame 0 has image1\.png.*frame 1 .*the format parquet"):
         write(rows, tmp_path / "webdataset", format="webdataset")
     assert not (tmp_path / "webdataset").exists()
     for row in rows:  # a split without ground truth is fine
         row |= {"occluded": None, "occluded_format": None, "flow": None, "flow_format": None}
     write(rows, tmp_path / "test", format="webdataset")
-    assert_same(decoded(open_shards(tmp_path / "test"), "flow"), decoded(rows, "flow"))
+    assert_same(decoded(open_shards(tmp_path / "test"), "optical-flow"), decoded(rows, "optical-flow"))
 
 
 def test_shards_of_shards_and_of_images_in_memory(tmp_path):
-    rows = make_rows(tmp_path / "files", "depth")
-    write(rows, tmp_path / "one", "depth")
+    rows = make_rows(tmp_path / "files", "depth-estimation")
+    write(rows, tmp_path / "one", "depth-estimation")
     again = open_shards(tmp_path / "one", streaming=False)
-    write_shards(again, tmp_path / "two", task="depth", name="mine", split="train", format="webdataset", workers=2)
-    assert_same(decoded(open_shards(tmp_path / "two"), "depth"), decoded(rows, "depth"))
+    write_shards(
+        again, tmp_path / "two", task="depth-estimation", name="mine", split="train", format="webdataset", workers=2
+    )
+    assert_same(decoded(open_shards(tmp_path / "two"), "depth-estimation"), decoded(rows, "depth-estimation"))
 
 
 def test_a_bare_process_reads_them_without_this_package(tmp_path):
-    rows = make_rows(tmp_path / "files", "segmentation", 5)
+    rows = make_rows(tmp_path / "files", "semantic-segmentation", 5)
     for format in ("parquet", "webdataset"):
-        write(rows, tmp_path / format, "segmentation", format=format, split="train[:5]")
+        write(rows, tmp_path / format, "semantic-segmentation", format=format, split="train[:5]")
     script = """
 import sys
 from pathlib import Path
@@ -201,7 +205,7 @@ print("fine")
 
 
 def test_a_tar_is_a_webdataset(tmp_path):
-    rows = make_rows(tmp_path / "files", "flow", 4)
+    rows = make_rows(tmp_path / "files", "optical-flow", 4)
     (path,) = write(rows, tmp_path / "out", format="webdataset", shard_size=10**9)
     with tarfile.open(path) as tar:
         members = tar.getmembers()
@@ -218,11 +222,11 @@ def test_a_tar_is_a_webdataset(tmp_path):
 
 def test_row_groups_fit_into_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "ROW_GROUP", 6_000)
-    rows = make_rows(tmp_path / "files", "flow")
+    rows = make_rows(tmp_path / "files", "optical-flow")
     (path,) = write(rows, tmp_path / "out", shard_size=10**9)
     file = pq.ParquetFile(path)
     assert file.num_row_groups > 2
-    size = sum(len(Path(rows[0][c]["path"]).read_bytes()) for c in check.cells_of("flow"))
+    size = sum(len(Path(rows[0][c]["path"]).read_bytes()) for c in check.cells_of("optical-flow"))
     assert all(file.metadata.row_group(k).num_rows <= 6_000 // (size - 100) for k in range(file.num_row_groups))
 
 
@@ -236,9 +240,9 @@ def identity(row):
 @pytest.mark.parametrize("format", ["parquet", "webdataset"])
 @pytest.mark.parametrize(("count", "multiple"), [(8, 4), (3, 1), (1, 1)])
 def test_two_processes_of_two_workers_read_every_row_once(tmp_path, format, count, multiple):
-    rows = make_rows(tmp_path / "files", "depth", 11)
+    rows = make_rows(tmp_path / "files", "depth-estimation", 11)
     size = sum(path.stat().st_size for path in (tmp_path / "files").iterdir()) // count + 1
-    written = write(rows, tmp_path / "out", "depth", format=format, shard_size=size, multiple_of=multiple)
+    written = write(rows, tmp_path / "out", "depth-estimation", format=format, shard_size=size, multiple_of=multiple)
     assert len(written) == count
     by_rank = []
     log = logging.FileHandler(tmp_path / "log")  # a file, since workers write to it, too
@@ -259,9 +263,9 @@ def test_two_processes_of_two_workers_read_every_row_once(tmp_path, format, coun
 
 
 def test_a_stream_goes_on_where_its_state_says(tmp_path):
-    rows = make_rows(tmp_path / "files", "depth")
+    rows = make_rows(tmp_path / "files", "depth-estimation")
     for format in ("parquet", "webdataset"):
-        write(rows, tmp_path / format, "depth", format=format)
+        write(rows, tmp_path / format, "depth-estimation", format=format)
         stream = open_shards(tmp_path / format)
         iterator = iter(stream)
         for _ in range(5):
@@ -297,8 +301,8 @@ def interrupt(monkeypatch, at: int) -> list[str]:
 @pytest.mark.parametrize("format", ["parquet", "webdataset"])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_interrupted_run_leaves_nothing_and_is_gone_on_with(tmp_path, monkeypatch, format, workers):
-    rows = make_rows(tmp_path / "files", "depth")
-    options = {"task": "depth", "format": format, "shard_size": 1_500, "workers": workers}
+    rows = make_rows(tmp_path / "files", "depth-estimation")
+    options = {"task": "depth-estimation", "format": format, "shard_size": 1_500, "workers": workers}
     undisturbed = write(rows, tmp_path / "whole", **options)
     output = tmp_path / "out"
     with monkeypatch.context() as patch:
@@ -322,7 +326,7 @@ def test_an_interrupted_run_leaves_nothing_and_is_gone_on_with(tmp_path, monkeyp
 
 
 def test_a_finished_shard_is_only_taken_again_if_it_is_provably_the_same(tmp_path, monkeypatch):
-    rows = make_rows(tmp_path / "files", "depth")
+    rows = make_rows(tmp_path / "files", "depth-estimation")
     output = tmp_path / "out"
 
     def stop_and_go_on(change) -> int:
@@ -330,12 +334,12 @@ def test_a_finished_shard_is_only_taken_again_if_it_is_provably_the_same(tmp_pat
         with monkeypatch.context() as patch:
             interrupt(patch, at=7)
             with pytest.raises(Interrupted):
-                write(rows, output, "depth", shard_size=1_500)
+                write(rows, output, "depth-estimation", shard_size=1_500)
         change()
         with monkeypatch.context() as patch:
             seen = interrupt(patch, at=10**9)
-            write(rows, output, "depth", shard_size=1_500)
-        assert_same(decoded(open_shards(output), "depth"), decoded(rows, "depth"))
+            write(rows, output, "depth-estimation", shard_size=1_500)
+        assert_same(decoded(open_shards(output), "depth-estimation"), decoded(rows, "depth-estimation"))
         return len(seen)
 
     def another_depth():
@@ -358,28 +362,28 @@ def test_a_finished_shard_is_only_taken_again_if_it_is_provably_the_same(tmp_pat
 
 
 def test_an_interruption_between_the_final_names(tmp_path, monkeypatch):
-    rows = make_rows(tmp_path / "files", "depth")
-    write(rows, tmp_path / "whole", "depth")
+    rows = make_rows(tmp_path / "files", "depth-estimation")
+    write(rows, tmp_path / "whole", "depth-estimation")
     for broken in ("card", "SIDECAR"):
         output = tmp_path / broken
         with monkeypatch.context() as patch:
             patch.setattr(shards, broken, None)  # the shards have their names already
             with pytest.raises(TypeError):
-                write(rows, output, "depth")
+                write(rows, output, "depth-estimation")
         if broken == "card":
             assert list(output.glob("*.parquet"))
         with pytest.raises(FileNotFoundError, match="has finished"):
             shards_info(output)
         with monkeypatch.context() as patch:
             seen = interrupt(patch, at=10**9)
-            write(rows, output, "depth")
+            write(rows, output, "depth-estimation")
         assert files_of(output) == files_of(tmp_path / "whole")
         if broken == "card":
             assert seen == []
 
 
 def test_the_same_rows_make_the_same_bytes(tmp_path):
-    rows = make_rows(tmp_path / "files", "flow")
+    rows = make_rows(tmp_path / "files", "optical-flow")
     for format in ("parquet", "webdataset"):
         write(rows, tmp_path / "one" / format, format=format)
         write(rows, tmp_path / "two" / format, format=format, workers=3)
@@ -391,7 +395,7 @@ def test_the_same_rows_make_the_same_bytes(tmp_path):
 
 @pytest.mark.parametrize("format", ["parquet", "webdataset"])
 def test_a_broken_or_missing_file_stops_with_its_name_or_is_skipped(tmp_path, format):
-    rows = make_rows(tmp_path / "files", "flow")
+    rows = make_rows(tmp_path / "files", "optical-flow")
     flow, image = tmp_path / "files" / "5.flo", tmp_path / "files" / "2.image2.png"
     flow.write_bytes(flow.read_bytes()[:-1])
     output = tmp_path / "out"
@@ -413,86 +417,90 @@ def test_a_broken_or_missing_file_stops_with_its_name_or_is_skipped(tmp_path, fo
 
 
 def test_a_shard_that_left_out_rows_is_not_taken_again_by_a_strict_run(tmp_path, monkeypatch):
-    rows = make_rows(tmp_path / "files", "depth")
+    rows = make_rows(tmp_path / "files", "depth-estimation")
     bad = tmp_path / "files" / "0.d.png"
     bad.write_bytes(b"")
     output = tmp_path / "out"
     with monkeypatch.context() as patch:
         interrupt(patch, at=6)
         with pytest.raises(Interrupted):
-            write(rows, output, "depth", shard_size=1_500, skip_broken=True)
+            write(rows, output, "depth-estimation", shard_size=1_500, skip_broken=True)
     with pytest.raises(BrokenExample, match="frame 0"):
-        write(rows, output, "depth", shard_size=1_500)
+        write(rows, output, "depth-estimation", shard_size=1_500)
 
 
 def test_rows_that_are_all_broken(tmp_path):
-    rows = make_rows(tmp_path / "files", "depth", 3)
+    rows = make_rows(tmp_path / "files", "depth-estimation", 3)
     for k in range(3):
         (tmp_path / "files" / f"{k}.d.png").write_bytes(b"")
     with pytest.raises(BrokenExample, match=r"all 3 rows are broken, such as .*0\.d\.png"):
-        write(rows, tmp_path / "out", "depth", skip_broken=True)
+        write(rows, tmp_path / "out", "depth-estimation", skip_broken=True)
     shutil.rmtree(tmp_path / "files")
     with pytest.raises(BrokenExample, match="all 3 rows lack a file"):
-        write(rows, tmp_path / "none", "depth", skip_broken=True)
+        write(rows, tmp_path / "none", "depth-estimation", skip_broken=True)
 
 
 def test_a_shard_of_broken_rows_only_is_left_out(tmp_path):
-    rows = make_rows(tmp_path / "files", "depth", 4)
+    rows = make_rows(tmp_path / "files", "depth-estimation", 4)
     (tmp_path / "files" / "1.d.png").write_bytes(b"not a png")
-    written = write(rows, tmp_path / "out", "depth", shard_size=1, skip_broken=True)
+    written = write(rows, tmp_path / "out", "depth-estimation", shard_size=1, skip_broken=True)
     assert [path.name[-22:] for path in written] == [f"0000{k}-of-00003.parquet" for k in range(3)]
     assert len(list(open_shards(tmp_path / "out"))) == 3
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path):
-    rows = make_rows(tmp_path / "files", "depth", 3)
-    write(rows, tmp_path / "out", "depth")
+    rows = make_rows(tmp_path / "files", "depth-estimation", 3)
+    write(rows, tmp_path / "out", "depth-estimation")
     before = files_of(tmp_path / "out")
     with pytest.raises(FileExistsError, match=r"dataset\.json is there already"):
-        write(rows, tmp_path / "out", "depth")
+        write(rows, tmp_path / "out", "depth-estimation")
     assert files_of(tmp_path / "out") == before
     for name in ("README.md", "other-00000-of-00001.tar"):
         (tmp_path / name / "x").mkdir(parents=True)
         (tmp_path / name / name).write_text("mine")
         with pytest.raises(FileExistsError, match=name):
-            write(rows, tmp_path / name, "depth")
+            write(rows, tmp_path / name, "depth-estimation")
         assert (tmp_path / name / name).read_text() == "mine"
     (tmp_path / "file").write_text("")
     with pytest.raises(FileExistsError, match="expected a folder"):
-        write(rows, tmp_path / "file", "depth")
+        write(rows, tmp_path / "file", "depth-estimation")
 
 
 def test_a_disk_without_space_is_said_before_anything_is_written(tmp_path, monkeypatch):
-    rows = make_rows(tmp_path / "files", "depth", 3)
+    rows = make_rows(tmp_path / "files", "depth-estimation", 3)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shards.shutil, "disk_usage", lambda path: usage._replace(free=2_000))
     with pytest.raises(OSError, match=r"need about .* kB, its disk has 2 kB free"):
-        write(rows, tmp_path / "out", "depth")
+        write(rows, tmp_path / "out", "depth-estimation")
 
 
 def test_wrong_arguments(tmp_path):
-    rows = make_rows(tmp_path / "files", "depth", 3)
+    rows = make_rows(tmp_path / "files", "depth-estimation", 3)
     out = tmp_path / "out"
     for options, message in [
         ({"format": "zip"}, "expected parquet or webdataset"),
-        ({"task": "optical-flow"}, "expected flow or depth or segmentation"),
+        ({"task": "flow"}, "expected optical-flow or depth-estimation or semantic-segmentation"),
         ({"shard_size": 0}, "must be positive"),
-        ({"task": "flow"}, "without image1, image2"),
+        ({"task": "optical-flow"}, "without image1, image2"),
     ]:
         with pytest.raises(ValueError, match=message):
-            write_shards(table(rows, "depth"), out, **{"task": "depth", "name": "a", "split": "b", **options})
+            write_shards(
+                table(rows, "depth-estimation"),
+                out,
+                **{"task": "depth-estimation", "name": "a", "split": "b", **options},
+            )
     with pytest.raises(ValueError, match="got 0 rows"):
-        write([], out, "depth")
+        write([], out, "depth-estimation")
     with pytest.raises(ValueError, match="got a IterableDataset"):
-        stream = table(rows, "depth").to_iterable_dataset()
-        write_shards(stream, out, task="depth", name="a", split="b")
+        stream = table(rows, "depth-estimation").to_iterable_dataset()
+        write_shards(stream, out, task="depth-estimation", name="a", split="b")
     assert not out.exists()
 
 
 def test_incomplete_or_other_shards_are_not_opened(tmp_path):
-    rows = make_rows(tmp_path / "files", "depth")
+    rows = make_rows(tmp_path / "files", "depth-estimation")
     out = tmp_path / "out"
-    first, second, *_ = write(rows, out, "depth")
+    first, second, *_ = write(rows, out, "depth-estimation")
     with pytest.raises(ValueError, match="holds the split 'train', not 'val'"):
         open_shards(out, split="val")
     with pytest.raises(ValueError, match="streamed whole"):
@@ -525,18 +533,18 @@ def test_a_random_access_copy_is_not_an_old_one(tmp_path, format):
     for value in (3, 7):
         formats.save_image(tmp_path / "i.png", np.full((H, W, 3), value, np.uint8))
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
-        write([{"name": "a", "image": cell(tmp_path / "i.png")}], tmp_path / "out", "depth", format=format)
+        write([{"name": "a", "image": cell(tmp_path / "i.png")}], tmp_path / "out", "depth-estimation", format=format)
         (row,) = open_shards(tmp_path / "out", streaming=False)
-        assert decoded([row], "depth")[0][1][0, 0, 0] == value
+        assert decoded([row], "depth-estimation")[0][1][0, 0, 0] == value
 
 
 @pytest.mark.parametrize("format", ["parquet", "webdataset"])
 def test_an_address_serves_as_well_as_a_folder(tmp_path, format):
-    rows = make_rows(tmp_path / "files", "depth")
-    write(rows, tmp_path / "a [b]", "depth", format=format)
-    assert_same(decoded(open_shards(tmp_path / "a [b]"), "depth"), decoded(rows, "depth"))
-    write(rows, tmp_path / "c", "depth", format=format)
-    assert_same(decoded(open_shards(f"file://{tmp_path}/c"), "depth"), decoded(rows, "depth"))
+    rows = make_rows(tmp_path / "files", "depth-estimation")
+    write(rows, tmp_path / "a [b]", "depth-estimation", format=format)
+    assert_same(decoded(open_shards(tmp_path / "a [b]"), "depth-estimation"), decoded(rows, "depth-estimation"))
+    write(rows, tmp_path / "c", "depth-estimation", format=format)
+    assert_same(decoded(open_shards(f"file://{tmp_path}/c"), "depth-estimation"), decoded(rows, "depth-estimation"))
 
 
 # --------------------------------------------------------------------------------------------------------------- the pieces
@@ -561,8 +569,8 @@ def test_parts_are_consecutive_full_and_about_equal(sizes, shard_size, multiple)
 
 
 def test_the_card_says_what_is_in_it(tmp_path):
-    rows = make_rows(tmp_path / "files", "segmentation", 4)
-    write(rows, tmp_path / "out", "segmentation", source="https://example.org/set", terms="CC BY-NC 4.0")
+    rows = make_rows(tmp_path / "files", "semantic-segmentation", 4)
+    write(rows, tmp_path / "out", "semantic-segmentation", source="https://example.org/set", terms="CC BY-NC 4.0")
     text = (tmp_path / "out" / "README.md").read_text()
     for part in ("source: https://example.org/set", "terms: CC BY-NC 4.0", "0 road, 1 car", "`ids:4`", "num_labels=4"):
         assert part in text
@@ -570,7 +578,7 @@ def test_the_card_says_what_is_in_it(tmp_path):
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1].replace("FOLDER", str(tmp_path / "out"))
     names: dict = {}
     exec(code, names)
-    np.testing.assert_array_equal(names["decoded"][1], decoded(rows[-1:], "segmentation")[0][2])
+    np.testing.assert_array_equal(names["decoded"][1], decoded(rows[-1:], "semantic-segmentation")[0][2])
 
 
 def test_a_catalogued_set_becomes_shards(tmp_path):
@@ -589,7 +597,7 @@ def test_a_catalogued_set_becomes_shards(tmp_path):
     assert shards_info(tmp_path / "out")["terms"] == entry.terms
     found = entry.find(TESTS / "CamVid", "train")
     assert isinstance(found, Found)
-    reader = check.plain_reader("segmentation", entry.labels)
+    reader = check.plain_reader("semantic-segmentation", entry.labels)
     for row, back in zip(found.rows, open_shards(tmp_path / "out"), strict=True):
         for x, y in zip(reader.decode(row), reader.decode(back), strict=True):
             np.testing.assert_array_equal(x, y)

@@ -123,7 +123,7 @@ def test_as_a_data_set():
     train, val = (
         open_source("synthetic-depth", split=split, settings=settings, length=3) for split in ("train", "val")
     )
-    assert train.task == "depth" and train.labels is None
+    assert train.task == "depth-estimation" and train.labels is None
     examples = [list(source.examples()) for source in (train, val)]
     assert [e["index"] for e in examples[0]] == [0, 1, 2] and not {e["seed"] for e in examples[0]} & {
         e["seed"] for e in examples[1]

@@ -150,7 +150,7 @@ def test_a_scene_is_a_function_of_its_seed_in_any_process(settings: SceneSetting
     assert again._bank is None
     np.testing.assert_array_equal(SyntheticFlow(settings)(example).first((8, 8, 64, 64))[0], here[0])
     # The package's folder stands in for the package, whose models take seconds to import.
-    folder = Path(synthetic.__file__).parents[1]
+    folder = Path(synthetic.__file__).parents[2]
     code = (
         f"import sys, types; p = types.ModuleType('winwin_hf'); p.__path__ = [{str(folder)!r}]; sys.modules['winwin_hf'] = p;"
         "import pickle, hashlib; r, e = pickle.load(sys.stdin.buffer); a, f = r(e).first((8, 8, 64, 64));"

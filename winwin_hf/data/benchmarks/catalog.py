@@ -79,7 +79,7 @@ def table_of(found: Found, name: str, root: str | Path, split: str, skip_missing
 def labels_of(name: str, root: str | Path) -> tuple[str, ...] | None:
     """Class names in the order of their ids; of a folder of one's own, those of its names.txt. None for other tasks."""
     entry = entry_of(name)
-    if entry.labels is None and entry.task == "segmentation":
+    if entry.labels is None and entry.task == "semantic-segmentation":
         return segmentation_sets.folder_names(Path(root))
     return entry.labels
 

@@ -31,8 +31,9 @@ from tqdm import tqdm
 from winwin_hf.data.benchmarks import catalog
 from winwin_hf.data.benchmarks.entry import DataSet
 from winwin_hf.data.readers import DepthReader, FlowReader, SegmentationReader
-from winwin_hf.data.rows import COLUMNS, TEXT, BrokenExample, Found, Task
+from winwin_hf.data.rows import COLUMNS, TEXT, BrokenExample, Found
 from winwin_hf.data.sample import IGNORE
+from winwin_hf.task import DataTask
 
 SHOWN = 10  # missing and broken files that a table lists; the JSON has all
 # Metres. Outside lies no scene that a network is trained on, but a file read in other units.
@@ -56,7 +57,7 @@ class SplitReport:
     """
 
     name: str
-    task: Task
+    task: DataTask
     split: str
     examples: int
     missing: list[str] = field(default_factory=list)
@@ -138,7 +139,7 @@ def _cells(split: SplitReport) -> list[str]:
     if split.known is not None:
         few = f" in {split.truth}" if split.truth < split.examples - len(split.broken or []) else ""
         truth = f"{split.known:.1%} known{few}"
-    unit = "px" if split.task == "flow" else "m"
+    unit = "px" if split.task == "optical-flow" else "m"
     figures = ", ".join(f"{name.replace('_', ' ')} {value:.2f} {unit}" for name, value in split.figures.items())
     if split.classes is not None:
         figures = f"{len(split.classes)} classes"
@@ -284,7 +285,7 @@ def check_split(
         report.hints.append(f"{len(repeated)} names aren't unique, such as {repeated[0]}")
     if decode:
         labels = entry.labels
-        if entry.task == "segmentation" and root is not None and labels is None:
+        if entry.task == "semantic-segmentation" and root is not None and labels is None:
             labels = catalog.labels_of(entry.name, root)
         with tqdm(total=len(found.rows), desc=f"{entry.name}:{split}", disable=not progress, unit="ex") as bar:
             _decode(report, found.rows, labels, workers, bar)
@@ -292,12 +293,12 @@ def check_split(
     return report
 
 
-def cells_of(task: Task) -> list[str]:
+def cells_of(task: DataTask) -> list[str]:
     """The columns that hold files."""
     return [column for column, feature in COLUMNS[task].items() if feature != TEXT]
 
 
-def paths_of(row: dict[str, Any], task: Task) -> list[str]:
+def paths_of(row: dict[str, Any], task: DataTask) -> list[str]:
     """The paths of a row's files, as its cells have them."""
     cells = [row.get(column) for column in cells_of(task)]
     return [cell["path"] for cell in cells if cell and cell.get("path")]
@@ -334,11 +335,11 @@ class Measured:
             self.classes = other.classes if self.classes is None else self.classes + other.classes
 
 
-def plain_reader(task: Task, labels: Sequence[str] | None) -> Any:
+def plain_reader(task: DataTask, labels: Sequence[str] | None) -> Any:
     """The task's reader, without augmentation. Where the classes aren't known, any id is one."""
-    if task == "flow":
+    if task == "optical-flow":
         return FlowReader()
-    return DepthReader() if task == "depth" else SegmentationReader(len(labels) if labels else IGNORE)
+    return DepthReader() if task == "depth-estimation" else SegmentationReader(len(labels) if labels else IGNORE)
 
 
 def measure(reader: Any, row: dict[str, Any]) -> Measured:
@@ -392,7 +393,7 @@ def _decode(
     elif sums.known:
         mean = sums.total / sums.known
         report.figures = {"mean_motion": mean, "largest_motion": sums.largest}
-        if report.task == "depth":
+        if report.task == "depth-estimation":
             report.figures = {
                 "smallest_depth": sums.smallest,
                 "mean_depth": mean,
@@ -405,12 +406,12 @@ def _hints(report: SplitReport, sums: Measured) -> list[str]:
     hints = []
     if sums.truth and not sums.known:
         hints.append(f"the ground truth of all {sums.truth} examples is unknown everywhere")
-    if report.task == "flow" and sums.known and sums.largest > sums.diagonal:
+    if report.task == "optical-flow" and sums.known and sums.largest > sums.diagonal:
         hints.append(
             f"a motion of {sums.largest:.0f} px is longer than the frame's diagonal of {sums.diagonal:.0f} px: "
             "are these unknown vectors, or another unit?"
         )
-    if report.task == "depth" and sums.known:
+    if report.task == "depth-estimation" and sums.known:
         mean, (low, high) = sums.total / sums.known, PLAUSIBLE_DEPTH
         if not low <= mean <= high:
             hints.append(f"a mean depth of {mean:.3g} m: are these metres?")
@@ -454,7 +455,7 @@ class _Worker:
     index: int | None = None  # of the row that it has
 
 
-def _in_processes(reader: Any, rows: Sequence[dict[str, Any]], task: Task, workers: int) -> Iterator[Result]:
+def _in_processes(reader: Any, rows: Sequence[dict[str, Any]], task: DataTask, workers: int) -> Iterator[Result]:
     """(index, result) of every row, as they come. Raises RuntimeError if processes can't be started at all."""
     # A fork of this process would inherit locks that its threads (OpenCV's, Arrow's) hold; a server without threads doesn't.
     methods = multiprocessing.get_all_start_methods()

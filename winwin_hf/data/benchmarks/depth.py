@@ -520,7 +520,7 @@ METRES_10, METRES_80 = (1e-3, 10.0), (1e-3, 80.0)
 SETS: tuple[DataSet, ...] = (
     DataSet(
         "nyuv2",
-        "depth",
+        "depth-estimation",
         nyuv2,
         NYU_SPLITS,
         "test",
@@ -532,7 +532,7 @@ SETS: tuple[DataSet, ...] = (
     ),
     DataSet(
         "kitti-depth",
-        "depth",
+        "depth-estimation",
         kitti_depth,
         KITTI_SPLITS,
         "val",
@@ -544,7 +544,7 @@ SETS: tuple[DataSet, ...] = (
     ),
     DataSet(
         "kitti-depth-selection",
-        "depth",
+        "depth-estimation",
         kitti_depth_selection,
         ("val", "test"),
         "val",
@@ -554,7 +554,7 @@ SETS: tuple[DataSet, ...] = (
     ),
     DataSet(
         "hypersim",
-        "depth",
+        "depth-estimation",
         hypersim,
         HYPERSIM_SPLITS,
         "test",
@@ -564,7 +564,7 @@ SETS: tuple[DataSet, ...] = (
     ),
     DataSet(
         "seven-scenes",
-        "depth",
+        "depth-estimation",
         seven_scenes,
         ("train", "val", "all"),
         "val",
@@ -574,7 +574,7 @@ SETS: tuple[DataSet, ...] = (
     ),
     DataSet(
         "seven-scenes-sequences",
-        "depth",
+        "depth-estimation",
         seven_scenes_sequences,
         ("train", "test", "all"),
         "test",
@@ -584,7 +584,7 @@ SETS: tuple[DataSet, ...] = (
     ),
     DataSet(
         "seven-scenes-raw",
-        "depth",
+        "depth-estimation",
         partial(seven_scenes_sequences, raw=True),
         ("train", "test", "all"),
         "test",
@@ -594,7 +594,7 @@ SETS: tuple[DataSet, ...] = (
     ),
     DataSet(
         "tartanair-depth",
-        "depth",
+        "depth-estimation",
         tartanair_depth,
         TARTANAIR_SPLITS,
         "train",
@@ -604,7 +604,7 @@ SETS: tuple[DataSet, ...] = (
     ),
     DataSet(
         "middlebury-depth",
-        "depth",
+        "depth-estimation",
         middlebury_depth,
         ("all",),
         "all",
@@ -614,7 +614,7 @@ SETS: tuple[DataSet, ...] = (
     ),
     DataSet(
         "depth-folder",
-        "depth",
+        "depth-estimation",
         depth_folder,
         OWN_SPLITS,
         "val",

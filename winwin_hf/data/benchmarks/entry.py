@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from winwin_hf.data.rows import Found, Task
+from winwin_hf.data.rows import Found
+from winwin_hf.task import DataTask
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class DataSet:
     """
 
     name: str
-    task: Task
+    task: DataTask
     find: Callable[[Path, str], Found]
     splits: tuple[str, ...]
     scored: str

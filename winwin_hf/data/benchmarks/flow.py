@@ -557,7 +557,7 @@ def flow_folder(root: Path, split: str) -> Found:
 def _entry(
     name: str, find: Callable[[Path, str], Found], splits: tuple[str, ...], scored: str, origin: Origin, terms: str
 ) -> DataSet:
-    return DataSet(name, "flow", find, splits, scored, origin.source, origin.layout, terms)
+    return DataSet(name, "optical-flow", find, splits, scored, origin.source, origin.layout, terms)
 
 
 SETS: tuple[DataSet, ...] = (

@@ -231,7 +231,7 @@ def folder_names(root: Path) -> tuple[str, ...] | None:
 SETS: tuple[DataSet, ...] = (
     DataSet(
         "camvid",
-        "segmentation",
+        "semantic-segmentation",
         camvid,
         SPLITS,
         "val",
@@ -243,7 +243,7 @@ SETS: tuple[DataSet, ...] = (
     ),
     DataSet(
         "camvid-colours",
-        "segmentation",
+        "semantic-segmentation",
         camvid_colours,
         (*SPLITS, "all"),
         "val",
@@ -255,7 +255,7 @@ SETS: tuple[DataSet, ...] = (
     ),
     DataSet(
         "bdd100k",
-        "segmentation",
+        "semantic-segmentation",
         bdd100k,
         SPLITS,
         "val",
@@ -267,7 +267,7 @@ SETS: tuple[DataSet, ...] = (
     ),
     DataSet(
         "cityscapes",
-        "segmentation",
+        "semantic-segmentation",
         cityscapes,
         SPLITS,
         "val",
@@ -279,7 +279,7 @@ SETS: tuple[DataSet, ...] = (
     ),
     DataSet(
         "ade20k",
-        "segmentation",
+        "semantic-segmentation",
         ade20k,
         SPLITS,
         "val",
@@ -291,7 +291,7 @@ SETS: tuple[DataSet, ...] = (
     ),
     DataSet(
         "masks-folder",
-        "segmentation",
+        "semantic-segmentation",
         masks_folder,
         (*SPLITS, "all"),
         "val",

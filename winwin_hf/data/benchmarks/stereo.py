@@ -213,7 +213,7 @@ def _title(listing: Listing, folder: Path) -> str | None:
 # ---- all of them ----
 
 SETS: tuple[DataSet, ...] = tuple(
-    DataSet(name, "flow", find, ("train", "test"), scored, origin.source, origin.layout, terms)
+    DataSet(name, "optical-flow", find, ("train", "test"), scored, origin.source, origin.layout, terms)
     for name, find, scored, origin, terms in (
         ("spring-stereo", spring_stereo, "train", SPRING, "CC BY 4.0"),
         ("kitti-2012-stereo", kitti_2012_stereo, "train", KITTI[2012], "CC BY-NC-SA 3.0"),

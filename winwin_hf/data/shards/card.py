@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import DatasetCardData
 
 from winwin_hf.data.benchmarks.check import cells_of, size_text
-from winwin_hf.data.rows import IMAGES
+from winwin_hf.task import TASKS
 
 UNITS = {
     "flow": "optical flow from image1 to image2 in pixels, (u right, v down)",
@@ -37,7 +37,6 @@ KINDS = {
     ("label", "camvid-colours"): "PNG in CamVid's colours",
     ("occluded", "png"): "PNG, occluded where it isn't 0",
 }
-CATEGORIES = {"depth": ["depth-estimation"], "segmentation": ["image-segmentation"], "flow": None}
 
 
 def card(info: dict[str, Any], suffix: str) -> str:
@@ -48,13 +47,13 @@ def card(info: dict[str, Any], suffix: str) -> str:
         license="other",
         license_name="see-terms-below",
         pretty_name=info["name"],
-        task_categories=CATEGORIES[task],
-        tags=["optical-flow"] if task == "flow" else None,
+        task_categories=None if task == "optical-flow" else [TASKS[task].tag],
+        tags=["optical-flow"] if task == "optical-flow" else None,
         configs=[{"config_name": "default", "data_files": [{"split": split, "path": f"*{suffix}"}]}],
     )
     columns = ["- `name`: of the example"]
     for column in cells_of(task):
-        if column in IMAGES[task]:
+        if column in TASKS[task].images:
             columns.append(f"- `{column}`: image")
             continue
         kinds = info["formats"].get(f"{column}_format", [])
@@ -70,8 +69,8 @@ def card(info: dict[str, Any], suffix: str) -> str:
     labels = ", ".join(f"{k} {name}" for k, name in enumerate(info["labels"] or ()))
     classes = f"\n## Classes\n\n{labels}\n" if labels else ""
     skipped = f"; {len(info['skipped'])} more had missing or unreadable files" if info["skipped"] else ""
-    reader = {"flow": "FlowReader", "depth": "DepthReader", "segmentation": "SegmentationReader"}[task]
-    arguments = f"num_labels={len(info['labels'] or ()) or 255}" if task == "segmentation" else ""
+    reader = TASKS[task].reader
+    arguments = f"num_labels={len(info['labels'] or ()) or 255}" if task == "semantic-segmentation" else ""
     size = size_text(sum(file["bytes"] for file in info["files"]))
     return f"""---
 {metadata.to_yaml()}

@@ -47,8 +47,9 @@ from winwin_hf.data import formats
 from winwin_hf.data.benchmarks.catalog import sliced
 from winwin_hf.data.benchmarks.check import cells_of, paths_of, plain_reader, size_text
 from winwin_hf.data.readers import examined
-from winwin_hf.data.rows import COLUMNS, IMAGES, BrokenExample, Task, undecoded
+from winwin_hf.data.rows import COLUMNS, BrokenExample, undecoded
 from winwin_hf.data.shards.card import card
+from winwin_hf.task import TASKS, DataTask
 
 Format = Literal["parquet", "webdataset"]
 SUFFIXES: dict[str, str] = {"parquet": ".parquet", "webdataset": ".tar"}
@@ -69,7 +70,7 @@ def write_shards(
     dataset: datasets.Dataset,
     output: str | Path,
     *,
-    task: Task,
+    task: DataTask,
     name: str,
     split: str,
     format: Format = "parquet",
@@ -164,7 +165,7 @@ def _check_arguments(dataset: Any, task: str, format: str, shard_size: int, mult
         raise ValueError(f"shard_size and multiple_of must be positive, got {shard_size} and {multiple_of}")
     if not isinstance(dataset, datasets.Dataset):
         raise ValueError(f"shards are made of a datasets.Dataset of rows, got a {type(dataset).__name__}")
-    lacking = [column for column in ("name", *IMAGES[task]) if column not in dataset.column_names]
+    lacking = [column for column in ("name", *TASKS[task].images) if column not in dataset.column_names]
     if lacking or not len(dataset):
         raise ValueError(
             f"shards of {task} need rows with {', '.join(COLUMNS[task])}; got {len(dataset)} rows"
@@ -218,7 +219,7 @@ def _sha256(path: Path) -> str:
 
 
 def _plan(
-    table: datasets.Dataset, task: Task, format: str, skip_broken: bool
+    table: datasets.Dataset, task: DataTask, format: str, skip_broken: bool
 ) -> tuple[list[_Row], list[dict[str, str]]]:
     """What is to be written, and what is left out since a file isn't there. Looks at sizes and times only."""
     planned: list[_Row] = []
@@ -272,11 +273,11 @@ def _listed(cell: dict[str, Any] | None, users: dict[str, int]) -> tuple[int, li
     return size, [path, status.st_size, status.st_mtime_ns]
 
 
-def _suffix(cell: dict[str, Any], column: str, task: Task) -> str:
+def _suffix(cell: dict[str, Any], column: str, task: DataTask) -> str:
     """Of a tar's member, with the dot."""
     path = cell.get("path") or ""
     if "::" in path and cell.get("bytes") is None:
-        return ".png" if column in (*IMAGES[task], "label", "occluded") else ".npy"
+        return ".png" if column in (*TASKS[task].images, "label", "occluded") else ".npy"
     suffix = re.sub(r"[^a-z0-9.]", "_", PurePosixPath(path.replace("\\", "/")).suffix.lower())
     return {".jpeg": ".jpg", **NEUTRAL}.get(suffix, suffix)
 
@@ -327,7 +328,7 @@ def _write_shard(
     shard: _Shard,
     table: datasets.Dataset,
     work: Path,
-    task: Task,
+    task: DataTask,
     format: Format,
     reader: Any,
     workers: int,
@@ -394,7 +395,7 @@ def _in_order(function: Callable[[Item], Made], items: Iterable[Item], workers: 
             pool.shutdown(cancel_futures=True)
 
 
-def _packed(row: dict[str, Any], task: Task, reader: Any) -> dict[str, Any]:
+def _packed(row: dict[str, Any], task: DataTask, reader: Any) -> dict[str, Any]:
     """The row with all its columns, and in its cells the bytes of the files and their names without folders. Raises BrokenExample."""
     packed: dict[str, Any] = {column: row.get(column) for column in COLUMNS[task]}
     with examined(row):
@@ -436,14 +437,14 @@ def _unpacked(path: str, column: str, kind: str | None) -> dict[str, Any]:
     return columns | ({f"{column}_format": own} if own else {})
 
 
-def _private(message: str, row: dict[str, Any], task: Task) -> str:
+def _private(message: str, row: dict[str, Any], task: DataTask) -> str:
     """A message without this machine's folders: it will be published with the shards."""
     for path in paths_of(row, task):
         message = message.replace(path, PurePosixPath(path.replace("\\", "/")).name)
     return message
 
 
-def _write_parquet(path: Path, rows: Iterable[tuple[int, dict[str, Any]]], task: Task) -> int:
+def _write_parquet(path: Path, rows: Iterable[tuple[int, dict[str, Any]]], task: DataTask) -> int:
     """Gives the number of rows. The schema's metadata has the features, so `load_dataset` needs no help."""
     schema = COLUMNS[task].arrow_schema
     texts = [column for column in COLUMNS[task] if column not in cells_of(task)]
@@ -464,7 +465,7 @@ def _write_parquet(path: Path, rows: Iterable[tuple[int, dict[str, Any]]], task:
     return count
 
 
-def _write_tar(path: Path, rows: Iterable[tuple[int, dict[str, Any]]], task: Task) -> int:
+def _write_tar(path: Path, rows: Iterable[tuple[int, dict[str, Any]]], task: DataTask) -> int:
     """Gives the number of rows. One file a cell, and `<key>.json` with the columns of text and the files' own names."""
     count = 0
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
