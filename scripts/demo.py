@@ -2,7 +2,7 @@
 
 import typer
 
-from winwin_hf.cli.main import demo
+from winwin_hf.cli.predict import demo
 
 if __name__ == "__main__":
     typer.run(demo)

@@ -2,7 +2,7 @@
 
 import typer
 
-from winwin_hf.cli.main import evaluate
+from winwin_hf.cli.train import evaluate
 
 if __name__ == "__main__":
     typer.run(evaluate)

@@ -2,7 +2,7 @@
 
 import typer
 
-from winwin_hf.cli.main import train
+from winwin_hf.cli.train import train
 
 if __name__ == "__main__":
     typer.run(train)

@@ -10,7 +10,8 @@ import pytest
 from support.places import FRAMES
 from typer.testing import CliRunner, Result
 
-from winwin_hf.cli.main import app, parse_options
+from winwin_hf.cli.arguments import parse_options
+from winwin_hf.cli.main import app
 from winwin_hf.data.shards import shards
 
 DATA = FRAMES

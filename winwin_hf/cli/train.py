@@ -1,0 +1,126 @@
+"""`winwin train` and `winwin evaluate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from winwin_hf.cli.arguments import MinPixels, check_choice, check_file, check_overrides, parse_options
+from winwin_hf.cli.errors import UsageError, one_line_errors, parse_size
+
+
+@one_line_errors
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A YAML file as in winwin_hf/recipes.")],
+    output: Annotated[Path | None, typer.Option(help="Folder for checkpoints and logs. Default: the recipe's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last state in the output folder.")] = False,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave out and count examples with missing or unreadable files.")
+    ] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the recipe; repeatable."),
+    ] = None,
+) -> None:
+    """Train by a recipe. Through `accelerate launch scripts/train.py RECIPE` for more than one process."""
+    check_file(recipe)
+    check_overrides(overrides)
+    from winwin_hf.training.loop import train as run
+
+    changes = [*(overrides or []), *(["data.skip_broken=true"] if skip_broken else [])]
+    run(recipe, output=output, resume=resume, overrides=changes)
+
+
+@one_line_errors
+def evaluate(
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            help="A bundled name, a folder, a Hub repository; or opencv-dis, opencv-farneback, zero; NAME+variational refines a flow, "
+            "NAME+coarse looks at smaller sizes first."
+        ),
+    ],
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[:SPLIT]=PATH", help="A data set on disk, see `winwin data list`; repeatable."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for results.json, a CSV of each image, pictures of the worst."),
+    ] = None,
+    beside: Annotated[
+        list[str] | None, typer.Option(help="Another checkpoint or method to score on the same frames; repeatable.")
+    ] = None,
+    tile: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH: predict in tiles. Default: whole frames.")] = None,
+    overlap: Annotated[float, typer.Option(help="Of the tiles, a share.")] = 0.5,
+    length: Annotated[int | None, typer.Option(min=1, help="At most so many examples of each set.")] = None,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="Leave out, count and name examples with missing or unreadable files.")
+    ] = False,
+    submission: Annotated[
+        bool, typer.Option("--submission", help="Also write each prediction in its benchmark's format.")
+    ] = False,
+    worst: Annotated[int, typer.Option(min=0, help="Pictures of so many of the worst images of each set.")] = 5,
+    double: Annotated[
+        str,
+        typer.Option(help="Flow truth of twice the resolution (Spring): best of the four values, as there, or mean."),
+    ] = "best",
+    align: Annotated[
+        str | None, typer.Option(help="Depth: fit each prediction to the truth first, by median or least-squares.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SET.KEY=VALUE", help="An option of a data set, such as a scale; repeatable."),
+    ] = None,
+    min_pixels: MinPixels = None,
+    precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "no",
+    cpu: Annotated[bool, typer.Option("--cpu", help="Even if there is an accelerator.")] = False,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Instead of --data: the evaluation section of a recipe, windows included.")
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the recipe; repeatable."),
+    ] = None,
+) -> None:
+    """Score CHECKPOINT on benchmarks on disk, or by a recipe. Through `accelerate launch scripts/evaluate.py` in several processes."""
+    if (recipe is None) == (not data):
+        raise UsageError("expected either --data NAME=PATH or --recipe FILE")
+    if recipe is not None:
+        check_file(recipe)
+        check_overrides(overrides)
+        from winwin_hf import bundled
+        from winwin_hf.training.evaluate import main as run
+
+        run(bundled.resolve(checkpoint), recipe, overrides=overrides or [])
+        return
+    if overrides:
+        raise UsageError("--set changes a recipe's settings; expected --recipe with it")
+    check_choice("--double", double, ("mean", "best"))
+    check_choice("--align", align, (None, "median", "least-squares"))
+    check_choice("--precision", precision, ("no", "bf16", "fp16"))
+    if not 0 <= overlap < 1:
+        raise UsageError(f"--overlap {overlap}: expected a share, at least 0 and below 1")
+    if submission and output is None:
+        raise UsageError("--submission needs --output, the folder to write to")
+    tile_size = parse_size("--tile", tile)
+    options = parse_options(option)
+    from winwin_hf.evaluation.run import Settings, evaluate_data
+
+    settings = Settings(
+        tile=tile_size,
+        overlap=overlap,
+        length=length,
+        skip_broken=skip_broken,
+        worst=worst,
+        submission=submission,
+        double=double,  # type: ignore[arg-type]  # checked above
+        align=align,  # type: ignore[arg-type]
+        precision=precision,  # type: ignore[arg-type]
+        cpu=cpu,
+        options=options,
+        min_pixels=min_pixels,
+    )
+    evaluate_data([checkpoint, *(beside or [])], data or [], output, settings)
