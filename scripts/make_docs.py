@@ -1,8 +1,8 @@
 """The pages of docs/ that are made from the code: `python scripts/make_docs.py` writes them, `--check` says which are out of date.
 
-docs/recipes.md: every key of a recipe, from the dataclasses. docs/data.md: every data set, from the catalogue. docs/cli.md: every
-command, from its help. docs/benchmarks.md: the figures of README.md. What a key means is what its class's docstring says; a key
-without a meaning is an error.
+docs/recipes.md: every key of a recipe, from the dataclasses and the descriptions beside their fields. docs/data.md: every data
+set, from the catalogue. docs/cli.md: every command, from its help. docs/benchmarks.md: the figures of README.md. A key without a
+description is an error.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
+import yaml
+from pydantic.fields import FieldInfo
 
 from winwin_hf.cli import main as cli
 from winwin_hf.data import rows, sources
@@ -30,8 +33,9 @@ from winwin_hf.training import recipe
 from winwin_hf.windows import Strategy
 
 ROOT = Path(__file__).resolve().parents[1]
-MADE = "<!-- made by scripts/make_docs.py from docstrings; don't edit -->\n"
+MADE = "<!-- made by scripts/make_docs.py from the code; don't edit -->\n"
 
+UNIONS = (Union, types.UnionType)
 SECTIONS: dict[str, type] = {  # key of a recipe -> what its section may hold
     "model": recipe.ModelRecipe,
     "data": recipe.DataRecipe,
@@ -89,30 +93,6 @@ def mentioned(doc: str, names: Sequence[str]) -> dict[str, str]:
     return {name: next((s for s in found if code(name) in s), found[0]) for name, found in hits.items() if found}
 
 
-def meanings(kind: type) -> dict[str, str]:
-    """What the docstring of a dataclass says of each field; where it says "as in Other", also what that one's says.
-
-    Raises ValueError for a field that it doesn't speak of.
-    """
-    doc = inspect.getdoc(kind) or ""
-    found = said(doc, [field.name.lstrip("_") for field in dataclasses.fields(kind)])
-    for other in re.findall(r"\bas in ([A-Z]\w+)", doc):
-        found = {**meanings(getattr(recipe, other)), **found}
-    names = [field.name for field in fields(kind)]
-    found = {**mentioned(doc, names), **found}
-    sections = {} if kind is not recipe.Recipe else {name: f"see [below](#{name})" for name in SECTIONS}
-    found = {**found, **sections}
-    lacking = [name for name in names if name not in found]
-    if lacking:
-        raise ValueError(f"the docstring of {kind.__name__} says nothing of {', '.join(lacking)}")
-    return {name: found[name] for name in names}
-
-
-def fields(kind: type) -> list[Any]:
-    """The fields that a recipe may set; of the config only its own."""
-    return [f for f in dataclasses.fields(kind) if f.name in kind.__annotations__ and not f.name.startswith("_")]
-
-
 # ------------------------------------------------------------------ Markdown
 
 
@@ -131,28 +111,64 @@ def code(text: Any) -> str:
     return f"`{text}`"
 
 
-def type_text(kind: type, field: Any) -> str:
-    """A field's type in the words of YAML."""
-    hint = kind.__annotations__[field.name]
-    text = (
-        hint if isinstance(hint, str) else getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint)
-    )
-    choices = re.fullmatch(r"(?:typing\.)?Literal\[(.*)\]", text)
-    if text == "Task":
-        choices = re.fullmatch(r"typing\.Literal\[(.*)\]", str(get_type_hints(kind)[field.name]))
-    if choices:
-        return ", ".join(code(choice.strip("\"' ")) for choice in choices[1].split(", "))
-    text = re.sub(r"(?:dict|Mapping)\[[^]]*\]", "mapping", text)
-    text = re.sub(r"tuple\[(\w+), \1\]", r"pair of \1", text)
-    text = re.sub(r"tuple\[pair of (\w+), \.\.\.\]", r"list of pairs of \1", text)
-    text = re.sub(r"list\[(\w+)\](?: \| tuple\[\w+, \.\.\.\])?", r"list of \1", text)
-    text = re.sub(r"list of \w+(Recipe|Set)\b", "list", re.sub(r"^(\w+Recipe|\w*Strategy)$", "section", text))
-    return (
-        text.replace("float | int", "float")
-        .replace(" | None", ", or none")
-        .replace("str", "text")
-        .replace("Any", "any")
-    )
+# ------------------------------------------------------------------ dataclasses of a recipe
+
+
+def fields(kind: type) -> list[Any]:
+    """The fields that a recipe may set; of the config only its own."""
+    return [f for f in dataclasses.fields(kind) if f.name in kind.__annotations__ and not f.name.startswith("_")]
+
+
+def descriptions(kind: type) -> dict[str, str]:
+    """The description of each field, from `pydantic.Field` beside it. Raises ValueError for a field without one."""
+    found = {}
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        # `SetName | None` has its description one level down
+        hints = [hint, *get_args(hint)] if get_origin(hint) in UNIONS else [hint]
+        metadata = [note for h in hints for note in getattr(h, "__metadata__", ())]
+        found[name] = next((note.description for note in metadata if isinstance(note, FieldInfo)), None)
+    return checked_descriptions(kind, found)
+
+
+def config_descriptions() -> dict[str, str]:
+    """The description of each field of WinWinConfig, from the "Args" of its docstring, as transformers' own configs have it."""
+    entries = re.findall(r"^    (\w.*\)):\n((?:        .*\n)+)", inspect.getdoc(WinWinConfig) or "", flags=re.MULTILINE)
+    found = {
+        name: " ".join(text.split()) for head, text in entries for name in re.sub(r" \([^)]*\)", "", head).split(", ")
+    }
+    return checked_descriptions(WinWinConfig, found)
+
+
+def checked_descriptions(kind: type, found: dict[str, Any]) -> dict[str, str]:
+    lacking = [field.name for field in fields(kind) if not found.get(field.name)]
+    if lacking:
+        raise ValueError(f"{kind.__name__} has no description of {', '.join(lacking)}")
+    return found
+
+
+def type_text(hint: Any) -> str:
+    """A type in the words of YAML."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return type_text(arguments[0])
+    if origin is Literal:
+        return ", ".join(code(choice) for choice in arguments)
+    if origin in UNIONS:
+        if float in arguments:  # a whole number is a float in YAML too
+            arguments = tuple(a for a in arguments if a is not int)
+        if any(get_origin(a) is list for a in arguments):  # the same list as a tuple
+            arguments = tuple(a for a in arguments if get_origin(a) is not tuple)
+        return ", or ".join(type_text(argument) for argument in arguments)
+    if origin is tuple and arguments[-1] is not Ellipsis:
+        return f"pair of {type_text(arguments[0])}"
+    if origin in (list, tuple):
+        item = type_text(arguments[0])
+        return "list" if item == "section" else f"list of {item.replace('pair', 'pairs')}"
+    if origin in (dict, Mapping):
+        return "mapping"
+    if dataclasses.is_dataclass(hint):
+        return "section"
+    return {str: "text", Any: "any", type(None): "null"}.get(hint) or hint.__name__
 
 
 def default_text(field: Any) -> str:
@@ -162,19 +178,27 @@ def default_text(field: Any) -> str:
         return "required"
     if dataclasses.is_dataclass(value) or value in ({}, []):
         return ""
-    if isinstance(value, tuple):
-        value = list(value)
-    names = {True: "true", False: "false", None: "none"}
-    return code(names[value] if value is None or isinstance(value, bool) else str(value).replace("'", ""))
+    return code(
+        yaml.safe_dump(plain_values(value), default_flow_style=True, sort_keys=False).removesuffix("...\n").strip()
+    )
+
+
+def plain_values(value: Any) -> Any:
+    """Tuples as lists, which YAML has."""
+    return [plain_values(item) for item in value] if isinstance(value, tuple) else value
 
 
 def fields_table(kind: type) -> str:
-    """name, type, default and meaning of all fields of a dataclass."""
-    known = meanings(kind)
-    return table(
-        ("key", "type", "default", "meaning"),
-        [(code(f.name), type_text(kind, f), default_text(f), plain(known[f.name])) for f in fields(kind)],
-    )
+    """key, type, default and meaning of all fields of a dataclass."""
+    if kind is WinWinConfig:  # the hints of its base classes don't resolve
+        texts, hints = config_descriptions(), kind.__annotations__
+    else:
+        texts, hints = descriptions(kind), get_type_hints(kind)
+    lines = []
+    for field in fields(kind):
+        kind_text = type_text(hints[field.name]).replace("section", f"[section](#{field.name})")
+        lines.append((code(field.name), kind_text, default_text(field), plain(texts[field.name])))
+    return table(("key", "type", "default", "meaning"), lines)
 
 
 # ------------------------------------------------------------------ recipes
@@ -184,11 +208,11 @@ def recipes_page() -> str:
     parts = [
         "# Recipes\n",
         MADE,
-        "A recipe is a YAML file that holds everything that decides a training. It is checked before anything starts: an unknown key, "
-        "a value of the wrong type or a choice that doesn't exist is an error that says where it stands. `--set "
-        "optimization.steps=100` overrides one value; `--set data.sets.0.path=FOLDER` one of a list. The recipe as it was used, with "
-        "all defaults written out, lies in the output folder and beside the final weights.\n",
-        "Examples: the files of `winwin_hf/recipes`, and the [tutorial](tutorial.md).\n",
+        "A recipe is a YAML file that holds everything that decides a training. `winwin train NAME` takes a recipe of the package "
+        "(`winwin recipes list`), `winwin train FILE` your own; `winwin recipes show NAME > mine.yaml` gives one to start from.\n",
+        "A recipe is checked before anything starts: an unknown key, a value of the wrong type or an unknown choice is an error that "
+        "names it. `--set optimization.steps=100` overrides one value; `--set data.sets.0.path=FOLDER` one of a list. The recipe as it "
+        "was used, with all defaults written out, is in the output folder and beside the final weights.\n",
         "## The recipe\n",
         fields_table(recipe.Recipe),
     ]

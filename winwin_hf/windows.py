@@ -24,10 +24,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
 import numpy as np
 import torch
+from pydantic import Field
 
 Size = tuple[int, int]  # (height, width) in patches
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
@@ -323,13 +324,25 @@ class Strategy:
         ones. min_side, square: of windows whose shape is drawn.
     """
 
-    kind: Literal["windows", "tokens", "crop", "full"] = "windows"
-    count: int = 0
-    size: tuple[int, int] | None = None
-    tokens: int | None = None
-    min_side: int = 1
-    square: bool = False
-    sizes: tuple[tuple[int, int], ...] | None = None
+    kind: Annotated[
+        Literal["windows", "tokens", "crop", "full"],
+        Field(
+            description="`windows`: windows that don't overlap (the paper). `tokens`: single random tokens (the "
+            "paper's table 8: worse). `crop`: one window as a small frame of its own (a baseline). `full`: the whole "
+            "frame (a baseline)."
+        ),
+    ] = "windows"
+    count: Annotated[int, Field(description="Number of windows; 0: the kind's own number, 2 for `windows`.")] = 0
+    size: Annotated[tuple[int, int] | None, Field(description="(h, w) of every window in patches.")] = None
+    tokens: Annotated[
+        int | None,
+        Field(description="Tokens of all windows together. With `windows` their shape is drawn for each batch."),
+    ] = None
+    min_side: Annotated[int, Field(description="Shortest side of a window whose shape is drawn, in patches.")] = 1
+    square: Annotated[bool, Field(description="Windows whose shape is drawn are square.")] = False
+    sizes: Annotated[
+        tuple[tuple[int, int], ...] | None, Field(description="(h, w) of each window in patches (an ablation).")
+    ] = None
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # a misspelt key in a recipe is an error
 

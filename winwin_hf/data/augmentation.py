@@ -15,10 +15,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import cv2
 import numpy as np
+from pydantic import Field
 
 from winwin_hf.data.resampling import Box, Placement, place
 
@@ -127,35 +128,58 @@ def _sides(kind: str, name: str, sides: tuple[int, int]) -> tuple[int, int]:
 # ------------------------------------------------------------------------------------------------------ single images
 
 
+# Fields of both kinds of augmentation.
+FACTOR = "by a log-uniform factor in [1 / (1 + x), 1 + x]"
+Brightness = Annotated[float, Field(description=f"x: brightness changes {FACTOR}.")]
+Contrast = Annotated[float, Field(description=f"x: contrast, about mid-grey, changes {FACTOR}.")]
+Saturation = Annotated[float, Field(description=f"x: saturation changes {FACTOR}.")]
+Gamma = Annotated[float, Field(description=f"x: gamma changes {FACTOR}.")]
+Hue = Annotated[float, Field(description="Largest turn of the colour circle, either way; 0.5: the whole circle.")]
+Least = Annotated[
+    tuple[int, int] | None,
+    Field(
+        description="(height, width) in pixels that a frame has at least: smaller ones are enlarged, so that windows "
+        "fit."
+    ),
+]
+
+
 @dataclass(frozen=True)
 class ImageAugmentation:
-    """How single images are varied in training; plain fields for recipes.
+    """How single images are varied in training: the `settings` of depth and segmentation sets in a recipe."""
 
-    flip: probability of a horizontal mirror. scale: (lowest, highest) factor, drawn log-uniformly, so halving is as
-    likely as doubling. brightness, contrast, saturation, gamma: each a factor in [1 / (1 + x), 1 + x], log-uniform.
-
-    Off by default:
-    stretch: the aspect ratio's factor, in [1 / (1 + x), 1 + x], log-uniform; the area stays that of `scale`.
-    rotate: largest turn about the centre, in degrees, either way; what comes from outside repeats the image's edge and is
-    unknown in the target. hue: largest turn of the colour circle, either way; 0.5 is all of it. blur: probability of a
-    Gaussian blur, and blur_sigma: (smallest, largest) deviation of it in pixels. noise: largest deviation of normal noise
-    in grey levels (uniform from 0). least: (height, width) in pixels that the frame has at least: `scale` is raised where
-    it would have fewer, so that windows fit.
-    """
-
-    flip: float = 0.5
-    scale: tuple[float, float] = (0.75, 2.0)
-    brightness: float = 0.25
-    contrast: float = 0.25
-    saturation: float = 0.4
-    gamma: float = 0.2
-    stretch: float = 0.0
-    rotate: float = 0.0
-    hue: float = 0.0
-    blur: float = 0.0
-    blur_sigma: tuple[float, float] = (0.3, 1.5)
-    noise: float = 0.0
-    least: tuple[int, int] | None = None
+    flip: Annotated[float, Field(description="Probability of a horizontal mirror.")] = 0.5
+    scale: Annotated[
+        tuple[float, float],
+        Field(description="(lowest, highest) factor, drawn log-uniformly, so halving is as likely as doubling."),
+    ] = (0.75, 2.0)
+    brightness: Brightness = 0.25
+    contrast: Contrast = 0.25
+    saturation: Saturation = 0.4
+    gamma: Gamma = 0.2
+    stretch: Annotated[
+        float,
+        Field(
+            description="Largest change x of the aspect ratio, a log-uniform factor in [1 / (1 + x), 1 + x]; the "
+            "area stays that of `scale`."
+        ),
+    ] = 0.0
+    rotate: Annotated[
+        float,
+        Field(
+            description="Largest turn about the centre, degrees, either way. What lies outside the image repeats its "
+            "edge and is unknown in the target."
+        ),
+    ] = 0.0
+    hue: Hue = 0.0
+    blur: Annotated[float, Field(description="Probability of a Gaussian blur.")] = 0.0
+    blur_sigma: Annotated[
+        tuple[float, float], Field(description="(smallest, largest) standard deviation of the blur, pixels.")
+    ] = (0.3, 1.5)
+    noise: Annotated[
+        float, Field(description="Largest standard deviation of normal noise, grey levels; drawn uniformly from 0.")
+    ] = 0.0
+    least: Least = None
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -219,38 +243,48 @@ class FlowView:
 
 @dataclass(frozen=True)
 class FlowAugmentation:
-    """How pairs of frames are varied in training; plain fields for recipes.
+    """How pairs of frames are varied in training: the `settings` of flow and stereo sets in a recipe."""
 
-    scale: (lowest, highest) exponent of two. stretch: each side's own factor is 2^x with x in [-stretch, stretch].
-    scale_probability: share of pairs that are resized at all; stretch_probability: share of those that are stretched.
-    least: (height, width) in pixels that the frame has at least: scales are raised where it would have fewer, so that
-    windows fit. flip, flip_vertical: probabilities.
-    brightness, contrast, saturation, gamma: each a factor in [1 / (1 + x), 1 + x], log-uniform. hue: largest turn of the
-    colour circle, either way; 0.5 is all of it. asymmetric: share of pairs whose frames are changed independently.
-    erase: probability that rectangles of the second frame show its mean colour; the flow of what they hide stays.
-    erase_count: (fewest, most). erase_size: (shortest, longest) side in pixels of the augmented frame.
-    shift: how far the second frame is moved besides, in pixels, and turn: by how many degrees it is turned about its
-    centre; both either way. The flow says so; the second frame's edge is repeated.
-    """
-
-    scale: tuple[float, float] = (-0.2, 0.5)
-    scale_probability: float = 0.8
-    stretch: float = 0.2
-    stretch_probability: float = 0.8
-    flip: float = 0.5
-    flip_vertical: float = 0.1
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.4
-    gamma: float = 0.0
-    hue: float = 0.16
-    asymmetric: float = 0.2
-    erase: float = 0.5
-    erase_count: tuple[int, int] = (1, 2)
-    erase_size: tuple[int, int] = (50, 100)
-    shift: float = 0.0
-    turn: float = 0.0
-    least: tuple[int, int] | None = None
+    scale: Annotated[tuple[float, float], Field(description="(lowest, highest) exponent of two.")] = (-0.2, 0.5)
+    scale_probability: Annotated[float, Field(description="Share of the pairs that are resized.")] = 0.8
+    stretch: Annotated[float, Field(description="Each side's own factor is 2^x with x in [-stretch, stretch].")] = 0.2
+    stretch_probability: Annotated[float, Field(description="Share of the resized pairs that are stretched.")] = 0.8
+    flip: Annotated[float, Field(description="Probability of a horizontal mirror.")] = 0.5
+    flip_vertical: Annotated[float, Field(description="Probability of a vertical mirror.")] = 0.1
+    brightness: Brightness = 0.4
+    contrast: Contrast = 0.4
+    saturation: Saturation = 0.4
+    gamma: Gamma = 0.0
+    hue: Hue = 0.16
+    asymmetric: Annotated[float, Field(description="Share of the pairs whose frames change colours independently.")] = (
+        0.2
+    )
+    erase: Annotated[
+        float,
+        Field(
+            description="Probability that rectangles of the second frame show its mean colour. The flow of what they "
+            "hide stays."
+        ),
+    ] = 0.5
+    erase_count: Annotated[tuple[int, int], Field(description="(fewest, most) rectangles.")] = (1, 2)
+    erase_size: Annotated[
+        tuple[int, int], Field(description="(shortest, longest) side of a rectangle, pixels of the augmented frame.")
+    ] = (50, 100)
+    shift: Annotated[
+        float,
+        Field(
+            description="Largest extra shift of the second frame, pixels, either way. The flow includes it; the "
+            "frame's edge is repeated."
+        ),
+    ] = 0.0
+    turn: Annotated[
+        float,
+        Field(
+            description="Largest extra turn of the second frame about its centre, degrees, either way. The flow "
+            "includes it."
+        ),
+    ] = 0.0
+    least: Least = None
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 

@@ -16,10 +16,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 
 from winwin_hf.data.guesses import GuessStrategy
 from winwin_hf.data.rows import BrokenExample
@@ -35,19 +36,32 @@ Reader = Callable[[dict[str, Any], np.random.Generator], Sample]
 
 @dataclass(frozen=True)
 class SecondStrategy:
-    """Where the second view's windows lie: one for each first window, around where its content went.
+    """Where the second view's windows lie: one for each first window, around where its content went."""
 
-    size: (h, w) in patches; None means `factor` times the first windows' size, rounded.
-    jitter: how far a window may miss, in patches. Too small a jitter and size tell the network the motion.
-    follow_probability: share of windows that follow the flow; the others lie anywhere.
-    motion_share: how much of the motion a window follows; 0: it stays where the first one lies (symmetric windows, an ablation).
-    """
-
-    size: tuple[int, int] | None = None
-    factor: float = 1.5
-    jitter: float = 2.0
-    follow_probability: float = 1.0
-    motion_share: float = 1.0
+    size: Annotated[
+        tuple[int, int] | None,
+        Field(description="(h, w) in patches; null: `factor` times the first windows' size, rounded."),
+    ] = None
+    factor: Annotated[
+        float, Field(description="Size of a second window over the size of a first one; used where `size` is null.")
+    ] = 1.5
+    jitter: Annotated[
+        float,
+        Field(
+            description="Largest offset of a window from where the content went, in patches. With a small jitter and "
+            "size the windows' positions give the motion away."
+        ),
+    ] = 2.0
+    follow_probability: Annotated[
+        float, Field(description="Share of the windows that follow the flow; the others lie anywhere.")
+    ] = 1.0
+    motion_share: Annotated[
+        float,
+        Field(
+            description="Share of the motion that a window follows; 0: it stays at the first window's place (an "
+            "ablation)."
+        ),
+    ] = 1.0
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import cv2
 import numpy as np
+from pydantic import Field
 
 from winwin_hf.windows import UNKNOWN_FLOW, robust_mean
 
@@ -21,19 +22,23 @@ CELL = 32  # pixels from one independent miss to the next
 
 @dataclass(frozen=True)
 class GuessStrategy:
-    """
-    How the true flow is spoilt until it is a guess.
+    """How the true flow is degraded until it is a guess, such as a coarser pass would give."""
 
-    probability: share of the examples that get a guess; the others are without one, as in a single pass. 0: none is made.
-    blur: largest radius, pixels, over which it is averaged.
-    miss: smallest and largest standard deviation, pixels, of what is added to it, smoothly.
-    lost: probability that a window's guess is its most frequent motion alone.
-    """
-
-    probability: float = 0.0
-    blur: float = 24.0
-    miss: tuple[float, float] = (0.25, 8.0)
-    lost: float = 0.3
+    probability: Annotated[
+        float,
+        Field(
+            description="Share of the examples that get a guess; the others have none, as in a single pass. 0: no "
+            "guesses."
+        ),
+    ] = 0.0
+    blur: Annotated[float, Field(description="Largest radius of the average over the true flow, pixels.")] = 24.0
+    miss: Annotated[
+        tuple[float, float],
+        Field(description="Smallest and largest standard deviation of the smooth error that is added, pixels."),
+    ] = (0.25, 8.0)
+    lost: Annotated[
+        float, Field(description="Probability that a window's guess is its most frequent motion alone.")
+    ] = 0.3
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 

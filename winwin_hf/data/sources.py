@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import datasets
+from pydantic import Field
 
 from winwin_hf.checked import build
 from winwin_hf.data.augmentation import FlowAugmentation, ImageAugmentation
@@ -65,22 +66,27 @@ class Source:
 
 @dataclass
 class HubOptions:
-    """How a data set of the Hub (or any that `load_dataset` opens) becomes rows.
+    """How a data set of the Hub, or any that `load_dataset` opens, becomes rows: the `options` of "hub" in a recipe."""
 
-    task: "optical-flow", "depth-estimation" or "semantic-segmentation". columns: ours -> theirs ("image1", "image2", "flow",
-    "image", "depth", "label"), where they differ. format: the target's, as in `*_format` of the rows ("flo", "png:1000", "ids",
-    ...). names: class names.
-    config, revision, data_files: of `load_dataset`. streaming: don't download, read on the way.
-    """
-
-    task: DataTask
-    columns: dict[str, str] | None = None
-    format: str | None = None
-    names: list[str] | None = None
-    config: str | None = None
-    revision: str | None = None
-    data_files: Any = None
-    streaming: bool = True
+    task: Annotated[DataTask, Field(description="What its targets are.")]
+    columns: Annotated[
+        dict[str, str] | None,
+        Field(
+            description='Our column -> its column, where the names differ ("image1", "image2", "flow", "image", '
+            '"depth", "label").'
+        ),
+    ] = None
+    format: Annotated[
+        str | None,
+        Field(description='How the target is stored, as in `*_format` of the rows ("flo", "png:1000", "ids", ...).'),
+    ] = None
+    names: Annotated[list[str] | None, Field(description="Class names.")] = None
+    config: Annotated[str | None, Field(description="`name` of `load_dataset`.")] = None
+    revision: Annotated[str | None, Field(description="`revision` of `load_dataset`.")] = None
+    data_files: Annotated[Any, Field(description="`data_files` of `load_dataset`.")] = None
+    streaming: Annotated[
+        bool, Field(description="Read examples as they are needed instead of downloading the set first.")
+    ] = True
 
 
 def open_source(

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from winwin_hf.checked import FORBID, build
 from winwin_hf.data.collator import SecondStrategy
@@ -25,35 +25,73 @@ from winwin_hf.windows import Strategy
 
 @dataclasses.dataclass
 class ModelRecipe:
-    """preset: sizes to start from ("tiny", "small", "base", "large"). config: fields of WinWinConfig on top. init: a checkpoint
-    (a folder, a name, a public CroCo .pth) whose encoder and decoder to start from; they must be of the same size. frozen: parts
-    that stay as they start, by the beginning of their parameters' names, such as [winwin, decoder]. attention: its implementation
-    in training ("sdpa", "eager", "flash_attention_2", "flex_attention"); with a few hundred tokens a CPU is fastest with "eager".
-    Evaluation uses "sdpa"."""
+    """The network, and where it starts."""
 
-    preset: str = "tiny"
-    config: dict[str, Any] = dataclasses.field(default_factory=dict)
-    init: str | None = None
-    frozen: list[str] = dataclasses.field(default_factory=list)
-    attention: str = "sdpa"
+    preset: Annotated[str, Field(description="Sizes to start from (`tiny`, `small`, `base`, `large`).")] = "tiny"
+    config: Annotated[dict[str, Any], Field(description="Fields of `WinWinConfig` on top of the preset.")] = (
+        dataclasses.field(default_factory=dict)
+    )
+    init: Annotated[
+        str | None,
+        Field(
+            description="Checkpoint whose encoder and decoder the network starts from: a folder, a name, or a public "
+            "CroCo .pth. They must have the same sizes."
+        ),
+    ] = None
+    frozen: Annotated[
+        list[str],
+        Field(
+            description="Parts that aren't trained, by the beginning of their parameters' names, such as `[winwin, "
+            "decoder]`."
+        ),
+    ] = dataclasses.field(default_factory=list)
+    attention: Annotated[
+        str,
+        Field(
+            description="Implementation of attention in training (`sdpa`, `eager`, `flash_attention_2`, "
+            "`flex_attention`). With a few hundred tokens a CPU is fastest with `eager`. Evaluation uses `sdpa`."
+        ),
+    ] = "sdpa"
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
+
+
+# Fields of a data set, alone or in a mixture.
+SetName = Annotated[
+    str,
+    Field(
+        description="A set of `winwin data list`, `synthetic-flow`, `synthetic-depth`, `shards` (made by `winwin "
+        "data shards`) "
+        "or `hub`."
+    ),
+]
+SetPath = Annotated[
+    str | None,
+    Field(
+        description="Folder of the set. Of `hub`: the repository. Of synthetic scenes: a folder of photographs to "
+        "use as textures, "
+        "or null."
+    ),
+]
+SetSplit = Annotated[str, Field(description="Which part; slices such as `train[:80%]` are allowed.")]
+SetSettings = Annotated[dict[str, Any], Field(description="Look of synthetic scenes, or augmentation; see below.")]
+SetOptions = Annotated[
+    dict[str, Any], Field(description="The set's own options, such as a depth map's scale; see [Data sets](data.md).")
+]
 
 
 @dataclasses.dataclass
 class DataSetRecipe:
-    """name: a set of `winwin data list`, "synthetic-flow", "synthetic-depth", "shards" (made by `winwin data shards`) or "hub". path: its
-    folder; for the Hub the repository; for synthetic scenes an optional folder of photographs to use as textures. split: which part,
-    slices as "train[:80%]" included. settings: fields of SceneSettings or RoomSettings (synthetic), FlowAugmentation or ImageAugmentation.
-    options: of the set itself, such as a depth map's scale or the Hub's columns. weight: how often an epoch of a mixture
-    repeats it. length: at most so many examples a pass; an endless set must have it in a mixture."""
+    """One data set."""
 
-    name: str
-    path: str | None = None
-    split: str = "train"
-    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    weight: float = 1.0
-    length: int | None = None
+    name: SetName
+    path: SetPath = None
+    split: SetSplit = "train"
+    settings: SetSettings = dataclasses.field(default_factory=dict)
+    options: SetOptions = dataclasses.field(default_factory=dict)
+    weight: Annotated[float, Field(description="How often an epoch of a mixture repeats the set.")] = 1.0
+    length: Annotated[
+        int | None, Field(description="Number of examples of a pass at most. An endless set in a mixture needs it.")
+    ] = None
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
     def __post_init__(self) -> None:
@@ -63,16 +101,23 @@ class DataSetRecipe:
 
 @dataclasses.dataclass
 class DataRecipe:
-    """One data set, described as in DataSetRecipe, or several: sets. skip_broken: leave out examples with a missing or unreadable
-    file, and count them, instead of ending the training with the file's name."""
+    """One data set (`name`, `path`, ...) or a mixture of several (`sets`)."""
 
-    name: str | None = None
-    path: str | None = None
-    split: str = "train"
-    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
-    sets: list[DataSetRecipe] = dataclasses.field(default_factory=list)
-    skip_broken: bool = False
+    name: SetName | None = None
+    path: SetPath = None
+    split: SetSplit = "train"
+    settings: SetSettings = dataclasses.field(default_factory=dict)
+    options: SetOptions = dataclasses.field(default_factory=dict)
+    sets: Annotated[list[DataSetRecipe], Field(description="The data sets of a mixture.")] = dataclasses.field(
+        default_factory=list
+    )
+    skip_broken: Annotated[
+        bool,
+        Field(
+            description="Leave out and count examples with a missing or unreadable file. Otherwise such a file ends "
+            "the training with its name."
+        ),
+    ] = False
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
     def __post_init__(self) -> None:
@@ -90,53 +135,69 @@ class DataRecipe:
 
 @dataclasses.dataclass
 class EvaluationSet:
-    """Full frames to score. label: its name in tables. name, path, options: another data set than the training's (first) one.
-    split: of that set. length: at most so many examples. settings: on top of the training's (synthetic), or an augmentation
-    such as a fixed scale."""
+    """A set of full frames to score."""
 
-    label: str
-    name: str | None = None
-    path: str | None = None
-    split: str = "val"
-    length: int | None = None
-    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    label: Annotated[str, Field(description="The set's name in tables.")]
+    name: Annotated[str | None, Field(description="Another data set than the training's (first) one.")] = None
+    path: Annotated[str | None, Field(description="Folder of that data set.")] = None
+    split: Annotated[str, Field(description="Which part, such as `val` or `all[67%:]`.")] = "val"
+    length: Annotated[int | None, Field(description="Number of examples at most.")] = None
+    settings: Annotated[
+        dict[str, Any],
+        Field(
+            description="Synthetic scenes: changes to the training's settings. Other sets: an augmentation, such as "
+            "a fixed scale."
+        ),
+    ] = dataclasses.field(default_factory=dict)
+    options: Annotated[dict[str, Any], Field(description="Options of that data set.")] = dataclasses.field(
+        default_factory=dict
+    )
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
 
 @dataclasses.dataclass
 class EvaluationRecipe:
-    """every: steps between evaluations (the end is always evaluated). windows: held-out examples to score on windows, placed as in
-    training, so that the gap to full frames is seen. sets: full frames to score."""
+    """What is scored during a training."""
 
-    every: int = 1000
-    windows: int = 64
-    sets: list[EvaluationSet] = dataclasses.field(default_factory=list)
+    every: Annotated[int, Field(description="Steps between evaluations; 0: only at the end.")] = 1000
+    windows: Annotated[
+        int,
+        Field(
+            description="Number of held-out examples scored on windows, placed as in training. The gap to full "
+            "frames shows what windows hide."
+        ),
+    ] = 64
+    sets: Annotated[list[EvaluationSet], Field(description="Full frames to score.")] = dataclasses.field(
+        default_factory=list
+    )
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
 
 @dataclasses.dataclass
 class OptimizationRecipe:
-    """steps: optimiser steps. batch_size: examples per process and backward pass. accumulation: backward passes a step.
-    Learning rate: linear warm-up over `warmup_steps`, then a cosine to `final_share` of it. weight_decay: AdamW's, not on norms and
-    biases. betas: AdamW's. clip_norm: the gradient's largest norm. ema_decay: of the average of the weights, which is what is scored
-    and saved at the end; 0 turns it off. mixed_precision: "no", "bf16", "fp16". gradient_checkpointing: less memory, more time.
-    num_workers: loader processes per training process. seed: of the weights, the data's order, windows and augmentation."""
+    """AdamW, its schedule, and batches."""
 
-    steps: int = 10_000
-    batch_size: int = 16
-    accumulation: int = 1
-    learning_rate: float = 3e-4
-    weight_decay: float = 0.05
-    betas: tuple[float, float] = (0.9, 0.95)
-    warmup_steps: int = 500
-    final_share: float = 0.0
-    clip_norm: float = 1.0
-    ema_decay: float = 0.999
-    mixed_precision: Literal["no", "bf16", "fp16"] = "no"
-    gradient_checkpointing: bool = False
-    num_workers: int = 1
-    seed: int = 0
+    steps: Annotated[int, Field(description="Optimiser steps.")] = 10_000
+    batch_size: Annotated[int, Field(description="Examples of one process and backward pass.")] = 16
+    accumulation: Annotated[int, Field(description="Backward passes of one optimiser step.")] = 1
+    learning_rate: Annotated[float, Field(description="Largest learning rate.")] = 3e-4
+    weight_decay: Annotated[float, Field(description="AdamW's weight decay; not on norms and biases.")] = 0.05
+    betas: Annotated[tuple[float, float], Field(description="AdamW's betas.")] = (0.9, 0.95)
+    warmup_steps: Annotated[int, Field(description="Steps of linear warm-up; a cosine follows.")] = 500
+    final_share: Annotated[float, Field(description="Learning rate at the end, as a share of `learning_rate`.")] = 0.0
+    clip_norm: Annotated[float, Field(description="Largest norm of the gradient.")] = 1.0
+    ema_decay: Annotated[
+        float,
+        Field(description="Decay of the average of the weights, which is scored and saved at the end; 0: no average."),
+    ] = 0.999
+    mixed_precision: Annotated[Literal["no", "bf16", "fp16"], Field(description="Precision of the forward pass.")] = (
+        "no"
+    )
+    gradient_checkpointing: Annotated[bool, Field(description="Less memory, more time.")] = False
+    num_workers: Annotated[
+        int, Field(description="Loader processes of one training process; 0: the training process loads.")
+    ] = 1
+    seed: Annotated[int, Field(description="Seed of the weights, the data's order, windows and augmentation.")] = 0
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
     def __post_init__(self) -> None:
@@ -147,22 +208,32 @@ class OptimizationRecipe:
 
 @dataclasses.dataclass
 class Recipe:
-    """See the other classes of this file for the sections. task: what is learnt; the data must have it. output: folder of states, logs
-    and the final model. save_every: steps between states. log_every: steps between lines of metrics.jsonl. trackers: where
-    Accelerate also logs to."""
+    """Everything that decides a training."""
 
-    task: TaskName
-    data: DataRecipe
-    model: ModelRecipe = dataclasses.field(default_factory=ModelRecipe)
-    windows: Strategy = dataclasses.field(default_factory=lambda: Strategy("windows", size=(6, 6)))
-    second_windows: SecondStrategy = dataclasses.field(default_factory=SecondStrategy)
-    initial_flow: GuessStrategy = dataclasses.field(default_factory=GuessStrategy)
-    optimization: OptimizationRecipe = dataclasses.field(default_factory=OptimizationRecipe)
-    evaluation: EvaluationRecipe = dataclasses.field(default_factory=EvaluationRecipe)
-    output: str = "runs/winwin"
-    save_every: int = 500
-    log_every: int = 20
-    trackers: list[str] = dataclasses.field(default_factory=lambda: ["tensorboard"])
+    task: Annotated[TaskName, Field(description="What is learnt; the data must have it.")]
+    data: Annotated[DataRecipe, Field(description="One data set or several.")]
+    model: Annotated[ModelRecipe, Field(description="The network.")] = dataclasses.field(default_factory=ModelRecipe)
+    windows: Annotated[Strategy, Field(description="The windows of the first view.")] = dataclasses.field(
+        default_factory=lambda: Strategy("windows", size=(6, 6))
+    )
+    second_windows: Annotated[SecondStrategy, Field(description="The windows of the second view.")] = dataclasses.field(
+        default_factory=SecondStrategy
+    )
+    initial_flow: Annotated[GuessStrategy, Field(description="The flow that a network is given as a guess.")] = (
+        dataclasses.field(default_factory=GuessStrategy)
+    )
+    optimization: Annotated[OptimizationRecipe, Field(description="Optimiser, schedule, batches.")] = dataclasses.field(
+        default_factory=OptimizationRecipe
+    )
+    evaluation: Annotated[EvaluationRecipe, Field(description="What is scored during the training.")] = (
+        dataclasses.field(default_factory=EvaluationRecipe)
+    )
+    output: Annotated[str, Field(description="Folder of states, logs and the final model.")] = "runs/winwin"
+    save_every: Annotated[int, Field(description="Steps between states.")] = 500
+    log_every: Annotated[int, Field(description="Steps between lines of metrics.jsonl.")] = 20
+    trackers: Annotated[list[str], Field(description="Where Accelerate also logs to, such as `tensorboard`.")] = (
+        dataclasses.field(default_factory=lambda: ["tensorboard"])
+    )
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
     def __post_init__(self) -> None:

@@ -15,17 +15,32 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
+from pydantic import Field
 
 from winwin_hf.data.sample import Box
 from winwin_hf.data.synthetic.camera import Camera
 from winwin_hf.data.synthetic.furniture import Paint, furnish
 from winwin_hf.data.synthetic.raycast import BOX, Pinhole, Solid, Vectors, World, take
 from winwin_hf.data.synthetic.scenes import SceneReader
-from winwin_hf.data.synthetic.settings import SceneSettings
+from winwin_hf.data.synthetic.settings import (
+    Blur,
+    BlurSigma,
+    CacheMb,
+    Compression,
+    Noise,
+    Photometric,
+    SceneSettings,
+    TextureCount,
+    Textures,
+    TextureSeed,
+    TextureSide,
+    TextureSteps,
+    TextureWeights,
+)
 from winwin_hf.data.synthetic.textures import TextureBank, look
 
 COARSE = 16  # pixels between those from which the exposure is found
@@ -34,47 +49,50 @@ WALL = -1  # index of the room itself among the solids
 
 @dataclass(frozen=True)
 class RoomSettings:
-    """What rooms look like, and their camera. Lengths in metres, angles in degrees, unless said otherwise.
+    """What rooms look like, and their camera: the `settings` of synthetic-depth in a recipe."""
 
-    Attributes:
-        height, width: of the frame, in pixels.
-        field_of_view: narrowest and widest, horizontally.
-        eye: lowest and highest place of the camera above the floor. tilt: of its axis, from down (negative) to up. roll: largest.
-        room: shortest and longest side of the floor. ceiling: its lowest and highest place.
-        furniture: fewest and most pieces; on and beside them stand things.
-        nearest: no piece is nearer to the camera than this.
-        ambient: least and greatest share of light that comes from everywhere.
-        plain: share of the walls, floors and things that have one colour instead of a texture.
-        photometric, blur, blur_sigma, noise, compression, textures, texture_weights, texture_seed, texture_count, texture_steps,
-            texture_side, cache_mb: as in `SceneSettings`.
-    """
-
-    height: int = 480
-    width: int = 640
-    field_of_view: tuple[float, float] = (40.0, 70.0)
-    eye: tuple[float, float] = (0.5, 1.9)
-    tilt: tuple[float, float] = (-35.0, 10.0)
-    roll: float = 6.0
-    room: tuple[float, float] = (2.5, 8.0)
-    ceiling: tuple[float, float] = (2.2, 3.5)
-    furniture: tuple[int, int] = (5, 20)
-    nearest: float = 0.5
-    ambient: tuple[float, float] = (0.3, 0.8)
-    plain: float = 0.3
-    photometric: float = 1.0
-    blur: float = 0.5
-    blur_sigma: float = 1.2
-    noise: float = 4.0
-    compression: float = 0.3
-    textures: str | None = None
-    texture_weights: Mapping[str, float] = field(
-        default_factory=lambda: {"noise": 0.35, "leaves": 0.25, "photographs": 0.4}
+    height: Annotated[int, Field(description="Height of the frame, pixels.")] = 480
+    width: Annotated[int, Field(description="Width of the frame, pixels.")] = 640
+    field_of_view: Annotated[
+        tuple[float, float], Field(description="Narrowest and widest horizontal field of view, degrees.")
+    ] = (40.0, 70.0)
+    eye: Annotated[
+        tuple[float, float], Field(description="Lowest and highest position of the camera above the floor, metres.")
+    ] = (0.5, 1.9)
+    tilt: Annotated[
+        tuple[float, float], Field(description="Range of the camera's tilt, degrees: from down (negative) to up.")
+    ] = (-35.0, 10.0)
+    roll: Annotated[float, Field(description="Largest roll of the camera, degrees.")] = 6.0
+    room: Annotated[tuple[float, float], Field(description="Shortest and longest side of the floor, metres.")] = (
+        2.5,
+        8.0,
     )
-    texture_seed: int = 0
-    texture_count: int = 128
-    texture_steps: int = 50
-    texture_side: int = 768
-    cache_mb: float = 256.0
+    ceiling: Annotated[tuple[float, float], Field(description="Lowest and highest ceiling, metres.")] = (2.2, 3.5)
+    furniture: Annotated[
+        tuple[int, int],
+        Field(description="Fewest and most pieces of furniture; smaller things stand on and beside them."),
+    ] = (5, 20)
+    nearest: Annotated[float, Field(description="Least distance from the camera to a piece of furniture, metres.")] = (
+        0.5
+    )
+    ambient: Annotated[
+        tuple[float, float], Field(description="Least and greatest share of light that comes from everywhere.")
+    ] = (0.3, 0.8)
+    plain: Annotated[
+        float, Field(description="Share of the walls, floors and things that have one colour instead of a texture.")
+    ] = 0.3
+    photometric: Photometric = 1.0
+    blur: Blur = 0.5
+    blur_sigma: BlurSigma = 1.2
+    noise: Noise = 4.0
+    compression: Compression = 0.3
+    textures: Textures = None
+    texture_weights: TextureWeights = field(default_factory=lambda: {"noise": 0.35, "leaves": 0.25, "photographs": 0.4})
+    texture_seed: TextureSeed = 0
+    texture_count: TextureCount = 128
+    texture_steps: TextureSteps = 50
+    texture_side: TextureSide = 768
+    cache_mb: CacheMb = 256.0
 
     def __post_init__(self) -> None:
         for name in ("field_of_view", "eye", "tilt", "room", "ceiling", "furniture", "ambient"):  # lists in a recipe

@@ -4,78 +4,125 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+from pydantic import Field
+
+# Fields that synthetic rooms have too.
+Photometric = Annotated[
+    float, Field(description="Strength of changes of brightness, contrast, gamma and colour; 0: none.")
+]
+Blur = Annotated[float, Field(description="Probability of a Gaussian blur.")]
+BlurSigma = Annotated[float, Field(description="Largest standard deviation of the blur, pixels.")]
+Noise = Annotated[
+    float,
+    Field(description="Largest standard deviation of sensor noise, in grey levels of 255; drawn uniformly from 0."),
+]
+Compression = Annotated[
+    float, Field(description="Probability that a scene's frames are compressed as JPEG, quality 30 to 95.")
+]
+Textures = Annotated[
+    str | None, Field(description="Folder of photographs, searched recursively; null: procedural textures only.")
+]
+TextureWeights = Annotated[Mapping[str, float], Field(description='Shares of "noise", "leaves" and "photographs".')]
+TextureSeed = Annotated[int, Field(description="Seed of the texture bank. Give a held-out set another one.")]
+TextureCount = Annotated[int, Field(description="Number of textures of the bank that scenes draw from at one time.")]
+TextureSteps = Annotated[
+    int,
+    Field(description="Number of scenes of a shard after which a new texture replaces the oldest one; 0: never."),
+]
+TextureSide = Annotated[int, Field(description="Longest side of a photograph, pixels.")]
+CacheMb = Annotated[
+    float, Field(description="Memory for textures in each process, MB. The default holds 128 textures.")
+]
 
 
 @dataclass(frozen=True)
 class SceneSettings:
-    """What scenes look like. Lengths in pixels.
+    """What scenes look like: the `settings` of synthetic-flow in a recipe."""
 
-    Attributes:
-        height, width: of the frame.
-        sizes: (height, width) of several kinds of frame, of which each scene draws one; instead of `height` and `width`.
-        motion: mean of |flow| over the pixels of a 384 x 512 frame. Magnitudes are heavy-tailed: many below a pixel,
-            some six times the mean. Nothing scales with the frame's size: translations keep their pixels, rotations their
-            degrees, so the corners of a larger frame move further.
-        objects: fewest and most objects in front of the background.
-        object_size: smallest and largest radius of an object as a share of the frame's shorter side.
-        texture_scale: smallest and largest size of a texture's pixel, in pixels of the frame.
-        photometric: strength of brightness, contrast, gamma and colour changes; 0 is none.
-        asymmetric: share of `photometric` by which the two frames differ from each other.
-        shadow: probability of a soft shadow over a part of one frame.
-        blur: probability of a gaussian blur; blur_sigma: its largest standard deviation.
-        noise: largest standard deviation of the sensor's noise, in grey levels of 255 (uniform from 0).
-        textures: a folder of photographs, searched recursively; None: procedural textures only.
-        texture_weights: share of "noise", "leaves" and "photographs".
-        texture_seed: of the texture bank; a held-out set should have another.
-        texture_count: a scene draws its textures from this many of the bank.
-        texture_steps: after so many scenes of a shard the oldest of these textures is replaced by a new one, so that an
-            endless training never stops seeing new ones; 0: never.
-        texture_side: longest side of a photograph.
-        cache_mb: memory for textures per process, MB; the default holds all 128 of them.
-        perspective: share of the layers (the background among them) that move as a plane seen in perspective. With this and
-            all that follows off, as by default, a seed gives the scene that it gave before there was any of it.
-        bending: share of the layers whose motion is also bent by a few smooth waves.
-        articulated: probability that an object hangs on the one before it by a joint, and moves with it but for a turn.
-        thin: share of the objects that are bars, strands or nets, a few pixels wide.
-        flat: share of the layers that have one colour or a gentle gradient instead of a texture.
-        motion_blur: probability that the layers are blurred along their motion, over a tenth to half of the time between the
-            frames; the flow is between the middles of the exposures.
-        compression: probability that both frames went through JPEG, of a quality from 30 to 95.
-        motion_start: the first scenes' `motion`, which grows linearly from there (a curriculum).
-        motion_steps: over so many scenes of a shard it grows; 0: no curriculum. Held-out sets have none.
-    """
-
-    height: int = 384
-    width: int = 512
-    sizes: tuple[tuple[int, int], ...] | None = None
-    motion: float = 10.0
-    objects: tuple[int, int] = (1, 8)
-    object_size: tuple[float, float] = (0.05, 0.4)
-    texture_scale: tuple[float, float] = (0.5, 2.0)
-    photometric: float = 1.0
-    asymmetric: float = 0.3
-    shadow: float = 0.25
-    blur: float = 0.3
-    blur_sigma: float = 1.2
-    noise: float = 4.0
-    textures: str | None = None
-    texture_weights: Mapping[str, float] = field(
-        default_factory=lambda: {"noise": 0.25, "leaves": 0.35, "photographs": 0.4}
+    height: Annotated[int, Field(description="Height of the frame, pixels.")] = 384
+    width: Annotated[int, Field(description="Width of the frame, pixels.")] = 512
+    sizes: Annotated[
+        tuple[tuple[int, int], ...] | None,
+        Field(
+            description="(height, width) of several kinds of frame instead of `height` and `width`; each scene draws "
+            "one."
+        ),
+    ] = None
+    motion: Annotated[
+        float,
+        Field(
+            description="Mean of |flow| over the pixels of a 384 x 512 frame. Magnitudes are heavy-tailed: many "
+            "below a pixel, some six times the mean. Motion doesn't scale with the frame: translations keep their "
+            "pixels and rotations their degrees, so the corners of a larger frame move further."
+        ),
+    ] = 10.0
+    objects: Annotated[tuple[int, int], Field(description="Fewest and most objects in front of the background.")] = (
+        1,
+        8,
     )
-    texture_seed: int = 0
-    texture_count: int = 128
-    texture_steps: int = 50
-    texture_side: int = 768
-    cache_mb: float = 256.0
-    perspective: float = 0.0
-    bending: float = 0.0
-    articulated: float = 0.0
-    thin: float = 0.0
-    flat: float = 0.0
-    motion_blur: float = 0.0
-    compression: float = 0.0
-    motion_start: float = 0.0
-    motion_steps: int = 0
+    object_size: Annotated[
+        tuple[float, float],
+        Field(description="Smallest and largest radius of an object, as a share of the frame's shorter side."),
+    ] = (0.05, 0.4)
+    texture_scale: Annotated[
+        tuple[float, float],
+        Field(description="Smallest and largest size of a texture's pixel, in pixels of the frame."),
+    ] = (0.5, 2.0)
+    photometric: Photometric = 1.0
+    asymmetric: Annotated[
+        float, Field(description="Share of `photometric` by which the two frames differ from each other.")
+    ] = 0.3
+    shadow: Annotated[float, Field(description="Probability of a soft shadow over a part of one frame.")] = 0.25
+    blur: Blur = 0.3
+    blur_sigma: BlurSigma = 1.2
+    noise: Noise = 4.0
+    textures: Textures = None
+    texture_weights: TextureWeights = field(default_factory=lambda: {"noise": 0.25, "leaves": 0.35, "photographs": 0.4})
+    texture_seed: TextureSeed = 0
+    texture_count: TextureCount = 128
+    texture_steps: TextureSteps = 50
+    texture_side: TextureSide = 768
+    cache_mb: CacheMb = 256.0
+    perspective: Annotated[
+        float,
+        Field(description="Share of the layers (the background among them) that move as a plane seen in perspective."),
+    ] = 0.0
+    bending: Annotated[
+        float, Field(description="Share of the layers whose motion is also bent by a few smooth waves.")
+    ] = 0.0
+    articulated: Annotated[
+        float,
+        Field(
+            description="Probability that an object hangs on the previous one by a joint: it moves with it and turns "
+            "about the joint."
+        ),
+    ] = 0.0
+    thin: Annotated[
+        float, Field(description="Share of the objects that are bars, strands or nets, a few pixels wide.")
+    ] = 0.0
+    flat: Annotated[
+        float, Field(description="Share of the layers that have one colour or a gentle gradient instead of a texture.")
+    ] = 0.0
+    motion_blur: Annotated[
+        float,
+        Field(
+            description="Probability that the layers are blurred along their motion, over a tenth to half of the "
+            "time between the frames. The flow is between the middles of the exposures."
+        ),
+    ] = 0.0
+    compression: Compression = 0.0
+    motion_start: Annotated[
+        float, Field(description="Curriculum: `motion` of the first scenes; it grows linearly from there.")
+    ] = 0.0
+    motion_steps: Annotated[
+        int,
+        Field(
+            description="Curriculum: number of scenes of a shard over which `motion` grows; 0: no curriculum. "
+            "Held-out sets have none."
+        ),
+    ] = 0
 
     def __post_init__(self) -> None:
         for name in ("objects", "object_size", "texture_scale"):  # lists in a recipe
