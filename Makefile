@@ -13,18 +13,20 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: help install install-dev demo space docs test lint format clean
+.PHONY: help install install-dev demo space docs test test-slow research lint format clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo     install, put the bundled checkpoints into the Hub cache, run them on real frames into $(DEMO)/"
-	@echo "make test     formatter, linter, types and tests (make test PYTEST_ARGS='-m slow' for the slow ones)"
-	@echo "make space    the Gradio demo on this machine (make space PORT=7860)"
-	@echo "make docs     the documentation as a site in site/"
-	@echo "make lint     formatter, linter and types only"
-	@echo "make format   let ruff format and fix"
-	@echo "make install  only the virtual environment in $(VENV)/"
-	@echo "make clean    remove $(VENV)/, $(DEMO)/, site/, builds and caches (the Hub cache is left alone)"
+	@echo "make demo       install, put the bundled checkpoints into the Hub cache, run them on real frames into $(DEMO)/"
+	@echo "make space      the Gradio demo on this machine (make space PORT=7860)"
+	@echo "make test       formatter, linter, types, imports, then the tests (make test PYTEST_ARGS='-k flow' for some)"
+	@echo "make test-slow  the slow tests: the installed wheel, the notebooks, long trainings"
+	@echo "make research   the tests of scripts/research"
+	@echo "make lint       formatter, linter, types, imports and workflows only"
+	@echo "make format     let ruff format and fix"
+	@echo "make docs       the documentation as a site in site/"
+	@echo "make install    only the virtual environment in $(VENV)/"
+	@echo "make clean      remove $(VENV)/, $(DEMO)/, site/, builds and caches (the Hub cache is left alone)"
 
 # Stamps: a target's work is done again only when what it is made from has changed.
 $(VENV)/.stamp-venv:
@@ -50,7 +52,7 @@ install-dev: $(VENV)/.stamp-dev
 
 demo: $(VENV)/.stamp-install
 	$(BIN)/winwin checkpoints install
-	$(BIN)/python scripts/demo.py --output $(DEMO)
+	$(BIN)/winwin demo --output $(DEMO)
 
 $(VENV)/.stamp-space: $(VENV)/.stamp-install
 	$(PIP) install -c constraints.txt -e ".[demo]"
@@ -72,14 +74,26 @@ lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.stamp-dev
+	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+research: $(VENV)/.stamp-dev
+	$(BIN)/python -m pytest -m research $(PYTEST_ARGS)
 
 format: $(VENV)/.stamp-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) site build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
