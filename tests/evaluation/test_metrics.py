@@ -18,8 +18,6 @@ from winwin_hf.evaluation.metrics import (
     DepthMetric,
     FlowMetric,
     SegmentationMetric,
-    depth_compared,
-    depth_sums,
     flow_errors,
     flow_sums,
     segmentation_confusion,
@@ -28,6 +26,16 @@ from winwin_hf.evaluation.metrics import (
 )
 
 NAN = np.nan
+
+
+def depth_scores(prediction, target, **options):
+    """The scores of one image by name, deltas as shares."""
+    metric = DepthMetric(**options)
+    return dict(zip(metric.row_names, metric.row(prediction, target), strict=True))
+
+
+def depth_compared(prediction, target, **options):
+    return DepthMetric(**options).compared(prediction, target)
 
 
 def pixels(*vectors):
@@ -254,7 +262,7 @@ def test_segmentation_as_torchmetrics_and_scikit_learn():
 def test_depth_by_hand():
     target = np.array([[1.0, 2.0, NAN, 0.0, np.inf]])
     prediction = np.array([[1.5, 2.0, 9.0, 9.0, 9.0]])
-    scores = depth_sums(prediction, target)
+    scores = depth_scores(prediction, target)
     assert scores["images"] == 1 and scores["abs_rel"] == pytest.approx(0.25)
     assert scores["sq_rel"] == pytest.approx(0.125)
     assert scores["rmse"] == pytest.approx(math.sqrt(0.125))
@@ -274,7 +282,7 @@ def test_depth_as_torchmetrics():
     rng = np.random.default_rng(2)
     target, prediction = rng.uniform(0.5, 20, (2, 30, 40))
     t, p = torch.from_numpy(target), torch.from_numpy(prediction)
-    scores = depth_sums(prediction, target)
+    scores = depth_scores(prediction, target)
     pairs = {
         "abs_rel": (MeanAbsolutePercentageError(), p, t),
         "rmse": (MeanSquaredError(squared=False), p, t),
@@ -286,7 +294,7 @@ def test_depth_as_torchmetrics():
         assert scores[name] == pytest.approx(float(reference(*arguments)), rel=1e-5), name
     d = np.log(prediction) - np.log(target)
     assert scores["silog"] == pytest.approx(100 * math.sqrt(np.mean(d**2) - np.mean(d) ** 2), rel=1e-9)
-    assert depth_sums(3 * prediction, target)["silog"] == pytest.approx(scores["silog"], rel=1e-9)  # scale-invariant
+    assert depth_scores(3 * prediction, target)["silog"] == pytest.approx(scores["silog"], rel=1e-9)  # scale-invariant
 
 
 def test_depth_is_aligned_on_request():
@@ -295,9 +303,9 @@ def test_depth_is_aligned_on_request():
     target[:3] = NAN
     wrong_scale, wrong_both = target / 3, (target - 2) / 5
     wrong_scale[:3], wrong_both[:3] = 1e6, -1e6  # where nothing is known, they aren't looked at
-    assert depth_sums(wrong_scale, target, align="median")["rmse"] == pytest.approx(0, abs=1e-12)
-    assert depth_sums(wrong_both, target, align="least-squares")["rmse"] == pytest.approx(0, abs=1e-9)
-    assert depth_sums(wrong_both, target, align="median")["rmse"] > 0.1
+    assert depth_scores(wrong_scale, target, align="median")["rmse"] == pytest.approx(0, abs=1e-12)
+    assert depth_scores(wrong_both, target, align="least-squares")["rmse"] == pytest.approx(0, abs=1e-9)
+    assert depth_scores(wrong_both, target, align="median")["rmse"] > 0.1
     noisy = target + rng.normal(size=target.shape)
     known, guess = depth_compared(noisy, target, align="least-squares")
     slope, shift = np.polyfit(noisy[known], target[known], 1)
@@ -308,7 +316,7 @@ def test_depth_is_aligned_on_request():
     _, guess = depth_compared(np.ones_like(target), target, align="least-squares")  # any scale fits a constant
     assert guess == pytest.approx(np.nanmean(target))
     with pytest.raises(ValueError, match=r"median is 0\.0 m"):
-        depth_sums(np.zeros((2, 2)), np.ones((2, 2)), align="median")
+        depth_scores(np.zeros((2, 2)), np.ones((2, 2)), align="median")
 
 
 def test_depth_crops():
@@ -394,7 +402,7 @@ def test_a_prediction_that_is_no_number_is_an_error(value, dtype):
     target[:, 7, 9] = NAN
     prediction = target.copy()
     prediction[1, 7, 9] = value
-    assert flow_sums(prediction, target)["n"] == 1999 and depth_sums(prediction[1], target[1])["rmse"] == 0
+    assert flow_sums(prediction, target)["n"] == 1999 and depth_scores(prediction[1], target[1])["rmse"] == 0
     prediction[1, 30, 20] = prediction[0, 31, 2] = value
     for run in (
         lambda: flow_sums(prediction, target),
@@ -404,7 +412,7 @@ def test_a_prediction_that_is_no_number_is_an_error(value, dtype):
         with pytest.raises(ValueError, match=r"isn't finite at 2 pixels .* first at row 30, column 20"):
             run()
     with pytest.raises(ValueError, match=r"isn't finite at 1 pixels .* first at row 30, column 20"):
-        depth_sums(prediction[1], target[1])
+        depth_scores(prediction[1], target[1])
 
 
 def test_clear_errors():
@@ -429,7 +437,7 @@ def test_clear_errors():
     with pytest.raises(ValueError, match="num_labels is 0"):
         SegmentationMetric(0)
     with pytest.raises(ValueError, match=r"target of shape \(2, 3, 3\); expected depth"):
-        depth_sums(np.zeros((2, 3, 3)), np.zeros((2, 3, 3)))
+        depth_scores(np.zeros((2, 3, 3)), np.zeros((2, 3, 3)))
     with pytest.raises(ValueError, match="crop is 'nyu'; expected 'eigen', 'garg' or None"):
         DepthMetric(crop="nyu")
     with pytest.raises(ValueError, match="align is 'mean'; expected 'median', 'least-squares' or None"):

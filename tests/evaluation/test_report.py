@@ -13,7 +13,7 @@ from rich.console import Console
 from support.places import FRAMES
 
 from winwin_hf.data.sources import open_source
-from winwin_hf.evaluation import report
+from winwin_hf.evaluation import report, worst
 from winwin_hf.evaluation.run import Settings, evaluate_data, parse_data
 from winwin_hf.evaluation.scoring import Frame, new_metric, score
 
@@ -69,7 +69,7 @@ def test_csv_has_each_image_by_itself(tmp_path):
 
 
 def test_classes_become_columns():
-    assert report.flat({"miou": 1, "iou": {"car": 2, "sky": 3}}) == {"miou": 1, "iou/car": 2, "iou/sky": 3}
+    assert report.flatten({"miou": 1, "iou": {"car": 2, "sky": 3}}) == {"miou": 1, "iou/car": 2, "iou/sky": 3}
 
 
 @pytest.mark.parametrize("task", ["optical-flow", "depth-estimation", "semantic-segmentation"])
@@ -83,10 +83,12 @@ def test_picture_of_a_frame(task):
     }[task]
     if task != "semantic-segmentation":
         target[..., :5] = np.nan
-    prediction = {"flow": np.zeros((2, 40, 60)), "depth": np.ones((40, 60)), "segmentation": np.zeros((40, 60), int)}[
-        task
-    ]
-    picture = report.draw(Frame(0, "x", image, None, target), prediction, task, {"epe": 1.0})
+    prediction = {
+        "optical-flow": np.zeros((2, 40, 60)),
+        "depth-estimation": np.ones((40, 60)),
+        "semantic-segmentation": np.zeros((40, 60), int),
+    }[task]
+    picture = worst.draw(Frame(0, "x", image, None, target), prediction, task, {"epe": 1.0})
     assert picture.dtype == np.uint8 and picture.shape[1] > 4 * 400
 
 
@@ -113,7 +115,7 @@ def test_evaluation_leaves_its_files(tmp_path, capsys):
     [
         (["zero"], ["sintel-clean"], "--data sintel-clean: expected NAME=PATH"),
         (["zero"], ["sintel=x"], "unknown data set 'sintel': did you mean"),
-        (["zero"], [f"camvid={DATA / 'CamVid'}"], "zero is for flow, camvid is for segmentation"),
+        (["zero"], [f"camvid={DATA / 'CamVid'}"], "zero is for optical flow, camvid is for semantic segmentation"),
         (
             ["winwin-seg"],
             [f"cityscapes={DATA / 'segmentation' / 'cityscapes'}"],

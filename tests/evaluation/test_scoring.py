@@ -82,7 +82,9 @@ def test_nothing_readable_is_an_error(sintel):
 def test_frames_without_truth_are_predicted_only():
     source = open_source("sintel-clean", str(FLOW / "Sintel"), "test")
     seen = []
-    result = score(zero, source, new_metric(source), Accelerator(), done=lambda frame, flow: seen.append(frame.name))
+    result = score(
+        zero, source, new_metric(source), Accelerator(), on_prediction=lambda frame, flow: seen.append(frame.name)
+    )
     assert seen and [image.row for image in result.images] == [None] * len(seen) and result.figures == {}
 
 

@@ -1,15 +1,9 @@
-"""Scores of a model: on windows placed as in training, and on full frames of any size, one pass each.
-
-Notable:
-- both are always reported. A score on windows says little about full frames, and for flow the second view's windows tell the
-  network the motion; the gap between the two is what to look at.
-- full frames go through the image processor and its post-processing, exactly as a user's images do.
-- every process scores its share; sums are added exactly.
-"""
+"""`winwin evaluate`: methods by name, scored on data sets on disk, with everything written to one folder."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,31 +13,30 @@ from accelerate import Accelerator
 
 from winwin_hf.data.benchmarks import catalog
 from winwin_hf.data.sources import OTHERS, SYNTHETIC, Source, open_source
-from winwin_hf.evaluation import report, submission
+from winwin_hf.evaluation import report, submission, worst
 from winwin_hf.evaluation.methods import load
 from winwin_hf.evaluation.report import Line
 from winwin_hf.evaluation.scoring import Frame, new_metric, score
 from winwin_hf.inference.predictor import Network
 from winwin_hf.inference.variational import Refined
-
-# ------------------------------------------------------------------ benchmarks on disk
-
-
-def parse_data(text: str) -> tuple[str, str | None, str]:
-    """ "sintel-clean:train[:10]=/data/Sintel" -> (name, split or None, path). Raises ValueError."""
-    name, equals, path = text.partition("=")
-    name, colon, split = name.partition(":")
-    if not (equals and name and path) or (colon and not split):
-        raise ValueError(f"--data {text}: expected NAME=PATH or NAME:SPLIT=PATH, such as sintel-clean=/data/Sintel")
-    return name, split or None, path
+from winwin_hf.task import TASKS
 
 
 @dataclass
 class Settings:
-    """How `evaluate_data` predicts and scores. tile: (height, width) pixels, None: one pass. length: at most so many examples of
-    each set. worst: pictures of so many of the worst. submission: write each prediction in its benchmark's format. double,
-    align: of the metrics (flow, depth). options: keywords of data sets, by set name; of synthetic scenes their settings. min_pixels: of
-    the networks' image processors, None: as their checkpoints say."""
+    """
+    How `evaluate_data` predicts and scores.
+
+    Attributes:
+        tile: (height, width) in pixels; None: one pass over the whole frame. overlap: share of a tile that its neighbour repeats.
+        length: use the first `length` examples of each set; None: all.
+        skip_broken: leave out examples that can't be read, count and name them.
+        worst: number of pictures of the worst images of each set.
+        submission: also write each prediction in its benchmark's format.
+        double: of flow, see `FlowMetric`. align: of depth, see `DepthMetric`.
+        options: by name of the set, its reader's options; of synthetic scenes their settings.
+        min_pixels: networks enlarge images with fewer pixels to so many; 0: never; None: as the checkpoint says.
+    """
 
     tile: tuple[int, int] | None = None
     overlap: float = 0.5
@@ -59,86 +52,82 @@ class Settings:
     min_pixels: int | None = None
 
 
+@dataclass(frozen=True)
+class _DataSet:
+    name: str
+    split: str
+    path: str
+    source: Source
+
+
+def parse_data(text: str) -> tuple[str, str | None, str]:
+    """ "sintel-clean:train[:10]=/data/Sintel" -> (name, split or None, path). Raises ValueError."""
+    name, equals, path = text.partition("=")
+    name, colon, split = name.partition(":")
+    if not (equals and name and path) or (colon and not split):
+        raise ValueError(f"--data {text}: expected NAME=PATH or NAME:SPLIT=PATH, such as sintel-clean=/data/Sintel")
+    return name, split or None, path
+
+
 def evaluate_data(methods: list[str], data: list[str], output: str | Path | None, settings: Settings) -> list[Line]:
     """
-    Scores methods on data sets on disk, one after the other; any number of processes gives the same figures.
+    Scores each method on each data set and prints a table; any number of processes gives the same figures.
 
     Args:
-        methods: checkpoints (a bundled name, a folder, a Hub repository), or baselines of `methods.BASELINES`; of flow also with
-            `variational.SUFFIX` behind them.
+        methods: checkpoints or baselines, by the names of methods.py.
         data: "NAME=PATH" or "NAME:SPLIT=PATH".
         output: folder for results.json and the rest (see report.py); None: only the table.
-    Raises: ValueError, OSError: an unknown name, a folder without the expected layout, a checkpoint for another task or with
-        other classes, or a broken file, named.
+    Raises:
+        ValueError, OSError: an unknown name, a folder without the expected layout, a checkpoint for another task or with other
+            classes, or a broken file; the message names it.
     """
     accelerator = Accelerator(mixed_precision=settings.precision, cpu=settings.cpu)
     folder = Path(output) if output is not None else None
-    # everything is opened before the first frame is predicted, so that a wrong name costs no time
+    # All sets are opened before the first frame is predicted, so that a wrong name fails at once.
     chosen = [parse_data(text) for text in data]
     unknown = set(settings.options) - {name for name, _, _ in chosen}
     if unknown:
         raise ValueError(f"--option {', '.join(sorted(unknown))}: no such set among --data")
-    sources = [_open_scored(name, split, path, settings) for name, split, path in chosen]
+    data_sets = [_open(name, split, path, settings) for name, split, path in chosen]
     if folder is not None and accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
     accelerator.wait_for_everyone()
     lines = []
     for method in methods:
         predictor = load(method, accelerator, settings.tile, settings.overlap, settings.min_pixels)
-        for (name, _, path), (source, split) in zip(chosen, sources, strict=True):
-            lines.append(_evaluate_one(predictor, source, split, path, folder, accelerator, settings, name))
+        lines += [_evaluate_one(predictor, data_set, folder, accelerator, settings) for data_set in data_sets]
     if accelerator.is_main_process:
         report.show(lines)
         if folder is not None:
             report.write_json(
                 folder / "results.json", lines, {**asdict(settings), "processes": accelerator.num_processes}
             )
-            report.write_page(folder, lines)
+            worst.write_page(folder, lines)
     accelerator.wait_for_everyone()
     return lines
 
 
-def _open_scored(name: str, split: str | None, path: str, settings: Settings) -> tuple[Source, str]:
+def _open(name: str, split: str | None, path: str, settings: Settings) -> _DataSet:
     if split is None:
         split = "val" if name in OTHERS else catalog.entry_of(name).scored
     options = settings.options.get(name, {})
     if name in SYNTHETIC:
         if settings.length is None:
             raise ValueError(f"--data {name}={path}: its scenes have no end; expected --length with it")
-        return open_source(name, path, split, options, length=settings.length), split
+        return _DataSet(name, split, path, open_source(name, path, split, options, length=settings.length))
     if name == "shards":
         options = {"streaming": False, **options}
-    return open_source(name, path, split, options=options, skip_broken=settings.skip_broken), split
+    source = open_source(name, path, split, options=options, skip_broken=settings.skip_broken)
+    return _DataSet(name, split, path, source)
 
 
 def _evaluate_one(
-    predictor: Any,
-    source: Source,
-    split: str,
-    path: str,
-    folder: Path | None,
-    accelerator: Accelerator,
-    settings: Settings,
-    name: str,
+    predictor: Any, data_set: _DataSet, folder: Path | None, accelerator: Accelerator, settings: Settings
 ) -> Line:
-    """One method on one set: scored, with its files written."""
-    if predictor.task != source.task:
-        raise ValueError(f"{predictor.name} is for {predictor.task}, {name} is for {source.task}")
-    if predictor.labels is not None and predictor.labels != source.labels:
-        raise ValueError(
-            f"{predictor.name} knows {len(predictor.labels)} classes ({', '.join(predictor.labels[:4])}, ...), {name} has "
-            f"{len(source.labels or ())} ({', '.join((source.labels or ())[:4])}, ...); expected the same"
-        )
-    place = folder and folder / report.folder_name(predictor.name)
-    done = None
-    if settings.submission:
-        if place is None:
-            raise ValueError("--submission needs --output, the folder to write to")
-        target = place / "submission"
-
-        def done(frame: Frame, prediction: np.ndarray) -> None:
-            submission.write(target, name, source.task, frame.name, prediction)
-
+    """Scores one method on one set and writes its files below `folder`."""
+    name, source = data_set.name, data_set.source
+    _check_fits(predictor, data_set)
+    method_folder = folder and folder / report.folder_name(predictor.name)
     result = score(
         predictor,
         source,
@@ -146,30 +135,27 @@ def _evaluate_one(
         accelerator,
         settings.length,
         settings.skip_broken,
-        settings.worst if place else 0,
-        done,
+        settings.worst if method_folder else 0,
+        _submission_writer(method_folder, data_set) if settings.submission else None,
         f"{predictor.name} on {name}",
     )
-    inference = "one pass"
+    if method_folder is not None:
+        set_folder = method_folder / report.folder_name(f"{name}-{data_set.split}")
+        if accelerator.is_main_process:
+            shutil.rmtree(set_folder / "worst", ignore_errors=True)  # of an earlier evaluation
+            report.write_csv(set_folder / "images.csv", result)
+        accelerator.wait_for_everyone()
+        worst.write_pictures(set_folder / "worst", result, source.task)
+        accelerator.wait_for_everyone()
     network = predictor.predictor if isinstance(predictor, Refined) else predictor
-    if isinstance(network, Network) and settings.tile:
-        inference = f"tiles of {settings.tile[0]}x{settings.tile[1]}, overlap {settings.overlap}"
-    if place is not None:
-        here = place / report.folder_name(f"{name}-{split}")
-        if accelerator.is_main_process:
-            shutil.rmtree(here / "worst", ignore_errors=True)  # of an earlier evaluation
-        accelerator.wait_for_everyone()
-        report.write_worst(here / "worst", result, source.task)
-        if accelerator.is_main_process:
-            report.write_csv(here / "images.csv", result)
-        accelerator.wait_for_everyone()
+    tiled = isinstance(network, Network) and settings.tile
     return Line(
         data=name,
-        split=split,
-        path=path,
+        split=data_set.split,
+        path=data_set.path,
         task=source.task,
         method=predictor.name,
-        inference=inference,
+        inference=f"tiles of {tiled[0]}x{tiled[1]}, overlap {settings.overlap}" if tiled else "one pass",
         images=len(result.images),
         scored=sum(image.row is not None for image in result.images),
         missing=list(source.missing),
@@ -177,3 +163,27 @@ def _evaluate_one(
         seconds=result.seconds(),
         figures=result.figures,
     )
+
+
+def _check_fits(predictor: Any, data_set: _DataSet) -> None:
+    """Raises ValueError if the method is for another task or for other classes than the set's."""
+    name, source = data_set.name, data_set.source
+    if predictor.task != source.task:
+        raise ValueError(
+            f"{predictor.name} is for {TASKS[predictor.task].title}, {name} is for {TASKS[source.task].title}"
+        )
+    if predictor.labels is not None and predictor.labels != source.labels:
+        raise ValueError(
+            f"{predictor.name} knows {len(predictor.labels)} classes ({', '.join(predictor.labels[:4])}, ...), {name} has "
+            f"{len(source.labels or ())} ({', '.join((source.labels or ())[:4])}, ...); expected the same"
+        )
+
+
+def _submission_writer(folder: Path | None, data_set: _DataSet) -> Callable[[Frame, np.ndarray], None]:
+    if folder is None:
+        raise ValueError("--submission needs --output, the folder to write to")
+
+    def write(frame: Frame, prediction: np.ndarray) -> None:
+        submission.write(folder / "submission", data_set.name, data_set.source.task, frame.name, prediction)
+
+    return write

@@ -1,10 +1,7 @@
-"""Scoring a predictor on whole frames: the one loop behind `winwin evaluate` and a training's own evaluation.
+"""The loop that predicts and scores the frames of a data set, for `winwin evaluate` and for the evaluation during a training.
 
-Notable:
-- every process takes every n-th frame; the per-image sums of all frames are gathered and added with one rounding, so the
-  figures are the same to the last digit with any number of processes.
-- a frame that can't be read ends the scoring with its name, or with `skip_broken` is left out, counted and named.
-- frames without ground truth are predicted (for a benchmark's submission) and not scored.
+Every process takes every N-th frame. The rows of all frames are gathered and added with one rounding, so any number of processes
+gives the same figures, to the last digit.
 """
 
 from __future__ import annotations
@@ -23,16 +20,20 @@ from tqdm import tqdm
 from winwin_hf.data.readers import DepthReader, FlowReader, SegmentationReader
 from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.sources import Source
-from winwin_hf.evaluation.metrics import DepthMetric, FlowMetric, SegmentationMetric, sum_rows
+from winwin_hf.evaluation.metrics import DepthMetric, FlowMetric, Metric, SegmentationMetric, sum_rows
 from winwin_hf.task import TASKS
-
-Metric = FlowMetric | SegmentationMetric | DepthMetric
 
 
 @dataclass
 class Frame:
-    """One decoded example. image, second: uint8 (H, W, 3). target: flow (2, H, W) or twice as high and wide, depth (H, W), labels
-    (H, W); None where the set has no ground truth. occluded: bool, of the target's size, or None."""
+    """
+    One decoded example.
+
+    Attributes:
+        image, second: uint8 RGB (H, W, 3).
+        target: flow (2, H, W) or (2, 2H, 2W), depth (H, W) or labels (H, W); None without ground truth.
+        occluded: bool, of the target's height and width, or None.
+    """
 
     index: int
     name: str
@@ -44,7 +45,14 @@ class Frame:
 
 @dataclass
 class Scored:
-    """One image's result: its sums (`Metric.row`) and the seconds of its prediction."""
+    """
+    One predicted image.
+
+    Attributes:
+        size: (height, width).
+        row: its sums, see `Metric.row`; None without ground truth.
+        seconds: of its prediction.
+    """
 
     index: int
     name: str
@@ -55,8 +63,15 @@ class Scored:
 
 @dataclass
 class Result:
-    """What a set gave. figures: `Metric.compute` of all scored images. images: in the set's order. broken: (name, reason) of those
-    left out. worst: (frame, prediction), the worst first, of those this process has."""
+    """
+    What `score` found on a set.
+
+    Attributes:
+        figures: `Metric.compute` of all images with ground truth; empty if there are none.
+        images: in the set's order.
+        broken: (name, reason) of the examples that were left out.
+        worst: (frame, prediction) of the worst images that this process predicted, the worst first.
+    """
 
     figures: dict[str, Any]
     images: list[Scored]
@@ -69,13 +84,18 @@ class Result:
         return self.metric.compute(image.row) if image.row is not None else {}
 
     def seconds(self) -> float:
-        """Median seconds of a prediction: the first ones warm caches up."""
+        """Median seconds of a prediction; the first ones, which fill caches, hardly change it."""
         return float(np.median([image.seconds for image in self.images])) if self.images else float("nan")
 
 
 def new_metric(source: Source, double: str = "best", align: str | None = None) -> Metric:
-    """The metric of a source's task, empty. double: of flow, see FlowMetric ("best" is how Spring's benchmark scores). align: of
-    depth, see DepthMetric."""
+    """
+    An empty metric for a source, with its classes or its benchmark's depth range and crop.
+
+    Args:
+        double: for flow, see `FlowMetric`; "best" is how Spring's benchmark scores.
+        align: for depth, see `DepthMetric`.
+    """
     entry = source.entry
     if source.task == "optical-flow":
         return FlowMetric(double=double)
@@ -87,7 +107,7 @@ def new_metric(source: Source, double: str = "best", align: str | None = None) -
 
 
 def read_frame(source: Source, example: dict[str, Any]) -> Frame:
-    """A whole frame: as it is stored, or through the source's augmentation if it has one. Raises BrokenExample."""
+    """A whole frame as it is stored, or through the source's augmentation if it has one. Raises BrokenExample."""
     index, reader = int(example["index"]), source.reader
     name = str(example.get("name") or f"{source.name}-{index:06d}")
     if getattr(reader, "augmentation", None) is None and isinstance(reader, FlowReader):
@@ -98,11 +118,11 @@ def read_frame(source: Source, example: dict[str, Any]) -> Frame:
         image, target = reader.decode(example)
         return Frame(index, name, image, None, target)
     sample = reader(example, np.random.default_rng(index))
-    box = (0, 0, sample.height, sample.width)
-    image, target = sample.first(box)
+    whole = (0, 0, sample.height, sample.width)
+    image, target = sample.first(whole)
     if source.task != "optical-flow":
         return Frame(index, name, image, None, target)
-    return Frame(index, name, image, sample.second(box), target.transpose(2, 0, 1))
+    return Frame(index, name, image, sample.second(whole), target.transpose(2, 0, 1))
 
 
 def score(
@@ -113,69 +133,84 @@ def score(
     length: int | None = None,
     skip_broken: bool = False,
     keep_worst: int = 0,
-    done: Callable[[Frame, np.ndarray], None] | None = None,
+    on_prediction: Callable[[Frame, np.ndarray], None] | None = None,
     title: str = "",
 ) -> Result:
     """
-    Predicts every frame (the first `length`) of a source and scores those with ground truth. Same figures in every process.
+    Predicts the frames of a source and scores those with ground truth. Every process returns the same figures.
 
     Args:
-        predict: see predictors.py. If it has an attribute `uncertainty`, that is the last prediction's, for the flow's AUSE.
-        keep_worst: so many of the worst frames are kept with their predictions, for pictures.
-        done: called in the process that predicted it, with each frame and its prediction.
-    Raises: BrokenExample, unless `skip_broken`; ValueError if nothing could be predicted.
+        predict: see methods.py. Its attribute `uncertainty`, if it has one, is the last flow's, for AUSE.
+        length: use the first `length` examples; None: all.
+        skip_broken: leave out examples that can't be read, instead of raising.
+        keep_worst: how many of the worst frames to keep with their predictions, for pictures.
+        on_prediction: called with each frame and its prediction, in the process that predicted it.
+        title: of the progress bar.
+    Raises:
+        BrokenExample: an example can't be read, unless `skip_broken`.
+        ValueError: no frame could be predicted.
     """
     world, rank = accelerator.num_processes, accelerator.process_index
-    key, less = TASKS[source.task].figure, TASKS[source.task].lower_is_better
     images: list[Scored] = []
     broken: list[tuple[int, str, str]] = []
-    worst: list[tuple[float, int, Frame, np.ndarray]] = []  # a heap whose first is the best of the worst
+    worst = _WorstFrames(keep_worst, source.task)
     total = None if not hasattr(source.dataset, "__len__") else -(-min(len(source), length or len(source)) // world)
-    shown = accelerator.is_main_process
-    with tqdm(total=total, desc=title, disable=not shown, leave=False, mininterval=1) as bar:
-        for example in source.examples(length, rank, world):
-            try:
-                frame = read_frame(source, example)
-            except BrokenExample as error:
-                if not skip_broken:
-                    raise
-                broken.append((int(example["index"]), str(example.get("name", example["index"])), str(error)))
-                bar.update()
-                continue
-            start = time.perf_counter()
-            prediction = predict(frame.image, frame.second)
-            seconds = time.perf_counter() - start
-            row = None
-            if frame.target is not None:
-                masks = {}
-                if source.task == "optical-flow":
-                    masks = {"occluded": frame.occluded, "uncertainty": getattr(predict, "uncertainty", None)}
-                row = metric.row(prediction, frame.target, **masks)
-                value = float(metric.compute(row)[key])
-                if keep_worst and np.isfinite(value):
-                    item = (value if less else -value, -frame.index, frame, prediction)
-                    (heapq.heappush if len(worst) < keep_worst else heapq.heappushpop)(worst, item)
-            size = (frame.image.shape[0], frame.image.shape[1])
-            images.append(Scored(frame.index, frame.name, size, row, seconds))
-            if done is not None:
-                done(frame, prediction)
-            bar.update()
+    hidden = not accelerator.is_main_process
+    for example in tqdm(source.examples(length, rank, world), title, total, disable=hidden, leave=False, mininterval=1):
+        try:
+            frame = read_frame(source, example)
+        except BrokenExample as error:
+            if not skip_broken:
+                raise
+            broken.append((int(example["index"]), str(example.get("name", example["index"])), str(error)))
+            continue
+        start = time.perf_counter()
+        prediction = predict(frame.image, frame.second)
+        seconds = time.perf_counter() - start
+        row = None
+        if frame.target is not None:
+            maps = {}
+            if source.task == "optical-flow":
+                maps = {"occluded": frame.occluded, "uncertainty": getattr(predict, "uncertainty", None)}
+            row = metric.row(prediction, frame.target, **maps)
+            worst.add(metric.compute(row), frame, prediction)
+        size = (frame.image.shape[0], frame.image.shape[1])
+        images.append(Scored(frame.index, frame.name, size, row, seconds))
+        if on_prediction is not None:
+            on_prediction(frame, prediction)
     if world > 1:
         images, broken = gather_object(images), gather_object(broken)
-        ranking = gather_object([item[:2] for item in worst])
-    else:
-        ranking = [item[:2] for item in worst]
     images.sort(key=lambda image: image.index)
     if not images:
         raise ValueError(f"{source.name}: no frame could be predicted" + (f"; {broken[0][2]}" if broken else ""))
     rows = [image.row for image in images if image.row is not None]
-    state = sum_rows(rows) if rows else metric.state
-    chosen = sorted(ranking, reverse=True)[:keep_worst]
-    mine = {item[:2]: item[2:] for item in worst}
     return Result(
-        metric.compute(state) if rows else {},
-        images,
-        [(name, reason) for _, name, reason in sorted(broken)],
-        metric,
-        [mine[place] for place in chosen if place in mine],
+        figures=metric.compute(sum_rows(rows)) if rows else {},
+        images=images,
+        broken=[(name, reason) for _, name, reason in sorted(broken)],
+        metric=metric,
+        worst=worst.gather(world),
     )
+
+
+class _WorstFrames:
+    """The `count` worst frames so far by their task's figure; of equal ones, the first of the set."""
+
+    def __init__(self, count: int, task: str) -> None:
+        self.count, self.task = count, TASKS[task]
+        self.heap: list[tuple[float, int, Frame, np.ndarray]] = []  # (badness, -index, ...), the least bad first
+
+    def add(self, figures: dict[str, Any], frame: Frame, prediction: np.ndarray) -> None:
+        value = float(figures[self.task.figure])
+        if not self.count or not np.isfinite(value):
+            return
+        item = (value if self.task.lower_is_better else -value, -frame.index, frame, prediction)
+        (heapq.heappush if len(self.heap) < self.count else heapq.heappushpop)(self.heap, item)
+
+    def gather(self, world: int) -> list[tuple[Frame, np.ndarray]]:
+        """Those of this process that are among the worst of all `world` processes, the worst first."""
+        ranking = [item[:2] for item in self.heap]
+        if world > 1:
+            ranking = gather_object(ranking)
+        mine = {item[:2]: item[2:] for item in self.heap}
+        return [mine[place] for place in sorted(ranking, reverse=True)[: self.count] if place in mine]

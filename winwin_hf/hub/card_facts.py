@@ -20,14 +20,14 @@ from winwin_hf import bundled
 from winwin_hf.data.benchmarks.catalog import SETS
 from winwin_hf.data.formats.files import write_atomic
 from winwin_hf.data.sources import SYNTHETIC
-from winwin_hf.evaluation.report import UNITS as FIGURES
+from winwin_hf.evaluation.figures import FIGURE_LABELS
 from winwin_hf.hub.card_figures import REPOSITORY, Results
 from winwin_hf.model.configuration_winwin import WinWinConfig
 from winwin_hf.task import ARCHITECTURES, Task
 from winwin_hf.training.recipe import Recipe, load_recipe
 
 FACTS = "card.json"
-UNITS = {**FIGURES, "loss": "loss"}
+UNITS = {**FIGURE_LABELS, "loss": "loss"}
 UNNOTED = "photographs whose terms nobody noted"
 
 

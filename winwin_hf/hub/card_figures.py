@@ -19,8 +19,9 @@ from typing import Any
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 
 from winwin_hf.evaluation.depth_baselines import METHODS
+from winwin_hf.evaluation.figures import FIGURE_LABELS, figure_text
 from winwin_hf.evaluation.methods import BASELINES
-from winwin_hf.evaluation.report import UNITS, folder_name, number
+from winwin_hf.evaluation.report import folder_name
 from winwin_hf.task import TASKS
 
 # Names that hf.co/metrics has for ours; the others keep their own.
@@ -128,17 +129,17 @@ def public_command(command: str, method: str) -> str:
 
 
 def finite(figures: dict[str, Any]) -> dict[str, float]:
-    """The figures that have a unit and a value, in the order of `UNITS`."""
-    return {key: figures[key] for key in UNITS if figures.get(key) is not None and math.isfinite(figures[key])}
+    """The figures that have a unit and a value, in the order of `FIGURE_LABELS`."""
+    return {key: figures[key] for key in FIGURE_LABELS if figures.get(key) is not None and math.isfinite(figures[key])}
 
 
 def tables(results: list[Results], name: str) -> str:
     """Markdown: for each of `results` where it comes from, and a table."""
     parts = []
     for result in results:
-        keys = [key for key in UNITS if any(key in finite(line["figures"]) for line in result.lines)]
+        keys = [key for key in FIGURE_LABELS if any(key in finite(line["figures"]) for line in result.lines)]
         rows = [
-            "| " + " | ".join(["set", "method", "images", *(UNITS[key] for key in keys), "s / image"]) + " |",
+            "| " + " | ".join(["set", "method", "images", *(FIGURE_LABELS[key] for key in keys), "s / image"]) + " |",
             "|---|---|---|" + "---|" * (len(keys) + 1),
         ]
         for line in result.lines:
@@ -146,7 +147,7 @@ def tables(results: list[Results], name: str) -> str:
             if line["inference"] != "one pass":
                 method += f" ({line['inference']})"
             images = str(line["images"]) + (f" (-{line['left_out']})" if line["left_out"] else "")
-            values = [number(line["figures"].get(key)) for key in keys]
+            values = [figure_text(line["figures"].get(key)) for key in keys]
             place = f"{line['data']}:{line['split']}" + (f" ({line['hub']})" if line["hub"] else "")
             rows.append("| " + " | ".join([place, method, images, *values, f"{line['seconds']:.2f}"]) + " |")
         machine = result.machine
@@ -171,7 +172,7 @@ def model_index(results: list[Results], repo_id: str | None) -> list[EvalResult]
             dataset_split=line["split"],
             dataset_config=None if line["inference"] == "one pass" else line["inference"],
             metric_type=METRICS.get(key, key),
-            metric_name=UNITS[key],
+            metric_name=FIGURE_LABELS[key],
             metric_value=round(value, 4),
             source_name=SOURCE if url else None,
             source_url=url,
@@ -210,7 +211,7 @@ def eval_results(results: list[Results], repo_id: str, hub_datasets: dict[str, s
                 date=result.date,
                 source_url=f"{PLACE}/{repo_id}",
                 source_name=SOURCE,
-                notes=f"{UNITS[key]}, split {line['split']}, {line['inference']}, {line['images']} images",
+                notes=f"{FIGURE_LABELS[key]}, split {line['split']}, {line['inference']}, {line['images']} images",
             )
             file = f"{folder_name(line['data'] if line['data'] != 'hub' else dataset.partition('/')[2])}.yaml"
             files.setdefault(file, []).extend(eval_result_entries_to_yaml([entry]))

@@ -20,8 +20,7 @@ from transformers import AutoModel
 
 from winwin_hf import bundled
 from winwin_hf.data.formats.files import write_atomic
-from winwin_hf.evaluation.report import UNITS as FIGURES
-from winwin_hf.evaluation.report import number
+from winwin_hf.evaluation.figures import FIGURE_LABELS, figure_text
 from winwin_hf.hub.card_facts import FACTS, UNITS, Facts, Terms, base_model, datasets_of, read_facts, write_facts
 from winwin_hf.hub.card_figures import METRICS, PLACE, SOURCE, finite, model_index, read_results, tables
 from winwin_hf.hub.card_pictures import CURVE, WORST, draw_curve, draw_worst
@@ -222,7 +221,7 @@ def training_table(facts: Facts) -> str:
     """Markdown: the scores of the training's last evaluation, one row a set."""
     sets = facts.evaluation
     known = dict.fromkeys(key for scores in sets.values() for key in scores if key in UNITS)
-    keys = [key for key in known if any(number(scores.get(key)) != "-" for scores in sets.values())]
+    keys = [key for key in known if any(figure_text(scores.get(key)) != "-" for scores in sets.values())]
     rows = [
         f"| {label} | {' x '.join(map(str, s['size'])) if 'size' in s else 'windows, as in training'} | {s['images']} | "
         + " | ".join(_said(s.get(k)) for k in keys)
@@ -234,8 +233,8 @@ def training_table(facts: Facts) -> str:
 
 
 def _said(value: Any) -> str:
-    """As `report.number`, but no digit more than was noted of figures that were noted with two."""
-    return f"{value:.2f}" if value is not None and round(value, 2) == value else number(value)
+    """As `figures.figure_text`, but no digit more than was noted of figures that were noted with two."""
+    return f"{value:.2f}" if value is not None and round(value, 2) == value else figure_text(value)
 
 
 def _training_index(facts: Facts, repo_id: str | None) -> list[EvalResult]:
@@ -253,7 +252,7 @@ def _training_index(facts: Facts, repo_id: str | None) -> list[EvalResult]:
             dataset_config=label,
             dataset_split=sets[label].split,
             metric_type=METRICS.get(key, key),
-            metric_name=FIGURES[key],
+            metric_name=FIGURE_LABELS[key],
             metric_value=round(value, 4),
             source_name=SOURCE if url else None,
             source_url=url,

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from winwin_hf.data.collator import Reader, WinWinCollator
 from winwin_hf.data.sources import SYNTHETIC, Source, open_source
-from winwin_hf.evaluation.report import UNITS, number
+from winwin_hf.evaluation.figures import FIGURE_LABELS, figure_text
 from winwin_hf.evaluation.scoring import new_metric, score
 from winwin_hf.inference.predictor import Network
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
@@ -146,12 +146,12 @@ def make_collator(
 
 def show(results: dict[str, dict[str, Any]], title: str) -> None:
     """Prints the scores as a table, one row a set."""
-    figures = [key for key in next(iter(results.values())) if key in (*UNITS, "loss")]
+    figures = [key for key in next(iter(results.values())) if key in (*FIGURE_LABELS, "loss")]
     shown = [key for key in figures if any(np.isfinite(scores.get(key, np.nan)) for scores in results.values())]
-    table = Table("set", "size", "images", *(UNITS.get(key, key) for key in shown), "s / image", title=title)
+    table = Table("set", "size", "images", *(FIGURE_LABELS.get(key, key) for key in shown), "s / image", title=title)
     for name, scores in results.items():
         size = " x ".join(map(str, scores["size"])) if "size" in scores else "windows"
-        values = [number(scores.get(key)) for key in shown]
+        values = [figure_text(scores.get(key)) for key in shown]
         table.add_row(name, size, str(scores["images"]), *values, f"{scores['seconds']:.2f}")
     Console(width=160).print(table)
 

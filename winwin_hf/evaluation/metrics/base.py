@@ -1,0 +1,74 @@
+"""What all metrics share: sums of images that add exactly, and the checks of their input."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+
+class Metric:
+    """Base class: `update` with images one by one, `merge` other metrics, then `compute`.
+
+    Attributes:
+        state: the sum of the rows of all images so far, float64.
+        row_names: the name of each entry of `state` and of a row.
+    """
+
+    row_names: Sequence[str]
+
+    def __init__(self, length: int) -> None:
+        self.state = np.zeros(length, dtype=np.float64)
+
+    def row(self, prediction: np.ndarray, target: np.ndarray, *args: Any, **kwargs: Any) -> np.ndarray:
+        """The sums of one image, float64, none negative; `state` does not change. Further arguments: maps that a metric can use."""
+        raise NotImplementedError
+
+    def update(self, prediction: np.ndarray, target: np.ndarray, *args: Any, **kwargs: Any) -> None:
+        """Adds one image; arguments of `row`."""
+        self.state = self.state + self.row(prediction, target, *args, **kwargs)
+
+    def merge(self, other: Metric) -> None:
+        """Adds another metric's images. Raises ValueError if it is not the same metric."""
+        if type(other) is not type(self) or other.state.shape != self.state.shape:
+            raise ValueError(f"cannot merge {type(other).__name__} of {other.state.shape} into {type(self).__name__}")
+        self.state = self.state + other.state
+
+    def compute(self, state: np.ndarray | None = None) -> dict[str, Any]:
+        """The scores of `state`, such as one image's row; without it, of all images so far."""
+        raise NotImplementedError
+
+
+def sum_rows(rows: Iterable[np.ndarray]) -> np.ndarray:
+    """The sum of the rows of any number of images (at least one), rounded once: the same bits in any order."""
+    whole, fractions = np.zeros(1), defaultdict(list)
+    for row in rows:
+        floor = np.floor(row)
+        whole = whole + floor  # whole numbers below 2^53: exact
+        fraction = row - floor
+        for i in np.flatnonzero(fraction):
+            fractions[i].append(fraction[i])
+    for i, values in fractions.items():
+        whole[i] = math.fsum([whole[i], *values])
+    return whole
+
+
+def check_same_size(prediction: np.ndarray, target: np.ndarray) -> None:
+    if prediction.shape != target.shape:
+        raise ValueError(f"prediction of shape {prediction.shape} and target of shape {target.shape} differ")
+
+
+def check_finite(prediction: np.ndarray, known: np.ndarray) -> None:
+    """Raises ValueError where `prediction` (..., H, W), or its square, isn't finite at a pixel of `known` (H, W)."""
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(np.square(prediction, dtype=np.float64))
+    bad = known & ~finite.reshape(-1, *known.shape).all(axis=0)
+    if bad.any():
+        y, x = np.argwhere(bad)[0]
+        raise ValueError(
+            f"prediction isn't finite at {bad.sum()} pixels with known ground truth, first at row {y}, column {x}; "
+            "expected a number everywhere"
+        )
