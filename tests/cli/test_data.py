@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from winwin_hf.cli.arguments import parse_options
 from winwin_hf.cli.main import app
-from winwin_hf.data.shards import shards
+from winwin_hf.data.shards import shards_info
 
 DATA = FRAMES
 
@@ -99,7 +99,7 @@ def test_shards(camvid, tmp_path, format):
     )
     assert result.exit_code == 0, result.output
     assert len(result.stdout.split()) == len(list((tmp_path / "s").glob("camvid-train-*"))) > 1
-    info = shards.shards_info(tmp_path / "s")
+    info = shards_info(tmp_path / "s")
     assert (info["name"], info["task"], info["rows"], len(info["labels"])) == ("camvid", "semantic-segmentation", 3, 11)
     assert info["terms"] and info["source"]
 

@@ -14,7 +14,7 @@ from winwin_hf.data import formats
 from winwin_hf.data.augmentation import FlowAugmentation, ImageAugmentation
 from winwin_hf.data.benchmarks import catalog
 from winwin_hf.data.rows import BrokenExample
-from winwin_hf.data.shards.shards import write_shards
+from winwin_hf.data.shards import write_shards
 from winwin_hf.data.sources import open_source
 
 DATA = FRAMES

@@ -31,7 +31,7 @@ from winwin_hf import (
 )
 from winwin_hf.checked import build
 from winwin_hf.data.rows import table
-from winwin_hf.data.shards.shards import write_shards
+from winwin_hf.data.shards import write_shards
 from winwin_hf.training.recipe import Recipe
 from winwin_hf.training.state import save_model
 

@@ -102,13 +102,13 @@ def data_shards(
     if format not in ("parquet", "webdataset"):
         raise UsageError(f"--format {format}: expected parquet or webdataset")
     from winwin_hf.data.benchmarks import catalog
-    from winwin_hf.data.shards import shards
+    from winwin_hf.data.shards import write_shards
     from winwin_hf.evaluation.run import parse_data
 
     name, split, path = parse_data(data)
     entry = catalog.entry_of(name)
     split = split or entry.splits[0]
-    written = shards.write_shards(
+    written = write_shards(
         catalog.load(name, path, split, skip_missing=skip_broken),
         output,
         task=entry.task,

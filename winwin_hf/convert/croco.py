@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import hashlib
 import os
 import re
 import shutil
@@ -33,6 +32,7 @@ from huggingface_hub import ModelCardData
 from huggingface_hub.errors import StrictDataclassError
 
 from winwin_hf import __version__
+from winwin_hf.data.formats.files import sha256_of
 from winwin_hf.model.configuration_winwin import WinWinConfig
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.model.modeling_winwin import WinWinForOpticalFlow, WinWinForPreTraining, WinWinPreTrainedModel
@@ -522,7 +522,7 @@ inputs = processor(images=first, second_images=second, return_tensors="pt")
 
 ## Origin and licence
 
-- converted from `{checkpoint.path.name}`, sha256 `{_sha256(checkpoint.path)}`
+- converted from `{checkpoint.path.name}`, sha256 `{sha256_of(checkpoint.path)}`
 - by winwin_hf {__version__}: `winwin convert {checkpoint.path.name} {name}`
 - by Philippe Weinzaepfel et al., NAVER LABS Europe (https://github.com/naver/croco): "CroCo: Self-Supervised Pre-training for 3D Vision
   Tasks by Cross-View Completion", NeurIPS 2022; "CroCo v2: Improved Cross-view Completion Pre-training for Stereo Matching and Optical
@@ -590,14 +590,6 @@ def _notes(checkpoint: CrocoCheckpoint, config: WinWinConfig) -> str:
             "the disparity d of the left view is given as the flow (-d, 0) from the left to the right view, exactly"
         )
     return "".join(f"- {line}\n" for line in lines)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 # ------------------------------------------------------------------ as a start

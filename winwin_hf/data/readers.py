@@ -9,7 +9,7 @@ Notable:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ from winwin_hf.data import formats
 from winwin_hf.data.augmentation import FlowAugmentation, ImageAugmentation
 from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.sample import IGNORE, FlowSample, ImageSample, augmented_pair, augmented_view
+from winwin_hf.task import DataTask
 
 
 @contextmanager
@@ -196,3 +197,10 @@ class SegmentationReader:
             with examined(example):
                 raise ValueError("it has no labels; expected a split with ground truth")
         return augmented_view(image, label, self.augmentation, rng)[0]
+
+
+def plain_reader(task: DataTask, labels: Sequence[str] | None) -> FlowReader | DepthReader | SegmentationReader:
+    """The task's reader, without augmentation. Without class names, every id is a class."""
+    if task == "optical-flow":
+        return FlowReader()
+    return DepthReader() if task == "depth-estimation" else SegmentationReader(len(labels) if labels else IGNORE)

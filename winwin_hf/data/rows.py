@@ -63,6 +63,17 @@ def cell(path: str | Path | None, data: bytes | None = None) -> dict[str, Any] |
     return None if path is None else {"bytes": data, "path": str(path)}
 
 
+def cells_of(task: DataTask) -> list[str]:
+    """The columns that hold files."""
+    return [column for column, feature in COLUMNS[task].items() if feature != TEXT]
+
+
+def paths_of(row: dict[str, Any], task: DataTask) -> list[str]:
+    """The paths of a row's files, as its cells have them."""
+    cells = [row.get(column) for column in cells_of(task)]
+    return [cell["path"] for cell in cells if cell and cell.get("path")]
+
+
 def table(rows: Iterable[dict[str, Any]], task: DataTask) -> Dataset:
     """Rows -> Dataset with the task's columns; those that a row lacks are None."""
     rows, features = list(rows), COLUMNS[task]

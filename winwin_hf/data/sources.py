@@ -17,7 +17,7 @@ from winwin_hf.data.benchmarks.entry import DataSet
 from winwin_hf.data.collator import Reader
 from winwin_hf.data.readers import DepthReader, FlowReader, SegmentationReader
 from winwin_hf.data.rows import COLUMNS, undecoded
-from winwin_hf.data.shards import shards
+from winwin_hf.data.shards import open_shards, shards_info
 from winwin_hf.data.synthetic.rooms import RoomSettings, SyntheticDepth
 from winwin_hf.data.synthetic.scenes import SyntheticFlow, scene_seed, scene_stream
 from winwin_hf.data.synthetic.settings import SceneSettings
@@ -129,8 +129,8 @@ def open_source(
     if name == "hub":
         return _hub(path, split, settings, augment, build(HubOptions, options, f"options of {name}"))
     if name == "shards":
-        info = shards.shards_info(path)
-        dataset = shards.open_shards(path, **{"streaming": True, **options})
+        info = shards_info(path)
+        dataset = open_shards(path, **{"streaming": True, **options})
         labels = tuple(info["labels"]) if info.get("labels") else None
         entry = catalog.SETS.get(info["name"])
         return Source(

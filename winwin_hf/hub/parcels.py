@@ -11,7 +11,6 @@ Notable:
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import dataclass, field
@@ -304,7 +303,7 @@ def _warnings_of_card(path: Path, text: str) -> list[str]:
 
 def pack_dataset(folder: Path) -> Parcel:
     """A folder of `winwin data shards`: what its dataset.json names, and its card. Raises ValueError for another, or an incomplete one."""
-    from winwin_hf.data.shards.shards import SIDECAR, SUFFIXES
+    from winwin_hf.data.shards import SIDECAR, SUFFIXES
     from winwin_hf.hub.card_facts import RESTRICTED, UNSTATED
 
     if not folder.is_dir():
@@ -390,14 +389,6 @@ def _why_not(path: Path, folder: Path | None = None) -> str | None:
 
 
 # ------------------------------------------------------------------ what the functions above share
-
-
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def first_line(text: str) -> str:

@@ -23,7 +23,8 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, er
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 
-from winwin_hf.hub.parcels import Parcel, first_line, pack_dataset, pack_model, pack_space, sha256_of
+from winwin_hf.data.formats.files import sha256_of
+from winwin_hf.hub.parcels import Parcel, first_line, pack_dataset, pack_model, pack_space
 
 Type = Literal["model", "dataset", "space"]
 

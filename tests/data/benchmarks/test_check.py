@@ -17,6 +17,7 @@ from support.places import FRAMES
 from winwin_hf.data import formats
 from winwin_hf.data.benchmarks import catalog, check
 from winwin_hf.data.benchmarks.entry import DataSet
+from winwin_hf.data.formats.files import bytes_text
 from winwin_hf.data.readers import DepthReader, FlowReader
 from winwin_hf.data.rows import Found, cell
 
@@ -301,7 +302,7 @@ def test_a_report_in_its_three_forms(capsys):
     [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (2_340_000, "2.34 MB"), (5e12, "5 TB")],
 )
 def test_sizes_as_a_person_reads_them(count, text):
-    assert check.size_text(count) == text
+    assert bytes_text(count) == text
 
 
 def test_real_sets(shared_data):

@@ -26,9 +26,9 @@ from torch.utils.data import DataLoader
 
 from winwin_hf.data import formats
 from winwin_hf.data.benchmarks import catalog, check
-from winwin_hf.data.rows import COLUMNS, BrokenExample, Found, cell, table, undecoded
-from winwin_hf.data.shards import shards
-from winwin_hf.data.shards.shards import open_shards, shards_info, write_shards
+from winwin_hf.data.readers import DepthReader, plain_reader
+from winwin_hf.data.rows import COLUMNS, BrokenExample, Found, cell, cells_of, table, undecoded
+from winwin_hf.data.shards import open_shards, packing, planning, shards_info, write_shards, writing
 
 TESTS = FRAMES
 LABELS = ("road", "car", "sky", "tree")
@@ -42,7 +42,7 @@ def write(rows: list[dict], output: Path, task: str = "optical-flow", **options)
 
 def decoded(rows, task: str) -> list[tuple]:
     """(name, arrays) of each row."""
-    reader = check.plain_reader(task, LABELS)
+    reader = plain_reader(task, LABELS)
     results = []
     for row in rows:
         frames = reader.decode(row)
@@ -86,7 +86,7 @@ def test_rows_come_back_bit_for_bit(tmp_path, task, format):
         assert list(back.features) == list(COLUMNS[task])
         back = list(back)
         assert_same(decoded(back, task), original)
-        texts = [column for column in COLUMNS[task] if column not in check.cells_of(task)]
+        texts = [column for column in COLUMNS[task] if column not in cells_of(task)]
         assert [[row[c] for c in texts] for row in back] == [[row[c] for c in texts] for row in rows]
         assert back[3]["image1" if task == "optical-flow" else "image"]["path"] == (
             "3.image1.png" if task == "optical-flow" else "3.image.png"
@@ -132,7 +132,7 @@ def test_every_real_layout_survives(tmp_path, folder, format):
         except ValueError as error:  # some examples have a mask and others none
             assert format == "webdataset" and "the format parquet" in str(error)
             continue
-        reader = check.plain_reader(entry.task, entry.labels)
+        reader = plain_reader(entry.task, entry.labels)
         for before, after in zip(undecoded(dataset), open_shards(output), strict=True):
             one, two = reader.decode(before), reader.decode(after)
             pairs = zip(
@@ -221,12 +221,12 @@ def test_a_tar_is_a_webdataset(tmp_path):
 
 
 def test_row_groups_fit_into_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(shards, "ROW_GROUP", 6_000)
+    monkeypatch.setattr(packing, "ROW_GROUP", 6_000)
     rows = make_rows(tmp_path / "files", "optical-flow")
     (path,) = write(rows, tmp_path / "out", shard_size=10**9)
     file = pq.ParquetFile(path)
     assert file.num_row_groups > 2
-    size = sum(len(Path(rows[0][c]["path"]).read_bytes()) for c in check.cells_of("optical-flow"))
+    size = sum(len(Path(rows[0][c]["path"]).read_bytes()) for c in cells_of("optical-flow"))
     assert all(file.metadata.row_group(k).num_rows <= 6_000 // (size - 100) for k in range(file.num_row_groups))
 
 
@@ -285,7 +285,7 @@ class Interrupted(Exception):
 
 def interrupt(monkeypatch, at: int) -> list[str]:
     """Ends the writing at the row of this name; gives the list of the rows that are decoded."""
-    decode = check.DepthReader.decode
+    decode = DepthReader.decode
     seen: list[str] = []
 
     def decoding(self, example):
@@ -294,7 +294,7 @@ def interrupt(monkeypatch, at: int) -> list[str]:
             raise Interrupted
         return decode(self, example)
 
-    monkeypatch.setattr(check.DepthReader, "decode", decoding)
+    monkeypatch.setattr(DepthReader, "decode", decoding)
     return seen
 
 
@@ -367,7 +367,7 @@ def test_an_interruption_between_the_final_names(tmp_path, monkeypatch):
     for broken in ("card", "SIDECAR"):
         output = tmp_path / broken
         with monkeypatch.context() as patch:
-            patch.setattr(shards, broken, None)  # the shards have their names already
+            patch.setattr(writing, broken, None)  # the shards have their names already
             with pytest.raises(TypeError):
                 write(rows, output, "depth-estimation")
         if broken == "card":
@@ -469,7 +469,7 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
 def test_a_disk_without_space_is_said_before_anything_is_written(tmp_path, monkeypatch):
     rows = make_rows(tmp_path / "files", "depth-estimation", 3)
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shards.shutil, "disk_usage", lambda path: usage._replace(free=2_000))
+    monkeypatch.setattr(writing.shutil, "disk_usage", lambda path: usage._replace(free=2_000))
     with pytest.raises(OSError, match=r"need about .* kB, its disk has 2 kB free"):
         write(rows, tmp_path / "out", "depth-estimation")
 
@@ -557,8 +557,8 @@ def test_an_address_serves_as_well_as_a_folder(tmp_path, format):
     multiple=st.integers(1, 9),
 )
 def test_parts_are_consecutive_full_and_about_equal(sizes, shard_size, multiple):
-    rows = [shards._Row(k, size, 1, str(k)) for k, size in enumerate(sizes)]
-    parts = shards._cut(rows, shard_size, multiple)
+    rows = [planning.Row(k, size, 1, str(k)) for k, size in enumerate(sizes)]
+    parts = planning.cut(rows, shard_size, multiple)
     assert [row for part in parts for row in part] == rows and all(parts)
     if len(rows) >= multiple:
         assert len(parts) % multiple == 0
@@ -597,7 +597,7 @@ def test_a_catalogued_set_becomes_shards(tmp_path):
     assert shards_info(tmp_path / "out")["terms"] == entry.terms
     found = entry.find(TESTS / "CamVid", "train")
     assert isinstance(found, Found)
-    reader = check.plain_reader("semantic-segmentation", entry.labels)
+    reader = plain_reader("semantic-segmentation", entry.labels)
     for row, back in zip(found.rows, open_shards(tmp_path / "out"), strict=True):
         for x, y in zip(reader.decode(row), reader.decode(back), strict=True):
             np.testing.assert_array_equal(x, y)

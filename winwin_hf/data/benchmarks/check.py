@@ -30,8 +30,9 @@ from tqdm import tqdm
 
 from winwin_hf.data.benchmarks import catalog
 from winwin_hf.data.benchmarks.entry import DataSet
-from winwin_hf.data.readers import DepthReader, FlowReader, SegmentationReader
-from winwin_hf.data.rows import COLUMNS, TEXT, BrokenExample, Found
+from winwin_hf.data.formats.files import bytes_text
+from winwin_hf.data.readers import FlowReader, SegmentationReader, plain_reader
+from winwin_hf.data.rows import BrokenExample, Found, paths_of
 from winwin_hf.data.sample import IGNORE
 from winwin_hf.task import DataTask
 
@@ -144,18 +145,12 @@ def _cells(split: SplitReport) -> list[str]:
     if split.classes is not None:
         figures = f"{len(split.classes)} classes"
     examples = f"{split.examples} example{'s' * (split.examples != 1)}"
-    return [examples, ", ".join(faults), extent, truth, figures, f"{size_text(split.bytes)} in {split.seconds:.1f} s"]
+    return [examples, ", ".join(faults), extent, truth, figures, f"{bytes_text(split.bytes)} in {split.seconds:.1f} s"]
 
 
 def _pixels(size: str) -> tuple[int, str]:
     height, _, width = size.partition("x")
     return int(height) * int(width), size
-
-
-def size_text(count: float) -> str:
-    """Bytes as a person reads them: 1 kB is 1000."""
-    power = min(int(math.log(max(count, 1), 1000)), 4)
-    return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
 # --------------------------------------------------------------------------------------------------------------- checking
@@ -293,17 +288,6 @@ def check_split(
     return report
 
 
-def cells_of(task: DataTask) -> list[str]:
-    """The columns that hold files."""
-    return [column for column, feature in COLUMNS[task].items() if feature != TEXT]
-
-
-def paths_of(row: dict[str, Any], task: DataTask) -> list[str]:
-    """The paths of a row's files, as its cells have them."""
-    cells = [row.get(column) for column in cells_of(task)]
-    return [cell["path"] for cell in cells if cell and cell.get("path")]
-
-
 # --------------------------------------------------------------------------------------------------------------- decoding
 
 
@@ -333,13 +317,6 @@ class Measured:
         self.diagonal = max(self.diagonal, other.diagonal)
         if other.classes is not None:
             self.classes = other.classes if self.classes is None else self.classes + other.classes
-
-
-def plain_reader(task: DataTask, labels: Sequence[str] | None) -> Any:
-    """The task's reader, without augmentation. Where the classes aren't known, any id is one."""
-    if task == "optical-flow":
-        return FlowReader()
-    return DepthReader() if task == "depth-estimation" else SegmentationReader(len(labels) if labels else IGNORE)
 
 
 def measure(reader: Any, row: dict[str, Any]) -> Measured:

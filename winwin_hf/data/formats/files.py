@@ -8,6 +8,7 @@ Notable:
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 import re
@@ -119,6 +120,21 @@ def write_atomic(path: PathLike) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sha256_of(path: PathLike) -> str:
+    """The SHA-256 of a file's bytes, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def bytes_text(count: float) -> str:
+    """A number of bytes for a person, to three digits: "1.23 MB". 1 kB is 1000 bytes."""
+    power = min(int(math.log(max(count, 1), 1000)), 4)
+    return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
 def check_suffix(path: PathLike, suffix: str) -> None:

@@ -1,4 +1,4 @@
-"""The dataset card of a folder of shards: columns, units and terms in words, and how to load them."""
+"""The dataset card of a folder of shards: its columns, units, terms, and how to load it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 from huggingface_hub import DatasetCardData
 
-from winwin_hf.data.benchmarks.check import cells_of, size_text
+from winwin_hf.data.formats.files import bytes_text
+from winwin_hf.data.rows import cells_of
 from winwin_hf.task import TASKS
 
 UNITS = {
@@ -40,7 +41,7 @@ KINDS = {
 
 
 def card(info: dict[str, Any], suffix: str) -> str:
-    """The README.md of a folder of shards, from what `shards_info` gives. suffix: of the shards."""
+    """The README.md of a folder of shards, from its `shards_info` and the shards' suffix."""
     task = info["task"]
     split = re.sub(r"\W+", "_", info["split"]).strip("_")  # what `datasets` takes for one
     metadata = DatasetCardData(
@@ -58,12 +59,12 @@ def card(info: dict[str, Any], suffix: str) -> str:
             continue
         kinds = info["formats"].get(f"{column}_format", [])
         if kinds:
-            said = "; ".join(
+            listed = "; ".join(
                 f"`{kind}`" + (f" ({text})" if (text := KINDS.get((column, kind.partition(":")[0]))) else "")
                 for kind in kinds
             )
             columns.append(f"- `{column}`: the bytes of a file with {UNITS[column]}")
-            columns.append(f"- `{column}_format`: how to read it: {said}")
+            columns.append(f"- `{column}_format`: how to read it: {listed}")
     if info["format"] == "webdataset":
         columns.append("- in the tar files: `<key>.<column>.<suffix>`, and `<key>.json` with the columns of text")
     labels = ", ".join(f"{k} {name}" for k, name in enumerate(info["labels"] or ()))
@@ -71,7 +72,7 @@ def card(info: dict[str, Any], suffix: str) -> str:
     skipped = f"; {len(info['skipped'])} more had missing or unreadable files" if info["skipped"] else ""
     reader = TASKS[task].reader
     arguments = f"num_labels={len(info['labels'] or ()) or 255}" if task == "semantic-segmentation" else ""
-    size = size_text(sum(file["bytes"] for file in info["files"]))
+    size = bytes_text(sum(file["bytes"] for file in info["files"]))
     return f"""---
 {metadata.to_yaml()}
 ---

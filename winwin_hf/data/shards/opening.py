@@ -1,0 +1,129 @@
+"""Opening a folder of shards, streamed or with random access.
+
+Files in the folder:
+
+    NAME-SPLIT-00000-of-00012.parquet (or .tar)
+    README.md                  dataset card, by which `datasets.load_dataset(FOLDER)` reads
+    dataset.json               what `shards_info` returns; it is written last, and without it a folder isn't opened
+    .NAME-SPLIT.writing/       finished shards of an unfinished run
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import datasets
+import fsspec
+
+from winwin_hf.data.benchmarks.catalog import sliced
+from winwin_hf.data.rows import COLUMNS, undecoded
+
+Format = Literal["parquet", "webdataset"]
+SUFFIXES: dict[str, str] = {"parquet": ".parquet", "webdataset": ".tar"}
+SIDECAR = "dataset.json"
+LAYOUT = 1  # version of what is written
+
+
+def shards_info(path: str | Path) -> dict[str, Any]:
+    """
+    The contents of a folder's `dataset.json`: name, task, split, format, labels (list or None), source, terms, rows, formats
+    (values of each `*_format` column), skipped (name and error), files (file, rows, bytes, sha256).
+
+    Args:
+        path: the folder, or an address that fsspec knows, such as hf://datasets/USER/NAME.
+    Raises: FileNotFoundError where there is none; ValueError for another layout.
+    """
+    try:
+        with _opened(_join(path, SIDECAR)) as file:
+            info = json.loads(file.read())
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{path}: no {SIDECAR}; expected a folder that `winwin data shards` has finished"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{_join(path, SIDECAR)}: not readable ({error})") from None
+    if not isinstance(info, dict) or info.get("layout") != LAYOUT or info.get("format") not in SUFFIXES:
+        raise ValueError(
+            f"{_join(path, SIDECAR)}: expected layout {LAYOUT} and the format {' or '.join(SUFFIXES)}; was it made by another version?"
+        )
+    return info
+
+
+def open_shards(
+    path: str | Path, streaming: bool = True, split: str | None = None
+) -> datasets.Dataset | datasets.IterableDataset:
+    """
+    The rows of a folder of shards, as `rows.COLUMNS` has them, images undecoded; for `split_dataset_by_node` and a DataLoader.
+
+    Shards are divided among processes, then among their workers. A worker without a shard reads nothing (`datasets` warns).
+    If the number of processes doesn't divide the number of shards, each process reads all shards and keeps its share of the rows.
+
+    Args:
+        path: as in `shards_info`.
+        streaming: False: a Dataset with random access, for which `datasets` copies everything into its cache.
+        split: the shards' own, to check it; without streaming also a part of it, as "train[:80%]".
+    Raises: FileNotFoundError or ValueError for an incomplete folder or another split.
+    """
+    info = shards_info(path)
+    if split is not None and split.partition("[")[0] != info["split"] != split:
+        raise ValueError(f"{path}: holds the split {info['split']!r}, not {split!r}")
+    part = split is not None and split != info["split"]
+    if part and streaming:
+        raise ValueError(f"split {split!r}: shards are streamed whole; expected {info['split']!r}, or streaming=False")
+    files = [_join(path, file["file"]) for file in info["files"]]
+    for file, noted in zip(files, info["files"], strict=True):
+        if "://" not in file:
+            extent = Path(file).stat().st_size if Path(file).is_file() else None
+            if extent is None:
+                raise FileNotFoundError(f"{file} is missing: {path} has {len(files)} files, by its {SIDECAR}")
+            if extent != noted["bytes"]:
+                raise ValueError(f"{file}: {extent} bytes; expected {noted['bytes']}, by the {SIDECAR} beside it")
+    dataset: Any
+    if info["format"] == "parquet":
+        exact = [file if "://" in file else glob.escape(file) for file in files]  # `datasets` takes them for patterns
+        dataset = undecoded(datasets.load_dataset("parquet", data_files=exact, split="train", streaming=streaming))
+    else:
+        columns = datasets.Features(
+            {
+                column: datasets.Image(decode=False) if isinstance(feature, datasets.Image) else feature
+                for column, feature in COLUMNS[info["task"]].items()
+            }
+        )
+        # `digests` is part of the cache's key: files that changed are not read from an old cache
+        given = {"files": files, "digests": [file["sha256"] for file in info["files"]], "columns": tuple(columns)}
+        kind = datasets.IterableDataset if streaming else datasets.Dataset
+        dataset = kind.from_generator(_read_tars, features=columns, gen_kwargs=given)
+    return sliced(dataset, f"train[{split.partition('[')[2]}") if part and split else dataset
+
+
+def _join(path: str | Path, file: str) -> str:
+    return f"{str(path).rstrip('/')}/{file}" if "://" in str(path) else str(Path(path) / file)
+
+
+def _opened(path: str) -> Any:
+    return fsspec.open(path, "rb") if "://" in path else Path(path).open("rb")
+
+
+def _read_tars(files: list[str], digests: list[str], columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """The rows of tar files, in order. It never seeks back, so the files may come over a network."""
+    for file in files:
+        with _opened(file) as opened, tarfile.open(fileobj=opened, mode="r|") as tar:
+            contents: dict[str, bytes] = {}
+            for member in tar:
+                content = tar.extractfile(member)
+                if content is None:
+                    continue
+                field = PurePosixPath(member.name).name.partition(".")[2]
+                if field != "json":
+                    contents[field.partition(".")[0]] = content.read()
+                    continue
+                texts = json.loads(content.read())  # the last file of a row
+                paths = texts.pop("path")
+                cells = {column: {"bytes": contents[column], "path": paths[column]} for column in paths}
+                yield {column: cells.get(column, texts.get(column)) for column in columns}
+                contents = {}
