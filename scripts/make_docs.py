@@ -1,8 +1,7 @@
 """The pages of docs/ that are made from the code: `python scripts/make_docs.py` writes them, `--check` says which are out of date.
 
 docs/recipes.md: every key of a recipe, from the dataclasses and the descriptions beside their fields. docs/data.md: every data
-set, from the catalogue. docs/cli.md: every command, from its help. docs/benchmarks.md: the figures of README.md. A key without a
-description is an error.
+set, from the catalogue. docs/cli.md: every command, from its help. A key without a description is an error.
 """
 
 from __future__ import annotations
@@ -61,7 +60,6 @@ def pages() -> dict[Path, str]:
         Path("docs/recipes.md"): recipes_page(),
         Path("docs/data.md"): data_page(),
         Path("docs/cli.md"): cli_page(),
-        Path("docs/benchmarks.md"): benchmarks_page(),
     }
 
 
@@ -401,25 +399,6 @@ def value_name(hint: Any) -> str:
     names = {"Path": "PATH", "int": "NUMBER", "float": "NUMBER"}
     return next((shown for kind, shown in names.items() if kind in str(hint)), "TEXT")
 
-
-# ------------------------------------------------------------------ figures
-
-
-def benchmarks_page() -> str:
-    """README's section of figures. Its links lead from the repository's root, of which these pages only know docs/."""
-    readme = (ROOT / "README.md").read_text()
-    section = re.search(r"^## Figures\n(.*?)(?=^## |\Z)", readme, flags=re.MULTILINE | re.DOTALL)
-    if section is None:
-        raise ValueError("README.md has no section Figures")
-    text = re.sub(r"(?<!!)\[([^]]*)\]\((?!https?://|docs/)[^)]*\)", r"\1", section[1]).strip()
-    text = text.replace("](docs/", "](")
-    return f"# Benchmarks\n\n{MADE}\n{text}\n\n{BESIDE}"
-
-
-BESIDE = """\
-How long one frame takes, in which precision and runtime: [Speed of inference](inference-speed.md). How each figure is computed:
-[Evaluation](api/evaluation.md).
-"""
 
 # ------------------------------------------------------------------
 
