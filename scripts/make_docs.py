@@ -261,9 +261,9 @@ winwin data check /data/Sintel
 In a recipe: `data: {name: sintel-clean, path: /data/Sintel, split: train}`. In Python:
 
 ```python
-from winwin_hf.data import catalog
+from winwin_hf.data.benchmarks.catalog import load
 
-pairs = catalog.load("sintel-clean", "/data/Sintel", "train[:90%]")  # a datasets.Dataset
+pairs = load("sintel-clean", "/data/Sintel", "train[:90%]")  # a datasets.Dataset
 ```
 
 A split may be cut as `datasets` writes it: `train[:80%]`, `train[100:200]`. Nothing is decoded before it is looked at.
