@@ -1,7 +1,4 @@
-"""The page of this Space: score a predicted label map against the true one, and see where the errors are.
-
-evaluate's own widget (evaluate.utils.launch_gradio_widget) needs `gradio.inputs`, gone since Gradio 4, and takes tables, not maps.
-"""
+"""The page of this Space: scores a predicted label map against the true one, and shows where the errors are."""
 
 from pathlib import Path
 from typing import Any
@@ -11,40 +8,30 @@ import gradio as gr
 import numpy as np
 
 from winwin_hf.data import formats
+from winwin_hf.evaluation.metric_page import MetricPage, read_map
 from winwin_hf.inference import drawing
 
-HERE = Path(__file__).resolve().parent
-SUFFIXES = [".png", ".npy"]
-RIGHT, WRONG = (225, 225, 225), (200, 30, 30)
-
-
-def read(path: str) -> np.ndarray:
-    """Class ids (H, W) of a .png (grey, or the indices of a palette) or .npy file."""
-    suffix = Path(path).suffix.lower()
-    if suffix == ".npy":
-        return formats.read_npy(path)
-    if suffix not in SUFFIXES:
-        raise ValueError(f"{Path(path).name}: expected one of {', '.join(SUFFIXES)}")
-    return formats.read_labels(path)
+MODULE = Path(__file__).resolve().with_name("semantic_segmentation.py")
+READERS = {".png": formats.read_labels, ".npy": formats.read_npy}
+CORRECT, WRONG = (225, 225, 225), (200, 30, 30)  # RGB
 
 
 def score(
-    prediction_file: str, reference_file: str, num_labels: float = 19, ignore: float = 255
+    prediction_file: str, truth_file: str, num_labels: float = 19, ignore: float = 255
 ) -> tuple[list[list[Any]], np.ndarray]:
     """The figures as rows (name, value), and a picture: true labels, predicted ones, errors. Raises ValueError with the reason."""
     num_labels, ignore = int(num_labels), int(ignore)
-    module = str(HERE / "semantic_segmentation.py")
-    metric = evaluate.load(module, num_labels=num_labels, ignore=ignore, keep_in_memory=True)
-    prediction, reference = read(prediction_file), read(reference_file)
-    scores = metric.compute(predictions=[prediction], references=[reference])
+    metric = evaluate.load(str(MODULE), num_labels=num_labels, ignore=ignore, keep_in_memory=True)
+    prediction, truth = read_map(prediction_file, READERS), read_map(truth_file, READERS)
+    scores = metric.compute(predictions=[prediction], references=[truth])
     iou = scores.pop("iou")
-    known = reference != ignore
+    known = truth != ignore
     errors = np.zeros((*known.shape, 3), np.uint8)
-    errors[known] = np.where((prediction != reference)[known, None], WRONG, RIGHT)
+    errors[known] = np.where((prediction != truth)[known, None], WRONG, CORRECT)
     palette = drawing.default_palette(num_labels)
     shown = np.where(known, prediction, ignore)  # elsewhere a prediction may be any number
     pictures = [
-        ("true classes (black: ignored)", drawing.segmentation_to_image(reference, palette, ignore)),
+        ("true classes (black: ignored)", drawing.segmentation_to_image(truth, palette, ignore)),
         ("predicted classes", drawing.segmentation_to_image(shown, palette, ignore)),
         ("errors (red)", errors),
     ]
@@ -53,36 +40,22 @@ def score(
     return rows, drawing.panel(pictures)
 
 
-def answer(
-    prediction_file: str | None, reference_file: str | None, *settings: Any
-) -> tuple[list[list[Any]], np.ndarray]:
-    """`score` for the page: what is wrong with a file is shown there."""
-    if prediction_file is None or reference_file is None:
-        raise gr.Error("Upload both files first.")
-    try:
-        return score(prediction_file, reference_file, *settings)
-    except (ValueError, OSError) as error:
-        raise gr.Error(str(error)) from error
+def settings() -> list[gr.Component]:
+    return [
+        gr.Number(19, label="number of classes", precision=0, minimum=1),
+        gr.Number(255, label="id that doesn't count", precision=0),
+    ]
 
 
-def build() -> gr.Blocks:
-    with gr.Blocks(title="Semantic segmentation scores") as page:
-        gr.Markdown(
-            "# Semantic segmentation\nIntersection over union and accuracy of one map of class ids against another: .png (grey, or a "
-            "palette's indices) or .npy. All in percent, higher is better."
-        )
-        with gr.Row():
-            prediction = gr.File(label="predicted classes", file_types=SUFFIXES, type="filepath")
-            reference = gr.File(label="true classes", file_types=SUFFIXES, type="filepath")
-        with gr.Row():
-            num_labels = gr.Number(19, label="number of classes", precision=0, minimum=1)
-            ignore = gr.Number(255, label="id that doesn't count", precision=0)
-        button = gr.Button("Score", variant="primary")
-        figures = gr.Dataframe(headers=["score", "value"], label="scores", interactive=False)
-        picture = gr.Image(label="where the errors are", interactive=False)
-        button.click(answer, [prediction, reference, num_labels, ignore], [figures, picture])
-    return page
-
+PAGE = MetricPage(
+    title="Semantic segmentation",
+    text="Intersection over union and accuracy of one map of class ids against another: .png (grey, or a palette's indices) or "
+    ".npy. All in percent, higher is better.",
+    quantity="classes",
+    readers=READERS,
+    score=score,
+    settings=settings,
+)
 
 if __name__ == "__main__":
-    build().launch()
+    PAGE.build().launch()

@@ -1,11 +1,10 @@
-"""The evaluate modules under spaces/: the figures of winwin_hf.metrics, whatever the sizes, batches and processes; only sums are written;
-their pages score real files."""
+"""The evaluate modules under spaces/: the metrics' own figures, whatever the sizes, batches and processes; only sums are written; their
+pages score real files."""
 
 from __future__ import annotations
 
 import doctest
 import importlib.util
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import pytest
 import torch
 import yaml
 from support.places import ROOT
+from support.two_processes import in_two_processes
 
 from winwin_hf.data import formats
 from winwin_hf.evaluation.metrics import DepthMetric, FlowMetric, SegmentationMetric, sum_rows
@@ -78,36 +78,22 @@ def test_one_tensor_is_a_batch(name):
     )
 
 
-def run_share(rank, cache):
-    """The scores that process `rank` of two gets. Process 1 has no segmented image at all."""
-    results = {}
+def score_share(cache):
+    """What one of two processes does; the second has no segmented image at all."""
+    rank = torch.distributed.get_rank()
     for name in NAMES:
-        metric = load(name, process_id=rank, num_process=2, experiment_id="test", cache_dir=cache, timeout=300)
+        metric = load(name, process_id=rank, num_process=2, experiment_id="test", cache_dir=cache, timeout=60)
         pairs = list(images(name))
-        if name == "semantic_segmentation":
-            share = pairs if rank == 0 else []
-        else:
-            share = pairs[rank::2]
+        share = pairs[rank::2] if name != "semantic_segmentation" else pairs if rank == 0 else []
         for prediction, reference in share:
             metric.add(prediction=prediction, reference=reference)
-        results[name] = metric.compute()
-    return results
+        scores = metric.compute()
+        assert str(scores) == str(expected(name) if rank == 0 else None), (rank, name)
 
 
 def test_two_processes_give_the_figures_of_one(tmp_path):
     """To the last digit, though the images are added in another order; and with a process that has none."""
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_evaluate_modules as test\n"
-    code += f"assert test.run_share(1, {str(tmp_path)!r}) == dict.fromkeys(test.NAMES)"
-    # The first process is this one: importing everything once more takes seconds.
-    second = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-    try:
-        results = run_share(0, str(tmp_path))
-        errors = second.communicate(timeout=60)[1]
-    finally:
-        second.kill()
-    assert second.returncode == 0, errors
-    for name in NAMES:
-        assert str(results[name]) == str(expected(name))
+    in_two_processes(score_share, str(tmp_path))
 
 
 def test_only_sums_are_written(monkeypatch):
@@ -239,15 +225,15 @@ def page(request):
 def test_pages_are_built(page):
     import gradio
 
-    built = page.build()
+    built = page.PAGE.build()
     assert isinstance(built, gradio.Blocks)
     labels = [block.label for block in built.blocks.values() if isinstance(block, gradio.File)]
     assert len(labels) == 2 and labels[0].startswith("predicted") and labels[1].startswith("true")
     settings = [block.value for block in built.blocks.values() if isinstance(block, (gradio.Radio, gradio.Number))]
     with pytest.raises(gradio.Error, match="Upload both files first"):
-        page.answer(None, None, *settings)
+        page.PAGE.answer(None, None, *settings)
     with pytest.raises(gradio.Error, match=r"a.txt: expected one of"):
-        page.answer("a.txt", "b.txt", *settings)
+        page.PAGE.answer("a.txt", "b.txt", *settings)
 
 
 @pytest.mark.parametrize("page", ["optical_flow"], indirect=True)
@@ -268,7 +254,7 @@ def test_flow_page_on_real_ground_truth(page, shared_data, tmp_path):
     truth = next((shared_data / "KITTI").rglob("flow_occ/*.png"), None) or next(
         (shared_data / "middlebury-flow").rglob("*.flo")
     )
-    np.save(tmp_path / "same.npy", np.nan_to_num(page.read(str(truth))))
+    np.save(tmp_path / "same.npy", np.nan_to_num(page.read_map(str(truth), page.READERS)))
     assert dict(page.score(str(tmp_path / "same.npy"), str(truth))[0])["epe"] == "0.0000"
 
 

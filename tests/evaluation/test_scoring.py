@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import shutil
@@ -13,12 +14,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from support.places import FRAMES, ROOT
+from support.two_processes import in_two_processes
 
 from winwin_hf import WinWinConfig, WinWinForOpticalFlow, WinWinImageProcessor
 from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.sources import open_source
 from winwin_hf.evaluation.methods import Baseline
 from winwin_hf.evaluation.metrics import FlowMetric
+from winwin_hf.evaluation.run import Settings, evaluate_data
 from winwin_hf.evaluation.scoring import new_metric, read_frame, score
 
 FLOW = FRAMES / "flow"
@@ -116,33 +119,56 @@ def test_baselines_beat_standing_still(name):
         Baseline("dis")
 
 
-def test_two_processes_give_the_same_figures_to_the_last_digit(tmp_path):
-    """The command itself, on frames of several sizes, with a network: one process, and two."""
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
     torch.manual_seed(0)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
     decoder = {f"decoder_{key}": value for key, value in sizes.items()}
-    WinWinForOpticalFlow(WinWinConfig(**sizes, **decoder, head_hidden_size=16)).save_pretrained(tmp_path / "model")
-    WinWinImageProcessor().save_pretrained(tmp_path / "model")
-    data = [
-        f"--data={name}={FLOW / folder}" for name, folder in (("sintel-final", "Sintel"), ("kitti-2015", "KITTI-2015"))
+    folder = tmp_path_factory.mktemp("two") / "model"
+    WinWinForOpticalFlow(WinWinConfig(**sizes, **decoder, head_hidden_size=16)).save_pretrained(folder)
+    WinWinImageProcessor().save_pretrained(folder)
+    return folder
+
+
+DATA = [f"sintel-final={FLOW / 'Sintel'}", f"kitti-2015={FLOW / 'KITTI-2015'}"]  # frames of several sizes
+
+
+def evaluate_there(model, output):
+    evaluate_data([str(model)], DATA, output, Settings(cpu=True, worst=2))
+
+
+def check_same_files(one, two):
+    """All but the times is the same."""
+    records = [json.loads((output / "results.json").read_text()) for output in (one, two)]
+    assert [record["settings"]["processes"] for record in records] == [1, 2]
+    first, second = ([{**line, "seconds": 0} for line in record["results"]] for record in records)
+    assert first == second and len(first) == 2
+    pictures = [sorted(output.rglob("worst/*.png")) for output in (one, two)]
+    assert [p.relative_to(one) for p in pictures[0]] == [p.relative_to(two) for p in pictures[1]]
+    assert [p.read_bytes() for p in pictures[0]] == [p.read_bytes() for p in pictures[1]] and len(pictures[0]) == 4
+    assert "<img" in (two / "worst.html").read_text()
+    tables = [
+        [{**row, "seconds": 0} for row in csv.DictReader(path.read_text().splitlines())]
+        for path in (output / "model" / "sintel-final-train" / "images.csv" for output in (one, two))
     ]
-    records = []
-    for processes in (1, 2):
-        output = tmp_path / str(processes)
-        launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29633"] if processes == 2 else []
-        command = [sys.executable, *launch, str(ROOT / "scripts" / "evaluate.py"), str(tmp_path / "model"), *data]
-        command += ["--output", str(output), "--cpu", "--worst", "2"]
-        environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert "sintel-final" in done.stdout
-        records.append(json.loads((output / "results.json").read_text()))
-        assert len(list(output.rglob("*.png"))) == 4 and "<img" in (output / "worst.html").read_text()
-    one, two = ([{k: v for k, v in line.items() if k != "seconds"} for line in r["results"]] for r in records)
-    assert one == two
-    assert [r["settings"]["processes"] for r in records] == [1, 2]
-    first, second = (sorted((tmp_path / n).rglob("worst/*.png")) for n in ("1", "2"))
-    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
-    csvs = [(tmp_path / n / "model" / "sintel-final-train" / "images.csv").read_text() for n in ("1", "2")]
-    without_time = [[line.split(",")[:4] + line.split(",")[5:] for line in text.splitlines()] for text in csvs]
-    assert without_time[0] == without_time[1]
+    assert tables[0] == tables[1] and len(tables[0]) > 1
+
+
+def test_two_processes_give_the_same_figures_to_the_last_digit(model, tmp_path):
+    evaluate_there(model, tmp_path / "1")
+    in_two_processes(evaluate_there, model, tmp_path / "2")
+    check_same_files(tmp_path / "1", tmp_path / "2")
+
+
+@pytest.mark.slow
+def test_the_script_in_two_processes_gives_the_same_figures(model, tmp_path):
+    """scripts/evaluate.py, started by a launcher."""
+    evaluate_there(model, tmp_path / "1")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29633"]
+    command += [str(ROOT / "scripts" / "evaluate.py"), str(model), *(f"--data={place}" for place in DATA)]
+    command += ["--output", str(tmp_path / "2"), "--cpu", "--worst", "2"]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "sintel-final" in done.stdout
+    check_same_files(tmp_path / "1", tmp_path / "2")

@@ -1,0 +1,73 @@
+"""The page of the Spaces of the evaluate modules: two files in, the scores and a picture of the errors out.
+
+evaluate's own widget (evaluate.utils.launch_gradio_widget) needs `gradio.inputs`, gone since Gradio 4, and takes tables, not maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Readers = Mapping[str, Callable[[str], np.ndarray]]  # suffix, such as ".npy" -> reader
+Scores = tuple[list[list[Any]], np.ndarray]  # rows (name, value) of the table, and a picture, uint8 RGB
+
+
+@dataclass(frozen=True)
+class MetricPage:
+    """
+    Attributes:
+        title, text: of the page; the text is Markdown.
+        quantity: what the files hold, such as "flow".
+        readers: of the files that can be uploaded.
+        score: called with the prediction's file, the truth's file and the values of the settings. Raises ValueError or OSError
+            with a reason that the page shows.
+        settings: makes the page's further inputs, Gradio components.
+    """
+
+    title: str
+    text: str
+    quantity: str
+    readers: Readers
+    score: Callable[..., Scores]
+    settings: Callable[[], list[Any]]
+
+    def answer(self, prediction_file: str | None, truth_file: str | None, *settings: Any) -> Scores:
+        """`score`, with what is wrong with a file as a gradio.Error."""
+        import gradio as gr
+
+        if prediction_file is None or truth_file is None:
+            raise gr.Error("Upload both files first.")
+        try:
+            return self.score(prediction_file, truth_file, *settings)
+        except (ValueError, OSError) as error:
+            raise gr.Error(str(error)) from error
+
+    def build(self) -> Any:
+        """The page, a gradio.Blocks."""
+        import gradio as gr
+
+        suffixes = list(self.readers)
+        with gr.Blocks(title=f"{self.title} scores") as page:
+            gr.Markdown(f"# {self.title}\n{self.text}")
+            with gr.Row():
+                prediction = gr.File(label=f"predicted {self.quantity}", file_types=suffixes, type="filepath")
+                truth = gr.File(label=f"true {self.quantity}", file_types=suffixes, type="filepath")
+            with gr.Row():
+                settings = self.settings()
+            button = gr.Button("Score", variant="primary")
+            figures = gr.Dataframe(headers=["score", "value"], label="scores", interactive=False)
+            picture = gr.Image(label="where the errors are", interactive=False)
+            button.click(self.answer, [prediction, truth, *settings], [figures, picture])
+        return page
+
+
+def read_map(path: str, readers: Readers) -> np.ndarray:
+    """What the reader of the file's suffix returns. Raises ValueError for another suffix."""
+    suffix = Path(path).suffix.lower()
+    if suffix not in readers:
+        raise ValueError(f"{Path(path).name}: expected one of {', '.join(readers)}")
+    return readers[suffix](path)
