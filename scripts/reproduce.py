@@ -1,32 +1,23 @@
 """The paper's figures and tables, measured: `python scripts/reproduce.py list`, `python scripts/reproduce.py NAME... --data camvid=FOLDER`.
 
-Results go to docs/results/ (NAME.json, NAME.md, NAME.png), trainings to runs/reproduce/. Everything goes on where it stopped: start
-the same command again. Recipes are in scripts/research/recipes/, those of the paper's scale end in -base.
+Results go to docs/results/ (NAME.json, NAME.md, NAME.png), trainings to runs/reproduce/. An interrupted command goes on from where it
+stopped when it is started again. `python scripts/reproduce.py pages` makes the .md files anew from the .json files.
 """
 
 import difflib
 import sys
 import time
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from research.experiments.runs import Context, Experiment
+from research.experiments.catalog import EXPERIMENTS
+from research.experiments.context import Context
+from research.experiments.results import write_page
 from rich.console import Console
 from rich.table import Column, Table
 
 from winwin_hf.cli.errors import UsageError, one_line_errors
-
-MODULES = ("segmentation", "segmentation_logits", "flow", "flow_tables", "flow_logits", "figure4", "tilings")
-
-
-def known() -> dict[str, Experiment]:
-    """All experiments by name."""
-    found: dict[str, Experiment] = {}
-    for module in MODULES:
-        found.update(import_module(f"research.experiments.{module}").EXPERIMENTS)
-    return found
 
 
 def parse_data(items: list[str]) -> dict[str, str]:
@@ -42,28 +33,33 @@ def parse_data(items: list[str]) -> dict[str, str]:
     return data
 
 
-def choose(names: list[str], experiments: dict[str, Experiment]) -> list[str]:
-    """The experiments asked for, "all" being all of them, each once."""
+def choose(names: list[str]) -> list[str]:
+    """The experiments of these names, each once; "all" stands for all of them."""
     if "all" in names:
-        return list(experiments)
+        return list(EXPERIMENTS)
     for name in names:
-        if name not in experiments:
-            near = difflib.get_close_matches(name, experiments, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else "`list` shows what there is"
+        if name not in EXPERIMENTS:
+            near = difflib.get_close_matches(name, EXPERIMENTS, n=3)
+            hint = f"did you mean {' or '.join(near)}?" if near else "`list` shows the names"
             raise UsageError(f"no experiment {name!r}: {hint}")
     return list(dict.fromkeys(names))
 
 
-def show(experiments: dict[str, Experiment]) -> None:
+def show_list() -> None:
     table = Table(Column("name", no_wrap=True), "what", "--data", "hours, two cores")
-    for name, experiment in experiments.items():
+    for name, experiment in EXPERIMENTS.items():
         table.add_row(name, experiment.title, ", ".join(experiment.needs), f"{experiment.hours:g}")
     Console().print(table)
 
 
 @one_line_errors
 def main(
-    names: Annotated[list[str], typer.Argument(help="Experiments; `list` shows them, `all` means all.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            help="Experiments. `list` shows them, `all` means all, `pages` writes all pages from their JSON."
+        ),
+    ],
     data: Annotated[
         list[str] | None, typer.Option(metavar="NAME=FOLDER", help="A data set on disk; repeatable.")
     ] = None,
@@ -71,33 +67,37 @@ def main(
     output: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("docs/results"),
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each kind.")] = 3,
     jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time.")] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of a training.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of each training.")] = 1,
     draw_only: Annotated[
-        bool, typer.Option("--draw-only", help="Train and score nothing: results of what there is.")
+        bool, typer.Option("--draw-only", help="Train and score nothing; write results from what there is.")
     ] = False,
 ) -> None:
-    """Make the results of NAMES: train what isn't trained, score what isn't scored, write what came out."""
-    experiments = known()
+    """Train and score what NAMES need and is not done yet, and write their results."""
     if names == ["list"]:
-        show(experiments)
+        show_list()
         return
-    chosen = choose(names, experiments)
+    if names == ["pages"]:
+        for name in EXPERIMENTS:
+            if (output / f"{name}.json").is_file():
+                write_page(output / f"{name}.json")
+        return
+    chosen = choose(names)
     folders = parse_data(data or [])
     for name in chosen:
-        missing = [need for need in experiments[name].needs if need not in folders]
+        missing = [need for need in EXPERIMENTS[name].needs if need not in folders]
         if missing and not draw_only:
             raise UsageError(f"{name} needs {' and '.join(f'--data {need}=FOLDER' for need in missing)}")
     console = Console(stderr=True)
-    # the results' command names all data sets, also where nothing is read
-    folders = {need: "FOLDER" for name in chosen for need in experiments[name].needs} | folders
+    # The command on the page names the data sets, also with --draw-only and no --data.
+    folders = {need: "FOLDER" for name in chosen for need in EXPERIMENTS[name].needs} | folders
     context = Context(work, output, folders, seeds, jobs, threads, draw_only, console)
     failed = []
     for number, name in enumerate(chosen, 1):
         console.rule(f"{name} ({number} of {len(chosen)})")
         start = time.monotonic()
         try:
-            experiments[name].function(context)
-        except (RuntimeError, ValueError, OSError) as error:  # the others may still come out
+            EXPERIMENTS[name].function(context)
+        except (RuntimeError, ValueError, OSError) as error:  # the other experiments go on
             if len(chosen) == 1:
                 raise
             failed.append(name)

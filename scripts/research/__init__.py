@@ -1,1 +1,1 @@
-"""Experiments of the paper, what they cost, and what larger ones would cost."""
+"""Experiments, cost measurements and plans; README.md says what each command does."""

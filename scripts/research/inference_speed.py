@@ -1,129 +1,39 @@
-"""Seconds and memory of one input in each way to run a checkpoint: PyTorch (eager, SDPA, compiled, bf16), ONNX Runtime, OpenVINO.
+"""Seconds and memory of each way to run a checkpoint: PyTorch (eager, SDPA, compiled, bf16), ONNX Runtime, OpenVINO.
 
-python scripts/research/inference_speed.py winwin-flow --size 1080x1920 --threads 2 --output speed.json --page docs/inference-speed.md
+    python scripts/research/inference_speed.py winwin-flow --size 1080x1920 --threads 2 --page docs/inference-speed.md
 
-Notable:
-- every measurement is a process of its own, bound to as many cores as it has threads; the ways take turns, so that a
-  neighbour's load hits all of them; medians.
-- timed is the network alone, from padded pixels to maps; processor and files are the same for all ways.
-- speed alone says little: the difference from PyTorch's float32 with SDPA stands beside it.
+- Each measurement is a process of its own (inference_probe.py), bound to as many cores as it has threads. The ways take turns, so
+  that other work on the machine disturbs all of them. Figures are medians.
+- Times are of the network alone, from padded pixels to maps.
+- Each way's mean difference from PyTorch in float32 with SDPA stands beside its time.
 """
 
 import json
 import os
-import platform
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
 
-PROBE, PREPARE = "--probe", "--prepare"
-REFERENCE = "sdpa"
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from research import pages
+from research.files import machine_record, write_json, write_text
+from research.inference_probe import WAYS
+from research.processes import run_json, with_threads
+from research.sizes import parse_size
+
+PROBE = Path(__file__).with_name("inference_probe.py")
+REFERENCE = "sdpa"  # the way that the others are compared with
 MARKERS = ("<!-- measured: scripts/research/inference_speed.py -->", "<!-- end -->")
-# way -> (what the page says, package it needs, file of the export or None for PyTorch)
-WAYS: dict[str, tuple[str, str, str | None]] = {
-    "eager": ("PyTorch, eager attention", "torch", None),
-    "sdpa": ("PyTorch, SDPA", "torch", None),
-    "compile": ("PyTorch, SDPA, `torch.compile`", "torch", None),
-    "bf16": ("PyTorch, SDPA, bf16 autocast", "torch", None),
-    "compile-bf16": ("PyTorch, SDPA, `torch.compile`, bf16 autocast", "torch", None),
-    "onnxruntime": ("ONNX Runtime", "onnxruntime", "fused/onnx/model.onnx"),
-    "onnxruntime-int8": ("ONNX Runtime, int8 weights", "onnxruntime", "fused/onnx/model_int8.onnx"),
-    "onnxruntime-standard": (
-        'ONNX Runtime, `attention="standard"`',
-        "onnxruntime",
-        "standard/onnx/model.onnx",
-    ),
-    "openvino": ("OpenVINO", "openvino", "fused/onnx/model.onnx"),
-    "openvino-bf16": ("OpenVINO, computing in bf16", "openvino", "fused/onnx/model.onnx"),
-}
-
-
-# ------------------------------------------------------------------ one measurement, in its own process
-
-
-def probe(way: str, checkpoint: str, folder: Path, threads: int, warmup: int, runs: int) -> None:
-    """Runs one way on `folder`/inputs.npz; writes its first map beside it and prints a line of JSON."""
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    import numpy as np
-    import torch
-
-    torch.set_num_threads(threads)
-    with np.load(folder / "inputs.npz") as stored:
-        inputs = {name: torch.from_numpy(stored[name]) for name in stored.files}
-    start = time.perf_counter()
-    run = make(way, checkpoint, folder, threads)
-    ready = time.perf_counter() - start
-    seconds = []
-    with torch.inference_mode():
-        for _ in range(warmup + runs):
-            start = time.perf_counter()
-            result = run(inputs)
-            seconds.append(time.perf_counter() - start)
-    np.save(folder / f"{way}.npy", result.float().numpy())
-    print(json.dumps({"ready": ready, "first": seconds[0], "seconds": seconds[warmup:], "peak": peak()}))
-
-
-def make(way: str, checkpoint: str, folder: Path, threads: int) -> Any:
-    """A function from inputs to the first map, (B, ..., H, W)."""
-    import torch
-
-    from winwin_hf.convert import onnx as export
-
-    file = WAYS[way][2]
-    if file is not None:
-        precision = "bf16" if way.endswith("bf16") else "f32"
-        exported = export.OnnxModel(folder / file, WAYS[way][1], threads, precision)
-        return lambda inputs: getattr(exported(**inputs), exported.outputs[0])
-    model, _ = export.load(checkpoint)
-    if way == "eager":
-        model.set_attn_implementation("eager")
-    name = export.OUTPUTS[export.task_of(model)][0]
-    forward = torch.compile(model, dynamic=False) if way.startswith("compile") else model
-
-    def run(inputs: dict[str, Any]) -> Any:
-        with torch.autocast("cpu", torch.bfloat16, enabled=way.endswith("bf16")):
-            return forward(**inputs)[name]
-
-    return run
-
-
-def peak() -> float:
-    """Most memory this process has held, GB. Linux counts what its parent held when it started it, so the parent imports little."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
-
-
-def prepare(checkpoint: str, folder: Path, height: int, width: int, ways: list[str]) -> None:
-    """Writes `folder`/inputs.npz, the package's example frames at this size, and the exports that the ways need."""
-    import numpy as np
-    from PIL import Image
-
-    from winwin_hf.cli.demo import examples_folder
-    from winwin_hf.convert import onnx as export
-
-    model, processor = export.load(checkpoint)
-    frames = [Image.open(examples_folder() / f"bedroom_{i}.jpg").convert("RGB").resize((width, height)) for i in (1, 2)]
-    second = {"second_images": frames[1]} if export.task_of(model) == "flow" else {}
-    np.savez(folder / "inputs.npz", **processor(images=frames[0], **second, return_tensors="np"))
-    files = {WAYS[way][2] for way in ways}
-    if any(file and file.startswith("fused") for file in files):
-        export.export(checkpoint, folder / "fused", quantise=["int8"], check=False)
-    if any(file and file.startswith("standard") for file in files):
-        export.export(checkpoint, folder / "standard", attention="standard", check=False)
-
-
-# ------------------------------------------------------------------ all of them
 
 
 def main(
@@ -140,7 +50,7 @@ def main(
     ] = None,
 ) -> None:
     """Measure each way to run CHECKPOINT on one input (for flow: a pair)."""
-    height, width = parse_size(size)
+    height, width = parse_size("--size", size)
     ways = list(dict.fromkeys(way or WAYS))
     for name in ways:
         if name not in WAYS:
@@ -154,17 +64,26 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with console.status("exporting"):
-            command = [sys.executable, __file__, PREPARE, checkpoint, str(folder), str(height), str(width), *results]
-            subprocess.run(command, check=True)
+            options = {"checkpoint": checkpoint, "height": height, "width": width, "ways": list(results)}
+            try:
+                run_probe(options, folder, threads)
+            except RuntimeError as error:
+                sys.exit(f"{checkpoint}: no inputs and exports were made; {error}")
         for turn in range(rounds):
             for name in list(results):
                 with console.status(f"{name}, turn {turn + 1} of {rounds}"):
-                    found, reason = measure(name, checkpoint, folder, threads, warmup, runs)
-                if found is None:
-                    notes[name] = reason
-                    del results[name]
-                    continue
-                results[name].append(found)
+                    options = {
+                        "way": name,
+                        "checkpoint": checkpoint,
+                        "threads": threads,
+                        "warmup": warmup,
+                        "runs": runs,
+                    }
+                    try:
+                        results[name].append(run_probe(options, folder, threads))
+                    except RuntimeError as error:
+                        notes[name] = str(error).splitlines()[-1][:200]
+                        del results[name]
         record = {
             "command": " ".join(["python", *sys.argv]),
             "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -172,39 +91,29 @@ def main(
             "size": [height, width],
             "threads": threads,
             "load_before": load,
-            "machine": processor(),
+            "machine": machine_record()["cpu"],
             "versions": {name: version(name) for name in ("torch", "onnxruntime", "openvino") if installed(name)},
             "results": summary(results, folder),
             "not_measured": notes,
         }
     show(record)
     if output is not None:
-        output.write_text(json.dumps(record, indent=2) + "\n")
+        write_json(output, record)
     if page is not None:
         before, after = split_page(page)
-        page.write_text(before + markdown(record) + after)
+        write_text(page, before + markdown(record) + after)
     if any("not installed" not in note for note in notes.values()):
         sys.exit(1)
 
 
-def measure(
-    way: str, checkpoint: str, folder: Path, threads: int, warmup: int, runs: int
-) -> tuple[dict[str, Any] | None, str]:
-    """What one process of a way printed, or None and the reason."""
-    command = [sys.executable, __file__, PROBE, way, checkpoint, str(folder), str(threads), str(warmup), str(runs)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    run = subprocess.run(command, capture_output=True, text=True, env=environment)
-    if run.returncode:
-        lines = [line for line in run.stderr.splitlines() if line.strip()]
-        killed = "killed, probably for memory" if run.returncode == -9 else f"exit code {run.returncode}"
-        return None, lines[-1][:200] if lines and run.returncode > 0 else killed
-    return json.loads(run.stdout.splitlines()[-1]), ""
+def run_probe(options: dict[str, Any], folder: Path, threads: int) -> Any:
+    """`inference_probe.measure` or `prepare` with these options in a process. Raises RuntimeError whose last line is the reason."""
+    command = [sys.executable, str(PROBE), json.dumps({**options, "folder": str(folder)})]
+    return run_json(command, with_threads(threads, {"TORCHINDUCTOR_COMPILE_THREADS": "1"}))
 
 
 def summary(results: dict[str, list[dict]], folder: Path) -> dict[str, dict[str, Any]]:
-    """Each way's medians, all its seconds, and its mean distance from the reference: of flow, the end-point error in pixels."""
-    import numpy as np
-
+    """Each way's medians, all its seconds, and its mean difference from the reference: for flow the end-point error in pixels."""
     reference = np.load(folder / f"{REFERENCE}.npy") if results.get(REFERENCE) else None
     table = {}
     for way, turns in results.items():
@@ -220,14 +129,14 @@ def summary(results: dict[str, list[dict]], folder: Path) -> dict[str, dict[str,
             "all_seconds": seconds,
             "ready": statistics.median(turn["ready"] for turn in turns),
             "first": statistics.median(turn["first"] for turn in turns),
-            "peak_gb": statistics.median(turn["peak"] for turn in turns),
+            "peak_gb": statistics.median(turn["peak_gb"] for turn in turns),
             "difference": difference,
         }
     return table
 
 
 def rows(record: dict[str, Any]) -> list[list[str]]:
-    """The table's cells, the fastest way first; what couldn't be measured last, with the reason."""
+    """The table's cells, the fastest way first; ways that weren't measured last, with the reason."""
     found = sorted(record["results"].items(), key=lambda item: item[1]["seconds"])
     best = found[0][1]["seconds"] if found else 1.0
     lines = []
@@ -259,7 +168,7 @@ def show(record: dict[str, Any]) -> None:
 
 
 def markdown(record: dict[str, Any]) -> str:
-    """The page's part between the markers."""
+    """The text between the page's markers."""
     turns = max((len(figures["all_seconds"]) for figures in record["results"].values()), default=0)
     versions = record["versions"]
     text = (
@@ -267,25 +176,17 @@ def markdown(record: dict[str, Any]) -> str:
         f"{record['machine']}; medians of {turns} runs; {', '.join(f'{name} {found}' for name, found in versions.items())}; "
         f"{record['date'][:10]}, load average before: {record['load_before']:.1f}."
     )
-    lines = [HEADER, ["---"] * len(HEADER), *rows(record)]
-    return f"\n{text}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return f"\n{text}\n\n{pages.table(HEADER, rows(record))}\n"
 
 
 def split_page(page: Path) -> tuple[str, str]:
-    """A page's text up to and with the first marker, and from the second one on. Ends the program where they aren't there."""
+    """A page's text up to the first marker and from the second one on, markers included. Exits where a marker is missing."""
     text = page.read_text() if page.is_file() else ""
     before, first, rest = text.partition(MARKERS[0])
     _, second, after = rest.partition(MARKERS[1])
     if not first or not second:
         sys.exit(f"{page}: expected a page with the lines {' and '.join(MARKERS)}")
     return before + first + "\n", second + after
-
-
-def parse_size(text: str) -> tuple[int, int]:
-    height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        sys.exit(f"--size {text}: expected HEIGHTxWIDTH in pixels, such as 1080x1920")
-    return int(height), int(width)
 
 
 def installed(package: str) -> bool:
@@ -295,17 +196,5 @@ def installed(package: str) -> bool:
         return False
 
 
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 if __name__ == "__main__":
-    if PROBE in sys.argv[1:2]:
-        probe(sys.argv[2], sys.argv[3], Path(sys.argv[4]), *map(int, sys.argv[5:8]))
-    elif PREPARE in sys.argv[1:2]:
-        prepare(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]), sys.argv[6:])
-    else:
-        typer.run(main)
+    typer.run(main)

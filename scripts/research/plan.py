@@ -1,18 +1,18 @@
-"""What a training of optical flow costs before it is run: FLOPs, memory of each GPU, hours, bytes to read, for so many GPUs.
+"""What a training of optical flow costs before it is run: FLOPs, memory of each GPU, hours and bytes to read.
 
     python scripts/research/plan.py                                      ViT-B and ViT-L on Spring
     python scripts/research/plan.py RECIPE.yaml --gpus 1,8 --gpu a100    a recipe's network, windows and batch
-    python scripts/research/plan.py --page docs/scale.md                 writes the page from docs/results/scale.json
-    python scripts/research/plan.py --count                              counts everything anew into that file (five minutes)
-    python scripts/research/plan.py --measure                            measures what the counts are checked against
+    python scripts/research/plan.py --page docs/scale.md                 write the page from docs/results/scale.json
+    python scripts/research/plan.py --count                              count everything anew into that file (five minutes)
+    python scripts/research/plan.py --measure                            measure the checks of the counts anew
 
-Counted: FLOPs, memory (scripts/research/planning/count.py). Measured: what they are checked against (measure.py). Assumed: model.py.
+planning/count.py counts FLOPs and memory, planning/measure.py measures the checks, planning/model.py holds the assumptions. Imports
+inside functions need torch, which most calls do without.
 """
 
 from __future__ import annotations
 
 import json
-import platform
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -22,7 +22,7 @@ from typing import Annotated, Any
 
 import typer
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from research.planning.model import GPUS, SCHEDULES, Assumptions, Gpu, gpu_of
 from research.planning.page import (
@@ -38,17 +38,15 @@ from research.planning.page import (
     title,
     training_table,
 )
+from research.sizes import parse_size
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNTS = ROOT / "docs/results/scale.json"
 COST = ROOT / "docs/results/cost.json"
 
 
-# ------------------------------------------------------------------ counting and measuring
-
-
 def count_all() -> dict[str, Any]:
-    """Every model and case, counted."""
+    """Counts every model and case."""
     import torch
 
     from research.planning.count import Kept, counted
@@ -64,32 +62,23 @@ def count_all() -> dict[str, Any]:
 
 
 def measure_all() -> dict[str, Any]:
-    """What counts and assumptions are held against, with the machine and the day."""
+    """Measures the checks of counts and assumptions, with the machine and the day."""
+    from research.files import machine_record
     from research.planning import measure
 
     typer.echo("measuring", err=True)
     return {
-        "measured_on": f"{processor()}, {date.today()}",
+        "measured_on": f"{machine_record()['cpu']}, {date.today()}",
         "peaks": measure.measured_peaks(),
         "h100": measure.h100(),
         "decoding": measure.decoding(),
     }
 
 
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-# ------------------------------------------------------------------ a recipe
-
-
 def recipe_tables(
     recipe_path: Path, frame: tuple[int, int], numbers: Sequence[int], gpu: Gpu, given: Assumptions
 ) -> str:
-    """The tables for one recipe. Raises ValueError if it isn't for optical flow."""
+    """The tables of one recipe. Raises ValueError if it isn't for optical flow."""
     from research.planning.count import counted, kept_by
     from winwin_hf.training.recipe import load_recipe
 
@@ -114,27 +103,28 @@ def recipe_tables(
 
 def main(
     recipe: Annotated[
-        Path | None, typer.Argument(help="A recipe for optical flow; without one, ViT-B and ViT-L on Spring.")
+        Path | None, typer.Argument(help="A recipe for optical flow. Default: ViT-B and ViT-L on Spring.")
     ] = None,
     gpus: Annotated[str, typer.Option(help="Numbers of GPUs.")] = ",".join(map(str, NUMBERS)),
-    gpu: Annotated[str, typer.Option(help=f"Which: {', '.join(GPUS)}.")] = "h100",
-    tflops: Annotated[float | None, typer.Option(help="Of another GPU: bf16 products, dense.")] = None,
-    memory: Annotated[float | None, typer.Option(help="Of another GPU, in GB.")] = None,
-    share: Annotated[float, typer.Option(help="Of the TFLOP/s, reached by a long step.")] = Assumptions().share,
-    frame: Annotated[str, typer.Option(help="HEIGHTxWIDTH of a recipe's frames.")] = "1080x1920",
+    gpu: Annotated[str, typer.Option(help=f"The GPU: {', '.join(GPUS)}.")] = "h100",
+    tflops: Annotated[float | None, typer.Option(help="TFLOP/s of another GPU: bf16 products, dense.")] = None,
+    memory: Annotated[float | None, typer.Option(help="Memory of another GPU, GB.")] = None,
+    share: Annotated[float, typer.Option(help="Share of the TFLOP/s that a long step reaches.")] = Assumptions().share,
+    frame: Annotated[str, typer.Option(help="HEIGHTxWIDTH of the recipe's frames.")] = "1080x1920",
     page_path: Annotated[
         Path | None, typer.Option("--page", help="Write the page here, from docs/results/scale.json.")
     ] = None,
     count: Annotated[bool, typer.Option("--count", help="Count everything anew into docs/results/scale.json.")] = False,
-    measure: Annotated[bool, typer.Option("--measure", help="Measure the checks anew into it.")] = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure the checks anew into docs/results/scale.json.")
+    ] = False,
 ) -> None:
-    """Plan a training."""
+    """Print a plan of a training as tables, or write the page."""
     try:
         device, given = gpu_of(gpu, tflops, memory), replace(Assumptions(), share=share)
         numbers = [int(n) for n in gpus.split(",")]
         if recipe is not None:
-            height, _, width = frame.partition("x")
-            typer.echo(recipe_tables(recipe, (int(height), int(width)), numbers, device, given))
+            typer.echo(recipe_tables(recipe, parse_size("--frame", frame), numbers, device, given))
             return
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None

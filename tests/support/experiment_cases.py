@@ -1,29 +1,40 @@
-"""What the tests of the flow experiments share: hand-made fields, small scenes and networks, trainings that never were, results.
-
-Importing it makes scripts/experiments importable.
-"""
+"""Shared by the tests of the experiments: small fields, scenes and networks, invented trainings, and one tiny real recipe."""
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
 import numpy as np
+import yaml
 from accelerate import Accelerator
 from research.experiments import flow_kinds
+from research.experiments.context import RECIPES, Context
 from research.experiments.fields import Pair
 from research.experiments.predicting import FlowSet
-from research.experiments.runs import RECIPES, Context
 from rich.console import Console
 
 from support.model_cases import make
+from support.places import FRAMES
 from winwin_hf import WinWinForOpticalFlow
 from winwin_hf.data.sources import open_source
 from winwin_hf.inference.predictor import Network
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.training.recipe import dump_recipe, load_recipe
 from winwin_hf.training.state import save_model
+
+CAMVID = FRAMES / "CamVid"
+RECIPE = {
+    "task": "semantic-segmentation",
+    "model": {"config": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "head_hidden_size": 32}},
+    "data": {"name": "camvid", "path": str(CAMVID), "settings": {"scale": [1.0, 1.0]}},
+    "windows": {"kind": "windows", "count": 2, "size": [2, 2]},
+    "optimization": {"steps": 4, "batch_size": 2, "warmup_steps": 1, "final_share": 1.0, "num_workers": 0},
+    "evaluation": {"every": 2, "windows": 0, "sets": [{"label": "frames"}]},
+    "save_every": 2,
+    "log_every": 1,
+    "trackers": [],
+}
 
 
 def constant(u: float, v: float, size=(16, 16)) -> np.ndarray:
@@ -37,7 +48,7 @@ def pair_of(truth: np.ndarray, occluded=None) -> Pair:
 
 def network_of(variant: str = "matching") -> Network:
     model = make("optical-flow", variant)
-    return Network(model, WinWinImageProcessor(patch_size=model.config.patch_size), Accelerator(), "flow")
+    return Network(model, WinWinImageProcessor(patch_size=model.config.patch_size), Accelerator(), "optical-flow")
 
 
 def scenes(size=(48, 64), count=2) -> FlowSet:
@@ -45,10 +56,28 @@ def scenes(size=(48, 64), count=2) -> FlowSet:
     return FlowSet("scenes", "scenes", open_source("synthetic-flow", split="val", settings=settings), count)
 
 
-def context_of(folder: Path) -> Context:
-    """No training: folders are made by `finish`. What is said is in the console's file."""
-    quiet = Console(file=io.StringIO())
-    return Context(folder / "work", folder / "results", draw_only=False, seeds=1, console=quiet)
+def context_of(folder: Path, **options) -> Context:
+    """A context with one seed and CamVid's tiny frames; what is printed goes to folder/console.txt."""
+    quiet = Console(file=(folder / "console.txt").open("a"), width=200)
+    options = {"data": {"camvid": str(CAMVID)}, "seeds": 1, **options}
+    return Context(folder / "work", folder / "results", console=quiet, **options)
+
+
+def printed(folder: Path) -> str:
+    return (folder / "console.txt").read_text()
+
+
+def recipe_file(folder: Path) -> Path:
+    """A recipe of four steps of a tiny network on CamVid's tiny frames."""
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(RECIPE))
+    return path
+
+
+def write_metrics(folder: Path, lines: list[dict], end: str = "") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + end)
+    return folder
 
 
 def finish(context: Context, key: str, seed: int = 0) -> Path:
@@ -66,8 +95,7 @@ def finish(context: Context, key: str, seed: int = 0) -> Path:
         spent = {"seconds": 0.5 * step, "cpu_seconds": 0.4 * step}
         scores = {"windows": {"epe": 20 - step / 200}, "frames": {"epe": 30 - step / 100 + seed}}
         lines.append({"step": step, **scores, **spent})
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return folder
+    return write_metrics(folder, lines)
 
 
 def result(context: Context, name: str) -> tuple[dict, str]:

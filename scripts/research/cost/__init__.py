@@ -1,14 +1,15 @@
-"""What Win-Win costs: time, memory and arithmetic, each measured in a process of its own (`python scripts/benchmark.py cost`).
+"""What Win-Win costs: time, memory and FLOPs (`python scripts/benchmark.py cost`).
 
 | | |
 |---|---|
-| `command.py` | the command line; runs what isn't measured yet, in turns, and writes cost.json after each |
-| `cases.py` | what is measured: names, sizes, turns |
-| `probes.py` | the measurements, each a function that runs in its own process |
-| `training.py` | the probe of a training step, with its loader |
+| `command.py` | the command line; runs measurements in turns |
+| `cases.py` | names, sizes and turns of all measurements |
+| `probes.py` | the measurements: each a function that runs in its own process |
+| `training.py` | the measurement of a training step |
 | `meter.py` | seconds, CPU seconds and memory of a process |
-| `frames.py` | frames in the layout of BDD100K and Spring to load from |
+| `frames.py` | frames in the layouts of BDD100K and Spring |
 | `profiling.py` | where a pass spends its time |
-| `figures.py` | from measurements to the figures of cost.json |
+| `record.py` | cost.json |
+| `figures.py` | from measurements to figures |
 | `pages.py`, `pictures.py` | cost.md and its pictures |
 """

@@ -1,7 +1,7 @@
-"""What is measured: every measurement by name, with its arguments, how often it takes its turn, and about how long one takes.
+"""All measurements: names, arguments, number of turns, and about how long a turn takes.
 
-Names are CASE/WHAT/PRECISION. The geometry is the paper's; `quick` has the same measurements of a network and of frames so small
-that all of it takes a minute, for tests.
+Names are CASE/WHAT/PRECISION. `FULL` has the paper's sizes. `QUICK` has the same measurements with a tiny network and tiny frames,
+which take a minute, for tests.
 """
 
 from __future__ import annotations
@@ -10,14 +10,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 PRECISIONS = ("fp32", "bf16")
-CLASSES = 19  # of the segmentation: BDD100K's
+CLASSES = 19  # of BDD100K
 NAMES = {"fp32": "fp32", "bf16": "bf16 autocast", "bf16-weights": "bf16 weights"}
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """probe: a function of probes.py. turns: processes it is measured in. seconds: of one turn, on two cores without a GPU.
-    processes, threads: of the measurement itself, where they aren't one process of all threads. long: only with --long."""
+    """
+    One measurement.
+
+    Attributes:
+        probe: a key of `probes.PROBES`. arguments: of the probe.
+        turns: number of processes that measure it, one after another.
+        seconds: about how long a turn takes on two cores without a GPU.
+        processes: that work together in a turn. threads: of each; None: as many as the command says.
+        long: only with --long.
+    """
 
     name: str
     probe: str
@@ -46,10 +54,10 @@ class Geometry:
     small_frames: dict[str, tuple[int, int]] = field(
         default_factory=lambda: {"540p": (540, 960), "1080p": (1080, 1920)}
     )
-    square: int = 4096  # of the ceiling's largest product
+    square: int = 4096  # side of the ceiling's largest product
     width: int = 768
-    kept_windows: tuple[int, ...] = (8, 16, 22, 32)  # sides of scaling's windows
-    small_preset: str = "small"  # of the trainings in one and two processes
+    kept_windows: tuple[int, ...] = (8, 16, 22, 32)  # sides of the windows of `scaling`
+    small_preset: str = "small"  # for trainings in one and two processes
 
     @property
     def crop(self) -> tuple[int, int]:
@@ -67,13 +75,13 @@ QUICK = Geometry(
     flow_window=(2, 2),
     tile=(64, 64),
     frames={"540p": (64, 96), "1080p": (128, 192), "1440p": (160, 256), "4K": (256, 384)},
-    small_frames={"540p": (256, 272), "1080p": (264, 280)},  # RAFT takes no less, nor half of it
+    small_frames={"540p": (256, 272), "1080p": (264, 280)},  # the smallest for RAFT, which warms up on half the size
     square=256,
     width=192,
     kept_windows=(1, 2),
     small_preset="tiny",
 )
-METHODS = {  # passes timed
+METHODS = {  # method -> timed passes
     "winwin-flow": 2,
     "winwin-flow-bf16": 2,
     "opencv-dis": 5,
@@ -85,7 +93,7 @@ METHODS = {  # passes timed
 
 
 def cases(geometry: Geometry) -> dict[str, list[Measurement]]:
-    """The measurements of each case, in the order in which they take turns. A measurement may belong to several cases."""
+    """The measurements of each case in their order. A measurement may belong to several cases."""
     return {
         "arithmetic": arithmetic(geometry),
         "train_step_720p": train_step_720p(geometry),
@@ -101,7 +109,7 @@ def cases(geometry: Geometry) -> dict[str, list[Measurement]]:
 
 
 def segmentation_model(geometry: Geometry) -> dict[str, Any]:
-    """With a convolutional head, as the issue's arithmetic has it."""
+    """The geometry's network with a convolutional head."""
     return {**geometry.model, "config": {**geometry.model.get("config", {}), "head_type": "conv"}}
 
 
@@ -115,7 +123,7 @@ def train_step_720p(geometry: Geometry) -> list[Measurement]:
             f"train_step_720p/{name}/{precision}",
             "train",
             {
-                "task": "segmentation",
+                "task": "semantic-segmentation",
                 "frame": geometry.segmentation_frame,
                 "windows": kept,
                 "precision": precision,
@@ -133,7 +141,7 @@ def train_step_720p(geometry: Geometry) -> list[Measurement]:
 
 
 def train_step_flow_1080p(geometry: Geometry) -> list[Measurement]:
-    """Batches of one pair, because a full frame allows no more; windows and crops of four pairs too, in bf16."""
+    """Batches of one pair, the most that fits with a full frame; in bf16 also four pairs in windows and in crops."""
     kept = {
         "windows": windows(geometry.flow_window),
         "crops": {"kind": "crop", "size": list(geometry.crop)},
@@ -144,7 +152,7 @@ def train_step_flow_1080p(geometry: Geometry) -> list[Measurement]:
         name: str, precision: str, batch: int, seconds: float, turns: int, long: bool = False, **more: Any
     ) -> Measurement:
         arguments = {
-            "task": "flow",
+            "task": "optical-flow",
             "frame": geometry.flow_frame,
             "windows": kept[name.split("-")[0]],
             "second_windows": {"size": list(geometry.flow_window), "jitter": 2.0},
@@ -198,7 +206,7 @@ def ceiling(geometry: Geometry) -> Measurement:
 
 
 def flow_1080p(geometry: Geometry) -> list[Measurement]:
-    """Several turns of everything that ratios and shares are made of; the tiled passes in a strip as wide as the frame."""
+    """Several turns of whatever enters a ratio. Tiles are measured in a strip as wide as the frame."""
     strip = (geometry.tile[0], geometry.flow_frame[1])
     found = [ceiling(geometry)]
     for precision, direct_seconds, tiled_seconds in (("fp32", 110, 52), ("bf16", 70, 32)):
@@ -218,7 +226,7 @@ def flow_1080p(geometry: Geometry) -> list[Measurement]:
 
 
 def memory_curve(geometry: Geometry) -> list[Measurement]:
-    """1080p's are those of flow_1080p. In bf16 the largest are for --long."""
+    """Whole frames of all sizes; 1080p's measurements are those of flow_1080p."""
     found = [m for m in flow_1080p(geometry) if m.name in ("direct/1080p/fp32", "direct/1080p/bf16")]
     for size, precision, seconds, long in (
         ("540p", "fp32", 15, False),
@@ -236,19 +244,19 @@ def memory_curve(geometry: Geometry) -> list[Measurement]:
 
 
 def counts(geometry: Geometry) -> Measurement:
-    """FLOPs of every case whose time is measured."""
+    """FLOPs of all passes and training steps that are timed."""
     passes: dict[str, Any] = {}
     for name, (height, width) in {**geometry.frames, "tile": geometry.tile}.items():
-        passes[name] = {"task": "flow", "model": geometry.model, "views": [[1, 3, height, width]] * 2}
+        passes[name] = {"task": "optical-flow", "model": geometry.model, "views": [[1, 3, height, width]] * 2}
 
     def training(task: str, views: list[list[int]]) -> dict[str, Any]:
-        model = segmentation_model(geometry) if task == "segmentation" else geometry.model
+        model = segmentation_model(geometry) if task == "semantic-segmentation" else geometry.model
         return {"task": task, "model": model, "views": views, "backward": True}
 
     height, width = (-(-side // 16) * 16 for side in geometry.segmentation_frame)
     rows, columns = geometry.segmentation_window
-    passes["train_step_720p/full"] = training("segmentation", [[2, 3, height, width]])
-    passes["train_step_720p/windows"] = training("segmentation", [[2, 2, 3, rows * 16, columns * 16]])
+    passes["train_step_720p/full"] = training("semantic-segmentation", [[2, 3, height, width]])
+    passes["train_step_720p/windows"] = training("semantic-segmentation", [[2, 2, 3, rows * 16, columns * 16]])
     rows, columns = geometry.flow_window
     flow_views = {
         "full": [1, 3, *geometry.frames["1080p"]],
@@ -256,7 +264,7 @@ def counts(geometry: Geometry) -> Measurement:
         "crops": [1, 1, 3, *geometry.tile],
     }
     for name, shape in flow_views.items():
-        passes[f"train_step_flow_1080p/{name}"] = training("flow", [shape] * 2)
+        passes[f"train_step_flow_1080p/{name}"] = training("optical-flow", [shape] * 2)
     return Measurement("counts", "count", {"passes": passes}, seconds=15)
 
 
@@ -265,7 +273,7 @@ def arithmetic(geometry: Geometry) -> list[Measurement]:
 
 
 def profiles(geometry: Geometry, size: str, precisions: list[str]) -> list[Measurement]:
-    """Not a case: asked for by --profile."""
+    """Measurements of --profile, which belong to no case."""
     seconds = {"540p": 25, "1080p": 110, "1440p": 270, "4K": 1000}
     arguments = {"model": geometry.model, "size": geometry.frames[size], "warmup": geometry.tile}
     return [
@@ -291,11 +299,11 @@ def small_flow(geometry: Geometry) -> list[Measurement]:
 
 
 def scaling(geometry: Geometry) -> list[Measurement]:
-    """Segmentation in bf16, the network alone: tokens kept, examples a batch, processes (a smaller network, one thread each)."""
+    """Training steps of segmentation in bf16 without loading: by tokens, by batch, and by processes with a smaller network."""
 
     def step(name: str, kept: dict[str, Any], batch: int, seconds: float, **more: Any) -> Measurement:
         arguments = {
-            "task": "segmentation",
+            "task": "semantic-segmentation",
             "frame": geometry.segmentation_frame,
             "windows": kept,
             "precision": "bf16",
@@ -309,7 +317,7 @@ def scaling(geometry: Geometry) -> list[Measurement]:
     found = [step(f"tokens/{2 * side * side}", windows((side, side)), 1, 12) for side in geometry.kept_windows]
     found.append(step("tokens/full", {"kind": "full"}, 1, 35))
     middle = geometry.kept_windows[1]
-    # one image: among the tokens kept
+    # a batch of one image is among the tokens above
     found += [step(f"batch/{batch}", windows((middle, middle)), batch, 10 + 3 * batch) for batch in (2, 4)]
     small = {"preset": geometry.small_preset, "config": {"head_type": "conv"}}
     for processes, threads in ((1, 1), (1, 2), (2, 1)):

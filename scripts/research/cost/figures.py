@@ -1,6 +1,6 @@
-"""From measurements to the figures that cost.json begins with: medians, ratios, shares of the machine's ceiling.
+"""From measurements to the figures at the top of cost.json: medians, ratios, shares of the machine's ceiling.
 
-A figure whose measurements aren't there is left out, and so is a case without any.
+A figure without its measurements is left out, and so is a case without figures.
 """
 
 from __future__ import annotations
@@ -8,15 +8,13 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from research.cost.cases import PRECISIONS, Geometry, cases
 from winwin_hf.inference.flow import tile_positions
 
-from .cases import PRECISIONS, Geometry, cases
-
 Figures = dict[str, Any]
-# The public CroCo-Flow code's own direct forward, with random ViT-B weights in fp32, as this project's issue on cost states it: given,
-# not measured in this run, and on another machine.
+# Not measured by this command, and on another machine.
 CROCO_FLOW = {
-    "source": "stated in this project's issue on cost, measured before this run on another machine; not measured by this command",
+    "source": "an earlier run on another machine, in fp32 with random ViT-B weights; this command doesn't measure it",
     "size": [1088, 1920],
     "seconds": 279.0,
     "peak_gb": 14.6,
@@ -27,7 +25,7 @@ CROCO_FLOW = {
 
 
 def summary(runs: list[Figures]) -> Figures:
-    """Each figure's median over all turns; lists are repetitions within a turn. What is no number is the last turn's."""
+    """Each figure's median over all turns; a list holds the repetitions within a turn. Other values are the last turn's."""
     found: Figures = {}
     for key in runs[-1]:
         values = [run[key] for run in runs if key in run]
@@ -39,7 +37,7 @@ def summary(runs: list[Figures]) -> Figures:
 
 
 def summaries(measurements: dict[str, Figures]) -> dict[str, Figures]:
-    """Name -> summary of what has been measured at least once; of the ceiling the best of all turns."""
+    """Name -> summary of each measurement that has a turn. The ceiling is the best of all turns."""
     found = {name: summary(entry["runs"]) for name, entry in measurements.items() if entry.get("runs")}
     if "ceiling" in found:
         runs = measurements["ceiling"]["runs"]
@@ -48,7 +46,7 @@ def summaries(measurements: dict[str, Figures]) -> dict[str, Figures]:
 
 
 def figures(measurements: dict[str, Figures], geometry: Geometry) -> Figures:
-    """All cases' figures, by the case's name."""
+    """Name of a case -> its figures."""
     found = summaries(measurements)
     made = {
         "train_step_720p": train_step_720p(found),
@@ -68,7 +66,7 @@ def ratio(above: float | None, below: float | None) -> float | None:
 
 
 def present(values: Figures) -> Figures:
-    """Without what isn't known."""
+    """The values that are not None."""
     return {key: value for key, value in values.items() if value is not None}
 
 
@@ -77,12 +75,12 @@ def gflop(found: dict[str, Figures], name: str) -> float | None:
 
 
 def best_ceiling(found: dict[str, Figures], precision: str) -> float | None:
-    """GFLOP/s of matrix products, the best shape in the best turn. Weights in bf16 have bf16's."""
+    """GFLOP/s of matrix products, the best shape in the best turn. For weights in bf16 it is bf16's."""
     return found.get("ceiling", {}).get(f"{precision.split('-')[0]}_gflops")
 
 
 def reached(found: dict[str, Figures], work: float | None, seconds: float | None, precision: str) -> Figures:
-    """What a time means: GFLOP/s, and their share of the ceiling."""
+    """A time's GFLOP/s and their share of the ceiling."""
     rate = ratio(work, seconds)
     return present({"gflop": work, "gflops": rate, "ceiling_share": ratio(rate, best_ceiling(found, precision))})
 
@@ -91,7 +89,7 @@ def reached(found: dict[str, Figures], work: float | None, seconds: float | None
 
 
 def steps(found: dict[str, Figures], case: str) -> dict[str, dict[str, Figures]]:
-    """precision -> kind -> the figures of its training step."""
+    """precision -> kind -> figures of its training step."""
     table: dict[str, dict[str, Figures]] = {}
     for name, f in found.items():
         if not name.startswith(case + "/"):
@@ -120,7 +118,7 @@ def steps(found: dict[str, Figures], case: str) -> dict[str, dict[str, Figures]]
 
 
 def against(table: dict[str, Figures], one: str, other: str) -> Figures:
-    """How much faster and smaller a step of kind `other` is than one of kind `one`."""
+    """How many times as long a step of kind `one` takes as one of kind `other`, and what share of its memory `other` needs."""
     if one not in table or other not in table:
         return {}
     a, b = table[one], table[other]
@@ -135,7 +133,7 @@ def against(table: dict[str, Figures], one: str, other: str) -> Figures:
 
 
 def train_step_720p(found: dict[str, Figures]) -> Figures:
-    """time_ratio: full / windows; memory_ratio: windows / full, beyond the idle process. At the top the worse of the precisions."""
+    """time_ratio: full / windows; memory_ratio: windows / full, beyond the idle process. At the top level the worse of the precisions."""
     table = steps(found, "train_step_720p")
     ratios = {precision: against(kinds, "full", "windows") for precision, kinds in table.items()}
     complete = [r for r in ratios.values() if r]
@@ -143,7 +141,6 @@ def train_step_720p(found: dict[str, Figures]) -> Figures:
     if complete:
         made["time_ratio"] = min(r["time_ratio"] for r in complete)
         made["memory_ratio"] = max(r["memory_ratio"] for r in complete)
-        made["goals"] = {"time_ratio": "at least 4.5", "memory_ratio": "at most 0.45"}
     return made | {precision: {**kinds, **ratios[precision]} for precision, kinds in table.items()}
 
 
@@ -164,7 +161,7 @@ def train_step_flow_1080p(found: dict[str, Figures]) -> Figures:
 
 
 def passes(geometry: Geometry, overlap: float) -> int:
-    """Tiles of a 1080p frame."""
+    """Number of tiles of a 1080p frame."""
     sides = zip(geometry.flow_frame, geometry.tile, strict=True)
     rows, columns = (len(tile_positions(length, tile, overlap)) for length, tile in sides)
     return rows * columns
@@ -207,13 +204,14 @@ def flow_1080p(found: dict[str, Figures], geometry: Geometry) -> Figures:
     )
     tiles = found.get("tiled/fp32", {}).get("tiles")
     if tiles:
+        fastest = round(found["tiled/fp32"]["tile_batch"])
         made["tiled_extrapolated"] = (
-            f"{tiles:.0f} passes of a tile are measured, in a strip as wide as the frame, blending included; the whole frame's time is "
-            f"theirs times its passes. {found['tiled/fp32']['tile_batch']:.0f} tile(s) a pass were fastest in fp32."
+            f"Measured are {tiles:.0f} passes of a tile in a strip as wide as the frame, with blending; the frame's time is the time of a "
+            f"pass times its number of passes. In fp32 batches of {fastest} were fastest."
         )
     if "direct_seconds_fp32" in made and not geometry.quick:
         ours = made.get("ceiling_gflops_fp32")
-        # the same share of the ceiling on both machines, as far as a ceiling tells
+        # at the same share of the ceiling on both machines
         scaled = CROCO_FLOW["seconds"] * CROCO_FLOW["ceiling_gflops_fp32"] / ours if ours else None
         made["croco_flow"] = CROCO_FLOW | present(
             {
@@ -221,19 +219,11 @@ def flow_1080p(found: dict[str, Figures], geometry: Geometry) -> Figures:
                 "over_direct_at_our_ceiling": ratio(scaled, made["direct_seconds_fp32"]),
             }
         )
-    made["goals"] = {
-        "tiled_0.9_over_direct": "at least 20",
-        "tiled_0.7_over_direct": "at least 2.8",
-        "croco_flow.over_direct": "at least 4",
-        "peak_memory_gb": "below 3",
-        "ceiling_share_fp32": "at least 0.7",
-        "ceiling_share_bf16": "at least 0.5",
-    }
     return made
 
 
 def memory_curve(found: dict[str, Figures], geometry: Geometry) -> Figures:
-    """precision -> one line for each size of frames that was measured, the smallest first."""
+    """precision -> a line for each measured size of frames, the smallest first."""
     made: Figures = {}
     heads = 12 if not geometry.quick else 3
     for precision in PRECISIONS:
@@ -242,7 +232,7 @@ def memory_curve(found: dict[str, Figures], geometry: Geometry) -> Figures:
             f = found.get(f"direct/{size}/{precision}")
             if f:
                 line = {key: f[key] for key in ("seconds", "cpu_seconds", "idle_gb", "peak_gb", "above_gb", "tokens")}
-                # what one layer's attention weights of all heads would take, which nothing here holds
+                # the attention weights of all heads of one layer, which are never held
                 line["tokens_x_tokens_gb"] = heads * f["tokens"] ** 2 * 4 / 1e9
                 work = reached(found, gflop(found, size), f["seconds"], precision)
                 lines.append({"size": size, "pixels": height * width, **line, **work})
@@ -256,13 +246,13 @@ def arithmetic(found: dict[str, Figures]) -> Figures:
 
 
 def profile(found: dict[str, Figures]) -> Figures:
-    """SIZE/PRECISION -> seconds by kind of operator and by part, with the FLOPs of the kinds that have any."""
+    """SIZE/PRECISION -> seconds by kind of operator and by part, and the FLOPs of the kinds that have any."""
     made = {}
     for name, f in found.items():
         if name.startswith("profile/"):
             size = name.split("/")[1]
             work = found.get("counts", {}).get("gflop_kinds", {}).get(size, {})
-            # where attention is made of plain products, these hold both
+            # if attention is computed by plain products, their kind holds both
             known = work if all(kind in f["kinds"] for kind in work) else {}
             made[name.removeprefix("profile/")] = {**f, "gflop": known}
     return made

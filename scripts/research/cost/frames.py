@@ -1,6 +1,6 @@
-"""Frames to load from, drawn: BDD100K's layout (1280x720 JPEG, PNG of train ids) and Spring's (1920x1080 PNG, flow of twice the size).
+"""Frames to load, in the layouts of BDD100K (1280x720 JPEG, PNG of train ids) and Spring (1920x1080 PNG, flow of twice the size).
 
-What is loaded costs what the real files cost: the sizes and formats are theirs. Nothing is learnt from them.
+Sizes and formats are those of the real files, so loading costs as much. The content is noise.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ COUNT = 6
 
 
 def picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """uint8 (height, width, 3): noise of several sizes, so that it compresses about as photographs do."""
+    """uint8 (height, width, 3): noise of several sizes, which compresses about as well as a photograph."""
     image = np.full((height, width, 3), 127, np.float32)
     for step, strength in ((256, 90), (64, 45), (16, 25), (4, 12)):
         coarse = rng.standard_normal((height // step + 2, width // step + 2, 3), dtype=np.float32)
@@ -25,8 +25,8 @@ def picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 
 def write_bdd(folder: Path, height: int, width: int, count: int = COUNT) -> Path:
-    """bdd100k/images/10k/train/*.jpg and bdd100k/labels/sem_seg/masks/train/*.png with the 19 classes; the root."""
-    root, rng = folder / "bdd", np.random.default_rng(0)
+    """bdd100k/images/10k/train/*.jpg and bdd100k/labels/sem_seg/masks/train/*.png with 19 classes. Returns the root."""
+    root, rng = folder / "bdd100k", np.random.default_rng(0)
     images = root / "bdd100k" / "images" / "10k" / "train"
     labels = root / "bdd100k" / "labels" / "sem_seg" / "masks" / "train"
     for path in (images, labels):
@@ -39,7 +39,7 @@ def write_bdd(folder: Path, height: int, width: int, count: int = COUNT) -> Path
 
 
 def write_spring(folder: Path, height: int, width: int, count: int = COUNT) -> Path:
-    """train/0001/frame_left/*.png and flow_FW_left/*.flo5, smooth motion of about 20 pixels; the root."""
+    """train/0001/frame_left/*.png and flow_FW_left/*.flo5, with smooth motion of about 20 pixels. Returns the root."""
     root, rng = folder / "spring", np.random.default_rng(1)
     frames, flows = (root / "train" / "0001" / name for name in ("frame_left", "flow_FW_left"))
     for path in (frames, flows):

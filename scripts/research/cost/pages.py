@@ -1,15 +1,14 @@
-"""cost.md, made from cost.json alone: the goals, then a section for each case."""
+"""cost.md, made from cost.json: the main figures, then a section for each case."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from research.experiments.pages import table
-from winwin_hf.data.formats import write_atomic
-
-from .cases import METHODS, NAMES, PRECISIONS, Geometry
-from .pictures import draw_curve, draw_ratios
+from research.cost.cases import METHODS, NAMES, PRECISIONS, Geometry
+from research.cost.pictures import draw_curve, draw_ratios
+from research.files import write_text
+from research.pages import percent, table
 
 Figures = dict[str, Any]
 KINDS = {
@@ -21,37 +20,32 @@ KINDS = {
 }
 
 
-def goals(made: Figures) -> list[list[str]]:
-    """What was asked for: [what, goal, measured, whether it is met]; only what is measured."""
+def headlines(made: Figures) -> list[list[str]]:
+    """The main figures that are measured: [what, figure]."""
     training, flow = made.get("train_step_720p", {}), made.get("flow_1080p", {})
     croco = flow.get("croco_flow", {})
     lines = [
-        ("training step, 1280x720: full frame over two windows, time", training.get("time_ratio"), ">=", 4.5, "x"),
-        ("... two windows over full frame, memory", training.get("memory_ratio"), "<=", 0.45, "x"),
-        ("1080p pair: tiled at overlap 0.9 over direct, time", flow.get("tiled_0.9_over_direct"), ">=", 20, "x"),
-        ("... tiled at overlap 0.7 over direct", flow.get("tiled_0.7_over_direct"), ">=", 2.8, "x"),
-        ("... the public CroCo-Flow code (279 s, given) over direct", croco.get("over_direct"), ">=", 4, "x"),
-        ("... peak memory, fp32", flow.get("peak_memory_gb"), "<", 3, " GB"),
-        ("... share of the fp32 ceiling", flow.get("ceiling_share_fp32"), ">=", 0.7, ""),
-        ("... share of the bf16 ceiling", flow.get("ceiling_share_bf16"), ">=", 0.5, ""),
+        ("training step, 1280x720: time of a full frame over two windows", training.get("time_ratio"), "x"),
+        ("training step, 1280x720: memory of two windows over a full frame", training.get("memory_ratio"), "x"),
+        ("1080p pair: time of tiles at overlap 0.9 over one pass", flow.get("tiled_0.9_over_direct"), "x"),
+        ("1080p pair: time of tiles at overlap 0.7 over one pass", flow.get("tiled_0.7_over_direct"), "x"),
+        ("1080p pair: time of the public CroCo-Flow code over one pass", croco.get("over_direct"), "x"),
+        ("1080p pair: peak memory, fp32", flow.get("peak_memory_gb"), " GB"),
+        ("1080p pair: share of the fp32 ceiling", flow.get("ceiling_share_fp32"), ""),
+        ("1080p pair: share of the bf16 ceiling", flow.get("ceiling_share_bf16"), ""),
     ]
-    found = []
-    for what, value, sign, goal, unit in lines:
-        if value is not None:
-            met = value >= goal if sign == ">=" else value < goal or (sign == "<=" and value == goal)
-            found.append([what, f"{sign} {goal}{unit}", f"{value:.3g}{unit}", "yes" if met else "no"])
-    return found
+    return [[what, f"{value:.3g}{unit}"] for what, value, unit in lines if value is not None]
 
 
 def write(
     about: Figures, made: Figures, measurements: Figures, not_measured: dict[str, str], folder: Path, geometry: Geometry
 ) -> None:
-    """FOLDER/cost.md, cost-curve.png and cost-ratios.png; a picture only if there is something to draw."""
+    """Writes FOLDER/cost.md, and cost-curve.png and cost-ratios.png where there is something to draw."""
     pictures = [name for name, draw in (("cost-ratios", draw_ratios), ("cost-curve", draw_curve)) if draw(made, folder)]
     parts = [heading(about, measurements)]
-    lines = goals(made)
+    lines = headlines(made)
     if lines:
-        parts.append("## Goals\n\n" + table(["", "goal", "measured", "met"], lines))
+        parts.append("## Main figures\n\n" + table(["", "measured"], lines))
     if "cost-ratios" in pictures:
         parts.append("![How many times as long the alternatives take](cost-ratios.png)")
     sections = {
@@ -70,31 +64,31 @@ def write(
     if not_measured:
         lines = [[name, reason] for name, reason in not_measured.items()]
         parts.append("## Not measured\n\n" + "\n".join(f"- `{name}`: {reason}" for name, reason in lines))
-    with write_atomic(folder / "cost.md") as temporary:
-        temporary.write_text("\n\n".join(parts) + "\n")
+    write_text(folder / "cost.md", "\n\n".join(parts) + "\n")
 
 
 def heading(about: Figures, measurements: Figures) -> str:
+    """Title, command, machine and definitions."""
     where, versions = about["machine"], about["versions"]
     device = where["accelerator"] or f"{where['cpu']}, {about['threads']} threads on {where['cores']} cores"
     dates = sorted({entry["date"] for entry in measurements.values()})
     days = " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else about["date"][:10]
     codes = {entry["code"] for entry in measurements.values()}
     mixed = (
-        f" **Measured with {len(codes)} versions of the code: ratios between them don't hold.**"
+        f" **Measured with {len(codes)} versions of the code: do not compare figures of different versions.**"
         if len(codes) > 1
         else ""
     )
-    quick = " **A trial with a tiny network and tiny frames: no figure here means anything.**" if about["quick"] else ""
+    quick = " **A trial with a tiny network and tiny frames: these figures mean nothing.**" if about["quick"] else ""
     return (
         f"# What Win-Win costs\n\n```bash\n{about['command']}\n```\n\n"
         f"{days}, winwin-hf {versions['winwin-hf']}, torch {versions['torch']}, {device}; load average before: "
         f"{about['load_before'] or 0:.1f}.{mixed}{quick}\n\n"
-        "The base preset (ViT-B, 12 + 12 blocks, DPT head for flow) with random weights. Each figure is the median of several, from "
-        "processes that did nothing else and took turns. Memory is what the process holds resident at most, all of it (`peak`), or "
-        "beyond what it held idle, after imports and with the model built (`above idle`); on a GPU what torch has allocated there. "
-        "A multiplication with an addition is two FLOPs, counted by `torch.utils.flop_counter` on the meta device; the ceiling is "
-        "the best matrix product of all turns, of a large square or of the network's own shapes, measured in the same run."
+        "The network is the base preset (ViT-B, 12 + 12 blocks, DPT head for flow) with random weights. Each figure is the median of "
+        "several turns; each turn is a process of its own. `peak` is the most memory that the process holds resident, `above idle` the "
+        "part of it beyond the idle process, after imports and with the model built. On a GPU both are what torch has allocated. "
+        "A multiplication with an addition is two FLOPs, counted by `torch.utils.flop_counter` on the meta device. The ceiling is "
+        "the fastest matrix product of all turns, a large square one or one of the network's shapes, measured in the same run."
     )
 
 
@@ -155,8 +149,8 @@ def segmentation_section(made: Figures, geometry: Geometry) -> str:
     total = -(-height // 16) * -(-width // 16)
     return (
         f"## Training step, segmentation at {width}x{height}\n\nConvolutional head, batch 2: the full frame ({total} tokens) against "
-        f"two windows of {rows}x{columns} ({2 * rows * columns} tokens). A step holds the recipe's loader (one process, JPEG decoded, "
-        "mirrors and colours), forward, backward, clipping and AdamW; no average of the weights.\n\n"
+        f"two windows of {rows}x{columns} ({2 * rows * columns} tokens). A step includes the loader (one process that "
+        "decodes JPEG, mirrors and changes colours), forward, backward, clipping and AdamW, but no average of the weights.\n\n"
         + table(STEP_COLUMNS, lines)
         + ("\n\n" + table(RATIO_COLUMNS, ratios) if ratios else "")
     )
@@ -175,10 +169,10 @@ def flow_training_section(made: Figures, geometry: Geometry) -> str:
         ratios += ratio_lines(precision, named)
     (rows, columns), (height, width) = geometry.flow_window, geometry.tile
     return (
-        f"## Training step, flow at 1920x1080\n\nDPT head, no matching; one pair, or four. Two windows of {rows}x{columns} in each view "
-        f"({2 * rows * columns} tokens), crops of {height}x{width} pixels ({height * width // 256} tokens) and the full frame, that "
-        "one with gradient checkpoints and measured once, without a warm-up. Frames are Spring's in size and format: their flow has four "
-        "values for a pixel, and is read whole whatever is kept.\n\n"
+        f"## Training step, flow at 1920x1080\n\nDPT head without matching; one pair, or four. Two windows of {rows}x{columns} "
+        f"in each view ({2 * rows * columns} tokens), crops of {height}x{width} pixels ({height * width // 256} tokens) and the full "
+        "frame. The full frame has gradient checkpoints and was measured once, without a warm-up. Frames have Spring's size and format: "
+        "its flow has four vectors for each pixel, and the whole file is read whatever is kept.\n\n"
         + table(STEP_COLUMNS, lines)
         + ("\n\n" + table(RATIO_COLUMNS, ratios) if ratios else "")
     )
@@ -207,7 +201,15 @@ def flow_section(made: Figures, geometry: Geometry) -> str:
     if croco:
         over = croco["over_direct"]
         lines.append(
-            ["public CroCo-Flow code, direct, fp32 (given)", 1, croco["seconds"], over, None, None, croco["peak_gb"]]
+            [
+                "public CroCo-Flow code, direct, fp32 (another machine)",
+                1,
+                croco["seconds"],
+                over,
+                None,
+                None,
+                croco["peak_gb"],
+            ]
         )
     columns = ["", "passes", "s", "times direct", "TFLOP", "of the ceiling", "peak, GB"]
     text = "## One pair at 1920x1080\n\n" + table(columns, lines)
@@ -215,18 +217,12 @@ def flow_section(made: Figures, geometry: Geometry) -> str:
         text += f"\n\nTiles are of {geometry.tile[0]}x{geometry.tile[1]} pixels. {made['tiled_extrapolated']}"
     if croco:
         text += (
-            f"\n\nThe public code's figures: {croco['source']}. Its tile of 320x384 took {croco['tile_seconds']} s and "
-            f"{croco['tile_peak_gb']} GB, beside a ceiling of {croco['ceiling_gflops_fp32']:.0f} GFLOP/s"
+            f"\n\nThe public CroCo-Flow code: {croco['source']}. Its tile of 320x384 took {croco['tile_seconds']} s and "
+            f"{croco['tile_peak_gb']} GB; that machine's ceiling is {croco['ceiling_gflops_fp32']:.0f} GFLOP/s"
         )
         if "over_direct_at_our_ceiling" in croco:
-            text += f" (at this run's ceiling it would be {croco['over_direct_at_our_ceiling']:.1f} times direct)"
+            text += f". Scaled to this machine's ceiling it takes {croco['over_direct_at_our_ceiling']:.1f} times as long as one pass here"
         text += "."
-        work, ceiling = made["tflop"].get("direct"), made.get("ceiling_gflops_fp32")
-        if work and ceiling and 4 * 1e3 * work / croco["seconds"] > ceiling:
-            text += (
-                f" Four times as fast as it, in fp32, is out of reach here: a pass of {work:.1f} TFLOP would need "
-                f"{4 * 1e3 * work / croco['seconds']:.0f} GFLOP/s, and the machine's ceiling is {ceiling:.0f}."
-            )
     return text
 
 
@@ -260,7 +256,7 @@ def curve_section(made: Figures, geometry: Geometry) -> str:
     return (
         "## Time and memory against pixels, direct\n\n![Time and memory against pixels](cost-curve.png)\n\n"
         + table(columns, lines)
-        + "\n\n`one tokens x tokens`: what the attention weights of one layer, all heads, would take in fp32. They are never held."
+        + "\n\n`one tokens x tokens`: the size of the attention weights of one layer, all heads, in fp32. They are never held."
     )
 
 
@@ -276,7 +272,7 @@ def arithmetic_section(made: Figures, geometry: Geometry) -> str:
         lines = [[f"`{name}`", value / 1e3] for name, value in made["gflop"].items()]
         parts.append(table(["", "TFLOP"], lines))
         parts.append(
-            "Of frames and tiles: a forward pass over a pair. Of training steps: forward and backward of the batch."
+            "Frames and tiles: a forward pass over a pair. Training steps: forward and backward pass of the batch."
         )
     return "\n\n".join(parts)
 
@@ -310,16 +306,16 @@ def small_flow_section(made: Figures, geometry: Geometry) -> str:
             lines.append([method, *figures])
     columns = [f"{size}: {what}" for size in sizes for what in ("s", "CPU s", "peak, GB", "above idle, GB")]
     return (
-        "## The bundled flow checkpoint and other methods\n\nTwo photographs in, flow out, on the same frames; all processes import torch, "
-        "which is most of what they hold idle. RAFT is torchvision's with random weights (its time doesn't depend on them).\n\n"
-        + table(["", *columns], lines)
+        "## The bundled flow checkpoint and other methods\n\nFrom two photographs to flow, the same frames for all methods. All "
+        "processes import torch, which is most of their idle memory. RAFT is torchvision's with random weights, which do not "
+        "change its time.\n\n" + table(["", *columns], lines)
     )
 
 
 def scaling_section(made: Figures, geometry: Geometry) -> str:
     parts = [
-        "## Scaling of a training step\n\nSegmentation in bf16, forward, backward and AdamW on a batch that is there already. Against "
-        "pixels: the table of whole frames above."
+        "## Scaling of a training step\n\nSegmentation in bf16: forward, backward and AdamW on a batch in memory. The table of "
+        "whole frames above shows the scaling with pixels."
     ]
     titles = {
         "tokens": "tokens kept, batch 1",
@@ -343,7 +339,3 @@ def scaling_section(made: Figures, geometry: Geometry) -> str:
             keep = [i for i in range(6) if i < 5 or kind == "processes"]
             parts.append(table([columns[i] for i in keep], [[line[i] for i in keep] for line in lines]))
     return "\n\n".join(parts)
-
-
-def percent(share: float | None) -> str | None:
-    return None if share is None else f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.1f} %"

@@ -1,45 +1,44 @@
-"""The pictures of cost.md: how long the alternatives take, and time and memory against pixels."""
+"""The pictures of cost.md: times of the alternatives, and time and memory against pixels."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from research.experiments.draw import figure
-
-from .cases import NAMES, PRECISIONS
+from research.cost.cases import NAMES, PRECISIONS
+from research.drawing import figure
 
 Figures = dict[str, Any]
 FP32, BF16, OTHER = "#0072B2", "#D55E00", "#777777"  # Okabe and Ito's
 
 
 def draw_ratios(made: Figures, folder: Path) -> bool:
-    """How many times as long each alternative takes, beside what the arithmetic says and the goal."""
-    bars: list[tuple[str, dict[str, float], float | None, float | None]] = []  # name, by precision, arithmetic, goal
+    """Draws how many times as long each alternative takes, measured and by FLOPs. False if nothing is measured."""
+    bars: list[tuple[str, dict[str, float], float | None]] = []  # name, ratio by precision, ratio of the FLOPs
     training = made.get("train_step_720p", {})
     ratios = {p: training[p]["time_ratio"] for p in PRECISIONS if "time_ratio" in training.get(p, {})}
     if ratios:
         work = next(training[p].get("arithmetic_ratio") for p in ratios)
-        bars.append(("training step, 1280x720:\nfull frame / two windows", ratios, work, 4.5))
+        bars.append(("training step, 1280x720:\nfull frame / two windows", ratios, work))
     steps = made.get("train_step_flow_1080p", {})
     for key, name in (("full_over_windows", "full frame"), ("crops_over_windows", "crops of 320x384")):
         found = {p: steps[p][key] for p in PRECISIONS if key in steps.get(p, {})}
         ratios = {p: f["time_ratio"] for p, f in found.items()}
         if ratios:
             work = next(iter(found.values())).get("arithmetic_ratio")
-            bars.append((f"training step, flow 1920x1080:\n{name} / two windows", ratios, work, None))
+            bars.append((f"training step, flow 1920x1080:\n{name} / two windows", ratios, work))
     flow = made.get("flow_1080p", {})
-    for overlap, goal in ((0.5, None), (0.7, 2.8), (0.9, 20.0)):
+    for overlap in (0.5, 0.7, 0.9):
         keys = {"fp32": f"tiled_{overlap}_over_direct", "bf16": f"tiled_{overlap}_over_direct_bf16"}
         ratios = {p: flow[key] for p, key in keys.items() if key in flow}
         if ratios:
             tflop = flow["tflop"]
             work = tflop[f"tiled_{overlap}"] / tflop["direct"] if len(tflop) > 1 else None
-            bars.append((f"1080p pair:\ntiles at overlap {overlap} / direct", ratios, work, goal))
+            bars.append((f"1080p pair:\ntiles at overlap {overlap} / direct", ratios, work))
     if not bars:
         return False
     with figure(folder / "cost-ratios.png", 7.5, 1.3 + 0.75 * len(bars)) as (sheet, axes):
-        for row, (_, ratios, work, goal) in enumerate(bars):
+        for row, (_, ratios, work) in enumerate(bars):
             for precision, shift, colour in (("fp32", -0.19, FP32), ("bf16", 0.19, BF16)):
                 if precision in ratios:
                     label = NAMES[precision] if row == 0 else None
@@ -47,23 +46,20 @@ def draw_ratios(made: Figures, folder: Path) -> bool:
                     # at the edge, where nothing is drawn over it
                     place = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": 9}
                     axes.text(1.01, row + shift, f"{ratios[precision]:.1f}x", color=colour, **place)
-            for value, style, name in ((work, "k|", "by arithmetic"), (goal, "g>", "goal: at least")):
-                if value:
-                    axes.plot(
-                        [value], [row], style, markersize=22 if style == "k|" else 7, markeredgewidth=2, label=name
-                    )
+            if work:
+                axes.plot([work], [row], "k|", markersize=22, markeredgewidth=2, label="by FLOPs")
         axes.set_yticks(range(len(bars)), [name for name, *_ in bars])
         axes.set_ylim(len(bars) - 0.4, -0.6)
         axes.set_xscale("log")
-        low = min(min(r.values()) for _, r, _, _ in bars)
-        axes.set_xlim(min(0.5, 0.8 * low), 1.6 * max(max(r.values()) for _, r, _, _ in bars))
+        low = min(min(r.values()) for _, r, _ in bars)
+        axes.set_xlim(min(0.5, 0.8 * low), 1.6 * max(max(r.values()) for _, r, _ in bars))
         ticks = [t for t in (0.5, 1, 2, 5, 10, 20, 50, 100, 200) if axes.get_xlim()[0] <= t <= axes.get_xlim()[1]]
         axes.set_xticks(ticks, [f"{t:g}" for t in ticks])
         axes.minorticks_off()
         axes.axvline(1, color="#999999", linewidth=1)
         axes.grid(False, axis="y")
         axes.set_xlabel("times as long")
-        axes.set_title("What the alternatives cost in time", loc="left", fontweight="bold")
+        axes.set_title("Time of the alternatives", loc="left", fontweight="bold")
         handles, labels = axes.get_legend_handles_labels()
         unique = dict(zip(labels, handles, strict=True))
         sheet.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=4)
@@ -71,7 +67,7 @@ def draw_ratios(made: Figures, folder: Path) -> bool:
 
 
 def draw_curve(made: Figures, folder: Path) -> bool:
-    """Time and peak memory of a direct pass against pixels."""
+    """Draws time and peak memory of a direct pass against pixels. False if nothing is measured."""
     curve = made.get("memory_curve", {})
     if not curve:
         return False
@@ -110,8 +106,7 @@ def draw_curve(made: Figures, folder: Path) -> bool:
         steps = [pixels[-1] * step / 100 for step in range(101)]
         square = [longest[-1]["tokens_x_tokens_gb"] * (step / pixels[-1]) ** 2 for step in steps]
         memory.plot(steps, square, "--", color=OTHER, label="one layer's tokens x tokens (never held)")
-        memory.axhline(3, color="#009E73", linewidth=1, label="3 GB: the goal at 1080p")
-        memory.set_ylim(0, 1.3 * max(top, 3))
+        memory.set_ylim(0, 1.3 * top)
         memory.set_xlim(0, 1.05 * max(pixels))
         memory.set_ylabel("peak memory, GB")
         for axes, title in ((times, "Time"), (memory, "Memory")):

@@ -1,6 +1,7 @@
-"""What is measured, each a function that runs in a process of its own and returns plain figures.
+"""The measurements: each is a function that runs in a process of its own and returns figures.
 
-Lists are repetitions, of which the median counts. `folder` holds the frames that training loads.
+A list holds repetitions, of which the median counts. `folder` holds the frames that trainings load. Imports inside the functions are
+those that would add to the idle memory of the other measurements.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # this file runs as a script
+
+from research.cost.cases import CLASSES
+from research.cost.meter import Meter
+from research.cost.profiling import kind_of, profiled
 from winwin_hf import WinWinConfig, WinWinForOpticalFlow, WinWinForSemanticSegmentation
 from winwin_hf.inference.flow import predict_flow, predict_tiled, tile_positions
-
-from .cases import CLASSES
-from .meter import Meter
-from .profiling import kind_of, profiled
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 Size = tuple[int, int]
@@ -47,13 +49,13 @@ def pair(size: Size, dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
 
 
 def direct(folder: Path, model: dict[str, Any], size: Size, precision: str, warmup: Size, runs: int = 1) -> dict:
-    """One pass over a pair of frames of `size`; before it one over a pair of size `warmup` (on a GPU: of `size`)."""
+    """One pass over a pair of frames of `size`, after one over a pair of size `warmup` (on a GPU of `size`)."""
     network, meter = flow_model(model, precision), Meter()
     dtype = next(network.parameters()).dtype
     with autocast(precision):
         predict_flow(network, *pair(size if meter.cuda else warmup, dtype))
         inputs = pair(size, dtype)
-        meter.idle()
+        meter.start_memory()
         for _ in range(runs):
             with meter.timed():
                 flow = predict_flow(network, *inputs).flow
@@ -65,7 +67,7 @@ def direct(folder: Path, model: dict[str, Any], size: Size, precision: str, warm
 def tiled(
     folder: Path, model: dict[str, Any], strip: Size, tile: Size, precision: str, tile_batches: list[int]
 ) -> dict:
-    """Tiles with half overlap along a strip of a pair, blended: a share of a frame's passes. The fastest number of tiles a pass counts."""
+    """Tiles with half overlap along a strip of a pair, with blending. `pass_seconds` is for the fastest number of tiles at a time."""
     network, meter = flow_model(model, precision), Meter()
     inputs = pair(strip)
     tiles = math.prod(len(tile_positions(a, b, 0.5)) for a, b in zip(strip, tile, strict=True))
@@ -73,7 +75,7 @@ def tiled(
     with autocast(precision):
         for count in tile_batches:
             predict_tiled(network, *(t[..., : tile[1]] for t in inputs), tile=tile)
-            meter.idle()
+            meter.start_memory()
             with meter.timed(f"batch_{count}"):
                 predict_tiled(network, *inputs, tile=tile, overlap=0.5, tile_batch=count)
             found[f"batch_{count}_peak_gb"] = meter.memory()["peak_gb"]
@@ -83,7 +85,7 @@ def tiled(
 
 
 def profile(folder: Path, model: dict[str, Any], size: Size, precision: str, warmup: Size) -> dict:
-    """Where one pass over a pair spends its time, with the FLOPs of each part of the network."""
+    """Where one pass over a pair spends its time."""
     network = flow_model(model, precision)
     dtype = next(network.parameters()).dtype
     inputs = pair(size, dtype)
@@ -96,9 +98,10 @@ def profile(folder: Path, model: dict[str, Any], size: Size, precision: str, war
 
 
 def ceiling(folder: Path, square: int, tokens: int, width: int, conv: Size, repeat: int = 4) -> dict:
-    """GFLOP/s of matrix products in fp32 and bf16: a large square, and the network's own. The best of all is the ceiling.
+    """
+    GFLOP/s of matrix products in fp32 and bf16, a large square one and the network's own. The fastest is the ceiling.
 
-    For comparison the best that attention and a 3x3 convolution of 256 channels reach at the network's sizes.
+    For comparison: attention, and a 3x3 convolution of 256 channels, at the network's sizes.
     """
     meter, found = Meter(), {}
     shapes = [(square,) * 3, (tokens, width, width), (tokens, width, 4 * width), (tokens, 4 * width, width)]
@@ -132,24 +135,25 @@ def ceiling(folder: Path, square: int, tokens: int, width: int, conv: Size, repe
 
 
 def count(folder: Path, passes: dict[str, dict[str, Any]]) -> dict:
-    """GFLOP (two for each multiplication with addition) of forward passes, of training steps three times that in all but little things.
-
-    Counted on the meta device, where attention is two matrix products. passes: name -> arguments of `count_one`.
-    """
+    """GFLOP of passes and training steps, by name and by kind of operator. passes: name -> arguments of `count_one`."""
     found = {name: count_one(**arguments) for name, arguments in passes.items()}
     return {"gflop": {name: sum(kinds.values()) for name, kinds in found.items()}, "gflop_kinds": found}
 
 
 def count_one(task: str, model: dict[str, Any], views: list[list[int]], backward: bool = False) -> dict[str, float]:
     """
-    GFLOP by kind of operator. views: shape of each view, (B, 3, H, W) or (B, N, 3, h, w).
+    GFLOP by kind of operator; a multiplication with an addition is two FLOPs. What checkpoints compute again is not counted.
 
-    Recomputation by checkpoints isn't work, and not counted.
+    Counted on the meta device, where attention is two matrix products.
+
+    Args:
+        views: shape of each view, (B, 3, H, W) or (B, N, 3, h, w).
+        backward: count the backward pass too.
     """
-    labels = {"id2label": dict(enumerate(map(str, range(CLASSES))))} if task == "segmentation" else {}
+    labels = {"id2label": dict(enumerate(map(str, range(CLASSES))))} if task == "semantic-segmentation" else {}
     config = WinWinConfig.from_preset(model["preset"], **model.get("config", {}), **labels)
     with torch.device("meta"):
-        network = (WinWinForOpticalFlow if task == "flow" else WinWinForSemanticSegmentation)(config).eval()
+        network = (WinWinForOpticalFlow if task == "optical-flow" else WinWinForSemanticSegmentation)(config).eval()
         inputs = {}
         for prefix, shape in zip(("", "second_"), views, strict=False):
             inputs[f"{prefix}pixel_values"] = torch.empty(shape)
@@ -158,7 +162,7 @@ def count_one(task: str, model: dict[str, Any], views: list[list[int]], backward
         with torch.set_grad_enabled(backward), FlopCounterMode(display=False) as counter:
             outputs = network(**inputs)
             if backward:  # the loss itself is a few operations a pixel
-                maps = [outputs.logits] if task == "segmentation" else [outputs.flow, outputs.log_scale]
+                maps = [outputs.logits] if task == "semantic-segmentation" else [outputs.flow, outputs.log_scale]
                 sum(t.sum() for t in maps).backward()
     kinds: dict[str, float] = {}
     for operator, flops in counter.get_flop_counts()["Global"].items():
@@ -167,22 +171,22 @@ def count_one(task: str, model: dict[str, Any], views: list[list[int]], backward
     return kinds
 
 
-# ------------------------------------------------------------------ the small checkpoint and its rivals
+# ------------------------------------------------------------------ winwin-flow and other methods
 
-RAFT = ("raft-small", "raft-large")  # of torchvision, with random weights: the time is the same
+RAFT = ("raft-small", "raft-large")  # of torchvision, with random weights, which do not change the time
 
 
 def small_flow(folder: Path, method: str, size: Size, runs: int, packages: str | None = None) -> dict:
     """
-    A pair of photographs of `size`, uint8 in and flow out: winwin-flow (fp32, or -bf16), OpenCV's methods, torchvision's RAFT.
+    Flow of a pair of uint8 photographs of `size`: winwin-flow (fp32 or bf16), OpenCV's methods, torchvision's RAFT.
 
-    packages: a folder whose OpenCV and torchvision go before the installed ones. Nothing has imported either so far.
+    packages: a folder whose OpenCV and torchvision are used instead of the installed ones.
     """
     if packages:
         sys.path.insert(0, packages)
     import cv2
 
-    from winwin_hf.cli.demo import examples_folder
+    from winwin_hf.bundled import examples_folder
     from winwin_hf.data.formats import read_image
 
     cv2.setNumThreads(torch.get_num_threads())
@@ -193,7 +197,7 @@ def small_flow(folder: Path, method: str, size: Size, runs: int, packages: str |
         return {"not_measured": found}
     meter = Meter()
     found(*(image[: size[0] // 2, : size[1] // 2] for image in images))  # warms up
-    meter.idle()
+    meter.start_memory()
     for _ in range(runs):
         with meter.timed():
             flow = found(*images)
@@ -202,7 +206,7 @@ def small_flow(folder: Path, method: str, size: Size, runs: int, packages: str |
 
 
 def flow_method(name: str) -> Callable[..., Any] | str:
-    """A function from two uint8 RGB images to flow (2, H, W), or why there is none."""
+    """A function from two uint8 RGB images to flow (2, H, W), or the reason why there is none."""
     import cv2
     import numpy as np
     from accelerate import Accelerator
@@ -239,7 +243,7 @@ def flow_method(name: str) -> Callable[..., Any] | str:
 
 
 def import_raft() -> Any:
-    """torchvision's models of flow. A build for CUDA doesn't load beside torch without it, but for operators that RAFT doesn't need."""
+    """torchvision's flow models. A CUDA build needs two operators that a CPU build of torch lacks; RAFT doesn't call them."""
     try:
         from torchvision.models import optical_flow
     except RuntimeError:
@@ -250,7 +254,7 @@ def import_raft() -> Any:
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         from torchvision.models import optical_flow
 
-        optical_flow.operators = library  # which lives as long as they
+        optical_flow.operators = library  # keeps the library alive
     return optical_flow
 
 
@@ -258,15 +262,15 @@ def import_raft() -> Any:
 
 
 def train(folder: Path, **arguments: Any) -> dict[str, Any] | None:
-    """See `training.train_step`. What it imports would only be idle memory of the others."""
-    from .training import train_step
+    """See `training.train_step`."""
+    from research.cost.training import train_step
 
     return train_step(folder, **arguments)
 
 
 def draw_frames(folder: Path, segmentation: Size, flow: Size) -> dict:
-    """Not a measurement: frames for trainings to load."""
-    from . import frames
+    """Writes the frames that trainings load; not a measurement."""
+    from research.cost import frames
 
     frames.write_bdd(folder, *segmentation)
     frames.write_spring(folder, *flow)
@@ -286,10 +290,14 @@ PROBES: dict[str, Callable[..., dict[str, Any] | None]] = {
 
 
 def main(request: str) -> None:
-    """One measurement, asked for in JSON; its figures as the last line of the output."""
-    asked = json.loads(request)
-    torch.set_num_threads(asked["threads"])
-    arguments = {name: tuple(v) if isinstance(v, list) else v for name, v in asked["arguments"].items()}
-    found = PROBES[asked["probe"]](Path(asked["folder"]), **arguments)
+    """Runs the measurement of a JSON request and prints its figures as the last line."""
+    options = json.loads(request)
+    torch.set_num_threads(options["threads"])
+    arguments = {name: tuple(v) if isinstance(v, list) else v for name, v in options["arguments"].items()}
+    found = PROBES[options["probe"]](Path(options["folder"]), **arguments)
     if found is not None:
         print(json.dumps({**found, "device": torch.cuda.get_device_name() if DEVICE.type == "cuda" else "cpu"}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

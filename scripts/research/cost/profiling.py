@@ -1,7 +1,7 @@
 """Where a pass over a pair of frames spends its time: by kind of operator (torch.profiler), and by part of the network.
 
-Kinds are told by the operators' names; the rest stands under its own name. Parts are timed by hooks on modules, each without the
-parts inside it, so both columns add up to the pass.
+An operator's name decides its kind; an operator of no kind keeps its name. Hooks time the modules, each without the modules inside
+it, so that kinds and parts both add up to the pass.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-# the first kind whose words stand in an operator's name
+# The first kind with a word that is part of the operator's name.
 KINDS: dict[str, tuple[str, ...]] = {
-    # nothing else is a batch of products
+    # no other part of the network has batched products
     "attention": ("scaled_dot_product", "flash_attention", "efficient_attention", "bmm", "softmax"),
     "convolution": ("conv",),
     "matrix products": ("addmm", "::mm", ".mm", "linear", "matmul"),
@@ -66,7 +66,7 @@ def descending(seconds: dict[str, float]) -> dict[str, float]:
 
 
 class Parts:
-    """Own time of each module, without that of the modules in it, summed by place: `encoder: WinWinMLP.up_proj`."""
+    """Time of each module without the modules inside it, summed over the blocks: `winwin.layers.mlp.up_proj`."""
 
     def __init__(self, model: nn.Module):
         self.seconds: dict[str, float] = defaultdict(float)
@@ -74,8 +74,8 @@ class Parts:
         self.handles = []
         for name, module in model.named_modules():
             label = self.label(name, module)
-            self.handles.append(module.register_forward_pre_hook(self.begin(label)))
-            self.handles.append(module.register_forward_hook(self.end))
+            self.handles.append(module.register_forward_pre_hook(self.start(label)))
+            self.handles.append(module.register_forward_hook(self.stop))
 
     @staticmethod
     def label(name: str, module: nn.Module) -> str:
@@ -85,7 +85,7 @@ class Parts:
             words = [word for word in words if not word.isdigit()]
         return ".".join(words) or type(module).__name__
 
-    def begin(self, label: str) -> Any:
+    def start(self, label: str) -> Any:
         def hook(*_: Any) -> None:
             now = time.perf_counter()
             if self.stack:
@@ -94,10 +94,10 @@ class Parts:
 
         return hook
 
-    def end(self, *_: Any) -> None:
+    def stop(self, *_: Any) -> None:
         now = time.perf_counter()
-        label, began = self.stack.pop()
-        self.seconds[label] += now - began
+        label, started_at = self.stack.pop()
+        self.seconds[label] += now - started_at
         if self.stack:
             self.stack[-1][1] = now
 

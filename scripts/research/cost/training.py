@@ -1,13 +1,14 @@
-"""The probe of a training step: what scripts/train.py does in one, loader, augmentation, clipping and AdamW included.
+"""The probe of a training step: loader, augmentation, forward, backward, clipping and AdamW, as in scripts/train.py.
 
-Times are taken of steps whose batches come from the recipe's loader process, of forward with backward and of the optimiser in
-them, and of the loading of a batch alone, in this process. The average of the weights (`ema_decay`) is left out.
+Times: whole steps with batches from a loader process; in them forward with backward, and the optimiser; and the loading of a
+batch in this process. The average of the weights (`ema_decay`) is left out.
 """
 
 from __future__ import annotations
 
 import itertools
 import multiprocessing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +16,39 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from research.cost.cases import CLASSES
+from research.cost.meter import Meter
+from research.machine import resident
+from research.sizes import grid_of
 from winwin_hf.checked import build
-from winwin_hf.training.build import MODELS, make_loader, make_model, make_optimizer, open_parts
+from winwin_hf.task import DataTask
+from winwin_hf.training.build import make_loader, make_model, make_optimizer, open_parts
 from winwin_hf.training.loop import next_batch
 from winwin_hf.training.recipe import Recipe
 from winwin_hf.windows import Strategy
 
-from .cases import CLASSES
-from .meter import Meter, status
-
-TASKS = {"segmentation": "semantic-segmentation", "flow": "optical-flow"}
-# Mirrors and colours vary, sizes don't: full frames of one batch must have one size.
-DATA = {
-    "segmentation": {"name": "bdd100k", "settings": {"scale": [1.0, 1.0]}},
-    "flow": {"name": "spring", "settings": {"scale": [0.0, 0.0], "stretch": 0.0}},
+# The augmentation keeps the size: full frames of one batch must have one size.
+DATA: dict[DataTask, dict[str, Any]] = {
+    "semantic-segmentation": {"name": "bdd100k", "settings": {"scale": [1.0, 1.0]}},
+    "optical-flow": {"name": "spring", "settings": {"scale": [0.0, 0.0], "stretch": 0.0}},
 }
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Stands for the data set of a batch of noise: what `make_model` asks of a source."""
+
+    task: DataTask
+    name: str = "noise"
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        return tuple(map(str, range(CLASSES))) if self.task == "semantic-segmentation" else None
 
 
 def train_step(
     folder: Path,
-    task: str,
+    task: DataTask,
     frame: tuple[int, int],
     windows: dict[str, Any],
     precision: str,
@@ -48,15 +62,20 @@ def train_step(
     loading: int = 4,
 ) -> dict[str, Any] | None:
     """
+    Figures of training steps; None in all processes but the first.
+
     Args:
-        folder: holds frames as frames.py draws them.
-        frame: (height, width) in pixels. windows, second_windows, model: sections of a recipe. batch: examples of each process.
-        loader: load batches; or one batch of noise is used again and again. loading: batches to load for the time of loading alone.
+        folder: holds the frames that frames.py writes.
+        frame: (height, width) in pixels. windows, second_windows, model: sections of a recipe.
+        batch: examples of each process.
+        steps: after `warmup` steps.
+        loader: load the batches. False: use one batch of noise.
+        loading: batches to load for the time of loading alone.
     """
     values = {
-        "task": TASKS[task],
+        "task": task,
         "model": model,
-        "data": DATA[task] | {"path": str(folder / ("bdd" if task == "segmentation" else "spring"))},
+        "data": DATA[task] | {"path": str(folder / DATA[task]["name"])},
         "windows": windows,
         "second_windows": second_windows or {},
         "optimization": {
@@ -69,18 +88,18 @@ def train_step(
     accelerator = Accelerator(mixed_precision=recipe.optimization.mixed_precision)
     torch.manual_seed(0)
     parts = open_parts(recipe, accelerator.num_processes) if loader else []
-    net = make_model(recipe, parts[0].source) if loader else new_model(recipe)
+    net = make_model(recipe, parts[0].source if loader else Noise(task))
     if checkpointing:
         net.gradient_checkpointing_enable()
     patch_size = net.config.patch_size
     optimizer = make_optimizer(net, recipe.optimization)
     net, optimizer = accelerator.prepare(net.train(), optimizer)
     meter, result = Meter(), {"parameters": sum(p.numel() for p in net.parameters())}
-    meter.idle()
+    meter.start_memory()
 
     if loader:
         batches = iter(make_loader(recipe, accelerator.process_index, accelerator.num_processes, 0, patch_size, parts))
-        batches = itertools.chain([next_batch(batches)], batches)  # its process has started by now
+        batches = itertools.chain([next_batch(batches)], batches)  # the loader's process has started
     else:
         batches = itertools.repeat(random_batch(task, frame, windows, second_windows, batch, patch_size))
     for step in range(warmup + steps):
@@ -95,7 +114,7 @@ def train_step(
                 optimizer.step()
                 optimizer.zero_grad()
     result |= meter.memory()
-    result["loader_gb"] = sum(status("VmHWM", child.pid) for child in multiprocessing.active_children())
+    result["loader_gb"] = sum(resident("VmHWM", child.pid) / 1e9 for child in multiprocessing.active_children())
     del batches  # ends the loader's process
     if loader and loading:
         recipe.optimization.num_workers = 0
@@ -110,25 +129,16 @@ def train_step(
     return {**meter.times(), **result} if accelerator.is_main_process else None
 
 
-def new_model(recipe: Recipe) -> torch.nn.Module:
-    """Random weights, without a data set that says how many classes there are."""
-    model_class, task = MODELS[recipe.task]
-    labels = {"id2label": dict(enumerate(map(str, range(CLASSES))))} if task == "segmentation" else {}
-    model = model_class(recipe.config(**labels))
-    model.set_attn_implementation(recipe.model.attention)
-    return model
-
-
 def random_batch(
-    task: str,
+    task: DataTask,
     frame: tuple[int, int],
     windows: dict[str, Any],
     second_windows: dict[str, Any] | None,
     batch: int,
     patch_size: int,
 ) -> dict[str, torch.Tensor]:
-    """A batch as the collator makes it, of noise."""
-    rng, grid = np.random.default_rng(0), (-(-frame[0] // patch_size), -(-frame[1] // patch_size))
+    """A batch of noise with the collator's keys and shapes."""
+    rng, grid = np.random.default_rng(0), grid_of(*frame, patch_size)
     strategy = Strategy(**windows)
     positions, size = zip(*(strategy.sample(rng, grid) for _ in range(batch)), strict=True)
     corners = torch.from_numpy(np.stack(positions))
@@ -137,7 +147,7 @@ def random_batch(
         return torch.randn(*corners.shape[:2], *channels, size[0] * patch_size, size[1] * patch_size)
 
     tensors = {"pixel_values": pixels(size[0], (3,)), "window_positions": corners}
-    if task == "segmentation":
+    if task == "semantic-segmentation":
         labels = torch.randint(0, CLASSES, pixels(size[0], ()).shape)
         return tensors | {"labels": labels}
     second = tuple((second_windows or {}).get("size", size[0])) if strategy.kind == "windows" else size[0]

@@ -1,1 +1,1 @@
-"""The paper's claims, measured: one function an experiment, started by `python scripts/reproduce.py NAME`."""
+"""The paper's figures and tables, measured anew; `catalog.py` lists them."""

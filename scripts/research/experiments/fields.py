@@ -48,7 +48,7 @@ class Pair:
     def size(self) -> tuple[int, int]:
         return self.image.shape[0], self.image.shape[1]
 
-    def gone(self) -> np.ndarray:
+    def unmatched(self) -> np.ndarray:
         """(H, W) bool: pixels whose match can't be seen in the second frame. False where the flow is unknown."""
         height, width = self.size
         x, y = _matches(self.flow)
@@ -126,7 +126,7 @@ def add_errors(tally: Tally, name: str, flow: np.ndarray, pair: Pair, edges: Seq
     EDGE" by true displacement, EDGE being the lower end of its band ("NAME matched EDGE" too).
     """
     error, known = errors_of(flow, pair.flow)
-    matched = known & ~pair.gone()
+    matched = known & ~pair.unmatched()
     length = np.where(known, _length(np.where(known[..., None], pair.flow, 0)), 0)
     tally.add(name, error, known)
     tally.add(f"{name} matched", error, matched)
@@ -163,7 +163,7 @@ def displacements(pairs: Iterable[Pair], side: float, bins: Sequence[float]) -> 
     for pair in pairs:
         known = np.isfinite(pair.flow).all(axis=-1).ravel()[::7]
         lengths.append(_length(pair.flow).ravel()[::7][known])
-        hidden.append(pair.gone().ravel()[::7][known])
+        hidden.append(pair.unmatched().ravel()[::7][known])
     length, gone = np.concatenate(lengths), np.concatenate(hidden)
     counts = np.histogram(length, [*bins, math.inf])[0]
     return {
@@ -280,7 +280,7 @@ def held(flow: np.ndarray, tile: Tile, overlap: float, patch: int = 16) -> np.nd
 def add_held(tally: Tally, name: str, flow: np.ndarray, pair: Pair, holds: np.ndarray) -> None:
     """Errors of pixels seen in both frames: "NAME held", whose match a tile holds, and "NAME beyond"; "NAME gone": of the others."""
     error, known = errors_of(flow, pair.flow)
-    gone = pair.gone()
+    gone = pair.unmatched()
     tally.add(f"{name} held", error, known & ~gone & holds)
     tally.add(f"{name} beyond", error, known & ~gone & ~holds)
     tally.add(f"{name} gone", error, known & gone)

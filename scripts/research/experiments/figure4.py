@@ -13,9 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from winwin_hf.evaluation import methods
-
-from .fields import (
+from research.experiments.context import Context, Experiment
+from research.experiments.fields import (
     HISTOGRAM,
     SEAM,
     SHARES,
@@ -30,9 +29,11 @@ from .fields import (
     seam_figures,
     seams_of,
 )
-from .figure4_drawing import Example, draw_figure4
-from .predicting import CHECKPOINT, FlowSet, Way, load, place_of, predict, real_sets, synthetic
-from .runs import Context, Experiment, measured, write_result
+from research.experiments.figure4_drawing import Example, draw_figure4
+from research.experiments.predicting import CHECKPOINT, FlowSet, Way, load, place_of, predict, real_sets, synthetic
+from research.experiments.results import write_result
+from research.experiments.scores import score_once
+from winwin_hf.evaluation import methods
 
 SIZE = (768, 1024)
 OVERLAPS = (0.0, 0.5)
@@ -79,7 +80,7 @@ def compare(network: methods.Network, frames: FlowSet, tile: Tile, overlaps: Seq
             for name, flow in ((way.key, flows[way.key]), (f"direct at {way.key}", flows["direct"])):
                 add_seams(tally, name, flow, pair.flow, rows, columns)
                 add_held(tally, name, flow, pair, holds)
-            beyond = float((~holds & ~pair.gone()).mean())
+            beyond = float((~holds & ~pair.unmatched()).mean())
             if way is ways[1] and beyond > most:
                 example, most = number, beyond
     known = tally.count("direct") or 1
@@ -148,8 +149,8 @@ def figure4(context: Context) -> None:
     results: dict[str, dict[str, Any]] = {}
     examples: dict[str, Example] = {}
     for key, frames, tile, pictured in figure4_cases(context):
-        moves = measured(context, f"figure4-{key}-motion", place, partial(motion_of, frames, tile))
-        result = measured(context, f"figure4-{key}", place, partial(compare, network, frames, tile, OVERLAPS))
+        moves = score_once(context, f"figure4-{key}-motion", place, partial(motion_of, frames, tile))
+        result = score_once(context, f"figure4-{key}", place, partial(compare, network, frames, tile, OVERLAPS))
         if moves is None or result is None:
             continue
         results[key] = {**result, "displacements": moves}

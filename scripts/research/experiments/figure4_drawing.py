@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from research.drawing import COLOURS, figure
+from research.experiments.fields import DISTANCES, Pair, errors_of, held, seams_of
 from winwin_hf.model.flow_colours_winwin import flow_to_image
-
-from .draw import COLOURS, figure
-from .fields import DISTANCES, Pair, errors_of, held, seams_of
 
 COLOUR = {"direct": COLOURS["windows"], "tiled-0": COLOURS["crops-tiled"], "tiled-0.5": COLOURS["crops"]}
 
@@ -73,7 +72,7 @@ def draw_set(axes: Any, result: dict[str, Any], example: Example) -> None:
         way = key if key != "direct" else tiled[0]
         draw_grid(place, seams_of(pair.size, tile, overlap_of(way)), faint=key == "direct")
     place, overlap = axes[2][3], overlap_of(tiled[0])
-    beyond = ~held(pair.flow, tile, overlap) & ~pair.gone() & known
+    beyond = ~held(pair.flow, tile, overlap) & ~pair.unmatched() & known
     show(
         place, np.where(beyond, 0.0, 1.0), f"black: in no tile ({ways[tiled[0]]['label']})", cmap="gray", vmin=0, vmax=1
     )

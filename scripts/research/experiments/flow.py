@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from .fields import HISTOGRAM, SHARES, displacements, read_pairs
-from .flow_drawing import draw_figure1, draw_figure5, time_name
-from .flow_kinds import (
+from research.experiments.context import Context, Experiment
+from research.experiments.fields import HISTOGRAM, SHARES, displacements, read_pairs
+from research.experiments.flow_drawing import draw_figure1, draw_figure5, time_name
+from research.experiments.flow_kinds import (
     FIGURE1,
     FRAME,
     KINDS,
@@ -28,9 +29,12 @@ from .flow_kinds import (
     recipe_of,
     train,
 )
-from .kinds import middle, minutes, seed_of
-from .predicting import FlowSet, Way, load, predict, score, synthetic
-from .runs import Context, Experiment, curve, measured, memory, plus_minus, seeds_text, spent, time_key, write_result
+from research.experiments.kinds import seed_of
+from research.experiments.logs import memory_gb, minutes_curve, time_key, training_seconds
+from research.experiments.predicting import FlowSet, Way, load, predict, score, synthetic
+from research.experiments.results import write_result
+from research.experiments.scores import score_once
+from research.experiments.summaries import median_text, plus_minus, seeds_text
 
 SIZES = ((192, 256), (288, 384), (384, 512), (576, 768), (768, 1024), (960, 1280))
 SIZE_PAIRS = 12
@@ -62,7 +66,7 @@ def figure1(context: Context) -> None:
     tile, frames = crop_tile(), held_out()
     edges = [share * tile[0] for share in SHARES]
     ways = {"windows": Way(), "crops": Way(), "full": Way(), "crops-tiled": Way(tile, OVERLAP)}
-    moves = measured(
+    moves = score_once(
         context, "displacements", common(context), lambda: displacements(frames.read(), tile[0], HISTOGRAM)
     )
     kinds: dict[str, dict[str, Any]] = {}
@@ -71,8 +75,8 @@ def figure1(context: Context) -> None:
         entries = []
         for folder in folders[origin]:
             ask = partial(score_folder, folder, frames, way, edges)
-            scores = measured(context, f"frames-{way.key}", folder, ask)
-            inference = measured(
+            scores = score_once(context, f"frames-{way.key}", folder, ask)
+            inference = score_once(
                 context, f"seconds-{way.key}", folder, partial(seconds_of, folder / "model", frames, way)
             )
             if scores and inference:
@@ -90,11 +94,11 @@ def figure1(context: Context) -> None:
             f"{kind['label']}, {kind['way']}",
             f"{kind['tokens'][0]} + {kind['tokens'][1]}",
             f"{kind['steps']} x {kind['batch_size']}",
-            middle([run["seconds"] / 60 for run in kind["runs"]], 1),
-            middle([run["seconds_per_pair"] for run in kind["runs"]], 3),
-            middle([run["memory_gb"] for run in kind["runs"]], 2),
+            median_text([run["seconds"] / 60 for run in kind["runs"]], 1),
+            median_text([run["seconds_per_pair"] for run in kind["runs"]], 3),
+            median_text([run["memory_gb"] for run in kind["runs"]], 2),
             passes[key][0] if passes[key] else None,
-            middle([run["inference"][time_name(kind["runs"])] for run in kind["runs"]], 2),
+            median_text([run["inference"][time_name(kind["runs"])] for run in kind["runs"]], 2),
             len(kind["runs"]),
             plus_minus([run["frames"]["epe"] for run in kind["runs"]], 2),
             plus_minus([run["frames"]["relative"] for run in kind["runs"]], 1),
@@ -157,11 +161,11 @@ def run_of(folder: Path, key: str) -> dict[str, Any]:
     options = recipe_of(key).optimization
     return {
         "seed": seed_of(folder),
-        "seconds": spent(folder),
+        "seconds": training_seconds(folder),
         "seconds_are": time_key(folder),
-        "seconds_per_pair": spent(folder) / (options.steps * options.batch_size),
-        "memory_gb": memory(folder),
-        "curve": [list(point) for point in minutes(curve(folder, "frames", "epe"), folder)],
+        "seconds_per_pair": training_seconds(folder) / (options.steps * options.batch_size),
+        "memory_gb": memory_gb(folder),
+        "curve": [list(point) for point in minutes_curve(folder, "frames", "epe")],
     }
 
 
@@ -216,7 +220,7 @@ def figure5(context: Context) -> None:
             for size in SIZES:
                 frames = synthetic(size, motion, SIZE_PAIRS)
                 ask = partial(score_folder, folder, frames, way, edges)
-                sizes.append(measured(context, f"size-{size[0]}x{size[1]}-{way.key}", folder, ask))
+                sizes.append(score_once(context, f"size-{size[0]}x{size[1]}-{way.key}", folder, ask))
             if all(sizes):
                 found[key].append([one for one in sizes if one])
     counts = [len(entries) for entries in found.values()]

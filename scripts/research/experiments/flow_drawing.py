@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .draw import COLOURS, Line, colour_of, draw_lines, figure, headings
-from .flow_kinds import FIGURE1, FRAME, OVERLAP
-from .kinds import mean_of, median_of, middle
+from research.drawing import COLOURS, Line, colour_of, draw_lines, figure, headings
+from research.experiments.flow_kinds import FIGURE1, FRAME, OVERLAP
+from research.experiments.summaries import mean, median, median_text
 
 SHORT_LABELS = {"windows": "Win-Win", "crops": "crops", "full": "full resolution"}
 
@@ -24,7 +24,7 @@ def draw_figure1(
         lines = []
         for key, kind in kinds.items():
             label = f"{kind['label']}: {kind['tokens'][0]} + {kind['tokens'][1]} tokens"
-            gigabytes = middle([run["memory_gb"] for run in kind["runs"]], 2)
+            gigabytes = median_text([run["memory_gb"] for run in kind["runs"]], 2)
             pairs = "1 pair" if kind["batch_size"] == 1 else f"{kind['batch_size']} pairs"
             label += f", {pairs} a step, {gigabytes} GB"
             if key == "crops-tiled":
@@ -46,7 +46,7 @@ def draw_figure1(
             bands = [run["frames"]["bands"] for run in kind["runs"]]
             if not bands:
                 continue
-            values = [mean_of([one[i]["epe_matched"] for one in bands]) for i in range(len(bands[0]))]
+            values = [mean([one[i]["epe_matched"] for one in bands]) for i in range(len(bands[0]))]
             style = "--" if key == "crops-tiled" else "-"
             right.plot(range(len(values)), values, style, marker="o", markersize=4.5, color=colour_of(key))
             right.set_xticks(range(len(values)), [f"{band['from']:.0f}" for band in bands[0]])
@@ -58,13 +58,13 @@ def draw_figure1(
         rows: list[tuple[str, float, str]] = []
         for key in FIGURE1:
             found = [run["seconds_per_pair"] for run in kinds[key]["runs"]]
-            rows.append((f"training: {SHORT_LABELS[key]}", median_of(found), key))
+            rows.append((f"training: {SHORT_LABELS[key]}", median(found), key))
         for key, text in (("windows", "inference: one pass"), ("crops-tiled", "inference: tiles")):
             runs = kinds[key]["runs"]
             found = [run["inference"][time_name(runs)] for run in runs]
             if key == "crops-tiled" and runs:
                 text = f"inference: {runs[0]['frames']['passes']} tiles"
-            rows.append((text, median_of(found), key))
+            rows.append((text, median(found), key))
         times.barh(range(len(rows)), [row[1] for row in rows], color=[colour_of(row[2]) for row in rows], height=0.6)
         for row, (_, value, _) in enumerate(rows):
             if math.isfinite(value):

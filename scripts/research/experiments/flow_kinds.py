@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from research.experiments.context import Context
+from research.experiments.fields import Tile
+from research.experiments.kinds import Kind, train_kinds
+from research.experiments.predicting import FlowSet
+from research.sizes import grid_of
 from winwin_hf.training.evaluate import open_set
 from winwin_hf.training.recipe import Recipe
-
-from .fields import Tile
-from .kinds import Kind, grid_of, train_kinds
-from .predicting import FlowSet
-from .runs import Context
 
 FRAME = (384, 512)
 OVERLAP = 0.5  # of the tiles that crops are tested in

@@ -11,14 +11,16 @@ from typing import Any
 
 import torch
 
+from research.drawing import figure, headings
+from research.experiments.context import Context, Experiment
+from research.experiments.flow_kinds import recipe_of, tokens
+from research.experiments.logs import is_finished
+from research.experiments.predicting import CHECKPOINT, FlowSet, Way, load, place_of, score, synthetic
+from research.experiments.results import write_result
+from research.experiments.scores import score_once
+from research.sizes import grid_of
 from winwin_hf.model.layers_winwin import WinWinAttention
 from winwin_hf.training.recipe import Recipe, load_recipe
-
-from .draw import figure, headings
-from .flow_kinds import recipe_of, tokens
-from .kinds import grid_of
-from .predicting import CHECKPOINT, FlowSet, Way, load, place_of, score, synthetic
-from .runs import Context, Experiment, is_finished, measured, write_result
 
 LOGIT_SIZES = ((192, 256), (384, 512), (768, 1024), (960, 1280))
 LOGIT_PAIRS = 8
@@ -137,7 +139,7 @@ def logit_scaling(context: Context) -> None:
         sizes = {}
         for size in LOGIT_SIZES:
             ask = partial(scale_logits, model, recipe, synthetic(size, motion, LOGIT_PAIRS))
-            one = measured(context, f"logits-{size[0]}x{size[1]}", place, ask)
+            one = score_once(context, f"logits-{size[0]}x{size[1]}", place, ask)
             if one:
                 sizes[f"{size[0]}x{size[1]}"] = one
         if sizes:

@@ -13,15 +13,18 @@ from typing import Any
 
 import numpy as np
 
+from research.drawing import Bar, dots
+from research.experiments.context import RECIPES, Context, Experiment
+from research.experiments.fields import Pair, errors_of
+from research.experiments.flow_kinds import FRAME, KINDS, SHORT, about, common, held_out, network_text, recipe_of, train
+from research.experiments.kinds import seed_of
+from research.experiments.logs import curve, time_key
+from research.experiments.results import write_result
+from research.experiments.scores import score_once
+from research.experiments.summaries import median_text, plus_minus, seeds_text
 from winwin_hf.data.collator import SecondStrategy
 from winwin_hf.training.evaluate import make_collator, open_set
 from winwin_hf.training.recipe import Recipe, load_recipe
-
-from .draw import Bar, dots
-from .fields import Pair, errors_of
-from .flow_kinds import FRAME, KINDS, SHORT, about, common, held_out, network_text, recipe_of, train
-from .kinds import middle, seed_of
-from .runs import RECIPES, Context, Experiment, curve, measured, plus_minus, seeds_text, time_key, write_result
 
 SECOND_WINDOWS = {
     "windows": "10x10, jitter 2.5 (as in figure 1)",
@@ -95,11 +98,11 @@ def window_table(context: Context, name: str, title: str, text: str, rows: dict[
     folders = train(context, list(rows))
     options = load_recipe(RECIPES / SHORT).optimization
     step, batch = options.steps, options.batch_size
-    frames_zero = measured(context, "zero", common(context), lambda: zero_on(held_out().read()))
+    frames_zero = score_once(context, "zero", common(context), lambda: zero_on(held_out().read()))
     kinds: dict[str, dict[str, Any]] = {}
     for key, label in rows.items():
         recipe = recipe_of(key)
-        zero = measured(
+        zero = score_once(
             context,
             f"zero-{recipe.windows.count}x{'x'.join(map(str, recipe.windows.size or ()))}",
             common(context),
@@ -141,7 +144,7 @@ def window_table(context: Context, name: str, title: str, text: str, rows: dict[
         [
             kind["label"],
             f"{kind['tokens'][0]} + {kind['tokens'][1]}",
-            middle([run["seconds"] / 60 for run in kind["runs"]], 1),
+            median_text([run["seconds"] / 60 for run in kind["runs"]], 1),
             len(kind["runs"]),
             plus_minus([run["windows"] for run in kind["runs"]]),
             plus_minus([run["frames"] for run in kind["runs"]]),

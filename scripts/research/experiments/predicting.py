@@ -17,14 +17,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from research.experiments.context import Context
+from research.experiments.fields import Pair, Tally, Tile, add_errors, bands_of, read_pairs
 from winwin_hf import bundled
 from winwin_hf.data.benchmarks import catalog
 from winwin_hf.data.sources import Source, open_source
 from winwin_hf.evaluation import methods
 from winwin_hf.inference import flow as inference
-
-from .fields import Pair, Tally, Tile, add_errors, bands_of, read_pairs
-from .runs import Context
 
 CHECKPOINT = "winwin-flow"
 ALIASES = {"sintel": "sintel-clean"}

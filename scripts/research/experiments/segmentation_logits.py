@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
-from . import draw
-from .kinds import grid_of
-from .runs import Context, Experiment, plus_minus, seeds_text, write_result
-from .segmentation import FRAME, KINDS, across, recipe_of, scores, setting, tokens, train
+from research import drawing
+from research.experiments.context import Context, Experiment
+from research.experiments.results import write_result
+from research.experiments.segmentation_kinds import FRAME, KINDS, across, recipe_of, scores, setting, tokens, train
+from research.experiments.summaries import plus_minus, seeds_text
+from research.sizes import grid_of
 
 LOGIT_SCALES = (1.0, 1.5, 2.0)
 
@@ -34,9 +36,9 @@ def logit_scaling(context: Context) -> None:
             )
             kinds.append({"key": key, "scale": scale, "factor": factor, "plain": plain[scale], "scaled": scaled[scale]})
         for label, values in (("as trained", plain), ("logits scaled", scaled)):
-            lines.append(draw.Line(key, f"{KINDS[key].label}, {label}", across(values), dashed=values is scaled))
+            lines.append(drawing.Line(key, f"{KINDS[key].label}, {label}", across(values), dashed=values is scaled))
     if any(line.points for line in lines):
-        draw.curves(
+        drawing.curves(
             context.output / f"{name}.png",
             lines,
             "test resolution, of 360x480",

@@ -11,13 +11,24 @@ from typing import Any
 
 import torch
 
+from research.drawing import COLOURS, figure
+from research.experiments.context import Context, Experiment
+from research.experiments.fields import SHARES
+from research.experiments.figure4 import SIZE
+from research.experiments.predicting import (
+    CHECKPOINT,
+    FlowSet,
+    Way,
+    load,
+    place_of,
+    predict,
+    real_sets,
+    score,
+    synthetic,
+)
+from research.experiments.results import write_result
+from research.experiments.scores import score_once
 from winwin_hf.evaluation import methods
-
-from .draw import COLOURS, figure
-from .fields import SHARES
-from .figure4 import SIZE
-from .predicting import CHECKPOINT, FlowSet, Way, load, place_of, predict, real_sets, score, synthetic
-from .runs import Context, Experiment, measured, write_result
 
 CROCO_TILE = (320, 384)
 CROCO_OVERLAPS = (0.5, 0.7, 0.9)
@@ -49,7 +60,7 @@ def tiling_backbone(context: Context) -> None:
     network, place = load(CHECKPOINT), place_of(context)
     results = {}
     for frames in (synthetic(SIZE, TILING_MOTION, TILING_PAIRS), *real_sets(context, TILING_PAIRS)):
-        result = measured(context, f"tiling-backbone-{frames.key}", place, partial(compare_tilings, network, frames))
+        result = score_once(context, f"tiling-backbone-{frames.key}", place, partial(compare_tilings, network, frames))
         if result is not None:
             results[frames.key] = result
     if not results:

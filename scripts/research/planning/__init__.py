@@ -1,1 +1,4 @@
-"""What a training costs before it is run: `count` counts one step of the real model, `plan` turns that into hours, memory and bytes."""
+"""What a training costs before it is run.
+
+`count` counts a step of the real model, `model` turns it into hours and memory, `page` into tables; `measure` checks both.
+"""

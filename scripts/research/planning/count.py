@@ -1,14 +1,12 @@
 """FLOPs and memory of one training step, counted by running the real model on tensors without data (PyTorch's fake tensors).
 
-Notable:
-- nothing is guessed from formulas: the forward and the backward pass of `WinWinForOpticalFlow` run in full, as in training.py, gradient
-  checkpointing and mixed precision included; only no tensor holds data. A 1080p step of ViT-L, 60 GB, is counted on any laptop.
-- FLOPs: `torch.utils.flop_counter`. It doesn't know the CPU's attention kernel, which fake CPU tensors reach; here it does.
-- memory: every storage that the step makes, from its making to its end. The peak is what an allocator without waste would need.
-- fake tensors say that they are on a CPU, whose autocast differs from a GPU's in one thing that matters here: layer norms stay in
-  bf16. `like_cuda` runs them in float32, as on a GPU.
+- Forward and backward pass of `WinWinForOpticalFlow` run in full, with gradient checkpointing and mixed precision, but no tensor
+  holds data. A 1080p step of ViT-L, which takes 60 GB, is counted on any laptop.
+- FLOPs are counted by `torch.utils.flop_counter`, to which `flop_counter` adds the CPU's attention kernel.
+- Memory counts each storage from its allocation to its end. The peak is what an allocator without waste would need.
+- Fake tensors are on a CPU. Its autocast keeps layer norms in bf16; `like_cuda` runs them in float32, as a GPU does.
 
-Not counted: an allocator's rounding, workspaces inside convolutions, the CUDA context, NCCL's buffers.
+Not counted: an allocator's rounding, workspaces of convolutions, the CUDA context, NCCL's buffers.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
@@ -28,15 +27,16 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from transformers.initialization import no_init_weights
 
 from research.planning.model import Counted
+from research.sizes import grid_of
 from winwin_hf import WinWinConfig, WinWinForOpticalFlow
 from winwin_hf.training.recipe import Recipe
 
-Windows = tuple[int, int, int]  # how many, and each one's rows and columns in patches
+Windows = tuple[int, int, int]  # count, rows and columns in patches
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What of a pair of frames is kept: (count, rows, columns) of each view's windows, in patches. whole: all, as one image."""
+    """What a training keeps of a pair of frames: the windows of each view. whole: the whole frames, as one image each."""
 
     first: Windows
     second: Windows
@@ -51,10 +51,12 @@ class Kept:
 @dataclass(frozen=True)
 class Memory:
     """
-    Bytes of one training step beyond what is there before it: weights, their average, the optimiser's moments, the inputs.
+    Bytes of one training step, without what is there before it: weights, their average, the optimiser's moments, the inputs.
 
-    held: alive after the forward pass. peak: most alive at once, gradients included.
-    launches: operations that a GPU would be sent.
+    Attributes:
+        held: alive after the forward pass.
+        peak: most bytes alive at once, with the gradients.
+        launches: operations that would be sent to a GPU.
     """
 
     held: int
@@ -64,9 +66,7 @@ class Memory:
 
 def kept_by(recipe: Recipe, frame: tuple[int, int], patch_size: int = 16) -> Kept:
     """What a recipe keeps of a pair of frames of (height, width) pixels."""
-    import numpy as np
-
-    grid = -(-frame[0] // patch_size), -(-frame[1] // patch_size)
+    grid = grid_of(*frame, patch_size)
     strategy = recipe.windows
     size = strategy.draw_size(np.random.default_rng(0), grid)
     first = (strategy.count, *size)
@@ -76,7 +76,7 @@ def kept_by(recipe: Recipe, frame: tuple[int, int], patch_size: int = 16) -> Kep
 
 
 def batch_of(kept: Kept, batch: int, patch_size: int = 16) -> dict[str, torch.Tensor]:
-    """Tensors of the shapes that the collator makes."""
+    """Zeros with the collator's keys and shapes."""
     p = patch_size
     (n, h, w), (m, h2, w2) = kept.first, kept.second
     if kept.whole:
@@ -114,13 +114,13 @@ ATTENTION = {
 
 
 def flop_counter() -> FlopCounterMode:
-    """PyTorch's counter, which also knows the attention kernel of CPUs."""
+    """PyTorch's counter with the CPU's attention kernel."""
     return FlopCounterMode(display=False, custom_mapping=ATTENTION)
 
 
 @contextlib.contextmanager
 def like_cuda() -> Iterator[None]:
-    """Layer norms in float32, as autocast has them on a GPU. (A mode of functions is off where a checkpoint runs them again.)"""
+    """Within, layer norms run in float32. (A torch function mode would not reach what a checkpoint runs again.)"""
     original = F.layer_norm
     F.layer_norm = lambda x, *args, **kwargs: original(x.float(), *args, **kwargs)
     try:
@@ -129,11 +129,16 @@ def like_cuda() -> Iterator[None]:
         F.layer_norm = original
 
 
-class Alive(TorchDispatchMode):
+class MemoryCounter(TorchDispatchMode):
     """
-    Bytes of all storages made while it is on: alive now, and most at once. launches: operations that made or changed one.
+    Counts the storages that are allocated within.
 
-    before: tensors that were there already; views of them are not new.
+    Attributes:
+        now, peak: bytes alive now, and at most.
+        launches: operations that allocated or changed a storage.
+
+    Args:
+        before: existing tensors; their storages and views are not counted.
     """
 
     def __init__(self, before: Iterable[torch.Tensor] = ()) -> None:
@@ -151,7 +156,7 @@ class Alive(TorchDispatchMode):
         return result
 
     def _note(self, storage: torch.UntypedStorage) -> bool:
-        """Whether it is a new one."""
+        """Counts a new storage. Returns whether it is one."""
         address = storage._cdata
         if address in self.known:
             return False
@@ -170,7 +175,7 @@ class Alive(TorchDispatchMode):
 
 @contextlib.contextmanager
 def without_data(config: WinWinConfig, checkpointing: bool) -> Iterator[WinWinForOpticalFlow]:
-    """The model in training, its weights and all tensors made meanwhile without data."""
+    """Gives the model in training mode. Its weights, and all tensors made within, hold no data."""
     with FakeTensorMode():
         with no_init_weights():
             model = WinWinForOpticalFlow(config).train()
@@ -181,7 +186,7 @@ def without_data(config: WinWinConfig, checkpointing: bool) -> Iterator[WinWinFo
 
 
 def autocast(precision: str) -> torch.autocast:
-    """Of a training's forward pass: "bf16", or "no"."""
+    """The autocast of a training's forward pass. precision: "bf16" or "no"."""
     if precision not in ("bf16", "no"):
         raise ValueError(f"precision {precision!r}: expected 'bf16' or 'no'")
     return torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16")
@@ -190,7 +195,7 @@ def autocast(precision: str) -> torch.autocast:
 def count_flops(
     config: WinWinConfig, kept: Kept, precision: str = "bf16", checkpointing: bool = False
 ) -> tuple[int, int]:
-    """FLOPs of a pair's forward and backward pass; a multiplication with its addition is two. Checkpointing adds to the latter."""
+    """FLOPs of a pair's forward and backward pass; a multiplication with an addition is two. Checkpointing adds to the backward pass."""
     with without_data(config, checkpointing) as model, flop_counter() as counter:
         with autocast(precision):
             loss = model(**batch_of(kept, 1, config.patch_size)).loss
@@ -208,24 +213,24 @@ def count_memory(
     gpu: bool = True,
 ) -> Memory:
     """
-    Counts forward and backward pass of `batch` pairs.
+    Memory of the forward and backward pass of `batch` pairs.
 
-    gpu: by a GPU's rules of autocast; otherwise by a CPU's, for comparison with measurements there.
+    gpu: follow a GPU's rules of autocast; False: a CPU's, to compare with measurements there.
     """
     with without_data(config, checkpointing) as model:
         inputs = batch_of(kept, batch, config.patch_size)
-        # around both passes, for the backward pass may run parts of the forward pass again
+        # around both passes: with checkpointing the backward pass runs forward passes again
         layer_norms = like_cuda() if gpu and precision == "bf16" else contextlib.nullcontext()
-        with Alive([*model.parameters(), *model.buffers(), *inputs.values()]) as alive, layer_norms:
+        with MemoryCounter([*model.parameters(), *model.buffers(), *inputs.values()]) as counter, layer_norms:
             with autocast(precision):
                 loss = model(**inputs).loss
-            held = alive.now
+            held = counter.now
             loss.backward()
-    return Memory(held, alive.peak, alive.launches)
+    return Memory(held, counter.peak, counter.launches)
 
 
 def counted(config: WinWinConfig, kept: Kept, batches: tuple[int, int], precision: str = "bf16") -> Counted:
-    """A step's FLOPs, and its memory at two batch sizes as what a pair adds and what is there anyway."""
+    """A step's FLOPs, and its memory split by two batch sizes into a part for each pair and a fixed part."""
     few, many = batches
 
     def line(checkpointing: bool) -> tuple[float, float, int]:

@@ -1,44 +1,54 @@
-"""What the plan's counts and assumptions are held against, measured on this machine (Linux).
+"""Measurements that check the plan's counts and assumptions (Linux).
 
-Notable:
-- peak memory: a process of its own takes one real step of few pairs to warm up, then the kernel's high-water mark is set back and
-  a real step taken. malloc gives back what is freed (`MALLOC`), so that the growth is what the step holds.
-- decoding: Spring isn't at hand, so a pair of the same sizes is made of a synthetic scene: two PNGs of 1920x1080 and a flo5 of
-  3840x2160. The files' sizes are reported beside the times; Spring's own are about 2.7 and 9.5 MB.
+- Peak memory: a process runs a real step of one pair to warm up, resets its peak and runs the step that is measured. malloc hands
+  freed memory back (`MALLOC`), so the growth is what the step holds.
+- Decoding: a pair in Spring's format is made of a synthetic scene: two PNGs of 1920x1080 and a flo5 of 3840x2160. Sizes of the
+  files stand beside the times; Spring's own are about 2.7 and 9.5 MB.
 
-    python scripts/research/planning/measure.py peak PRESET BATCH PRECISION CHECKPOINTING     prints JSON
+    python scripts/research/planning/measure.py PRESET BATCH PRECISION CHECKPOINTING     prints bytes
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # where it is run as a script
+import cv2
+import numpy as np
+import torch
 
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # for `peak`, which runs as a script
+
+from research.machine import reset_peak, resident
 from research.planning.count import Kept, batch_of, count_flops, count_memory, counted, kept_by
 from research.planning.model import FRAME
-from winwin_hf import WinWinConfig
+from research.processes import run_json, with_threads
+from winwin_hf import WinWinConfig, WinWinForOpticalFlow
+from winwin_hf.data import formats
+from winwin_hf.data.augmentation import FlowAugmentation
+from winwin_hf.data.benchmarks import catalog
+from winwin_hf.data.collator import WinWinCollator
+from winwin_hf.data.readers import FlowReader
+from winwin_hf.data.synthetic.scenes import SyntheticFlow
+from winwin_hf.data.synthetic.settings import SceneSettings
 from winwin_hf.training.recipe import load_recipe
+from winwin_hf.windows import Strategy
 
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 WINDOWS = Kept((2, 10, 10), (2, 10, 10))
-PEAKS = [
+PEAKS = [  # preset, pairs, precision, checkpointing
     ("tiny", 16, "no", False),
     ("small", 8, "no", False),
     ("small", 8, "no", True),
     ("small", 8, "bf16", False),
 ]
 
-
 ROOT = Path(__file__).resolve().parents[3]
-# One training was run on a GPU: README.md and MODEL_CARD.md have its figures.
+# Figures of the training of winwin-flow on one H100.
 H100: dict[str, Any] = {
     "recipe": "winwin_hf/recipes/flow-synthetic-gpu.yaml",
     "pairs_per_second": 610,
@@ -47,18 +57,8 @@ H100: dict[str, Any] = {
 }
 
 
-def status(key: str) -> int:
-    """Bytes of a line of /proc/self/status."""
-    text = Path("/proc/self/status").read_text()
-    return 1024 * next(int(line.split()[1]) for line in text.splitlines() if line.startswith(key))
-
-
 def peak(preset: str, batch: int, precision: str, checkpointing: bool) -> int:
-    """Bytes by which this process grows at most in a training step."""
-    import torch
-
-    from winwin_hf import WinWinForOpticalFlow
-
+    """Bytes by which this process grows in a training step, at most."""
     torch.manual_seed(0)
     model = WinWinForOpticalFlow(WinWinConfig.from_preset(preset)).train()
     model.set_attn_implementation("sdpa")
@@ -73,18 +73,17 @@ def peak(preset: str, batch: int, precision: str, checkpointing: bool) -> int:
     inputs = batch_of(WINDOWS, batch)
     step(batch_of(WINDOWS, 1))
     model.zero_grad()
-    before = status("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # sets the high-water mark back
+    before = resident("VmRSS")
+    reset_peak()
     step(inputs)
-    return status("VmHWM") - before
+    return resident("VmHWM") - before
 
 
 def measured_peaks() -> list[dict[str, Any]]:
-    """Growth of each of PEAKS, measured and counted."""
+    """The growth of each of PEAKS, measured and counted."""
     rows = []
     for preset, batch, precision, checkpointing in PEAKS:
-        command = [sys.executable, __file__, "peak", preset, str(batch), precision, str(int(checkpointing))]
-        run = subprocess.run(command, env={**os.environ, **MALLOC}, stdout=subprocess.PIPE, text=True, check=True)
+        command = [sys.executable, __file__, preset, str(batch), precision, str(int(checkpointing))]
         config = WinWinConfig.from_preset(preset)
         memory = count_memory(config, WINDOWS, batch, precision, checkpointing, gpu=False)
         rows.append(
@@ -94,14 +93,14 @@ def measured_peaks() -> list[dict[str, Any]]:
                 "precision": precision,
                 "checkpointing": checkpointing,
                 "counted": memory.peak,
-                "measured": json.loads(run.stdout.splitlines()[-1]),
+                "measured": run_json(command, with_threads(torch.get_num_threads(), MALLOC)),
             }
         )
     return rows
 
 
 def h100() -> dict[str, Any]:
-    """The training that ran on an H100 beside what is counted for it."""
+    """The measured training on an H100, and what is counted for it."""
     recipe = load_recipe(ROOT / H100["recipe"])
     config, kept, batch = recipe.config(), kept_by(recipe, FRAME), recipe.optimization.batch_size
     line = counted(config, kept, (batch // 2, batch))
@@ -119,14 +118,7 @@ def h100() -> dict[str, Any]:
 
 
 def spring_like(root: Path) -> None:
-    """Three frames and two flow fields in Spring's layout and sizes, of a synthetic scene."""
-    import cv2
-    import numpy as np
-
-    from winwin_hf.data import formats
-    from winwin_hf.data.synthetic.scenes import SyntheticFlow
-    from winwin_hf.data.synthetic.settings import SceneSettings
-
+    """Writes two frames and a flow field of a synthetic scene in Spring's layout and sizes."""
     scene = SyntheticFlow(SceneSettings(height=1080, width=1920, motion=15.0, objects=(8, 12), noise=1.0))({"seed": 1})
     box = (0, 0, 1080, 1920)
     first, flow = scene.first(box)
@@ -136,17 +128,12 @@ def spring_like(root: Path) -> None:
     for number, frame in enumerate(frames, 1):
         cv2.imwrite(str(folder / "frame_left" / f"frame_left_{number:04d}.png"), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
     doubled = cv2.resize(np.nan_to_num(flow), (3840, 2160), interpolation=cv2.INTER_LINEAR)
-    doubled = np.round(doubled * 1024) / 1024  # as coarse as gives a file about as large as Spring's
+    doubled = np.round(doubled * 1024) / 1024  # rounded until the file is about as large as Spring's
     formats.write_flo5(folder / "flow_FW_left" / "flow_FW_left_0001.flo5", doubled)
 
 
 def plain_files(root: Path) -> None:
-    """The same pair for `flow-folder`: PNGs that aren't packed, and flow of the frames' size as .npy."""
-    import cv2
-    import numpy as np
-
-    from winwin_hf.data import formats
-
+    """Writes the same pair for `flow-folder`: PNGs without compression, and flow of the frames' size as .npy."""
     for name in ("frames", "flow"):
         (root / "plain" / name / "clip").mkdir(parents=True)
     for number in (1, 2):
@@ -158,24 +145,14 @@ def plain_files(root: Path) -> None:
 
 
 def decoding(repeat: int = 7) -> dict[str, float]:
-    """CPU seconds to read a pair, whole, and to make a training's windows of it; bytes of its files. Also of unpacked files."""
-    import cv2
-    import numpy as np
-
-    from winwin_hf.data import formats
-    from winwin_hf.data.augmentation import FlowAugmentation
-    from winwin_hf.data.benchmarks import catalog
-    from winwin_hf.data.collator import WinWinCollator
-    from winwin_hf.data.readers import FlowReader
-    from winwin_hf.windows import Strategy
-
+    """CPU seconds to decode a pair and to make a training's windows of it, and bytes of its files; the same for unpacked files."""
     cv2.setNumThreads(0)
     collator = WinWinCollator(FlowReader(FlowAugmentation()), Strategy("windows", size=(10, 10)), "optical-flow")
 
-    def seconds(function: Any) -> float:
+    def seconds(function: Callable[[], Any]) -> float:
         taken = []
         for _ in range(repeat + 1):
-            start = time.process_time()  # not the clock: others may use the machine
+            start = time.process_time()  # CPU time: other work may slow the clock
             function()
             taken.append(time.process_time() - start)
         return float(np.median(taken[1:]))
@@ -201,5 +178,4 @@ def decoding(repeat: int = 7) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "peak":
-        print(json.dumps(peak(sys.argv[2], int(sys.argv[3]), sys.argv[4], bool(int(sys.argv[5])))))
+    print(peak(sys.argv[1], int(sys.argv[2]), sys.argv[3], bool(int(sys.argv[4]))))

@@ -1,6 +1,6 @@
-"""From counts of one step to a training: memory of each GPU, time of a step, hours, bytes to read. Arithmetic only, no torch.
+"""From counts of one step to a training: memory of each GPU, time of a step, hours, bytes to read. Plain arithmetic without torch.
 
-Every number that is not counted stands here, with where it is from.
+Every number that is not counted is here, with its source.
 """
 
 from __future__ import annotations
@@ -13,8 +13,14 @@ GB = 1e9
 
 @dataclass(frozen=True)
 class Gpu:
-    """tflops: bf16 products, dense, by the data sheet. memory: GB. bandwidth: of its memory, GB/s. inside, between: bus bandwidth of an
-    all-reduce in one node of eight and across nodes, GB/s (nccl-tests' "busbw")."""
+    """
+    A kind of GPU.
+
+    Attributes:
+        tflops: of dense bf16 products, by the data sheet.
+        memory: GB. bandwidth: of the memory, GB/s.
+        inside, between: bus bandwidth of an all-reduce in a node of eight and across nodes, GB/s ("busbw" of nccl-tests).
+    """
 
     name: str
     tflops: float
@@ -24,9 +30,9 @@ class Gpu:
     between: float
 
 
-# Data sheets of the SXM modules. Bus bandwidths are half of what nccl-tests show for gigabytes at a time, for DDP sends buckets of 25 MB:
-# H100 with NVLink 476 GB/s in a node, 8 x 46 GB/s across (one 400 Gb/s card a GPU), NVIDIA/nccl-tests#290; A100 about 230 in a node (ours,
-# from memory), 85 across with 4 cards of 200 Gb/s a node, NVIDIA/nccl-tests#119.
+# Data sheets of the SXM modules. Bus bandwidths are half of those that nccl-tests reach with gigabytes, because DDP sends buckets of 25 MB.
+# H100 with NVLink: 476 GB/s in a node, 8 x 46 GB/s across with one 400 Gb/s card for each GPU (NVIDIA/nccl-tests#290).
+# A100: about 230 in a node (our estimate), 85 across with 4 cards of 200 Gb/s in a node (NVIDIA/nccl-tests#119).
 GPUS = {
     "h100": Gpu("H100 SXM", 989, 80, 3350, 238, 184),
     "h200": Gpu("H200 SXM", 989, 141, 4800, 238, 184),
@@ -37,8 +43,14 @@ GPUS = {
 @dataclass(frozen=True)
 class Assumptions:
     """
-    share: of `Gpu.tflops` that a long step reaches. launch: seconds to send one operation from Python to the GPU. usable: of a GPU's
-    memory. node: GPUs in one. stream: share of the memory's bandwidth that the optimiser reaches.
+    What is neither counted nor on a data sheet.
+
+    Attributes:
+        share: of `Gpu.tflops`, reached by a long step.
+        launch: seconds to send one operation from Python to the GPU.
+        usable: share of a GPU's memory.
+        node: GPUs in a node.
+        stream: share of the memory's bandwidth that the optimiser reaches.
     """
 
     share: float = 0.2
@@ -48,9 +60,9 @@ class Assumptions:
     stream: float = 0.8
 
 
-# Bytes for each parameter. Weights, AdamW's moments and their average (recipes' `ema_decay`) are float32, as training.py has them.
+# Bytes for each parameter. Weights, AdamW's moments and the average of the weights (`ema_decay`) are float32, as in winwin_hf/training.
 WEIGHTS, GRADIENT, MOMENTS, AVERAGE, BUCKETS = 4, 4, 8, 4, 4
-# Read and written by an update: clipping (gradients 3 times), AdamW (16 read, 12 written), the average (8 read, 4 written).
+# Bytes that an update reads and writes: clipping (gradients 3 times), AdamW (16 read, 12 written), the average (8 read, 4 written).
 UPDATE = 12 + 28 + 12
 
 # Spring (https://doi.org/10.18419/darus-3376): 13.4 GB a camera for 5,000 frames, 47.2 GB for the 4,963 flow fields of a camera and
@@ -59,19 +71,23 @@ PAIRS = 19852
 PNG_MB, FLO5_MB = 13.4e3 / 5000, 47.2e3 / 4963
 FRAME = (1080, 1920)
 
-# Trainings, in pairs. CroCo-Flow's own commands: 240 epochs of 30,000 pairs; then, for Spring, 12 epochs of it; 8 pairs a step.
+# Lengths of trainings in pairs, from CroCo-Flow's commands: 240 epochs of 30,000 pairs; then 12 epochs of Spring; 8 pairs a step.
 SCHEDULES = {"12 epochs of Spring": 12 * PAIRS, "240 x 30,000 pairs": 240 * 30000}
 
 
 @dataclass(frozen=True)
 class Counted:
     """
-    A step of one network, as counted at two batch sizes: everything a pair needs, and what doesn't depend on the pairs.
+    A training step of one network, counted at two batch sizes.
 
-    tokens: of the first and of the second view. forward, backward, again: FLOPs a pair; `again` is what checkpointing adds. pair,
-    pair_checkpointed: bytes each pair adds to the peak; fixed, fixed_checkpointed: the rest of it, without what is there
-    before (`state`). inputs: bytes of a pair's tensors. launches: operations of a step. layer: parameters of the largest block,
-    rest: parameters outside of all blocks.
+    Attributes:
+        tokens: of the first and of the second view.
+        forward, backward: FLOPs of a pair. again: FLOPs that checkpointing adds.
+        pair, pair_checkpointed: bytes that each pair adds to the peak.
+        fixed, fixed_checkpointed: the rest of the peak, without weights, moments and average.
+        inputs: bytes of a pair's tensors.
+        launches, launches_checkpointed: operations of a step.
+        layer: parameters of the largest block. rest: parameters outside the blocks.
     """
 
     tokens: tuple[int, int]
@@ -90,20 +106,20 @@ class Counted:
     rest: int
 
     def flops(self, checkpointing: bool = False) -> float:
-        """Of one pair, forward and backward."""
+        """FLOPs of a pair, forward and backward."""
         return self.forward + self.backward + (self.again if checkpointing else 0)
 
     def step_bytes(self, batch: int, checkpointing: bool = False) -> float:
-        """The peak of a step beyond the state: activations, weights in bf16, gradients, inputs of this and the next batch."""
+        """Peak of a step without weights, moments and average: activations, bf16 weights, gradients, inputs of this and the next batch."""
         pair, fixed = (self.pair_checkpointed, self.fixed_checkpointed) if checkpointing else (self.pair, self.fixed)
         return max(fixed + pair * batch, GRADIENT * self.parameters) + 2 * self.inputs * batch
 
     def memory(self, batch: int, gpus: int = 1, checkpointing: bool = False, sharded: bool = False) -> float:
         """
-        Bytes of one GPU. Replicated (DDP beyond one GPU), or sharded (FSDP2, bf16 parameters gathered a block at a time).
+        Bytes of one GPU, replicated (DDP beyond one GPU) or sharded (FSDP2, bf16 parameters gathered a block at a time).
 
-        Sharded: the state without an average, gradients and moments in equal parts; two blocks and what is outside of all of them gathered,
-        one block's gradients; no bf16 copies of all weights. An estimate: only the parts are counted.
+        Sharded is an estimate from counted parts: weights, gradients and moments in equal parts without an average; two blocks and all
+        that is outside the blocks gathered; one block's gradients; no bf16 copy of all weights.
         """
         state = (WEIGHTS + MOMENTS + AVERAGE) * self.parameters
         if not sharded:
@@ -114,7 +130,7 @@ class Counted:
         return parts + gathered + (pair + 2 * self.inputs) * batch
 
     def most(self, bytes: float, gpus: int = 1, checkpointing: bool = False) -> int:
-        """Pairs of a step that fit."""
+        """The most pairs of a step that fit into `bytes`."""
         batch = 0
         for more in (2**k for k in reversed(range(20))):
             if self.memory(batch + more, gpus, checkpointing) <= bytes:
@@ -125,9 +141,14 @@ class Counted:
 @dataclass(frozen=True)
 class Plan:
     """
-    A training of `gpus` GPUs with `batch` pairs each a step, in `accumulation` parts. Seconds of a step: compute (FLOPs), launch (at
-    least, however few FLOPs), communication (all-reduce, of which `exposed` isn't hidden by the backward pass), update, and
-    the whole step. memory: bytes of a GPU. rate: pairs a second, of all GPUs.
+    A training on `gpus` GPUs with `batch` pairs a step on each, in `accumulation` parts.
+
+    Attributes:
+        compute: seconds of a step for its FLOPs. launch: seconds to send its operations; the longer of both counts.
+        communication: seconds of the all-reduce. exposed: the part that the backward pass doesn't hide.
+        update: seconds of the optimiser. seconds: of the whole step.
+        memory: bytes of a GPU.
+        rate: pairs a second, of all GPUs.
     """
 
     gpus: int
@@ -151,7 +172,11 @@ class Plan:
 
 
 def plan(counted: Counted, gpus: int, batch: int, gpu: Gpu, given: Assumptions) -> Plan:
-    """Without checkpointing if one pair fits without; in as few equal parts as fit into the memory. Raises ValueError if none does."""
+    """
+    Plans a training: with checkpointing only if no pair fits without, and in as few equal parts as fit into the memory.
+
+    Raises: ValueError if not even one pair fits.
+    """
     room = gpu.memory * GB * given.usable
     for checkpointing in (False, True):
         most = counted.most(room, gpus, checkpointing)
@@ -166,7 +191,7 @@ def plan(counted: Counted, gpus: int, batch: int, gpu: Gpu, given: Assumptions) 
     bus = (gpu.inside if gpus <= given.node else gpu.between) * GB
     communication = 2 * (gpus - 1) / gpus * GRADIENT * counted.parameters / bus
     backward = 1 - counted.forward / counted.flops(checkpointing)
-    exposed = max(0.0, communication - run / parts * backward)  # gradients travel in the last part only
+    exposed = max(0.0, communication - run / parts * backward)  # gradients are sent in the last part only
     update = UPDATE * counted.parameters / (gpu.bandwidth * GB * given.stream)
     seconds = run + exposed + update
     return Plan(
@@ -186,7 +211,7 @@ def plan(counted: Counted, gpus: int, batch: int, gpu: Gpu, given: Assumptions) 
 
 
 def gpu_of(name: str, tflops: float | None = None, memory: float | None = None) -> Gpu:
-    """A known GPU, or one with other figures; its bandwidths are then the known one's."""
+    """A GPU of `GPUS`, with other TFLOP/s and memory where they are given. Raises ValueError for an unknown name."""
     if name not in GPUS:
         raise ValueError(f"--gpu {name}: expected one of {', '.join(GPUS)}, or --tflops and --memory")
     gpu = GPUS[name]
@@ -196,7 +221,7 @@ def gpu_of(name: str, tflops: float | None = None, memory: float | None = None) 
 
 
 def frame_bytes(kept: dict[str, Any]) -> dict[str, float]:
-    """MB of one pair: its files, decoded in whole (8-bit frames, float32 flow of the frames' size), decoded in the windows."""
+    """MB of one pair: of its files, of the decoded frames (8-bit, float32 flow of the frames' size), of the windows."""
     height, width = FRAME
     (n, h, w), (m, h2, w2) = kept["first"], kept["second"]
     patch = 16 * 16

@@ -1,4 +1,4 @@
-"""The tables of a plan, and docs/scale.md, which page.md beside this file is the form of."""
+"""The tables of a plan, and docs/scale.md from the template page.md."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from research import pages
 from research.planning.model import (
     AVERAGE,
     BUCKETS,
@@ -28,7 +29,7 @@ from research.planning.model import (
 
 NUMBERS = (1, 8, 64, 512)
 MODELS = {"base": "ViT-B", "large": "ViT-L"}
-# What is kept of each view: count, rows, columns of windows in patches.
+# Windows of each view: count, rows and columns in patches.
 CASES: dict[str, dict[str, Any]] = {
     "windows": {"first": (2, 10, 10), "second": (2, 10, 10)},
     "larger": {"first": (2, 10, 10), "second": (2, 15, 15)},
@@ -41,35 +42,36 @@ NAMES = {
     "crops": "crops of 320x384",
     "full": "full frames",
 }
-BATCHES = {"windows": (32, 64), "larger": (32, 64), "crops": (16, 32), "full": (1, 2)}  # memory is counted at
-BATCH, TOGETHER = 8, 512  # pairs of each GPU, of all
+# Batches at which memory is counted.
+BATCHES = {"windows": (32, 64), "larger": (32, 64), "crops": (16, 32), "full": (1, 2)}
+BATCH, TOGETHER = 8, 512  # pairs of a step: for each GPU, for all of them
 TIMED_STEPS = {"train_step_flow_1080p": "flow, 1080p", "train_step_720p": "segmentation, 720p"}
 MAIN = ("base/windows", "base/full", "large/windows", "large/full")
-FORM = Path(__file__).with_name("page.md")
+TEMPLATE = Path(__file__).with_name("page.md")
 STATE = WEIGHTS + GRADIENT + MOMENTS + AVERAGE + BUCKETS
 
 
+def table(head: Sequence[str], lines: Iterable[Sequence[Any]], text_columns: int = 1) -> str:
+    """A Markdown table that ends its line."""
+    return pages.table(head, lines, text_columns) + "\n"
+
+
 def title(key: str) -> str:
-    """Of "base/windows"."""
+    """The name of a model and case such as "base/windows"."""
     model, _, case = key.partition("/")
     return f"{MODELS[model]}, {NAMES[case]}"
 
 
 def counts_of(results: dict[str, Any]) -> dict[str, Counted]:
-    """The counted cases of scale.json."""
+    """Key of a model and case -> its counts in scale.json."""
     return {name: Counted(**{**values, "tokens": tuple(values["tokens"])}) for name, values in results["cases"].items()}
 
 
 # ------------------------------------------------------------------ tables
 
 
-def table(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
-    rows = [head, ["---", *["---:"] * (len(head) - 1)], *lines]
-    return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows) + "\n"
-
-
 def short(value: float, digits: int = 3) -> str:
-    """Three digits that count, thousands apart."""
+    """Three significant digits, with commas between thousands."""
     if value == 0:
         return "0"
     rounded = float(f"{value:.{digits}g}")
@@ -77,13 +79,13 @@ def short(value: float, digits: int = 3) -> str:
 
 
 def duration(hours: float, digits: int = 3) -> str:
-    """In the unit that makes it a number of one to three digits."""
+    """Hours, minutes or seconds, whichever is the largest unit with at least one."""
     size, unit = next(((size, unit) for size, unit in ((1, "h"), (60, "min")) if hours * size >= 1), (3600, "s"))
     return f"{short(hours * size, digits)} {unit}"
 
 
 def step_table(cases: dict[str, tuple[str, Counted]], full: str | None = None) -> str:
-    """FLOPs of one pair. cases: key -> (its name, counted)."""
+    """TFLOP of one pair. cases: key -> (name, counts). full: the key of full frames, to compare with."""
     lines = []
     for name, c in cases.values():
         tokens = f"{c.tokens[0]} + {c.tokens[1]}"
@@ -96,7 +98,7 @@ def step_table(cases: dict[str, tuple[str, Counted]], full: str | None = None) -
 
 
 def memory_table(cases: dict[str, tuple[str, Counted]], gpu: Gpu, given: Assumptions, batch: int) -> str:
-    """GB of one GPU that takes `batch` pairs in one pass, and how many fit."""
+    """GB of one GPU with `batch` pairs in one pass, and how many pairs fit."""
     lines = []
     room = gpu.memory * GB * given.usable
     for name, c in cases.values():
@@ -131,7 +133,7 @@ def training_table(
     batch: int | None = None,
     together: int | None = None,
 ) -> str:
-    """A line for each case and number of GPUs: `batch` pairs of each, or `together` of all."""
+    """A line for each case and number of GPUs, with `batch` pairs for each GPU or `together` for all."""
     lines = []
     for name, c in cases.values():
         for n in numbers:
@@ -170,7 +172,7 @@ def training_table(
 def data_table(
     cases: dict[str, Counted], numbers: Sequence[int], gpu: Gpu, given: Assumptions, decoding: dict[str, float]
 ) -> str:
-    """What has to be read, and the cores it takes, at the rates of `training_table`."""
+    """Bytes to read each second and cores to decode them, at the rates of `training_table`."""
     lines = []
     for key in MAIN:
         case = key.partition("/")[2]
@@ -190,12 +192,12 @@ def data_table(
                     short(rate * decoding["plain_seconds"] / n, 2),
                 ]
             )
-    head = ["", "GPUs", "pairs/s", "files, GB/s", "decoded frames, GB/s", "what is kept, GB/s"]
+    head = ["", "GPUs", "pairs/s", "files, GB/s", "decoded frames, GB/s", "kept pixels, GB/s"]
     return table([*head, "cores a GPU: Spring's files", "unpacked files"], lines)
 
 
 def share_table(cases: dict[str, Counted], gpu: Gpu, given: Assumptions, slowest: float) -> str:
-    """The longest schedule by the share of the peak that is reached, and if an operation takes `slowest` seconds to send."""
+    """Hours of the longest schedule by the share of the peak, and with `slowest` seconds to send an operation."""
     lines = []
     pairs = max(SCHEDULES.values())
     others = [replace(given, share=share) for share in (0.1, 0.2, 0.4)] + [replace(given, launch=slowest)]
@@ -208,6 +210,7 @@ def share_table(cases: dict[str, Counted], gpu: Gpu, given: Assumptions, slowest
 
 
 def check_table(results: dict[str, Any]) -> str:
+    """Counted and measured peak memory."""
     lines = []
     for p in results["peaks"]:
         what = f"`{p['preset']}`, {p['batch']} pairs, {'bf16' if p['precision'] == 'bf16' else 'float32'}"
@@ -223,7 +226,7 @@ def check_table(results: dict[str, Any]) -> str:
 
 
 def cost_table(cost: dict[str, Any]) -> str:
-    """Of cost.json: training steps timed on the machine that this project is made on. Empty where it has none."""
+    """The training steps of cost.json. "" if it has none."""
     lines = []
     for case, name in TIMED_STEPS.items():
         for precision, kinds in cost.get(case, {}).items():
@@ -331,7 +334,7 @@ def page(results: dict[str, Any], cost: dict[str, Any] | None = None) -> str:
         "h100_launch": f"{1e3 * given.launch * h100['launches']:.0f}",
         "h100_flops": short(h100["flops"] / 1e9, 2),
     }
-    return FORM.read_text().format(**numbers)
+    return TEMPLATE.read_text().format(**numbers)
 
 
 def of_model(shown: dict[str, tuple[str, Counted]], model: str) -> dict[str, tuple[str, Counted]]:
@@ -343,7 +346,7 @@ def windows_of(shown: dict[str, tuple[str, Counted]]) -> dict[str, tuple[str, Co
 
 
 def blocks_forward(c: Counted) -> float:
-    """FLOPs of ViT-B's encoder and decoder blocks in a forward pass, by the textbook."""
+    """FLOPs of ViT-B's encoder and decoder blocks in a forward pass, by formula."""
     first, second = c.tokens
     width = 768
     encoder = sum(12 * (24 * width**2 * t + 4 * t**2 * width) for t in c.tokens)
@@ -398,7 +401,7 @@ def assumptions(gpu: Gpu, given: Assumptions) -> str:
             "240 epochs of 30,000 pairs of other sets, then 12 epochs of Spring (here all its pairs). Win-Win's are unknown",
         ],
     ]
-    return table(["", "value", "from"], lines).replace("---:", "---")
+    return table(["", "value", "from"], lines, text_columns=3)
 
 
 MADE = "<!-- made by scripts/research/plan.py --page docs/scale.md; don't edit -->"

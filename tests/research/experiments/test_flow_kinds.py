@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 from research.experiments import flow_kinds, flow_tables
-from research.experiments.runs import RECIPES
+from research.experiments.context import RECIPES
 
 from winwin_hf import WinWinForOpticalFlow
 from winwin_hf.training.recipe import load_recipe

@@ -111,7 +111,7 @@ def test_groups_by_what_a_tile_holds():
     occluded = np.zeros((16, 16), bool)
     occluded[0] = True
     pair = pair_of(truth, occluded)
-    assert pair.gone().sum() == 16 + 15 * 3
+    assert pair.unmatched().sum() == 16 + 15 * 3
     tally = Tally()
     fields.add_held(tally, "x", constant(0, 0), pair, fields.held(truth, (16, 8), 0.0, patch=8))
     assert [tally.count(f"x {group}") for group in ("held", "beyond", "gone")] == [150, 45, 61]
@@ -147,7 +147,7 @@ def test_pairs_of_scenes_know_what_is_occluded():
     settings = {"sizes": [[64, 80]], "texture_count": 2, "motion": 20.0}
     pairs = list(fields.read_pairs(open_source("synthetic-flow", split="val", settings=settings), 2))
     assert [pair.image.shape for pair in pairs] == [(64, 80, 3)] * 2 and pairs[0].name != pairs[1].name
-    assert all(pair.occluded is not None and (pair.gone() >= pair.occluded).all() for pair in pairs)
+    assert all(pair.occluded is not None and (pair.unmatched() >= pair.occluded).all() for pair in pairs)
 
 
 def test_pairs_of_a_long_set_are_spread():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from research.planning.count import Alive, Kept, batch_of, count_flops, count_memory, counted, kept_by
+from research.planning.count import Kept, MemoryCounter, batch_of, count_flops, count_memory, counted, kept_by
 from research.planning.model import GPUS, Assumptions, frame_bytes, gpu_of, plan
 from research.planning.page import CASES, cost_table, counts_of, duration, page, short
 from support.places import ROOT
@@ -103,9 +103,9 @@ def test_counts_are_of_this_network(results):
 # ------------------------------------------------------------------ memory
 
 
-def test_alive_bytes():
+def test_bytes_that_are_alive():
     weight = torch.zeros(10)
-    with Alive([weight]) as alive:
+    with MemoryCounter([weight]) as alive:
         first = torch.ones(100)  # 400 bytes
         view = first[:50].view(5, 10) + 0  # 200
         assert alive.now == 600
@@ -265,7 +265,7 @@ def test_a_recipe(tmp_path):
     from research import plan as command
 
     path = tmp_path / "mine.yaml"
-    recipe = yaml.safe_load((ROOT / "winwin_hf/recipes/paper/flow-windows-base.yaml").read_text())
+    recipe = yaml.safe_load((ROOT / "scripts/research/recipes/flow-windows-base.yaml").read_text())
     recipe["model"] = {"config": TINY}
     recipe["windows"]["size"], recipe["second_windows"]["size"] = [3, 4], [4, 5]
     path.write_text(yaml.safe_dump(recipe))
@@ -291,8 +291,8 @@ import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from winwin_hf import WinWinConfig, WinWinForOpticalFlow
-from winwin_hf.recipe import OptimizationRecipe
-from winwin_hf.training import make_optimizer
+from winwin_hf.training.recipe import OptimizationRecipe
+from winwin_hf.training.build import make_optimizer
 sys.path.insert(0, sys.argv[1])
 from research.planning.count import Kept, batch_of
 

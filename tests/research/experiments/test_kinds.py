@@ -1,8 +1,8 @@
 """Kinds of trainings: their folders, and what is said of them."""
 
 import dataclasses
-import math
 
+from research import sizes
 from research.experiments import kinds
 from research.experiments.kinds import Kind
 from support.experiment_cases import context_of
@@ -26,7 +26,7 @@ def test_a_kinds_trainings_lie_by_key_and_seed(tmp_path, monkeypatch):
     assert [kinds.seed_of(folder) for folder in found["a-1"]] == [0, 1]
 
 
-def test_what_is_said_of_a_kind():
+def test_about_a_kind():
     kind = Kind("flow-full.yaml", "B", ("optimization.steps=7",))
     assert kind.about([768, 768]) == {
         "label": "B",
@@ -38,18 +38,5 @@ def test_what_is_said_of_a_kind():
     }
 
 
-def test_medians_leave_out_what_is_unknown():
-    assert kinds.middle([60.0, None, 120.0, math.nan], 1, 1 / 60) == "1.5" and kinds.middle([3.0], 2) == "3.00"
-    assert kinds.middle([None], 1) == "-" and math.isnan(kinds.median_of([])) and math.isnan(kinds.mean_of([None]))
-    assert kinds.mean_of([1.0, None, 2.0]) == 1.5
-
-
-def test_minutes_are_of_the_clock_that_counts(tmp_path):
-    points = [{"step": 1, "seconds": 60.0, "cpu_seconds": 30.0, "value": 5.0}]
-    assert kinds.minutes(points, tmp_path) == [(0.5, 5.0)]
-    (tmp_path / "machine.json").write_text('{"accelerator": "some"}')
-    assert kinds.minutes(points, tmp_path) == [(1.0, 5.0)]
-
-
-def test_patches_stick_out():
-    assert kinds.grid_of(360, 480) == (23, 30) and kinds.grid_of(32, 33, 8) == (4, 5)
+def test_frames_are_padded_to_whole_patches():
+    assert sizes.grid_of(360, 480) == (23, 30) and sizes.grid_of(32, 33, 8) == (4, 5)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from research.experiments import fields, predicting
+from research.experiments.context import Context
 from research.experiments.predicting import Way
-from research.experiments.runs import Context
 from support.experiment_cases import network_of, scenes
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from research.experiments import flow_kinds, flow_tables
-from research.experiments.runs import RECIPES
+from research.experiments.context import RECIPES
 from support.experiment_cases import constant, context_of, finish, result, scenes
 
 from winwin_hf.data.collator import SecondStrategy, WinWinCollator

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 from research.experiments import figure4, flow, flow_kinds, flow_logits, flow_tables, kinds, tilings
-from research.experiments.runs import Context
+from research.experiments.context import Context
 from support.experiment_cases import context_of, finish, result, scenes
 
 
@@ -72,4 +72,4 @@ def test_nothing_there_is_said(context):
         for experiment in module.EXPERIMENTS.values():
             experiment.function(asked)
     assert not context.output.exists()
-    assert "nothing is" in context.console.file.getvalue()
+    assert "nothing is" in (context.work.parent / "console.txt").read_text()

@@ -1,9 +1,9 @@
-"""Pictures of results: curves with the spread of their seeds, and one figure of several kinds side by side.
+"""Pictures of results: curves with the spread of their seeds, and dots for each seed.
 
-Notable:
-- a kind of training has the same colour in every picture (Okabe and Ito's, which colour-blind readers tell apart) and a marker.
-- a line is the mean over seeds, the band reaches from the least to the largest; how many seeds there are stands in the picture.
-- the background is white, whatever page it stands on. matplotlib is imported when something is drawn.
+- A kind of training has the same colour and marker in every picture. The colours are those of Okabe and Ito, which colour-blind
+  readers can tell apart.
+- A line is the mean over the seeds; its band reaches from the lowest to the highest value.
+- matplotlib is imported when something is drawn.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from PIL import Image
 
 from winwin_hf.data.formats import write_atomic
 
-# Of a kind by the beginning of its key; others take the next free one.
+# A kind whose key begins with a name has its colour; others take the next free one.
 COLOURS = {
     "windows": "#0072B2",
     "full": "#000000",
@@ -47,8 +47,15 @@ STYLE: Any = {
 
 @dataclass
 class Line:
-    """One kind: key decides its colour, label its name. points: for each seed its (x, y) in the same order of x. dashed: the
-    colour of another line of this key. alone: a marker without a line, for a kind that has one point."""
+    """
+    One kind of training in a plot.
+
+    Attributes:
+        key: decides the colour. label: in the legend.
+        points: for each seed its (x, y), all seeds with the same x.
+        dashed: shares the colour of another line with this key.
+        alone: a marker with error bars, for a kind with one point.
+    """
 
     key: str
     label: str
@@ -61,9 +68,13 @@ class Line:
 def figure(
     path: Path, width: float = 7.0, height: float = 4.6, palette: bool = False, **subplots: Any
 ) -> Iterator[tuple[Any, Any]]:
-    """A figure and its axes, `width` x `height` inches, saved to `path` at the end; nothing half written.
+    """
+    Gives a figure and its axes and saves them to `path` at the end.
 
-    palette: fewer pixels and 256 colours; a sheet of photographs then takes a fifth.
+    Args:
+        width, height: in inches.
+        palette: fewer pixels and 256 colours; a sheet of photographs then takes a fifth of the bytes.
+        subplots: options of matplotlib's `Figure.subplots`.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -85,15 +96,15 @@ def figure(
 
 
 def colour_of(key: str, taken: Sequence[str] = ()) -> str:
-    """A kind's colour: by the longest known beginning of its key, else the next one that isn't taken."""
-    known = [name for name in COLOURS if key == name or key.startswith(name + "-")]
-    if known and COLOURS[max(known, key=len)] not in taken:
-        return COLOURS[max(known, key=len)]
+    """The colour of the longest name that the key begins with, or the next one that is not taken."""
+    names = [name for name in COLOURS if key == name or key.startswith(name + "-")]
+    if names and COLOURS[max(names, key=len)] not in taken:
+        return COLOURS[max(names, key=len)]
     return next((colour for colour in MORE_COLOURS if colour not in taken), MORE_COLOURS[-1])
 
 
 def draw_lines(axes: Any, lines: Sequence[Line]) -> None:
-    """Each kind's mean over its seeds, with a band from the least to the largest, into `axes`."""
+    """Draws each kind's mean over its seeds, with a band from the lowest to the highest."""
     taken: list[str] = []
     for line in lines:
         seeds = [seed for seed in line.points if seed]
@@ -128,7 +139,7 @@ def curves(
     log_x: bool = False,
     legend_columns: int = 1,
 ) -> None:
-    """One plot of several kinds, the legend below it. note: small print under the title, such as the number of seeds."""
+    """Draws one plot of several kinds with the legend below. note: small print under the title, such as the number of seeds."""
     with figure(path, height=4.2 + 0.22 * len(lines) / legend_columns) as (sheet, axes):
         draw_lines(axes, lines)
         axes.set_xlabel(x)
@@ -143,7 +154,7 @@ def curves(
 
 
 def headings(axes: Any, title: str, note: str = "") -> None:
-    """A bold title to the left, the note in grey on a line of its own below it."""
+    """Sets a bold title on the left and the note in grey below it."""
     axes.set_title(title + ("\n" if note else ""), loc="left", fontweight="bold")
     if note:
         axes.text(0, 1.02, note, transform=axes.transAxes, fontsize=9, color="#555555", va="bottom")
@@ -151,23 +162,26 @@ def headings(axes: Any, title: str, note: str = "") -> None:
 
 @dataclass
 class Bar:
-    """One kind in `dots`: its value for each seed. strong: what the others are compared with."""
+    """One kind in `dots`: its value for each seed. reference: the others are compared with it."""
 
     label: str
     values: list[float]
-    strong: bool = False
+    reference: bool = False
 
 
 def dots(path: Path, groups: Sequence[tuple[str, Sequence[Bar]]], x: str, title: str, note: str = "") -> None:
-    """Kinds one below the other: a dot for each seed, a stroke and a figure for their mean. groups: (what is measured, its kinds), side by
-    side, each with its own range."""
+    """
+    Draws kinds below one another: a dot for each seed, a stroke and a number for their mean.
+
+    groups: (what is measured, its kinds), side by side, each with a range of its own.
+    """
     most = max(len(bars) for _, bars in groups)
     width, height = 3.0 + 3.4 * len(groups), 1.5 + 0.42 * most
     with figure(path, width, height, ncols=len(groups), squeeze=False, sharey=len(groups) > 1) as (sheet, grid):
         for axes, (name, bars) in zip(grid[0], groups, strict=True):
             values = [value for bar in bars for value in bar.values]
             for row, bar in enumerate(bars):
-                colour = COLOURS["windows"] if bar.strong else "#666666"
+                colour = COLOURS["windows"] if bar.reference else "#666666"
                 if bar.values:
                     middle = sum(bar.values) / len(bar.values)
                     axes.plot(bar.values, [row] * len(bar.values), "o", color=colour, markersize=6, alpha=0.6)

@@ -1,0 +1,85 @@
+"""An experiment's result: NAME.json, and NAME.md made from it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from research.experiments.context import Context
+from research.files import machine_record, write_json, write_text
+from research.pages import table
+
+FINDINGS = Path(__file__).with_name("findings.yaml")
+
+
+def write_result(context: Context, name: str, result: dict[str, Any]) -> Path:
+    """
+    Writes OUTPUT/NAME.json, with the command, machine, date and version, and OUTPUT/NAME.md.
+
+    Args:
+        result: what the page shows of it: "title"; "about", a paragraph; "tables", a list of {"title", "columns", "rows", "note"} whose
+            cells are text or numbers. Other values are in the JSON file only.
+    """
+    record = {
+        "name": name,
+        "command": command(context, name),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "machine": {**machine_record(), "torch": torch.__version__, "threads_of_a_training": context.threads},
+        "version": version("winwin-hf"),
+        **result,
+    }
+    path = context.output / f"{name}.json"
+    write_json(path, record)
+    write_page(path)
+    context.console.print(f"{path}, {path.with_suffix('.md').name}")
+    return path
+
+
+def command(context: Context, name: str) -> str:
+    """The command that makes an experiment's results, without the parents of the data sets' folders."""
+    data = [word for key, path in context.data.items() for word in ("--data", f"{key}={Path(path).name}")]
+    return shlex.join(["python", "scripts/reproduce.py", name, *data, "--seeds", str(context.seeds)])
+
+
+def write_page(path: Path) -> None:
+    """NAME.md beside NAME.json, with the picture NAME.png if there is one and the text of findings.yaml."""
+    record = json.loads(path.read_text())
+    findings = yaml.safe_load(FINDINGS.read_text())
+    write_text(path.with_suffix(".md"), page(record, path.with_suffix(".png").is_file(), findings.get(record["name"])))
+
+
+def page(record: dict[str, Any], picture: bool, findings: str | None) -> str:
+    """
+    The Markdown page of a result.
+
+    Args:
+        record: as `write_result` writes it.
+        findings: what agrees with the paper and what doesn't.
+    """
+    where = record["machine"]
+    device = where.get("accelerator") or f"{where['cpu']}, {where['cores']} cores"
+    parts = [
+        f"# {record['title']}",
+        f"```bash\n{record['command']}\n```",
+        f"{record['date'][:10]}, winwin-hf {record['version']}, torch {where['torch']}, {device}.",
+    ]
+    if record.get("about"):
+        parts.append(record["about"])
+    if picture:
+        parts.append(f"![{record['title']}]({record['name']}.png)")
+    for shown in record.get("tables", ()):
+        if shown.get("title"):
+            parts.append(f"## {shown['title']}")
+        parts.append(table(shown["columns"], shown["rows"]))
+        if shown.get("note"):
+            parts.append(shown["note"])
+    if findings:
+        parts.append(f"## What agrees with the paper, what doesn't\n\n{findings.strip()}")
+    return "\n\n".join(parts) + "\n"
