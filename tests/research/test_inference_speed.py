@@ -68,7 +68,7 @@ def test_the_page_in_the_repository_has_its_markers():
 def test_a_way_that_fails_says_why(checkpoint, tmp_path):
     np.savez(tmp_path / "inputs.npz", pixel_values=np.zeros((1, 3, 16, 24), np.float32))
     options = {"way": "onnxruntime", "checkpoint": str(checkpoint), "threads": 1, "warmup": 1, "runs": 1}
-    with pytest.raises(RuntimeError, match="FileNotFoundError: .*model.onnx: no such file"):
+    with pytest.raises(RuntimeError, match=r"FileNotFoundError: .*model.onnx: no such file"):
         inference_speed.run_probe(options, tmp_path, 1)
 
 
