@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-import winwin_hf.windows as windows
+from winwin_hf import windows_ablation
 from winwin_hf.windows import (
     Strategy,
     crop_windows,
@@ -109,7 +109,7 @@ def test_fit_exactly_when_the_lattice_does(grid, size):
 
 def test_dense_fallback_moves_about(monkeypatch):
     """With rejection switched off, three windows are still legal and visit all placements about equally."""
-    monkeypatch.setattr(windows, "REJECTION_BUDGET", 0)
+    monkeypatch.setattr(windows_ablation, "REJECTION_BUDGET", 0)
     legal = list(legal_placements((2, 5), [(1, 2)] * 3))
     generator = rng(3)
     seen = Counter(tuple(map(tuple, sample_windows(generator, (2, 5), (1, 2), 3).tolist())) for _ in range(1000))

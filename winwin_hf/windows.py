@@ -1,7 +1,7 @@
-"""Where windows lie: the idea of Win-Win in pure functions (NumPy), none of which knows of networks or data sets.
+"""Where windows lie: the idea of Win-Win in pure functions (NumPy). None knows networks or data sets.
 
 The idea (arXiv 2310.00632). A transformer with global attention pays with the square of its tokens, so training it on
-large frames is dear, and training it on small crops teaches it nothing about large frames. Win-Win keeps the large
+large frames is expensive, and training it on small crops teaches it nothing about large frames. Win-Win keeps the large
 frame and throws most of its tokens away: only those inside a few random rectangles, the *windows*, exist in training.
 Inside a window the network learns what neighbours tell each other; between windows it learns what far-apart places tell
 each other. Two windows hold both kinds of pair, so two are enough. Tokens carry relative positions (RoPE), thus at test
@@ -14,15 +14,14 @@ What is notable here:
 - A window is (row, col) of its top-left patch and a size (h, w), all in whole *patches* of the frame; `grid` is the
   frame's own size in patches. Pixels appear only in `crop_windows` and `paste_windows`.
 - `sample_windows` is uniform over all legal placements; the tests compare it with their enumeration. Drawing one window
-  after another is not: it favours first windows that leave the others little room.
-- `Strategy` says in one line of a recipe what is kept: windows (the paper), single tokens, a crop, the full frame.
+  after another would not be uniform: it favours first windows that leave the others little room.
+- `Strategy` is the line of a recipe that says what is kept: windows (the paper), single tokens, a crop, the full frame.
+- Dense packings and windows of different sizes are in windows_ablation.py.
 - Every random function takes a `np.random.Generator` and nothing else that is random.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
 
@@ -30,13 +29,11 @@ import numpy as np
 import torch
 from pydantic import Field
 
-Size = tuple[int, int]  # (height, width) in patches
+from winwin_hf.model.losses_winwin import UNKNOWN_FLOW
+from winwin_hf.windows_ablation import Size, equal_tiles, sample_by_gibbs, sample_by_rejection, sample_unequal_windows
+
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
-REJECTION_BUDGET = 2_000_000  # pairs of windows compared before the fallback: some tenths of a second
-TUPLES_PER_ROUND = 128
-GIBBS_SWEEPS = 30
-UNKNOWN_FLOW = 10_000.0  # px; what is not below counts as unknown, as in losses.py
 SIZE_TOLERANCE = 0.9  # varying shapes use at least this share of what the best shape uses
 
 
@@ -44,7 +41,7 @@ SIZE_TOLERANCE = 0.9  # varying shapes use at least this share of what the best 
 
 
 def max_windows(grid: Size, size: Size) -> int:
-    """How many windows of `size` fit into `grid` without overlap: floor(R / h) * floor(C / w).
+    """Largest number of windows of `size` that fit into `grid` without overlap: floor(R / h) * floor(C / w).
 
     No packing beats the plain lattice: every window contains exactly one of the points (i*h + h-1, j*w + w-1), there
     are that many of them in the grid, and two windows that do not overlap contain different ones.
@@ -56,8 +53,8 @@ def sample_windows(rng: np.random.Generator, grid: Size, size: Size, count: int)
     """Uniform over all placements of `count` windows of `size` in `grid` that do not overlap.
 
     One and two windows (and single tokens) are drawn directly. More are drawn by rejecting whole tuples, which is
-    exactly uniform too; where windows are packed so densely that this finds nothing within a bounded number of tries, a
-    random lattice packing is shaken by Gibbs sweeps instead, which is uniform only approximately.
+    exactly uniform too. Where windows are packed so densely that this finds nothing within a bounded number of tries,
+    Gibbs sweeps of a random lattice packing are used, which are uniform only approximately.
 
     Returns: (count, 2) int64, (row, col) of each window's top-left patch; the order is random.
     Raises: ValueError where they cannot fit.
@@ -79,61 +76,21 @@ def sample_windows(rng: np.random.Generator, grid: Size, size: Size, count: int)
     if count == 2:
         return _sample_two(rng, free, size)
     sizes = np.broadcast_to(np.array(size), (count, 2))
-    found = _sample_by_rejection(rng, grid, sizes)
-    return _sample_by_gibbs(rng, grid, size, count) if found is None else found
+    found = sample_by_rejection(rng, grid, sizes)
+    return sample_by_gibbs(rng, grid, size, count) if found is None else found
 
 
 def _sample_two(rng: np.random.Generator, free: np.ndarray, size: Size) -> np.ndarray:
-    """The first window in proportion to how many seconds it leaves, the second uniformly among those."""
+    """Draws the first window with a probability proportional to the number of legal second windows, then one of these uniformly."""
     axes = [np.arange(n) for n in free]
-    # along one axis, places p' overlap place p where |p - p'| < side; a second is illegal where both axes overlap
+    # along one axis, places p' overlap place p where |p - p'| < side; a second window is illegal where both axes overlap
     near = [np.minimum(p + s, n) - np.maximum(p - s + 1, 0) for p, s, n in zip(axes, size, free, strict=True)]
-    seconds = free.prod() - near[0][:, None] * near[1][None, :]  # (rows, cols) of first places
-    first = rng.choice(seconds.size, p=seconds.ravel() / seconds.sum())
+    legal_seconds = free.prod() - near[0][:, None] * near[1][None, :]  # (rows, cols) of first places
+    first = rng.choice(legal_seconds.size, p=legal_seconds.ravel() / legal_seconds.sum())
     row, col = divmod(int(first), int(free[1]))
     legal = (np.abs(axes[0] - row) >= size[0])[:, None] | (np.abs(axes[1] - col) >= size[1])[None, :]
     second = rng.choice(np.flatnonzero(legal))
     return np.array([[row, col], divmod(int(second), int(free[1]))], dtype=np.int64)
-
-
-def _sample_by_rejection(rng: np.random.Generator, grid: Size, sizes: np.ndarray) -> np.ndarray | None:
-    """Whole tuples of windows of `sizes` (N, 2) until one has no overlap; None after a bounded number of tries."""
-    free = np.array(grid) - sizes + 1  # (N, 2)
-    one, other = np.triu_indices(len(sizes), k=1)
-    for _ in range(REJECTION_BUDGET // (TUPLES_PER_ROUND * max(len(one), 1))):
-        tuples = rng.integers(0, free, size=(TUPLES_PER_ROUND, len(sizes), 2))
-        # two windows are apart along an axis where one ends before the other begins
-        a, b = tuples[:, one], tuples[:, other]  # (tuples, pairs, 2)
-        apart = ((a + sizes[one] <= b) | (b + sizes[other] <= a)).any(axis=-1).all(axis=-1)
-        if apart.any():
-            return tuples[int(apart.argmax())]
-    return None
-
-
-def _sample_by_gibbs(rng: np.random.Generator, grid: Size, size: Size, count: int) -> np.ndarray:
-    """A random lattice packing whose windows are then moved in turn, each to a uniformly chosen place that is free."""
-    slots = [n // s for n, s in zip(grid, size, strict=True)]
-    starts = []
-    for n, s, k in zip(grid, size, slots, strict=True):  # the patches left over go into random gaps
-        gaps = np.sort(rng.integers(0, n - k * s + 1, size=k))
-        starts.append(np.arange(k) * s + gaps)
-    chosen = rng.choice(slots[0] * slots[1], size=count, replace=False)
-    positions = np.stack([starts[0][chosen // slots[1]], starts[1][chosen % slots[1]]], axis=-1).astype(np.int64)
-    # for each place, how many windows are in its way
-    blockers = np.zeros([n - s + 1 for n, s in zip(grid, size, strict=True)], dtype=np.int64)
-
-    def near(i: int) -> tuple[slice, slice]:  # the places that overlap window i
-        row, col = positions[i]
-        return slice(max(row - size[0] + 1, 0), row + size[0]), slice(max(col - size[1] + 1, 0), col + size[1])
-
-    for i in range(count):
-        blockers[near(i)] += 1
-    for i in list(range(count)) * GIBBS_SWEEPS:
-        blockers[near(i)] -= 1
-        free = np.flatnonzero(blockers == 0)
-        positions[i] = divmod(int(free[rng.integers(len(free))]), blockers.shape[1])
-        blockers[near(i)] += 1
-    return positions
 
 
 def sample_size(
@@ -141,9 +98,9 @@ def sample_size(
 ) -> Size:
     """A window shape (h, w) for a budget: `count` windows of it have at most `tokens` tokens, and nearly as many.
 
-    `square` gives the largest square, which leaves nothing to chance. Otherwise the shape is drawn uniformly among the
-    maximal ones (one more patch in a side breaks the budget or the fit) that use at least 90 % of what the best one
-    uses. The paper found very thin windows harmful: `min_side` excludes them.
+    `square` gives the largest square; nothing is drawn. Otherwise the shape is drawn uniformly among the maximal ones
+    (one more patch in a side breaks the budget or the fit) that use at least 90 % of the best one's tokens. The paper
+    found very thin windows harmful: `min_side` excludes them.
 
     Raises: ValueError where no shape fits the grid, the budget and the minimum.
     """
@@ -202,8 +159,8 @@ def follow(
     """Windows of the second view, one for each of the first view's, placed where its content went.
 
     The centre of the first window, plus its displacement, plus a uniform jitter in [-jitter, jitter] patches along each
-    axis, rounded to whole patches and clipped into the grid. The window's position is an input of the network, so one
-    that follows exactly *tells* it the motion: jitter and a larger second window take that away. Where the displacement
+    axis, rounded to whole patches and clipped into the grid. The window's position is an input of the network, so a
+    window that follows exactly *tells* it the motion. Jitter and a larger second window prevent that. Where the displacement
     is unknown it counts as 0. With probability 1 - `follow_probability` a window ignores the flow and lies anywhere.
 
     Windows of the second view may overlap one another: two first windows on one object see one place twice.
@@ -228,44 +185,6 @@ def follow(
     target = positions + (np.array(size) - np.array(second_size)) / 2 + shift + noise
     target = np.clip(np.floor(target + 0.5), 0, room).astype(np.int64)
     return np.where(ignore[:, None], anywhere, target)
-
-
-# ------------------------------------------------------------------- windows of different sizes in one image (ablation)
-
-
-def equal_tiles(positions: np.ndarray, sizes: Sequence[Size]) -> tuple[np.ndarray, Size]:
-    """Windows of different sizes as equal tiles, so that they fit one tensor: the common case stays simple.
-
-    The tile is gcd(heights) x gcd(widths). Attention is global and positions are absolute, so with linear patches and a
-    linear head the tiles give exactly what the windows would; convolutions (stem, head) see a border where a tile ends,
-    so choose sizes with a large common divisor there.
-
-    Args: positions: (N, 2), one for each of `sizes`. Returns: (M, 2) int64 tile positions, and the tile's (h, w).
-    """
-    h, w = math.gcd(*(s[0] for s in sizes)), math.gcd(*(s[1] for s in sizes))
-    tiles = [
-        (row + i * h, col + j * w)
-        for (row, col), (height, width) in zip(positions.tolist(), sizes, strict=True)
-        for i in range(height // h)
-        for j in range(width // w)
-    ]
-    return np.array(tiles, dtype=np.int64), (h, w)
-
-
-def sample_unequal_windows(rng: np.random.Generator, grid: Size, sizes: Sequence[Size]) -> np.ndarray:
-    """Uniform over all placements of windows of the given `sizes` that do not overlap: (len(sizes), 2) int64.
-
-    Raises: ValueError where a window is larger than the grid, or no placement turned up in a bounded number of tries
-    (whether unequal rectangles fit at all has no simple answer).
-    """
-    array = np.array(sizes, dtype=np.int64).reshape(-1, 2)
-    text = ", ".join(f"{h}x{w}" for h, w in sizes)
-    if (array < 1).any() or (array > np.array(grid)).any():
-        raise ValueError(f"windows of {text} patches do not fit into {grid[0]}x{grid[1]} patches")
-    found = _sample_by_rejection(rng, grid, array)
-    if found is None:
-        raise ValueError(f"no placement of windows of {text} patches found in {grid[0]}x{grid[1]} patches")
-    return found
 
 
 # --------------------------------------------------------------------------------------------------- pixels of windows
@@ -293,7 +212,7 @@ def crop_windows(array: Array, positions: Any, size: Size, patch_size: int) -> A
 def paste_windows(windows: Array, positions: Any, frame: Size, patch_size: int, fill: float = 0) -> Array:
     """Put windows (N, ..., h, w pixels) back into a frame of (H, W) pixels that is `fill` elsewhere: (..., H, W).
 
-    What sticks out of the frame is dropped; where windows overlap the last one stays.
+    Parts outside the frame are dropped. Where windows overlap, the last one stays.
     """
     shape = (*windows.shape[1:-2], *frame)
     out = windows.new_full(shape, fill) if isinstance(windows, torch.Tensor) else np.full(shape, fill, windows.dtype)
@@ -305,12 +224,12 @@ def paste_windows(windows: Array, positions: Any, frame: Size, patch_size: int, 
     return out
 
 
-# ------------------------------------------------------------------------------------------------- what a recipe says
+# --------------------------------------------------------------------------------------------- the line of a recipe
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """Which tokens of a frame training keeps. Plain fields, so that a YAML recipe can say it.
+    """Which tokens of a frame training keeps. Plain fields, for YAML recipes.
 
     kind:
         "windows": `count` windows that do not overlap (the paper). Their shape is `size`, or is drawn for each batch
@@ -319,9 +238,9 @@ class Strategy:
         "tokens": `tokens` single random tokens (the paper's table 8: worse than windows).
         "crop": one window of `size` (or of at most `tokens`) that becomes a little frame of its own (the baseline).
         "full": the whole frame (the baseline that Win-Win is meant to match at a quarter of the cost).
-    count: how many windows; 0 means the kind's own number, which for "windows" is 2.
-    size: (h, w) of a window in patches. sizes: one (h, w) for each window. tokens: kept in all windows together, or so many single
-        ones. min_side, square: of windows whose shape is drawn.
+    count: number of windows; 0 means the kind's own number, which for "windows" is 2.
+    size: (h, w) of a window in patches. sizes: one (h, w) for each window. tokens: number kept in all windows
+        together, or of single ones. min_side, square: of windows whose shape is drawn.
     """
 
     kind: Annotated[

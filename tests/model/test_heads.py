@@ -144,7 +144,7 @@ def test_rows_of_a_doubled_map(height, width):
 @torch.no_grad()
 @pytest.mark.parametrize("strip", [1, 3, 10, 64])
 def test_a_convolution_in_strips_is_the_convolution(strip, monkeypatch):
-    monkeypatch.setattr(heads_winwin, "STRIP", strip)
+    monkeypatch.setattr(heads_winwin, "STRIP_ROWS", strip)
     x, conv = torch.randn(2, 3, 10, 4), torch.nn.Conv2d(3, 5, 3, padding=1)
     asked = []
 
@@ -167,6 +167,6 @@ def test_the_dpt_head_is_the_same_in_strips(size, monkeypatch):
     monkeypatch.setattr(heads_winwin, "in_strips", lambda *a, plain=in_strips: calls.append(a[1]) or plain(*a))
     with torch.no_grad():
         assert torch.equal(head(levels), whole) and not calls  # too small for strips
-        monkeypatch.setattr(heads_winwin, "STRIP", 5)
+        monkeypatch.setattr(heads_winwin, "STRIP_ROWS", 5)
         torch.testing.assert_close(head(levels), whole, rtol=1e-4, atol=1e-4 * float(whole.abs().max()))
     assert calls == [size[0] * 8, size[0] * 16]

@@ -10,8 +10,9 @@ from support.model_cases import SMALL, VARIANTS, frames, make, randomise
 
 from winwin_hf import WinWinConfig
 from winwin_hf.model import matching_winwin
-from winwin_hf.model.losses_winwin import MAX_FLOW
-from winwin_hf.model.matching_winwin import Match, Matching, MatchingFeatures, area, matching_loss, near_keys, pool_flow
+from winwin_hf.model.losses_winwin import UNKNOWN_FLOW
+from winwin_hf.model.matching_winwin import Match, Matching, MatchingFeatures, matching_loss, pool_flow
+from winwin_hf.model.nearby_keys_winwin import NearbyKeys, area, nearby_keys
 from winwin_hf.model.rope_winwin import apply_rotary, rotary_embedding
 
 CONFIG = WinWinConfig(**{**SMALL, **VARIANTS["matching"]})  # stride 4, patches of 8
@@ -57,7 +58,7 @@ def test_finds_a_translation_and_says_where_there_is_no_match():
     second, shift = first.clone(), torch.tensor([3.0, -2.0])
     gone = torch.arange(48) % 11 == 0
     second[:, gone] = features(48, seed=1)[:, gone]
-    match = matching(first, second, xy, xy + shift)
+    match = matching.match(first, second, xy, xy + shift)
     wanted = (shift * 4).expand(int((~gone).sum()), 2)
     mass = match.mass[0]
     assert mass[~gone].min() > 0.9 and mass[gone].max() < 0.1
@@ -74,7 +75,7 @@ def test_the_best_of_the_keys_is_known_also_where_nothing_matches(bias):
     matching, xy = expert(), grid(6, 8)
     matching.no_match.bias.fill_(bias)
     first = features(48)
-    match = matching(first, first, xy, xy + torch.tensor([3.0, -2.0]))
+    match = matching.match(first, first, xy, xy + torch.tensor([3.0, -2.0]))
     assert match.mass.max() < 1e-15 if bias > 100 else match.mass.min() > 0.9
     assert (match.coarse - torch.tensor([12.0, -8.0])).abs().max() < 2.0
     assert (match.flow - torch.tensor([12.0, -8.0])).abs().max() < 0.5
@@ -116,7 +117,7 @@ def test_is_what_its_formulas_say(shape, log_sigma, tolerance):
     matching.log_sigma.copy_(torch.tensor([3.0, log_sigma]))
     other = xy[:, :-3] + 2
     first, second = features(xy.shape[1]), features(other.shape[1], seed=1)
-    match = matching(first, second, xy, other)
+    match = matching.match(first, second, xy, other)
     for name, expected in plainly(matching, first, second, xy, other).items():
         atol = 0.1 if name == "spread" and shape[1] > 6 else tolerance  # a variance of thousands, less its square
         torch.testing.assert_close(
@@ -128,10 +129,10 @@ def test_is_what_its_formulas_say(shape, log_sigma, tolerance):
 def test_is_relative_and_exact_far_from_the_origin():
     matching, xy, other = random_matching(), grid(4, 6), grid(4, 6) + 3
     first, second = features(24), features(24, seed=1)
-    near, far = (matching(first, second, xy + d, other + d) for d in (0, torch.tensor([4096.0, 2160.0])))
+    near, far = (matching.match(first, second, xy + d, other + d) for d in (0, torch.tensor([4096.0, 2160.0])))
     for name in Match.__dataclass_fields__:
         torch.testing.assert_close(getattr(far, name), getattr(near, name), rtol=1e-4, atol=1e-4)
-    moved = matching(first, second, xy, other + 1)
+    moved = matching.match(first, second, xy, other + 1)
     assert (moved.flow - near.flow).abs().max() > 0.1
 
 
@@ -139,15 +140,15 @@ def test_is_relative_and_exact_far_from_the_origin():
 def test_runs_in_float32_under_autocast():
     matching, xy = random_matching(), grid(4, 6)
     first, second = features(24), features(24, seed=1)
-    plain = matching(first, second, xy, xy)
+    plain = matching.match(first, second, xy, xy)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        match = matching(first, second, xy, xy)
+        match = matching.match(first, second, xy, xy)
     assert torch.equal(match.flow, plain.flow) and match.flow.dtype == torch.float32
 
 
 def test_the_local_answer_does_not_teach_the_global_one():
     matching, xy = random_matching(), grid(4, 6)
-    matching(features(24), features(24, seed=1), xy, xy).flow.sum().backward()
+    matching.match(features(24), features(24, seed=1), xy, xy).flow.sum().backward()
     assert matching.query.weight.grad is None and matching.fine_query.weight.grad.abs().max() > 0
     assert matching.log_sigma.grad is not None
 
@@ -194,7 +195,7 @@ def test_no_match_learns_however_far_it_is_behind(bias, inside):
     with torch.no_grad():
         matching.no_match.bias.fill_(bias)
         matching.log_temperature.fill_(0.0)
-    match = matching(features(24), features(24, seed=1), xy, xy)
+    match = matching.match(features(24), features(24, seed=1), xy, xy)
     loss = matching_loss(match, torch.zeros(1, 24, 2), torch.full((1, 24), inside), 4)
     loss.backward()
     found = matching.no_match.bias.grad
@@ -206,7 +207,7 @@ def test_pooling_leaves_out_what_is_unknown():
     flow[:, :4, :4] = torch.nan
     flow[0, 4, 0] = torch.inf
     flow[1, 5, 1] = 1.67e9
-    flow[:, 6, 2] = MAX_FLOW
+    flow[:, 6, 2] = UNKNOWN_FLOW
     pooled = pool_flow(flow, 4)
     assert pooled[:, 0, 0].isnan().all()
     assert (pooled[:, 0, 1] == 3).all() and (pooled[:, 1] == 3).all()
@@ -218,14 +219,13 @@ def test_the_model_knows_which_matches_lie_inside_the_second_windows():
     image = torch.randn(1, 2, 3, 16, 16)
     first = torch.tensor([[[0, 0], [0, 6]]])
     seen = []
-    from winwin_hf.model import modeling_winwin
 
     def spy(match, target, inside, stride):
         seen.append(inside)
         return matching_loss(match, target, inside, stride)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(modeling_winwin, "matching_loss", spy)
+        patch.setattr(matching_winwin, "matching_loss", spy)
         labels = torch.tensor([8.0, 0.0]).view(1, 1, 2, 1, 1).expand(1, 2, 2, 16, 16)
         model(image, image[:, :1], first, torch.tensor([[[0, 1]]]), labels=labels)
         model(image, image[:, :1], first, torch.tensor([[[0, 2]]]), labels=labels)
@@ -252,7 +252,8 @@ def test_where_nothing_matches_the_guess_is_left(guess):
     torch.testing.assert_close(found[1e4], expected)
     assert (found[-1e4] - expected).abs().mean() > 1
     match = match_of(torch.full((1, 3, 2), 6.0), torch.tensor([[0.0, 0.5, 1.0]]))
-    assert model.base_flow(match, torch.tensor([1.0, 1.0]))[0, :, 0].tolist() == [4, 5, 6]  # of a guess of one position
+    match.initial = torch.tensor([4.0, 4.0])  # pixels
+    assert match.base[0, :, 0].tolist() == [4, 5, 6]
 
 
 @torch.no_grad()
@@ -287,7 +288,7 @@ def test_a_block_has_all_keys_that_its_queries_need(shapes):
     moved = 6 * torch.nn.functional.interpolate(noise, first, mode="bilinear").flatten(2).transpose(1, 2)
     centre = grid(*first) + moved + torch.rand_like(moved)
     distance = torch.tensor(5.5)
-    near = near_keys(centre, first, second, distance)
+    near = nearby_keys(centre, first, second, distance)
     assert near is not None
     apart = (centre[:, :, None] - grid(*second)[:, None]).square().sum(-1)  # (B, Q, K)
     needed = apart <= apart.min(dim=-1, keepdim=True).values + distance**2
@@ -303,14 +304,14 @@ def test_a_block_has_all_keys_that_its_queries_need(shapes):
 
 
 def test_the_block_of_a_still_scene_is_a_square_around_it():
-    near = near_keys(grid(96, 160), (96, 160), (96, 160), torch.tensor(9.5))
+    near = nearby_keys(grid(96, 160), (96, 160), (96, 160), torch.tensor(9.5))
     assert near is not None and len(near.blocks) == 6 * 5
     assert near.blocks[0][1:] == ((0, 16, 0, 32), (0, 26, 0, 42))  # 15 + 9.5 and its rounding
     assert sum(area(box) for _, box, _ in near.blocks) == 96 * 160
 
 
 def test_nothing_is_left_out_where_all_keys_count():
-    assert near_keys(grid(20, 30), (20, 30), (20, 30), torch.tensor(40.0)) is None
+    assert nearby_keys(grid(20, 30), (20, 30), (20, 30), torch.tensor(40.0)) is None
 
 
 @torch.no_grad()
@@ -324,10 +325,8 @@ def test_leaving_out_negligible_keys_changes_nothing(second_shape, monkeypatch):
     )
     args = first, second, xy.expand(2, -1, -1), second_xy.expand(2, -1, -1)
     calls = []
-    monkeypatch.setattr(
-        matching_winwin.Near, "attend", lambda *a, plain=matching_winwin.Near.attend: calls.append(1) or plain(*a)
-    )
-    whole, near = matching(*args), matching(*args, grids=(shape, second_shape))
+    monkeypatch.setattr(NearbyKeys, "attend", lambda *a, plain=NearbyKeys.attend: calls.append(1) or plain(*a))
+    whole, near = matching.match(*args), matching.match(*args, grids=(shape, second_shape))
     assert len(calls) == 2  # both attentions
     for name in ("flow", "coarse", "mass", "spread", "retrieved"):
         torch.testing.assert_close(
@@ -336,16 +335,16 @@ def test_leaving_out_negligible_keys_changes_nothing(second_shape, monkeypatch):
 
 
 def test_with_a_gradient_all_keys_are_seen(monkeypatch):
-    monkeypatch.setattr(matching_winwin, "near_keys", lambda *_: pytest.fail("a gradient is wanted"))
+    monkeypatch.setattr(matching_winwin, "nearby_keys", lambda *_: pytest.fail("a gradient is wanted"))
     xy = grid(8, 8)
-    match = narrow()(torch.randn(1, 64, 16), torch.randn(1, 64, 16), xy, xy, grids=((8, 8), (8, 8)))
+    match = narrow().match(torch.randn(1, 64, 16), torch.randn(1, 64, 16), xy, xy, grids=((8, 8), (8, 8)))
     assert match.flow.requires_grad
 
 
 @torch.no_grad()
 def test_a_whole_frame_leaves_keys_out_and_windows_do_not(monkeypatch):
     calls = []
-    monkeypatch.setattr(matching_winwin, "near_keys", lambda *args: calls.append(args[1:3]))
+    monkeypatch.setattr(matching_winwin, "nearby_keys", lambda *args: calls.append(args[1:3]))
     model = make("optical-flow", "matching")
     first, second = frames(model, 1, rows=8, columns=12)
     model(first, second)

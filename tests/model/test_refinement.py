@@ -143,10 +143,12 @@ def test_initial_flow_moves_where_the_matching_looks():
     guess[:, :, 0], guess[:, :, 1] = 4 * patch, patch
     with torch.no_grad():
         first, second, moved = model.encode(one, here), model.encode(two, here), model.encode(two, there)
-        plain = model.match(first, second)
-        with_zeros = model.match(first, second, model.initial_positions(torch.zeros_like(guess), first.layout))
-        positions = model.initial_positions(guess, first.layout)
-        further = model.match(first, moved, positions)
+
+        def matched(other, *guess):
+            return model.matching(first.features, other.features, first.layout, other.layout, *guess)
+
+        plain, with_zeros = matched(second), matched(second, torch.zeros_like(guess))
+        further = matched(moved, guess)
     assert torch.allclose(with_zeros.flow, plain.flow, atol=1e-4)
     shift = torch.tensor([4.0 * patch, patch])
     assert torch.allclose(further.flow, plain.flow + shift, atol=1e-3)

@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from winwin_hf.windows import UNKNOWN_FLOW, robust_mean
+from winwin_hf.model.losses_winwin import UNKNOWN_FLOW
+from winwin_hf.windows import robust_mean
 
 CELL = 32  # pixels from one independent miss to the next
 

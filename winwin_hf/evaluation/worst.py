@@ -14,8 +14,8 @@ from winwin_hf.evaluation.report import Line, folder_name
 from winwin_hf.evaluation.scoring import Frame, Result
 from winwin_hf.inference import drawing
 from winwin_hf.model.flow_colours_winwin import flow_to_image
+from winwin_hf.model.losses_winwin import UNKNOWN_FLOW
 from winwin_hf.task import TASKS, DataTask
-from winwin_hf.windows import UNKNOWN_FLOW
 
 PICTURE_WIDTH = 480  # pixels; of each of the four pictures side by side
 

@@ -1,13 +1,14 @@
 """WinWinConfig: every architectural choice of the Win-Win models, its meaning beside it.
 
 Notable:
-- one config for all tasks; what a task doesn't use (the decoder in segmentation, the depth range in flow) is ignored by it.
+- one config for all tasks. A task ignores the fields that it doesn't use (the decoder in segmentation, the depth range in flow).
 - `WinWinConfig.from_preset("base")` gives the sizes of the paper; `PRESETS` lists them.
 - what the paper does not say is ours and marked so.
 """
 
 import math
 from difflib import get_close_matches
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
@@ -53,9 +54,9 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
         decoder_hidden_size, decoder_num_hidden_layers, decoder_num_attention_heads (`int`, default to 768, 12, 12):
             The same of the binocular decoder (optical flow and pre-training).
         decoder_attention_tokens (`int`, *optional*):
-            How many tokens the decoder's self-attention was trained on. Among more, as in a whole frame, attention spreads over all that
-            is far; its logits are then multiplied by the ratio of the logarithms of both numbers (ours for Win-Win, as Su 2021 and Chiang &
-            Cholak 2022 do for text). `None`: they are not.
+            Number of tokens that the decoder's self-attention was trained on. With more, as in a whole frame, attention would spread over
+            everything far away; its logits are then multiplied by the ratio of the logarithms of both numbers (ours for Win-Win, as Su 2021
+            and Chiang & Cholak 2022 do for text). `None`: no scaling.
         mlp_ratio (`float`, defaults to 4.0):
             Width of a block's MLP over the block's width, in encoder and decoder.
         hidden_act (`str`, defaults to `"gelu"`):
@@ -104,24 +105,24 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
         matching_size (`int`, defaults to 64):
             Channels of the features that are matched; a multiple of four.
         min_matching_sigma (`float`, defaults to 1.0):
-            Least width of the global matching's learnt prior over displacements, in positions of its stride: a narrower one is quick
-            to learn on small motions and then can't see large ones.
+            Least width of the global matching's learnt prior over displacements, in positions of its stride. A narrower prior is learnt
+            quickly from small motions and can't see large ones.
         matching_loss_weight (`float`, defaults to 0.5):
             Weight of the auxiliary losses on the matching, in training.
         refinement_sizes (`list[int]`, defaults to `[]`):
             With matching: channels of the features by which the flow is refined, at half the matching's stride, a quarter of it, and so on
             (ours). Empty: no refinement.
         refinement_iterations (`int`, defaults to 1):
-            How often the flow is refined at each of those strides, with the same weights.
+            Number of times that the flow is refined at each of those strides, with the same weights.
         min_depth, max_depth (`float`, default to 0.1 and 10.0):
-            Range of the predicted depth in metres; prediction is uniform in its logarithm.
+            Range of the predicted depth in metres; the network's output is linear in the logarithm of depth.
         min_flow_scale, max_flow_scale (`float`, default to 0.25 and 4.0):
             Bounds in pixels of the Laplacian's scale in the flow loss (CroCo-Flow).
         flow_scale_penalty (`float`, defaults to 0.0):
-            Weight in the flow loss of a penalty that brings the raw channel of the scale back from its bounds, where it has no gradient
-            (ours).
+            Weight in the flow loss of a penalty that brings the raw channel of the scale back from its bounds, where the loss has no
+            gradient (ours).
         semantic_loss_ignore_index (`int`, defaults to 255):
-            Label that never reaches the segmentation loss.
+            Label of pixels that the segmentation loss leaves out.
         semantic_loss_weights (`list[float]`, *optional*):
             Weight of each class in the segmentation loss, in the order of the labels. Default: all alike.
         mask_ratio (`float`, defaults to 0.9):
@@ -184,24 +185,24 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
 
-    def __post_init__(self, **kwargs):
+    def __post_init__(self, **kwargs: Any) -> None:
         self.stage_names = ["stem"] + [f"stage{i}" for i in range(1, self.num_hidden_layers + 1)]
         self.set_output_features_output_indices(
             out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
         )
         self.refuse_typos(kwargs)
         if not __name__.startswith("transformers_modules"):
-            # Beside published weights lies a copy of the pipeline, for those without the package. Where this is the package,
-            # transformers must not see it: it would ask to trust the copy.
+            # Published weights come with a copy of the pipeline for people without the package. In the package, transformers must not
+            # see that entry, or it asks whether to trust the copy.
             kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
 
     @classmethod
-    def refuse_typos(cls, kwargs: dict):
+    def refuse_typos(cls, kwargs: dict[str, Any]) -> None:
         """
-        Raises `ValueError` for a keyword that is nearly one of this class's own fields; transformers would keep it as an attribute.
+        Raises ValueError for a keyword that is nearly a field of this class; transformers would keep it as an attribute.
 
-        Others pass, and so does all that a saved config holds: it may come from another version.
+        Other keywords pass, and so does everything in a saved config, which may come from another version.
         """
         if "model_type" in kwargs:
             return
@@ -213,13 +214,13 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
                 raise ValueError(f"{name}: no such option of {cls.__name__}; did you mean {close[0]}?")
 
     @classmethod
-    def from_preset(cls, name: str, **overrides) -> "WinWinConfig":
+    def from_preset(cls, name: str, **overrides: Any) -> "WinWinConfig":
         """The config of a preset, `"tiny"`, `"small"`, `"base"` or `"large"`, with `overrides` on top."""
         if name not in PRESETS:
             raise ValueError(f"Unknown preset {name!r}: expected one of {', '.join(PRESETS)}.")
         return cls(**{**PRESETS[name], **overrides})
 
-    # What follows is derived, so that no two fields can disagree.
+    # Derived values, so that no two fields can disagree.
 
     @property
     def intermediate_size(self) -> int:
@@ -264,7 +265,7 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
 
     # Checks: run by `strict` when a config is made, and by `from_pretrained`.
 
-    def validate_choices(self):
+    def validate_choices(self) -> None:
         for field, allowed in (
             ("position_embedding", ("rope", "sincos")),
             ("patch_embedding", ("linear", "conv_stem")),
@@ -274,7 +275,7 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field}={getattr(self, field)!r}: expected one of {', '.join(map(repr, allowed))}.")
 
-    def validate_sizes(self):
+    def validate_sizes(self) -> None:
         if self.patch_size < 4 or self.patch_size & (self.patch_size - 1):
             raise ValueError(f"patch_size={self.patch_size}: expected a power of two, 4 or more.")
         for prefix in ("", "decoder_"):
@@ -323,7 +324,7 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"mask_ratio={self.mask_ratio}: expected a share between 0 and 1.")
 
-    def validate_matching(self):
+    def validate_matching(self) -> None:
         if self.matching_stride is None:
             if self.refinement_sizes:
                 raise ValueError(f"refinement_sizes={list(self.refinement_sizes)}: refinement needs matching_stride.")
@@ -333,9 +334,8 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
                 f"refinement_sizes={list(self.refinement_sizes)} with matching_stride={self.matching_stride}: "
                 "expected positive numbers, one for each halving of the stride, down to 2."
             )
-        strides = [
-            s for s in (self.patch_size // 2, self.patch_size // 4) if s > 1
-        ]  # where the head takes its features
+        # strides at which the head takes features
+        strides = [s for s in (self.patch_size // 2, self.patch_size // 4) if s > 1]
         if self.patch_embedding != "conv_stem" or self.matching_stride not in strides:
             raise ValueError(
                 f"matching_stride={self.matching_stride} with patch_embedding={self.patch_embedding!r}: "

@@ -2,10 +2,10 @@
 
 Notable:
 - every head maps (B*N, D, h, w) token maps to (B*N, out, h*p, w*p): a head never sees two windows at once.
-- `ConvHead` climbs from the tokens' stride to stride 4 by pixel shuffles; with a convolutional stem it meets the stem's features
-  on the way up, which is where edges come from.
-- `DPTHead` is CroCo-Flow's (Ranftl et al. 2021), so that its checkpoints can be converted. Its last maps are the largest thing in the
-  whole network; they are made a strip of rows at a time where no gradient is wanted.
+- `ConvHead` goes from the tokens' stride to stride 4 by pixel shuffles. With a convolutional stem it adds the stem's features on the
+  way, which have the edges.
+- `DPTHead` is CroCo-Flow's (Ranftl et al. 2021), so that its checkpoints can be converted. Its last maps are the largest tensors of
+  the network; without gradients they are computed a strip of rows at a time.
 
 Shapes: B batch, N windows, D width, h w patches, p patch size.
 """
@@ -13,7 +13,7 @@ Shapes: B batch, N windows, D width, h w patches, p patch size.
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -21,17 +21,17 @@ from torch.nn import functional as F
 
 from .configuration_winwin import WinWinConfig
 
-STRIP = 64  # rows of the DPT head's last maps that are made at a time
+STRIP_ROWS = 64  # rows of the DPT head's last maps that are computed at a time
 Rows = Callable[[int, int], torch.Tensor]  # (start, stop) -> those rows of a map (B*N, C, H, W)
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """Layer norm over the channels of (B, C, H, W) maps: it takes no statistics over space, so a window and a full image agree."""
+    """Layer norm over the channels of (B, C, H, W) maps, position by position, so that a window and a full image agree."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x.permute(0, 2, 3, 1)
         if x.dtype == torch.bfloat16 and x.device.type == "cpu" and x.shape[-1] % 16:
-            # channels that don't fill a CPU's vectors: in bf16 forward and backward take three times as long as this
+            # channels that don't fill a CPU's vectors: bf16 takes three times as long, forward and backward
             weight, bias = self.weight.float(), self.bias.float()
             x = F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
         else:
@@ -40,9 +40,9 @@ class LayerNorm2d(nn.LayerNorm):
 
 
 class StdConv2d(nn.Conv2d):
-    """A convolution whose weights start with a deviation of their own instead of `config.initializer_range`."""
+    """A convolution whose weights are initialised with `init_std` instead of `config.initializer_range`."""
 
-    def __init__(self, *args, init_std: float, **kwargs):
+    def __init__(self, *args: Any, init_std: float, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.init_std: float = init_std
 
@@ -60,9 +60,8 @@ class ConvNextBlock(nn.Module):
         self.layer_scale = nn.Parameter(torch.full((size,), init_scale))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x.contiguous(
-            memory_format=torch.channels_last
-        )  # the depthwise gradient takes a CPU half the time, the norm needs no copy
+        # channels last: the depthwise gradient takes a CPU half the time, and the norm needs no copy
+        x = x.contiguous(memory_format=torch.channels_last)
         y = self.depthwise(x).permute(0, 2, 3, 1)
         y = self.down_proj(F.gelu(self.up_proj(self.norm(y))))
         return x + (self.layer_scale * y).permute(0, 3, 1, 2)
@@ -75,11 +74,11 @@ class ConvStem(nn.Module):
         super().__init__()
         sizes = [config.num_channels, *config.stem_sizes]
         self.convs = nn.ModuleList(
-            # several in a row: the usual 0.02 would leave nothing of the image (He et al. 2015)
+            # He et al. 2015: the usual 0.02 would shrink the image to nothing over several convolutions
             StdConv2d(inner, outer, 3, stride=2, padding=1, init_std=(2 / (9 * inner)) ** 0.5)
             for inner, outer in pairwise(sizes)
         )
-        # No norm after the last one: the encoder's first block begins with its own.
+        # no norm after the last: the encoder's first block begins with one
         self.norms = nn.ModuleList(LayerNorm2d(size, eps=config.layer_norm_eps) for size in sizes[1:-1])
 
     def forward(self, pixels: torch.Tensor) -> list[torch.Tensor]:
@@ -93,7 +92,7 @@ class ConvStem(nn.Module):
 
 
 class LinearHead(nn.Module):
-    """One projection a token: what can be read off it without any context."""
+    """One linear projection a token."""
 
     def __init__(self, config: WinWinConfig, in_size: int, out_channels: int):
         super().__init__()
@@ -109,9 +108,9 @@ class ConvHead(nn.Module):
     """
     ConvNeXt blocks and pixel shuffles: stride p -> p/2 -> p/4, then each position predicts its own pixels.
 
-    `extra` maps a stride to the channels of further features that join there (the matching's). With a convolutional stem the
-    first view's stem features of strides p/2 and p/4 join too. The output layer starts at zero if `zero_init`: a network with
-    matching begins by answering the match itself.
+    `extra`: stride -> number of channels of further features that are added there (the matching's). With a convolutional stem, the
+    first view's stem features of strides p/2 and p/4 are added too. `zero_init`: the output layer starts at zero, so that an untrained
+    network with matching predicts the match itself.
     """
 
     def __init__(
@@ -167,8 +166,8 @@ class FusionBlock(nn.Module):
     """
     Adds one level to what came from the coarser ones and doubles its resolution (Ranftl et al. 2021).
 
-    The coarsest level has nothing to be added to, and so no `unit1`: other implementations keep one that is never used, which
-    distributed training would stumble over.
+    The coarsest level has nothing to add to, so it has no `unit1`. Other implementations keep one that is never used, which distributed
+    training refuses.
     """
 
     def __init__(self, size: int, coarsest: bool = False):
@@ -181,9 +180,9 @@ class FusionBlock(nn.Module):
         return self.projection(double(self.fuse(coarser, level)))
 
     def fuse(self, coarser: torch.Tensor | None, level: torch.Tensor) -> torch.Tensor:
-        """What comes before the doubling."""
+        """The sum of both, before the doubling."""
         if self.unit1 is not None and coarser is not None:
-            # an odd number of patches leaves the coarsest level one row or column too large
+            # with an odd number of patches the coarser level is one row or column too large
             level = coarser[..., : level.shape[-2], : level.shape[-1]] + self.unit1(level)
         return self.unit2(level)
 
@@ -194,27 +193,27 @@ def double(x: torch.Tensor) -> torch.Tensor:
 
 
 def doubled_rows(x: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-    """Rows `start` to `stop` of `double(x)`, to rounding."""
+    """Rows `start` to `stop` of `double(x)`, equal up to rounding."""
     height, width = x.shape[-2:]
-    steps = torch.arange(start, stop, device=x.device) * (height - 1)  # of 1 / (2 height - 1) rows
+    steps = torch.arange(start, stop, device=x.device) * (height - 1)  # in units of 1 / (2 height - 1) rows
     above = steps // (2 * height - 1)
     share = (steps % (2 * height - 1) / (2 * height - 1))[:, None]
     below = (above + 1).clamp(max=height - 1)
-    # bf16 has no digits for the shares
+    # in float32: bf16 is too coarse for the shares
     rows = torch.lerp(x.index_select(-2, above).float(), x.index_select(-2, below).float(), share).to(x.dtype)
     return F.interpolate(rows, size=(stop - start, 2 * width), mode="bilinear", align_corners=True)
 
 
 def convolved_rows(conv: nn.Conv2d, rows: Rows, height: int, start: int, stop: int) -> torch.Tensor:
-    """Rows `start` to `stop` of a 3x3 convolution, padded by zeros, of a map of `height` rows that is asked for its rows."""
+    """Rows `start` to `stop` of a zero-padded 3x3 convolution. `rows` computes rows of its input, which has `height` of them."""
     top, bottom = max(0, start - 1), min(height, stop + 1)
     x = F.pad(rows(top, bottom), (1, 1, 1 - (start - top), 1 - (bottom - stop)))
     return F.conv2d(x, conv.weight, conv.bias)
 
 
 def in_strips(rows: Rows, height: int) -> torch.Tensor:
-    """A whole map of `height` rows, made `STRIP` of them at a time."""
-    return torch.cat([rows(start, min(start + STRIP, height)) for start in range(0, height, STRIP)], dim=-2)
+    """A whole map of `height` rows, computed `STRIP_ROWS` at a time."""
+    return torch.cat([rows(start, min(start + STRIP_ROWS, height)) for start in range(0, height, STRIP_ROWS)], dim=-2)
 
 
 class DPTHead(nn.Module):
@@ -246,7 +245,7 @@ class DPTHead(nn.Module):
         for index in (3, 2, 1):
             coarser = self.block(index)(coarser, self.level(index, taps))
         x = self.finish(self.block(0).fuse(coarser, self.level(0, taps)))
-        if x.shape[-2:] != (height, width):  # patches of other sizes than 16
+        if x.shape[-2:] != (height, width):  # patches that aren't 16 pixels wide
             x = F.interpolate(x, size=(height, width), mode="bilinear", align_corners=True)
         return x
 
@@ -260,7 +259,7 @@ class DPTHead(nn.Module):
     def finish(self, x: torch.Tensor) -> torch.Tensor:
         """From the finest level, (B*N, dpt_hidden_size, H, W), to predictions, (B*N, out, 4H, 4W)."""
         projection, height = self.block(0).projection, 2 * x.shape[-2]
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or height <= STRIP:
+        if torch.is_grad_enabled() or torch.compiler.is_compiling() or height <= STRIP_ROWS:
             return self.out(F.relu(self.conv2(double(self.conv1(projection(double(x)))))))
 
         def fused(start: int, stop: int) -> torch.Tensor:  # the whole map would be dpt_hidden_size x 2H x 2W

@@ -3,9 +3,9 @@
 What is notable here:
 - any size goes in: frames are padded at the bottom and right to whole patches by repeating their edge, and
   `post_process_*` crops that border off again;
-- resizing is off by default (Win-Win runs at full resolution). Where it is on, `post_process_*` works out the resized size
-  from the original one and this processor's options, so the caller hands over nothing but `target_sizes`;
-- small images can be enlarged to a number of pixels, which is how optical flow gains fractions of a pixel (`min_pixels`);
+- resizing is off by default (Win-Win runs at full resolution). Where it is on, `post_process_*` computes the resized size from the
+  original one and this processor's options, so the caller gives `target_sizes` alone;
+- small images can be enlarged to a number of pixels, which makes optical flow more precise (`min_pixels`);
 - frames of a pair are processed alike: `second_images` gives `second_pixel_values`;
 - PIL and NumPy only, no torchvision.
 
@@ -24,9 +24,9 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.processing_utils import ImagesKwargs, Unpack
 
 from .image_arrays_winwin import as_list, image_array, label_array, resize, size_text, to_255, to_rgb
+from .losses_winwin import IGNORE_LABEL
 
-IGNORE_LABEL = 255  # what padded pixels of a segmentation map are, and what the losses leave out
-MOST_ENLARGED = 2.0  # by `min_pixels`, in each direction
+MAX_ENLARGEMENT = 2.0  # by `min_pixels`, in each direction
 RESIZING = ("do_resize", "size", "min_pixels", "do_pad", "patch_size")  # options that decide about sizes
 
 
@@ -48,7 +48,7 @@ class WinWinImageProcessor(PilBackend):
             keep the aspect ratio; or both edges: the shorter side becomes `shortest_edge` unless the longer one would
             exceed `longest_edge`.
         min_pixels (None): without `do_resize`, images with fewer pixels are enlarged to about so many, at most twice in each
-            direction; None or 0: never. Of use where the model answers in pixels and an image's size means nothing: optical flow.
+            direction; None or 0: never. Useful where an image's size carries no meaning: optical flow.
         do_rescale (bool, True), rescale_factor (1/255); do_normalize (bool, True), image_mean, image_std (ImageNet's).
         do_pad (bool, True), patch_size (16): pad bottom and right to whole patches, repeating the edge.
         do_convert_rgb (bool, True): grey is repeated, alpha is laid over white.
@@ -159,7 +159,7 @@ class WinWinImageProcessor(PilBackend):
     ) -> np.ndarray:
         """One image of any kind -> (C, H, W), uint8 or float32 with values 0..255 (as given where `do_rescale` is off)."""
         array = to_255(image_array(image, input_data_format), checked=bool(do_rescale))
-        # Without rescaling, floats are 0..1 (or any values, where there is no alpha to need a white).
+        # without rescaling, white is 1 for floats (only alpha needs it)
         white = 255.0 if do_rescale or array.dtype == np.uint8 else 1.0
         return to_rgb(array, white) if do_convert_rgb else array
 
@@ -214,7 +214,7 @@ class WinWinImageProcessor(PilBackend):
         height, width = int(original[0]), int(original[1])
         wanted = options.get("size")
         if not options.get("do_resize"):
-            scale = min(MOST_ENLARGED, math.sqrt((options.get("min_pixels") or 0) / (height * width)))
+            scale = min(MAX_ENLARGEMENT, math.sqrt((options.get("min_pixels") or 0) / (height * width)))
             return (round(height * scale), round(width * scale)) if scale > 1 else (height, width)
         if wanted is None:
             raise ValueError(
@@ -298,7 +298,7 @@ class WinWinImageProcessor(PilBackend):
         Returns:
             per pair: `flow` (2, H, W) float32, (u right, v down) in pixels of the original frame; with `log_scale`: `log_scale`
             (H, W), the model's raw channel c, and `confidence` (H, W) in [0, 1], which is 1 - sigmoid(c): 1 where the
-            Laplacian's scale is its least (0.25 px), 0 where it is its largest (4 px). Both speak of the model's pixels.
+            Laplacian's scale is its least (0.25 px), 0 where it is its largest (4 px). Scales are in pixels of the resized frame.
 
         Raises:
             ValueError: a target size cannot belong to these outputs, or their numbers differ.

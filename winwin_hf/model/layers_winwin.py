@@ -1,8 +1,9 @@
 """The parts of Win-Win's network: windows, RoPE, attention, and the blocks of encoder and decoder.
 
 Notable:
-- `as_windows` brings a whole image and a set of windows to one form; everything behind it knows only windows.
-- positions are the patches' (row, column) in the full frame and enter by RoPE only: once a forward, in float32, for all blocks.
+- `as_windows` brings a whole image and a set of windows to one form. Everything after it knows only windows.
+- positions are the patches' (row, column) in the full frame. They enter by RoPE alone, computed once a forward in float32 for all
+  blocks.
 - attention goes through the transformers attention interface; nothing of size tokens x tokens is held outside "eager". On CPUs whose
   SDPA is slow in bf16 (`blocks_are_faster`), whole frames are attended in blocks of our own.
 
@@ -12,6 +13,7 @@ Shapes: B batch, N windows, T tokens of all windows, D width, C channels, H W pi
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import log
+from typing import Any
 
 import torch
 from torch import nn
@@ -69,8 +71,8 @@ def as_windows(
     """
     Brings both forms of an image, (B, C, H, W) and (B, N, C, h, w) with positions (B, N, 2), to (B*N, C, h, w) and a layout.
 
-    Raises `ValueError`, naming the argument, for another number of axes, positions that are missing or don't fit, or sides that are no
-    multiple of the patch.
+    Raises: ValueError, naming the argument: another number of axes, positions that are missing or don't fit, or sides that are no
+        multiple of the patch.
     """
     windowed = pixel_values.ndim == 5
     positions_name = name.replace("pixel_values", "window_positions")
@@ -125,9 +127,9 @@ def eager_attention_forward(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The plain form, (B, heads, T, width) each; the only one that holds, and returns, the T x T weights."""
+    """Attention written out, (B, heads, T, width) each. It alone holds, and returns, the T x T weights."""
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     weights = torch.matmul(query, key.transpose(2, 3)) * scaling
     if attention_mask is not None:
@@ -137,7 +139,7 @@ def eager_attention_forward(
 
 
 BLOCK = (2, 128)  # heads and queries whose weights are held at once; with 8,000 keys they fit a core's cache
-FEW_KEYS = 1024  # fewer than these don't pay for the blocks' small operations
+MIN_KEYS = 1024  # with fewer, the blocks' small operations cost more than they save
 
 
 def block_attention_forward(
@@ -148,13 +150,13 @@ def block_attention_forward(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    **kwargs,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """The eager form, block by block, so that nothing is held. Like it, it rounds the logits to the queries' precision."""
+    """`eager_attention_forward` block by block, so that the weights are never held whole. It rounds logits as that does."""
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     heads, count = BLOCK
     output = query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])  # (B, T, heads, width)
-    with torch.autocast(query.device.type, enabled=False):  # it would bring the weights to float32
+    with torch.autocast(query.device.type, enabled=False):  # autocast would make the softmax's result float32
         for b in range(query.shape[0]):
             keys = (key[b] * scaling).transpose(1, 2).contiguous()  # (heads, width, T)
             for h in range(0, query.shape[1], heads):
@@ -171,7 +173,7 @@ def blocks_are_faster(query: torch.Tensor, key: torch.Tensor) -> bool:
 
     There SDPA computes no faster in bf16 than in float32, and plain matrix products twice as fast (measured with torch 2.13).
     """
-    if query.device.type != "cpu" or query.dtype != torch.bfloat16 or key.shape[-2] < FEW_KEYS:
+    if query.device.type != "cpu" or query.dtype != torch.bfloat16 or key.shape[-2] < MIN_KEYS:
         return False
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
         return False
@@ -183,10 +185,10 @@ def blocks_are_faster(query: torch.Tensor, key: torch.Tensor) -> bool:
 
 class WinWinAttention(nn.Module):
     """
-    Multi-head attention of tokens to themselves or to `memory`, queries and keys turned by RoPE.
+    Multi-head attention of tokens to themselves or to `memory`, with queries and keys rotated by RoPE.
 
-    `trained_tokens`: among more keys than these the logits grow with the logarithm of their number, so that no more of the attention goes
-    to the many that matter little than did in training. None: they don't.
+    `trained_tokens`: with more keys than these, logits are scaled by the ratio of the logarithms of both numbers. That keeps the share of
+    attention that goes to the many unimportant keys what it was in training. None: no scaling.
     """
 
     def __init__(self, config: WinWinConfig, width: int, num_heads: int, trained_tokens: int | None = None):
@@ -255,7 +257,7 @@ class WinWinMLP(nn.Module):
 
 
 class WinWinEmbeddings(nn.Module):
-    """Pixels to tokens: one linear projection a patch, or a convolutional stem; with absolute positions only under "sincos"."""
+    """Pixels to tokens: one linear projection a patch, or a convolutional stem. Absolute positions are added only under "sincos"."""
 
     def __init__(self, config: WinWinConfig):
         super().__init__()
@@ -310,11 +312,11 @@ class WinWinLayer(GradientCheckpointingLayer):
         hidden_states = hidden_states + x
         return hidden_states + self.mlp(self.norm2(hidden_states))
 
-    def attend_in_cells(self, x: torch.Tensor, rotary: tuple | None, layout: Layout, **kwargs) -> torch.Tensor:
+    def attend_in_cells(self, x: torch.Tensor, rotary: tuple | None, layout: Layout, **kwargs: Any) -> torch.Tensor:
         """
-        Windowed attention without padding: whole cells in one call, then the right, the lower and the corner remainders in theirs.
+        Attention within cells, without padding: whole cells in one call, then the remainders at the right, the bottom and the corner.
 
-        ViT-Det pads instead, and its padding takes part in the attention; the result inside whole cells is the same.
+        ViT-Det pads instead, and its padding takes part in the attention. Inside whole cells the result is the same.
         """
         assert self.cell_size is not None
         size, rows, columns = self.cell_size, layout.rows, layout.columns
@@ -324,9 +326,9 @@ class WinWinLayer(GradientCheckpointingLayer):
         def grid(t: torch.Tensor) -> torch.Tensor:  # (B, T, D) -> (B, N, h, w, D)
             return t.reshape(t.shape[0], layout.count, rows, columns, t.shape[-1])
 
-        def cells(
-            t: torch.Tensor, top, bottom, high, left, right, wide
-        ) -> torch.Tensor:  # -> (B * cells, high * wide, D)
+        def cells(  # -> (B * cells, high * wide, D)
+            t: torch.Tensor, top: int, bottom: int, high: int, left: int, right: int, wide: int
+        ) -> torch.Tensor:
             t = t[:, :, top:bottom, left:right].unflatten(3, (-1, wide)).unflatten(2, (-1, high))
             return t.transpose(3, 4).flatten(4, 5).flatten(0, 3)
 

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 FREE_SCALE = 4.0  # the raw channel of the Laplacian's scale may go so far without a penalty
-MAX_FLOW = 10_000.0  # px; ground truth beyond this means "unknown" (Middlebury writes values above 1e9)
+UNKNOWN_FLOW = 10_000.0  # px; flow that is not below counts as unknown (Middlebury writes values above 1e9)
+IGNORE_LABEL = 255  # class of pixels that are unknown
 
 
 def _mean_where(values: Tensor, valid: Tensor) -> Tensor:
@@ -43,7 +44,7 @@ def bounded_laplacian_loss(
     flow: Tensor,
     log_scale: Tensor,
     target: Tensor,
-    max_flow: float = MAX_FLOW,
+    max_flow: float = UNKNOWN_FLOW,
     min_scale: float = 0.25,
     max_scale: float = 4.0,
     penalty: float = 0.0,
@@ -70,7 +71,7 @@ def bounded_laplacian_loss(
 
 
 def semantic_loss(
-    logits: Tensor, labels: Tensor, ignore_index: int = 255, weights: Sequence[float] | None = None
+    logits: Tensor, labels: Tensor, ignore_index: int = IGNORE_LABEL, weights: Sequence[float] | None = None
 ) -> Tensor:
     """Cross-entropy, averaged over the pixels that are not `ignore_index`.
 

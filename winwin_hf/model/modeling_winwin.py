@@ -11,8 +11,8 @@ Notable:
 Shapes: B batch, N windows, T tokens of all windows, D width, C channels, H W pixels, h w patches, p patch size.
 """
 
-from dataclasses import replace
 from math import log
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,7 +40,7 @@ from .layers_winwin import (
     sincos_embedding,
 )
 from .losses_winwin import bounded_laplacian_loss, normalised_pixel_loss, scale_invariant_log_loss, semantic_loss
-from .matching_winwin import Match, Matching, MatchingFeatures, matching_loss, pool_flow
+from .matching_winwin import Matching, MatchingFeatures
 from .outputs_winwin import (
     EncodedView,
     WinWinDecoderOutput,
@@ -67,10 +67,10 @@ class WinWinPreTrainedModel(PreTrainedModel):
     _can_record_outputs = {"hidden_states": WinWinLayer, "attentions": WinWinAttention}
 
     @torch.no_grad()
-    def _init_weights(self, module):
+    def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        # transformers asks only about modules that own a parameter, if the code isn't its own: a container can't decide for its
-        # children, so layers that start otherwise say so themselves.
+        # For code outside its own tree, transformers asks only about modules that own a parameter. A container can't decide for its
+        # children, so layers that start in another way carry their own values.
         if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
             std = module.init_std if isinstance(module, StdConv2d) else self.config.initializer_range
             if std:
@@ -84,7 +84,7 @@ class WinWinPreTrainedModel(PreTrainedModel):
         elif isinstance(module, Matching):
             init.constant_(module.log_temperature, 2.5)
             init.copy_(module.log_sigma, torch.tensor([2.8, 0.7]))
-            # Alike queries and keys: the untrained network already prefers what looks the same and lies near.
+            # Equal queries and keys: the untrained network already prefers what looks the same and lies near.
             for key, query in ((module.key, module.query), (module.fine_key, module.fine_query)):
                 init.copy_(key.weight, query.weight)
         elif isinstance(module, WinWinForPreTraining):
@@ -93,7 +93,7 @@ class WinWinPreTrainedModel(PreTrainedModel):
 
 @auto_docstring
 class WinWinModel(WinWinPreTrainedModel):
-    """The monocular encoder: a plain ViT whose only knowledge of position is RoPE."""
+    """The monocular encoder: a plain ViT that knows positions by RoPE alone."""
 
     def __init__(self, config: WinWinConfig):
         super().__init__(config)
@@ -105,7 +105,7 @@ class WinWinModel(WinWinPreTrainedModel):
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
-    def get_input_embeddings(self):
+    def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.projection
 
     @merge_with_config_defaults
@@ -162,7 +162,7 @@ class WinWinBackbone(BackboneMixin, WinWinPreTrainedModel):
         self.num_features = [config.hidden_size] * (config.num_hidden_layers + 1)
         self.post_init()
 
-    def get_input_embeddings(self):
+    def get_input_embeddings(self) -> nn.Module:
         return self.winwin.get_input_embeddings()
 
     @can_return_tuple
@@ -195,7 +195,7 @@ class WinWinBackbone(BackboneMixin, WinWinPreTrainedModel):
 
 
 class WinWinDecoder(WinWinPreTrainedModel):
-    """The binocular decoder: tokens of the first view ask those of the second (CroCo)."""
+    """The binocular decoder: tokens of the first view attend to those of the second (CroCo)."""
 
     _can_record_outputs = {
         "hidden_states": OutputRecorder(WinWinDecoderLayer, num_hidden_layers_key="decoder_num_hidden_layers"),
@@ -224,7 +224,7 @@ class WinWinDecoder(WinWinPreTrainedModel):
         """hidden_states (B, T, D') and memory (B, T2, D') are embedded tokens of the first and the second view."""
         width = self.config.decoder_hidden_size // self.config.decoder_num_attention_heads
         rotary, memory_rotary = rotary_of(layout, self.config, width), rotary_of(memory_layout, self.config, width)
-        if rotary is None:  # absolute positions: the encoder's have been mixed away by now, so they are added again
+        if rotary is None:  # absolute positions: the encoder has mixed its own away, so they are added again
             size = self.config.decoder_hidden_size
             hidden_states = hidden_states + sincos_embedding(layout.positions(), size).to(hidden_states.dtype)
             memory = memory + sincos_embedding(memory_layout.positions(), size).to(memory.dtype)
@@ -243,7 +243,7 @@ class WinWinDecoder(WinWinPreTrainedModel):
 class WinWinHead(nn.Module):
     """The three kinds of head behind one call."""
 
-    def __init__(self, config: WinWinConfig, out_channels: int, binocular: bool = False, **kwargs):
+    def __init__(self, config: WinWinConfig, out_channels: int, binocular: bool = False, **kwargs: Any):
         super().__init__()
         depth, size = config.num_hidden_layers, config.hidden_size
         self.head: nn.Module
@@ -405,7 +405,7 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         second_window_positions (`torch.LongTensor` of shape `(batch_size, second_windows, 2)`, *optional*):
             The same for the second view's windows, in its full frame.
         initial_flow (`torch.FloatTensor` of shape `(batch_size, [windows,] 2, height, width)`, *optional*):
-            A guess in pixels, around which the matching then looks; with matching only.
+            A first guess in pixels, around which the matching looks; models without matching ignore it.
         labels (`torch.FloatTensor` of shape `(batch_size, [windows,] 2, height, width)`, *optional*):
             Flow (right, down) in pixels; NaN or infinite is unknown.
         """
@@ -421,9 +421,9 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         **kwargs: Unpack[TransformersKwargs],
     ) -> EncodedView:
         """
-        All that can be known of one view without the other, for `decode`, as its first or its second view.
+        Everything about one view that doesn't depend on the other, for `decode`, as its first or its second view.
 
-        A frame of a video takes part in two flows, in four with those backward, and is encoded once. `name` is for messages.
+        A frame of a video is part of two flows, of four with those backward, and is encoded once. `name` is for messages.
         """
         _, layout = as_windows(pixel_values, window_positions, self.config.patch_size, name)
         encoder = self.winwin(pixel_values, window_positions, taps=self.head.encoder_taps, **kwargs)
@@ -444,43 +444,35 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         initial_flow: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> WinWinOpticalFlowOutput:
-        """The flow from one encoded view to another. `labels`, `initial_flow`: see `forward`."""
-        layout, tokens = first.layout, first.tokens
-        match = extra = base = None
+        """Flow from one encoded view to another. `labels`, `initial_flow`: see `forward`."""
+        layout, tokens, features, match = first.layout, first.tokens, {}, None
         if self.config.matching_stride is not None:
-            moved = self.initial_positions(initial_flow, layout)
-            match = self.match(first, second, moved)
-            base = self.base_flow(match, moved)
-            summary = self.summarise(match, base, layout)  # (B*N, 4, h*f, w*f)
-            factor = self.features.factor
-            cells = layout.to_tokens(F.pixel_unshuffle(summary, factor))
-            tokens = tokens + self.embed_match(cells.to(self.embed_match.weight.dtype))
-            maps = [layout.to_maps(t, factor) for t in (match.query, match.retrieved)]
+            match = self.matching(first.features, second.features, layout, second.layout, initial_flow)
+            summary = self.matching.summarise(match, layout)
             dtype = self.embed_match.weight.dtype
-            extra = {self.matching.stride: [t.to(dtype) for t in (*maps, summary)]}
-        taps = self.head.decoder_taps
-        decoded = self.decoder(tokens, second.tokens, layout, second.layout, taps=taps, **kwargs)
-        prediction = self.head(layout, first.encoder, decoded, extra)
-        flow, log_scale = prediction[:, :2], prediction[:, 2]
-        base_flow = None
-        if base is not None:
-            base_flow = layout.to_maps(base, self.features.factor)
+            tokens = tokens + self.embed_match(self.matching.summary_tokens(summary, layout).to(dtype))
+            features = self.matching.head_features(match, summary, layout, dtype)
+        decoded = self.decoder(tokens, second.tokens, layout, second.layout, taps=self.head.decoder_taps, **kwargs)
+        prediction = self.head(layout, first.encoder, decoded, features)
+        flow, log_scale, base_flow = prediction[:, :2], prediction[:, 2], None
+        if match is not None:
+            base_flow = layout.to_maps(match.base, self.matching.factor)
             flow = flow + F.interpolate(base_flow, flow.shape[-2:], mode="bilinear", align_corners=False)
             base_flow = layout.to_output(base_flow)
         steps = [(flow, log_scale)]
         if self.config.refinement:
             steps += self.refinement(flow, log_scale, first.fine, second.fine, layout, second.layout)
         steps = [(layout.to_output(flow), layout.to_output(c[:, None]).squeeze(-3)) for flow, c in steps]
-        flow, log_scale = steps[-1]
         loss = None
         if labels is not None:
             loss = self.flow_loss(steps, labels)
             if match is not None and self.training:
-                loss = loss + self.config.matching_loss_weight * self.match_loss(match, labels, layout, second.layout)
+                matching_loss = self.matching.loss(match, labels, layout, second.layout)
+                loss = loss + self.config.matching_loss_weight * matching_loss
         return WinWinOpticalFlowOutput(
             loss=loss,
-            flow=flow,
-            log_scale=log_scale,
+            flow=steps[-1][0],
+            log_scale=steps[-1][1],
             base_flow=base_flow,
             hidden_states=first.encoder.hidden_states,
             attentions=first.encoder.attentions,
@@ -489,65 +481,14 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
             cross_attentions=decoded.cross_attentions,
         )
 
-    def initial_positions(self, initial_flow: torch.Tensor | None, layout: Layout) -> torch.Tensor | None:
-        """An initial flow in pixels as whole stride-s positions (x, y), (B, Q, 2)."""
-        if initial_flow is None or self.config.matching_stride is None:
-            return None
-        flow, stride = initial_flow.flatten(0, 1) if layout.windowed else initial_flow, self.matching.stride
-        return layout.to_tokens(F.avg_pool2d(flow.float(), stride) / stride).round()
-
-    def match(self, first: EncodedView, second: EncodedView, moved: torch.Tensor | None = None) -> Match:
-        """
-        Displacement of every stride-s position of the first view, from both views' features alone.
-
-        Matching knows differences of positions only: with an initial flow each position is asked as if it lay where that leads.
-        """
-        xy = []
-        for view in (first, second):
-            positions = view.layout.positions(self.features.factor).flip(-1)
-            xy.append(positions.expand(view.layout.batch, -1, -1))
-        grids = None
-        if first.layout.count == second.layout.count == 1:
-            factor = self.features.factor
-            grids = tuple((v.layout.rows * factor, v.layout.columns * factor) for v in (first, second))
-        if moved is None:
-            return self.matching(first.features, second.features, *xy, grids=grids)
-        stride = self.matching.stride
-        match = self.matching(first.features, second.features, xy[0] + moved, xy[1], grids=grids)
-        return replace(match, flow=match.flow + stride * moved, coarse=match.coarse + stride * moved)
-
-    def base_flow(self, match: Match, moved: torch.Tensor | None = None) -> torch.Tensor:
-        """The match's displacement as far as there is one, (B, Q, 2) pixels; without one the initial flow, or none, is left."""
-        start = 0.0 if moved is None else self.matching.stride * moved
-        return start + match.mass[..., None] * (match.flow - start)
-
-    def summarise(self, match: Match, base: torch.Tensor, layout: Layout) -> torch.Tensor:
-        """The match as maps (B*N, 4, h*f, w*f): displacement in patches, mass, root of the spread in patches."""
-        stride, patch_size = self.matching.stride, self.config.patch_size
-        spread = (match.spread + 1e-3).sqrt() * (stride / patch_size)
-        summary = torch.cat([base / patch_size, match.mass[..., None], spread[..., None]], dim=-1)
-        return layout.to_maps(summary.detach(), patch_size // stride)
-
     def flow_loss(self, steps: list[tuple[torch.Tensor, torch.Tensor]], labels: torch.Tensor) -> torch.Tensor:
-        """The Laplacian's loss of the last of the (flow, log_scale), plus half of the one's before, a quarter, and so on."""
+        """Bounded Laplacian loss of the last (flow, log_scale), plus half that of the one before, a quarter of the next, and so on."""
         config = self.config
         low, high, penalty = config.min_flow_scale, config.max_flow_scale, config.flow_scale_penalty
         losses = [
             bounded_laplacian_loss(*step, labels, min_scale=low, max_scale=high, penalty=penalty) for step in steps
         ]
         return torch.stack([loss * 0.5**i for i, loss in enumerate(reversed(losses))]).sum()
-
-    def match_loss(self, match: Match, labels: torch.Tensor, layout: Layout, second_layout: Layout) -> torch.Tensor:
-        """Auxiliary losses; where the true match lies outside the second view's windows only "no match" is taught."""
-        stride, factor = self.matching.stride, self.features.factor
-        labels = labels if layout.windowed else labels[:, None]
-        target = layout.to_tokens(pool_flow(labels.float().flatten(0, 1), stride))  # (B, Q, 2)
-        rows_columns = layout.positions(factor) + target.flip(-1) / stride  # of the true match, in stride-s positions
-        corners = second_layout.corners * factor  # (B or 1, M, 2)
-        size = torch.tensor([second_layout.rows, second_layout.columns], device=corners.device) * factor
-        offset = rows_columns[:, :, None] - corners[:, None]  # (B, Q, M, 2)
-        inside = ((offset > -0.5) & (offset < size - 0.5)).all(-1).any(-1)
-        return matching_loss(match, target, inside, stride)
 
 
 @auto_docstring(

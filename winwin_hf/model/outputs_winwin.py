@@ -8,7 +8,7 @@ from transformers.utils import ModelOutput, auto_docstring
 from .layers_winwin import Layout
 
 
-@auto_docstring(custom_intro="What the encoder knows of one view.")
+@auto_docstring(custom_intro="The encoder's output for one view.")
 @dataclass
 class WinWinModelOutput(ModelOutput):
     r"""
@@ -32,8 +32,9 @@ class EncodedView:
     """
     One view as `WinWinForOpticalFlow.decode` takes it.
 
-    encoder: what the encoder gave; the head reads its taps or stem. tokens (B, T, D'): its last tokens at the decoder's width.
-    features (B, Q, C): with matching, those of the stride-s positions. fine: with refinement, maps (B*N, C, h, w) of its strides.
+    Attributes:
+        encoder: the encoder's output; the head reads its taps or stem. tokens: (B, T, D'), its last tokens at the decoder's width.
+        features: (B, Q, C), with matching, of the stride-s positions. fine: with refinement, maps (B*N, C, h, w) of its strides.
     """
 
     layout: Layout
@@ -43,7 +44,7 @@ class EncodedView:
     fine: tuple[torch.Tensor, ...] = ()
 
 
-@auto_docstring(custom_intro="What the decoder knows of the first view, given the second.")
+@auto_docstring(custom_intro="The decoder's output for the first view, given the second.")
 @dataclass
 class WinWinDecoderOutput(ModelOutput):
     r"""
@@ -75,9 +76,9 @@ class WinWinOpticalFlowOutput(ModelOutput):
     flow (`torch.FloatTensor` of shape `(batch_size, 2, height, width)`, or `(batch_size, windows, 2, height, width)`):
         Displacement (right, down) of each pixel of the first view, in pixels of the input.
     log_scale (`torch.FloatTensor` of shape `(batch_size, height, width)`, or with windows after the batch):
-        Uncertainty as the network gives it, c. The Laplacian's scale is (max - min) * sigmoid(c) + min pixels.
+        Uncertainty as a raw channel c. The Laplacian's scale is (max - min) * sigmoid(c) + min pixels.
     base_flow (`torch.FloatTensor` of shape `(batch_size, 2, height / stride, width / stride)`, *optional*):
-        With matching: the displacement that the match alone gives, in pixels; where nothing matches the initial flow, or none.
+        With matching: the displacement that the match alone gives, in pixels. Where nothing matches, the initial flow, or zero.
     hidden_states (`tuple(torch.FloatTensor)`, *optional*):
         The first view's tokens after the embedding and each encoder block.
     attentions (`tuple(torch.FloatTensor)`, *optional*):
@@ -102,7 +103,7 @@ class WinWinOpticalFlowOutput(ModelOutput):
 
 
 @auto_docstring(
-    custom_intro="Cross-view completion: the first view's hidden patches, painted from what is left and the second view."
+    custom_intro="Cross-view completion: the first view's hidden patches, predicted from its visible ones and the second view."
 )
 @dataclass
 class WinWinPreTrainingOutput(ModelOutput):

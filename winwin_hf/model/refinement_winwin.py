@@ -1,15 +1,15 @@
-"""Refinement: the flow once more at finer strides, for what the matching's stride can't tell. Ours, after PWC-Net (Sun et al. 2018).
+"""Refinement of the flow at finer strides than the matching's. Ours, after PWC-Net (Sun et al. 2018).
 
-At each stride, from coarse to fine, and several times over: features of the second view are fetched where the flow so far leads,
-compared with the first view's there and at the places around, and a small convolutional network turns that into a change of the
-flow, and a confidence. Its weights are the same each time (as RAFT's, Teed and Deng 2020), and so it remembers what it thought.
+At each stride, from coarse to fine, a step is repeated: features of the second view are fetched where the flow so far leads and compared
+with the first view's, there and at the places around. A small convolutional network turns that into a change of the flow and a
+confidence. Its weights are the same in each repetition and its hidden state is carried on (as in RAFT, Teed and Deng 2020).
 
 Notable:
-- the second view may be windows that lie anywhere: each is asked, and answers zero where it doesn't reach. One channel says whether
-  any did.
-- neighbours of a window's border are fetched too, as if the flow went on as it is at the border; only the small network ends there.
+- the second view may be windows that lie anywhere. Each is sampled and gives zero outside itself; one channel says whether any
+  window had the place.
+- places just outside a window's border are fetched too, with the flow of the border. Only the small network ends at the border.
 - places are computed in float32, autocast or not.
-- the change starts at zero, so a network without refinement can be given one and be trained on.
+- the change starts at zero, so a trained network without refinement can be given one and trained further.
 
 Shapes: B batch, N M windows of the first and the second view, C channels, H W pixels of a window, h w its stride-s positions.
 """
@@ -28,8 +28,10 @@ BLOCK = 8  # side of the blocks of positions that are compared together
 
 class FineFeatures(nn.Module):
     """
-    Features of one view at each of the refinement's strides: what is known at the stride above, and the stem's of this stride and of
-    the next finer one, whose four places lie folded into one.
+    Features of one view at each of the refinement's strides.
+
+    Each comes from the next coarser stride's features and from the stem's maps of this stride and of the next finer one (2 x 2 pixels
+    folded into channels).
     """
 
     def __init__(self, config: WinWinConfig):
@@ -54,14 +56,14 @@ class FineFeatures(nn.Module):
             self.strides, self.ups, self.skips, self.blocks, self.norms, strict=True
         ):
             level = stride.bit_length() - 2
-            known = [stem[level]] + ([F.pixel_unshuffle(stem[level - 1], 2)] if level else [])
-            x = block(F.pixel_shuffle(up(x), 2) + skip(torch.cat(known, dim=1)))
+            maps = [stem[level]] + ([F.pixel_unshuffle(stem[level - 1], 2)] if level else [])
+            x = block(F.pixel_shuffle(up(x), 2) + skip(torch.cat(maps, dim=1)))
             found.append(norm(x))
         return tuple(found)
 
 
 class Refinement(nn.Module):
-    """All strides, one after the other."""
+    """All strides, from coarse to fine."""
 
     def __init__(self, config: WinWinConfig):
         super().__init__()
@@ -81,7 +83,7 @@ class Refinement(nn.Module):
         """
         flow (B*N, 2, H, W), log_scale (B*N, H, W) and both views' `FineFeatures` -> (flow, log_scale) after each change.
 
-        Gradients reach the flow that comes in as if it were only added to.
+        Gradients pass to the incoming flow through the addition alone.
         """
         found = []
         for step, one, other in zip(self.steps, first, second, strict=True):
@@ -91,14 +93,15 @@ class Refinement(nn.Module):
 
 
 class RefinementStep(nn.Module):
-    """One stride: compare, then change, and again."""
+    """One stride: compare, change the flow, repeat."""
 
     def __init__(self, config: WinWinConfig, stride: int, size: int, radius: int):
         super().__init__()
         self.stride, self.scale, self.radius = stride, config.patch_size // stride, radius
         self.iterations = config.refinement_iterations
         width, eps = 2 * size, config.layer_norm_eps
-        # both views' features, how well they agree around, was anything there, the flow against its neighbourhood's, confidence
+        # both views' features, their agreement at the places around, whether a window was there, the flow minus its neighbourhood's
+        # mean, confidence
         self.embed = nn.Conv2d(2 * size + (2 * radius + 1) ** 2 + 1 + 2 + 1, width, 1)
         self.memory = nn.Conv2d(width, width, 1, bias=False) if self.iterations > 1 else None
         self.blocks = nn.Sequential(ConvNextBlock(width, eps), ConvNextBlock(width, eps))
@@ -114,10 +117,10 @@ class RefinementStep(nn.Module):
         layout: Layout,
         second_layout: Layout,
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """-> flow (B*N, 2, H, W) and log_scale (B*N, H, W), which is made anew, each time."""
+        """-> (flow (B*N, 2, H, W), log_scale (B*N, H, W)) after each repetition; log_scale is predicted anew, not added to."""
         found, hidden = [], None
         for _ in range(self.iterations):
-            x = self.look(flow, log_scale, first, second, layout, second_layout)
+            x = self.gather_context(flow, log_scale, first, second, layout, second_layout)
             if self.memory is not None and hidden is not None:
                 x = x + self.memory(hidden)
             hidden = self.norm(self.blocks(x))
@@ -126,7 +129,7 @@ class RefinementStep(nn.Module):
             found.append((flow, log_scale))
         return found
 
-    def look(
+    def gather_context(
         self,
         flow: torch.Tensor,
         log_scale: torch.Tensor,
@@ -135,7 +138,7 @@ class RefinementStep(nn.Module):
         layout: Layout,
         second_layout: Layout,
     ) -> torch.Tensor:
-        """What there is to see where the flow leads, (B*N, C, h, w)."""
+        """Everything that the small network sees of one step, (B*N, C, h, w)."""
         r = self.radius
         with torch.no_grad():
             mean = F.avg_pool2d(flow.float(), self.stride)  # (B*N, 2, h, w), pixels
@@ -160,12 +163,12 @@ class RefinementStep(nn.Module):
 
 def fetch(maps: torch.Tensor, layout: Layout, places: torch.Tensor, scale: int) -> torch.Tensor:
     """
-    Features at any places, bilinear.
+    Features at any places, by bilinear interpolation.
 
     Args:
         maps: (B*M, C, h, w), windows that lie as `layout` says, `scale` positions a patch.
         places: (B, N, h', w', 2), (row, column) in positions of the full frame.
-    Returns: (B*N, C + 1, h', w'): zero where no window reaches; the last channel is 1 where one does, between at a border.
+    Returns: (B*N, C + 1, h', w'): zero outside all windows; the last channel is 1 inside one, and between 0 and 1 at a border.
     """
     batch, count, height = places.shape[:3]
     corners = (layout.corners * scale).to(places.dtype)  # (B or 1, M, 2)
@@ -179,14 +182,14 @@ def fetch(maps: torch.Tensor, layout: Layout, places: torch.Tensor, scale: int) 
 
 def compare(first: torch.Tensor, second: torch.Tensor, radius: int) -> torch.Tensor:
     """
-    Products of first (B*N, C, h, w) with second (B*N, C, h + 2r, w + 2r) at each place around: (B*N, (2r + 1)^2, h, w).
+    Scalar products of first (B*N, C, h, w) with second (B*N, C, h + 2r, w + 2r) at each displacement up to r: (B*N, (2r + 1)^2, h, w).
 
-    Blocks of positions meet all that lies around them in one matrix product, several times more than is asked for: that is still
-    faster than one product of maps for each place around, which is memory's business alone.
+    A block of positions is multiplied with everything around the block in one matrix product. That computes several times more than is
+    needed, and is still faster than one product of maps a displacement, which is bound by memory.
     """
     (height, width), taps = first.shape[-2:], 2 * radius + 1
     first = first * first.shape[1] ** -0.5
-    if torch.compiler.is_compiling():  # ONNX knows no views of other strides
+    if torch.compiler.is_compiling():  # ONNX has no views with other strides
         places = [(y, x) for y in range(taps) for x in range(taps)]
         found = [(first * second[..., y : y + height, x : x + width]).sum(1) for y, x in places]
         return torch.stack(found, dim=1)
@@ -199,7 +202,7 @@ def compare(first: torch.Tensor, second: torch.Tensor, radius: int) -> torch.Ten
     around = second.unfold(2, reach, side).unfold(3, reach, side)  # (B*N, C, rows, columns, reach, reach)
     around = around.permute(0, 2, 3, 1, 4, 5).flatten(4)  # (B*N, rows, columns, C, reach^2)
     products = (blocks @ around).contiguous()
-    # of the place (i, j) in a block and the tap (a, b): what lies at (i + a, j + b) around it
+    # for position (i, j) of a block and displacement (a, b): the product with (i + a, j + b) of what is around the block
     steps = (side * reach**2 + reach, reach**2 + 1, reach, 1)
     size = (side, side, taps, taps)
     found = products.as_strided((*products.shape[:3], *size), (*products.stride()[:3], *steps))

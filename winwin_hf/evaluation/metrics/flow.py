@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from winwin_hf.evaluation.metrics.base import Metric, check_finite, check_same_size
-from winwin_hf.windows import UNKNOWN_FLOW
+from winwin_hf.model.losses_winwin import UNKNOWN_FLOW
 
 BANDS = ("s0_10", "s10_40", "s40", "matched", "unmatched")
 NAMES = (
