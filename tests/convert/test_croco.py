@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.util
 import os
 import pickle
 import zipfile
@@ -15,7 +14,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from support.places import REFERENCE, ROOT
+from support.places import REFERENCE
 from transformers import AutoImageProcessor, AutoModel
 from typer import Typer
 from typer.testing import CliRunner
@@ -29,15 +28,10 @@ from winwin_hf import (
     WinWinModel,
 )
 from winwin_hf.checked import build
-from winwin_hf.convert.croco import (
-    CROCO_DEFAULTS,
-    CrocoCheckpoint,
-    convert_croco,
-    load_croco,
-    make_plan,
-    read_croco,
-    winwin_config,
-)
+from winwin_hf.cli.models import convert
+from winwin_hf.convert.croco import CrocoCheckpoint, convert_croco, load_croco, read_croco
+from winwin_hf.convert.croco.checkpoint import CROCO_DEFAULTS
+from winwin_hf.convert.croco.tensors import make_plan, winwin_config
 from winwin_hf.inference.flow import predict_flow
 from winwin_hf.training.build import make_model
 from winwin_hf.training.initialise import initialise
@@ -693,16 +687,12 @@ def test_initialise_never_passes_over_an_encoder_that_does_not_fit(converted, ch
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-# ------------------------------------------------------------------ the script
+# ------------------------------------------------------------------ the command
 
 
-def test_script(files, tmp_path):
-    path = ROOT / "scripts" / "convert_croco.py"
-    spec = importlib.util.spec_from_file_location("convert_croco_script", path)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+def test_command(files, tmp_path):
     app = Typer()
-    app.command()(script.convert)
+    app.command()(convert)
     output = tmp_path / "flow"
     done = CliRunner().invoke(app, [str(files["flow"]), str(output)])
     assert done.exit_code == 0 and "WinWinForOpticalFlow" in done.output and "22 dropped" in done.output

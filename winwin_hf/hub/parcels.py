@@ -98,7 +98,7 @@ def pack_model(
         _write(parcel, temporary, "recipe.yaml", dump_recipe(facts.recipe))
     own = folder / "README.md"
     if facts.recipe is None and not (folder / card_facts.FACTS).is_file() and own.is_file():
-        # Somebody wrote it who knew more than can be read here, as `convert_croco.py` does.
+        # Somebody wrote it who knew more than can be read here, as `winwin convert` does.
         text = cards.with_figures(own.read_text(encoding="utf-8"), name, facts, repo_id)
         parcel.warnings += _warnings_of_card(own, text)
     else:

@@ -1,0 +1,211 @@
+"""Reads public CroCo checkpoints, without running anything they hold.
+
+`torch.load(weights_only=True)`, with `argparse.Namespace` as the only class allowed besides torch's own: CroCo-Flow and CroCo-Stereo
+keep their arguments in one.
+
+The public layout and its defaults are those of naver/croco (Weinzaepfel et al. 2022, 2023); no code of it is used here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# The network's arguments that a file doesn't give; files of CroCo v1 give none.
+CROCO_DEFAULTS: dict[str, Any] = {
+    "img_size": 224,
+    "patch_size": 16,
+    "mask_ratio": 0.9,
+    "enc_embed_dim": 768,
+    "enc_depth": 12,
+    "enc_num_heads": 12,
+    "dec_embed_dim": 512,
+    "dec_depth": 8,
+    "dec_num_heads": 16,
+    "mlp_ratio": 4,
+    "norm_im2_in_dec": True,
+    "pos_embed": "cosine",
+}
+POSITIVE_INTEGERS = (
+    "patch_size",
+    *(f"{side}_{what}" for side in ("enc", "dec") for what in ("embed_dim", "depth", "num_heads")),
+)
+TITLES = {"pretraining": "CroCo v2", "flow": "CroCo-Flow", "stereo": "CroCo-Stereo"}
+EXPECTED = (
+    "expected a CroCo v2, CroCo-Flow or CroCo-Stereo checkpoint: a dictionary with 'model' and its sizes "
+    "('croco_kwargs' or 'args')"
+)
+LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before version 1.6
+
+
+@dataclass(frozen=True)
+class CrocoCheckpoint:
+    """
+    The content of a public checkpoint.
+
+    Attributes:
+        kind: "pretraining", "flow" or "stereo".
+        sizes: CroCo's arguments, with its defaults.
+        training: crop, criterion and tile_conf_mode, if the file has them.
+        tensors: floating-point, by CroCo's names.
+    """
+
+    path: Path
+    kind: str
+    sizes: dict[str, Any]
+    training: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+
+    def crop(self) -> tuple[int, int]:
+        """Height and width of the crops that the network was trained on, in pixels."""
+        for crop in (self.training.get("crop"), self.sizes["img_size"]):
+            if isinstance(crop, list | tuple) and len(crop) == 2 and all(isinstance(side, int) for side in crop):
+                return crop[0], crop[1]
+            if isinstance(crop, int):
+                return crop, crop
+        raise ValueError(f"{self.path}: img_size is {self.sizes['img_size']!r}; expected (height, width) in pixels")
+
+
+def read_croco(source: str | Path) -> CrocoCheckpoint:
+    """
+    Reads a public CroCo checkpoint; nothing that it holds is run.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it isn't a file of torch.save, is cut off, holds other Python objects, is another project's, or has absolute
+            positions (CroCo v1). The message names the file and what was expected.
+    """
+    path = Path(source)
+    content = _load(path)
+    if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
+        raise ValueError(f"{path}: another project's checkpoint, with {_summary(content)}; {EXPECTED}")
+    tensors = {str(name): tensor for name, tensor in content["model"].items()}
+    if not any(name.startswith("enc_blocks.") for name in tensors):
+        raise ValueError(f"{path}: another project's checkpoint, whose model has {_summary(tensors)}; {EXPECTED}")
+    if any(name.startswith("dec_blocks2.") for name in tensors):
+        raise ValueError(f"{path}: a checkpoint of DUSt3R's family, with a second decoder (dec_blocks2); {EXPECTED}")
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+            raise ValueError(f"{path}: {name} is {_kind_of(tensor)}; expected floating-point tensors only")
+    args = content.get("args")
+    args = vars(args) if isinstance(args, argparse.Namespace) else {} if args is None else args
+    if not isinstance(args, Mapping):
+        raise ValueError(f"{path}: args is a {type(args).__name__}; expected argparse's namespace or a dictionary")
+    task = args.get("task")
+    if task not in ("flow", "stereo", None):
+        raise ValueError(f"{path}: args.task is {task!r}; expected 'flow' or 'stereo'")
+    if task is None and any(name.startswith("head.") for name in tensors):
+        raise ValueError(f"{path}: a head but no args.task; expected 'flow' or 'stereo', which say what it predicts")
+    training = {key: args[key] for key in ("crop", "criterion", "tile_conf_mode") if args.get(key) is not None}
+    sizes = _sizes(path, content, args)
+    return CrocoCheckpoint(path, task or "pretraining", sizes, training, tensors)
+
+
+def _load(path: Path) -> Any:
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "no such file"
+        raise FileNotFoundError(f"{path}: {what}; expected a CroCo checkpoint (.pth)")
+    zipped = zipfile.is_zipfile(path)
+    with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of pickles that it then refuses
+        try:
+            # mmap: the optimiser's state in a training's file, twice the weights, is never read
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True if zipped else None)
+        except OSError:
+            raise
+        except Exception as error:  # other bytes raise UnpicklingError, RuntimeError, EOFError, KeyError, ...
+            raise ValueError(f"{path}: {_why_unreadable(path, zipped, error)}") from error
+
+
+def _why_unreadable(path: Path, zipped: bool, error: Exception) -> str:
+    try:
+        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path) if zipped else []
+    except Exception:  # a zip file, but not torch.save's
+        foreign = []
+    foreign = foreign or re.findall(r"(?:GLOBAL|Unsupported class) ([\w.]+\.\w+)", str(error))
+    if foreign:
+        return (
+            f"holds Python objects that are not read, since reading them can run code: {', '.join(foreign[:5])}; "
+            "expected tensors, plain values and argparse.Namespace only"
+        )
+    with path.open("rb") as file:
+        start = file.read(len(LEGACY_START))
+    if not zipped and (start.startswith(b"PK\x03\x04") or start == LEGACY_START):
+        return "truncated or damaged, its end is missing; expected a whole file of torch.save"
+    if zipped and any(name.endswith("/data.pkl") for name in zipfile.ZipFile(path).namelist()):
+        return f"damaged ({str(error).splitlines()[0][:120]}); expected a whole file of torch.save"
+    return "not a file of torch.save; expected a CroCo checkpoint (.pth)"
+
+
+def _sizes(path: Path, content: Mapping, args: Mapping) -> dict[str, Any]:
+    """CroCo's arguments, from whichever place the file keeps them in."""
+    call = args.get("model")  # pre-training by the public code keeps "CroCoNet(enc_depth=24, ...)"
+    if call is not None:
+        name, arguments = parse_call(str(call))
+        if name != "CroCoNet":
+            raise ValueError(f"{path}: args.model is {str(call)[:60]!r}; expected 'CroCoNet(...)'. {EXPECTED}")
+        call = arguments
+    places = {
+        "croco_kwargs": content.get("croco_kwargs"),
+        "croco_args": content.get("croco_args"),
+        "args.croco_args": args.get("croco_args"),
+        "args.model": call,
+    }
+    found = {place: value for place, value in places.items() if value is not None}
+    for place, value in found.items():
+        if not isinstance(value, Mapping):
+            raise ValueError(f"{path}: {place} is a {type(value).__name__}; expected a dictionary of sizes")
+        unknown = sorted(set(value) - set(CROCO_DEFAULTS))
+        if unknown:
+            raise ValueError(
+                f"{path}: {place} has {', '.join(map(str, unknown))}; expected only {', '.join(CROCO_DEFAULTS)}"
+            )
+    sizes = [{**CROCO_DEFAULTS, **value} for value in found.values()] or [CROCO_DEFAULTS]
+    for other in sizes[1:]:
+        if other != sizes[0]:
+            raise ValueError(f"{path}: {' and '.join(found)} disagree; expected the same sizes in both")
+    for name in POSITIVE_INTEGERS:
+        value = sizes[0][name]
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{path}: {name} is {value!r}; expected a positive integer")
+    positions = sizes[0]["pos_embed"]
+    if not re.fullmatch(r"RoPE\d+(\.\d+)?", str(positions)):
+        default = "" if found else ", CroCo v1's, since the file declares no sizes"
+        raise ValueError(
+            f"{path}: absolute positions (pos_embed={positions!r}{default}); expected rotary ones such as 'RoPE100', because "
+            "windows of any place and frames of any size need relative positions"
+        )
+    if not sizes[0]["norm_im2_in_dec"]:
+        raise ValueError(f"{path}: norm_im2_in_dec is off; expected a decoder that normalises the second view, as ours")
+    return sizes[0]
+
+
+def parse_call(text: str) -> tuple[str, dict[str, Any]]:
+    """ "Name(key=1)" -> ("Name", {"key": 1}), of literals only; ("", {}) for anything else."""
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
+            return node.func.id, {str(word.arg): ast.literal_eval(word.value) for word in node.keywords}
+    except (SyntaxError, ValueError):
+        pass
+    return "", {}
+
+
+def _summary(content: Any) -> str:
+    if not isinstance(content, Mapping):
+        return f"a {type(content).__name__}"
+    names = [str(name) for name in content]
+    return f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" or "nothing in it"
+
+
+def _kind_of(value: Any) -> str:
+    return f"of type {value.dtype}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"

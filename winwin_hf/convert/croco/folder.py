@@ -1,0 +1,144 @@
+"""Writes a converted checkpoint: config, weights, image processor and card. The folder appears whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from winwin_hf import __version__
+from winwin_hf.convert.croco.checkpoint import TITLES, CrocoCheckpoint, parse_call, read_croco
+from winwin_hf.convert.croco.tensors import to_model
+from winwin_hf.data.formats.files import sha256_of
+from winwin_hf.model.configuration_winwin import WinWinConfig
+from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
+
+CARD = Path(__file__).with_name("card.md.jinja")
+TAGS = {"pretraining": "pre-training", "flow": "optical-flow-estimation", "stereo": "stereo-matching"}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """
+    What `convert_croco` wrote.
+
+    Attributes:
+        kind: "pretraining", "flow" or "stereo".
+        architecture: the class that `AutoModel.from_pretrained` returns.
+        parameters: number of the model's parameters.
+        used: number of the source's tensors that are in the model. dropped: each other tensor -> why it isn't.
+    """
+
+    folder: Path
+    kind: str
+    architecture: str
+    parameters: int
+    used: int
+    dropped: dict[str, str] = field(repr=False)
+
+
+def convert_croco(
+    source: str | Path, output: str | Path, overwrite: bool = False, max_shard_size: int | str = "5GB"
+) -> Conversion:
+    """
+    Converts a public CroCo checkpoint into a folder for `from_pretrained`, in float32.
+
+    Args:
+        source: the .pth file.
+        output: the new folder. It is written under a temporary name beside it and renamed at the end.
+        overwrite: replace `output` if it exists and has a config.json.
+        max_shard_size: larger weights are split into files of at most this size.
+    Raises:
+        FileExistsError: `output` exists, and isn't to be or can't be replaced.
+        FileNotFoundError, ValueError: as `load_croco`.
+    """
+    source, output = Path(source), Path(output)
+    _check_output(output, overwrite)
+    if output.resolve() in source.resolve().parents:
+        raise ValueError(f"{source} lies in {output}, which would be replaced; expected another folder")
+    checkpoint = read_croco(source)
+    model, plan = to_model(checkpoint)
+    conversion = Conversion(
+        folder=output,
+        kind=checkpoint.kind,
+        architecture=type(model).__name__,
+        parameters=sum(p.numel() for p in model.parameters()),
+        used=len(checkpoint.tensors) - len(plan.dropped),
+        dropped=plan.dropped,
+    )
+    output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.absolute().parent))
+    try:
+        new = temporary / "new"
+        new.mkdir()  # not `temporary` itself, which only its owner may read
+        model.save_pretrained(new, max_shard_size=max_shard_size)
+        WinWinImageProcessor(patch_size=model.config.patch_size).save_pretrained(new)
+        make_card(checkpoint, conversion, model.config).save(new / "README.md")
+        for path in new.iterdir():
+            path.chmod(0o644)  # save_pretrained writes weights that only their owner may read
+        if output.exists():
+            _check_output(output, overwrite)
+            output.rename(temporary / "old")
+        new.rename(output)
+    finally:
+        if (temporary / "old").exists() and not output.exists():
+            (temporary / "old").rename(output)
+        shutil.rmtree(temporary, ignore_errors=True)
+    return conversion
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if not os.path.lexists(output):
+        return
+    if not overwrite:
+        raise FileExistsError(f"{output} exists; expected a new folder, or overwrite")
+    if output.is_symlink() or not (output / "config.json").is_file():
+        raise FileExistsError(f"{output} is no model's folder, and is not overwritten; expected one with a config.json")
+
+
+def make_card(checkpoint: CrocoCheckpoint, conversion: Conversion, config: WinWinConfig) -> ModelCard:
+    """The model card: how to load it, where the weights come from, their licence, and which tensors aren't used."""
+    kind = checkpoint.kind
+    metadata = ModelCardData(
+        library_name="transformers",
+        license="cc-by-nc-sa-4.0",
+        pipeline_tag="optical-flow-estimation" if kind == "flow" else None,
+        tags=["winwin", "croco", TAGS[kind]],
+    )
+    reasons: dict[str, list[str]] = {}
+    for tensor, why in conversion.dropped.items():
+        reasons.setdefault("the same as another" if why.startswith("the same as") else why, []).append(f"`{tensor}`")
+    weighting, tiles = _tiling(checkpoint)
+    criterion = str(checkpoint.training.get("criterion", "unknown"))
+    variables: dict[str, Any] = {
+        "kind": kind,
+        "title": TITLES[kind],
+        "name": conversion.folder.name,
+        "conversion": conversion,
+        "config": config,
+        "file": checkpoint.path.name,
+        "sha256": sha256_of(checkpoint.path),
+        "version": __version__,
+        "crop": checkpoint.crop(),
+        "tiles": tiles,
+        "other_weighting": weighting,
+        "criterion": criterion,
+        "same_scale": parse_call(criterion)[0] == "LaplacianLossBounded",
+        "dropped": reasons,
+    }
+    return ModelCard.from_template(metadata, template_path=str(CARD), **variables)
+
+
+def _tiling(checkpoint: CrocoCheckpoint) -> tuple[str | None, str]:
+    """The weighting of the authors' tiles if `predict_flow` doesn't have it, and arguments of `predict_flow` for their tiles."""
+    weighting = str(checkpoint.training.get("tile_conf_mode", ""))
+    tiles = f"tile={checkpoint.crop()}, overlap=0.9"
+    if match := re.fullmatch(r"conf_expsigmoid_([\d.]+)_([\d.]+)", weighting):
+        return None, f"{tiles}, beta={match[1]}, beta_sigmoid={match[2]}"
+    return weighting or None, tiles
