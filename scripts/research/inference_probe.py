@@ -73,7 +73,7 @@ def load(way: str, checkpoint: str, folder: Path, threads: int) -> Any:
     if file is not None:
         exported = OnnxModel(folder / file, WAYS[way][1], threads, "bf16" if way.endswith("bf16") else "f32")
         return lambda inputs: getattr(exported(**inputs), exported.outputs[0])
-    model, _ = export.load(checkpoint)
+    model = export.load(checkpoint).model
     if way == "eager":
         model.set_attn_implementation("eager")
     name = export.task_of(model).outputs[0][0]
@@ -94,10 +94,10 @@ def prepare(checkpoint: str, folder: Path, height: int, width: int, ways: list[s
     from winwin_hf.bundled import examples_folder
     from winwin_hf.convert import onnx as export
 
-    model, processor = export.load(checkpoint)
+    predictor = export.load(checkpoint)
     frames = [Image.open(examples_folder() / f"bedroom_{i}.jpg").convert("RGB").resize((width, height)) for i in (1, 2)]
-    second = {"second_images": frames[1]} if export.task_of(model).name == "optical-flow" else {}
-    np.savez(folder / "inputs.npz", **processor(images=frames[0], **second, return_tensors="np"))
+    second = {"second_images": frames[1]} if predictor.task == "optical-flow" else {}
+    np.savez(folder / "inputs.npz", **predictor.processor(images=frames[0], **second, return_tensors="np"))
     files = {WAYS[way][2] for way in ways}
     if any(file and file.startswith("fused") for file in files):
         export.export(checkpoint, folder / "fused", quantise=["int8"], check=False)

@@ -10,7 +10,7 @@ import numpy as np
 
 from winwin_hf.data import formats
 from winwin_hf.evaluation.metric_page import MetricPage, read_map
-from winwin_hf.inference import drawing
+from winwin_hf.inference import drawing, sheets
 
 MODULE = Path(__file__).resolve().with_name("monocular_depth.py")
 READERS = {".png": partial(formats.read_depth_png, scale=1000), ".pfm": formats.read_pfm, ".npy": formats.read_npy}
@@ -40,7 +40,7 @@ def score(
         ("predicted depth, aligned and clipped", drawing.depth_to_image(maps["compared"], low, high)),
         (f"error: 0 m (pale) to {worst:.3f} m and more (dark)", drawing.depth_to_image(maps["error"], 0, worst)),
     ]
-    return [[name, f"{value:.4f}"] for name, value in scores.items()], drawing.panel(pictures)
+    return [[name, f"{value:.4f}"] for name, value in scores.items()], sheets.panel(pictures)
 
 
 def settings() -> list[gr.Component]:

@@ -11,7 +11,7 @@ import numpy as np
 from winwin_hf.data import formats
 from winwin_hf.evaluation.metric_page import MetricPage, read_map
 from winwin_hf.evaluation.metrics import flow_errors
-from winwin_hf.inference import drawing
+from winwin_hf.inference import drawing, sheets
 from winwin_hf.model.flow_colours_winwin import flow_to_image
 from winwin_hf.windows import UNKNOWN_FLOW
 
@@ -39,7 +39,7 @@ def score(prediction_file: str, truth_file: str, double: str = "best") -> tuple[
     rows = [
         [name, f"{value:.4f}"] for name, value in scores.items() if np.isfinite(value) or not name.startswith("epe_")
     ]
-    return rows, drawing.panel(pictures)
+    return rows, sheets.panel(pictures)
 
 
 def _top(values: np.ndarray) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 from winwin_hf.data import formats
 from winwin_hf.evaluation.metric_page import MetricPage, read_map
-from winwin_hf.inference import drawing
+from winwin_hf.inference import drawing, sheets
 
 MODULE = Path(__file__).resolve().with_name("semantic_segmentation.py")
 READERS = {".png": formats.read_labels, ".npy": formats.read_npy}
@@ -37,7 +37,7 @@ def score(
     ]
     rows = [[name, f"{value:.2f}"] for name, value in scores.items()]
     rows += [[f"IoU of class {name}", f"{value:.2f}"] for name, value in iou.items() if np.isfinite(value)]
-    return rows, drawing.panel(pictures)
+    return rows, sheets.panel(pictures)
 
 
 def settings() -> list[gr.Component]:

@@ -20,8 +20,9 @@ from inputs import read_clip, read_pair, read_picture, refuse
 from networks import TILE, Networks
 
 from winwin_hf.data import formats
-from winwin_hf.inference import clips, drawing, tasks, video
-from winwin_hf.inference import flow as inference
+from winwin_hf.inference import clips, drawing, sheets, video
+from winwin_hf.inference import figures as measures
+from winwin_hf.inference.flow import tile_positions
 from winwin_hf.model.flow_colours_winwin import flow_to_image
 
 
@@ -58,28 +59,29 @@ class Demo:
         progress(0.1, desc=f"One pass over {_size(image1)} pixels")
         result = self.networks.flow(image1, image2)
         progress(0.85, desc="Drawing")
-        flow = result.flow
+        flow = result.values
+        error = self.networks.expected_error(result)
         scale = video.full_colour([flow])
         drawn, times = views.arrows(image1, flow)
-        errors = tasks.photometric_errors(image1, image2, flow)
+        errors = measures.photometric_errors(image1, image2, flow)
         figures = [
             f"{_size(image1)} pixels",
             f"one pass, {result.seconds:.2f} s",
-            f"mean motion {tasks.mean_magnitude(flow):.1f} px",
+            f"mean motion {measures.mean_magnitude(flow):.1f} px",
             f"the frames differ by {errors['unwarped']:.1f} of 255, after moving back by {errors['warped']:.1f}",
         ]
         folder = _folder()
-        formats.write_flo(folder / "flow.flo", flow)
-        formats.write_npy(folder / "flow.npy", flow)
-        formats.save_image(folder / "flow.png", tasks.flow_picture(flow, scale))
+        formats.write_flo(folder / "flow.flo", flow.transpose(1, 2, 0))
+        formats.write_npy(folder / "flow.npy", np.ascontiguousarray(flow.transpose(1, 2, 0)))
+        formats.save_image(folder / "flow.png", sheets.flow_picture(flow, scale))
         return (
             flow_to_image(flow, scale),
             views.wheel_legend(scale),
             (image1, drawing.warp(image2, flow)),
             drawn,
             views.arrows_text(times),
-            views.error_picture(result.error, self.networks.error_bounds),
-            views.error_legend(result.error, self.networks.error_bounds),
+            views.error_picture(error, self.networks.error_bounds),
+            views.error_legend(error, self.networks.error_bounds),
             views.summary(figures, [first.note, second.note]),
             *(str(folder / name) for name in ("flow.flo", "flow.npy", "flow.png")),
         )
@@ -113,11 +115,10 @@ class Demo:
             )
         direct = self.networks.flow(image1, image2)
         tiled = self.networks.flow(image1, image2, tiled=True)
-        scale = max(video.full_colour([result.flow]) for result in (direct, tiled))
-        shade, apart, full = views.difference(direct.flow, tiled.flow)
+        scale = max(video.full_colour([result.values]) for result in (direct, tiled))
+        shade, apart, full = views.difference(direct.values, tiled.values)
         rows, columns = (
-            inference.tile_positions(length, min(tile, length), 0.5)
-            for length, tile in zip((height, width), TILE, strict=True)
+            tile_positions(length, min(tile, length), 0.5) for length, tile in zip((height, width), TILE, strict=True)
         )
         figures = [
             f"one pass: {direct.seconds:.2f} s",
@@ -125,8 +126,8 @@ class Demo:
             f"they differ by {apart.mean():.2f} px on average (black: {full:.1f} px or more)",
         ]
         return (
-            flow_to_image(direct.flow, scale),
-            flow_to_image(tiled.flow, scale),
+            flow_to_image(direct.values, scale),
+            flow_to_image(tiled.values, scale),
             views.draw_tiles(shade, rows, columns, TILE),
             views.summary(figures, [first.note, second.note]),
         )
@@ -160,7 +161,7 @@ class Demo:
         figures = [
             f"{len(flows)} pairs of {_size(frames[0])} pixels",
             f"{seconds:.1f} s, {seconds / len(flows):.2f} s a pair",
-            f"mean motion {np.mean([tasks.mean_magnitude(flow) for flow in flows]):.1f} px from frame to frame",
+            f"mean motion {np.mean([measures.mean_magnitude(flow) for flow in flows]):.1f} px from frame to frame",
         ]
         return str(path), views.wheel_legend(scale), views.summary(figures, [read.note])
 
@@ -186,12 +187,12 @@ class Demo:
         progress(0.1, desc=f"One pass over {_size(pixels)} pixels")
         result = self.networks.depth(pixels)
         progress(0.8, desc="Drawing")
-        depth = result.depth
+        depth = result.values
         low, high = views.depth_range(depth)
-        colours = tasks.depth_picture(depth)
+        colours = sheets.depth_picture(depth)
         folder = _folder()
         formats.write_npy(folder / "depth.npy", depth)
-        tasks.save_depth(folder / "depth_mm.png", depth)
+        formats.write_depth(folder / "depth_mm.png", depth)
         formats.save_image(folder / "depth.png", colours)
         (folder / "surface.glb").write_bytes(mesh.glb(pixels, depth))
         figures = [
@@ -237,13 +238,13 @@ class Demo:
         progress(0.85, desc="Drawing")
         names = self.networks.label_names
         folder = _folder()
-        tasks.save_labels(folder / "labels.png", result.labels)
-        formats.write_npy(folder / "labels.npy", result.labels)
-        formats.save_image(folder / "classes.png", tasks.segmentation_picture(pixels, result.labels, names))
+        formats.write_labels(folder / "labels.png", result.values)
+        formats.write_npy(folder / "labels.npy", result.values)
+        formats.save_image(folder / "classes.png", sheets.segmentation_picture(pixels, result.values, names))
         figures = [f"{_size(pixels)} pixels", f"one pass, {result.seconds:.2f} s"]
         return (
-            drawing.overlay(pixels, self._class_colours(result.labels), opacity),
-            views.class_legend(result.labels, names),
+            drawing.overlay(pixels, self._class_colours(result.values), opacity),
+            views.class_legend(result.values, names),
             views.summary(figures, [picture.note]),
             *(str(folder / name) for name in ("labels.png", "labels.npy", "classes.png")),
         )
@@ -253,7 +254,7 @@ class Demo:
         if image is None:
             return None
         pixels = read_picture(image, size).pixels
-        return drawing.overlay(pixels, self._class_colours(self.networks.segment(pixels).labels), opacity)
+        return drawing.overlay(pixels, self._class_colours(self.networks.segment(pixels).values), opacity)
 
     def _class_colours(self, labels: np.ndarray) -> np.ndarray:
         palette = drawing.default_palette(len(self.networks.label_names))

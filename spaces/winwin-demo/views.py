@@ -3,7 +3,7 @@
 Notable: legends are HTML, not part of a picture, so that they keep their size on a phone and follow a dark page. Names that come
 from a checkpoint's configuration are escaped.
 
-Pictures are RGB uint8 (H, W, 3); flow (H, W, 2) is (right, down) in pixels.
+Pictures are RGB uint8 (H, W, 3); flow (2, H, W) is (right, down) in pixels.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 import base64
 import html
 import io
+from collections.abc import Sequence
 from functools import lru_cache
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from winwin_hf.inference import drawing, tasks
+from winwin_hf.inference import drawing, figures
 
 ARROWS_SIDE = 640  # of the picture that arrows are drawn on, at most: on a larger one they would be too thin to see
 
@@ -32,7 +33,7 @@ def arrows(image: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, int]:
     step = max(12, max(size) // 20)
     ys, xs = np.arange(step // 2, size[1], step), np.arange(step // 2, size[0], step)
     rows, columns = (np.minimum((at / factor).astype(np.intp), end - 1) for at, end in ((ys, height), (xs, width)))
-    motion = flow[np.ix_(rows, columns)] * np.float32(factor)
+    motion = flow[:, rows[:, None], columns].transpose(1, 2, 0) * np.float32(factor)
     times = _times(np.hypot(motion[..., 0], motion[..., 1]), step)
     # A dark line below the bright one: arrows show on anything.
     for colour, thickness in (((0, 0, 0), 3), ((255, 225, 40), 1)):
@@ -70,7 +71,7 @@ def error_legend(error: np.ndarray | None, bounds: tuple[float, float]) -> str:
 
 def difference(direct: np.ndarray, tiled: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     """How far two flows are apart: picture (same is white, different is dark), the distances (H, W) in pixels, its full scale."""
-    apart = np.hypot(*np.moveaxis(direct - tiled, -1, 0))
+    apart = np.hypot(*(direct - tiled))
     scale = max(1.0, float(np.percentile(apart, 99)))
     shade = (255 * (1 - np.clip(apart / scale, 0, 1))).astype(np.uint8)
     return np.repeat(shade[..., None], 3, axis=2), apart, scale
@@ -152,10 +153,10 @@ def depth_legend(low: float, high: float) -> str:
     return scale_legend(f"near, {low:.1f} m", f"far, {high:.1f} m", text)
 
 
-def class_legend(labels: np.ndarray | None, names: list[str]) -> str:
+def class_legend(labels: np.ndarray | None, names: Sequence[str]) -> str:
     """A swatch, the name and the share of the pixels for each class that occurs; all classes, without shares, for None."""
     palette = drawing.default_palette(len(names))
-    shares = dict.fromkeys(names) if labels is None else tasks.label_shares(labels, names)
+    shares = dict.fromkeys(names) if labels is None else figures.label_shares(labels, names)
     items = []
     for name, share in shares.items():
         colour = "#{:02x}{:02x}{:02x}".format(*palette[names.index(name)])

@@ -24,7 +24,8 @@ from winwin_hf import (
 )
 from winwin_hf.cli.main import app
 from winwin_hf.data import formats
-from winwin_hf.inference import tasks
+from winwin_hf.inference.figures import photometric_errors
+from winwin_hf.inference.predictor import Predictor
 
 SIZES = {
     "hidden_size": 24,
@@ -90,10 +91,10 @@ def test_flow(here: Path):
     assert flow.shape == (50, 70, 2)
     assert Image.open(here / "out.png").size == (70, 50)
     assert "out.flo  70 x 50" in result.stdout
-    predictor = tasks.load("winwin-flow", "optical-flow")
+    predictor = Predictor.load("winwin-flow", "optical-flow")
     images = [formats.read_image(here / name) for name in ("a.png", "b.png")]
     assert predictor.model.dtype == torch.float32
-    np.testing.assert_array_equal(tasks.predict_flow(predictor, *images).values, flow)
+    np.testing.assert_array_equal(predictor(*images).values.transpose(1, 2, 0), flow)
 
 
 def test_flow_in_tiles_differs_from_flow_at_once(here: Path):
@@ -114,9 +115,7 @@ def test_depth(here: Path, name: str):
         assert depth.dtype == np.float32
     else:
         depth = formats.read_depth_png(here / name, scale=1000)
-    expected = tasks.predict_depth(
-        tasks.load("winwin-depth", "depth-estimation"), formats.read_image(here / "a.png")
-    ).values
+    expected = Predictor.load("winwin-depth")(here / "a.png").values
     np.testing.assert_allclose(depth, expected, atol=5.01e-4 if name.endswith(".png") else 0)
     assert Image.open(here / "picture.jpg").size == (70, 50)
 
@@ -243,8 +242,8 @@ def test_demo_says_which_checkpoints_are_absent(
 def test_photometric_errors_know_a_true_flow():
     frame1 = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
     frame2 = np.roll(frame1, (3, 5), axis=(0, 1))
-    flow = np.broadcast_to(np.float32([5, 3]), (40, 60, 2))
-    errors = tasks.photometric_errors(frame1, frame2, flow)
+    flow = np.broadcast_to(np.float32([[[5]], [[3]]]), (2, 40, 60))
+    errors = photometric_errors(frame1, frame2, flow)
     assert errors["warped"] == 0
     assert errors["unwarped"] > 50
     assert errors["inside"] == pytest.approx(37 * 55 / (40 * 60))

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 from support.model_cases import make
 from support.places import ROOT
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -20,7 +19,8 @@ from winwin_hf import WinWinImageProcessor, bundled
 from winwin_hf.convert import onnx as export
 from winwin_hf.inference import flow as inference
 from winwin_hf.inference import onnx as inference_onnx
-from winwin_hf.inference.predictor import Network
+from winwin_hf.inference.predictor import Predictor
+from winwin_hf.task import TASKS
 
 onnx = pytest.importorskip("onnx", reason="needs the packages of winwin-hf[export]")
 pytest.importorskip("onnxscript", reason="needs the packages of winwin-hf[export]")
@@ -120,7 +120,7 @@ def test_it_is_the_network_at_any_size(small, runtime, size):
     checkpoint, exported = small
     batch, rows, columns = size
     views, _ = export.pictures((batch, rows * 8, columns * 8), seed=7)
-    model, _ = export.load(checkpoint)
+    model = export.load(checkpoint).model
     with torch.inference_mode():
         expected = model(views).predicted_depth
     found = inference_onnx.OnnxModel(exported.files["fp32"], runtime)(views).predicted_depth
@@ -131,12 +131,10 @@ def test_it_is_the_network_at_any_size(small, runtime, size):
 @pytest.mark.parametrize("tile", [None, (16, 24)], ids=["whole", "tiles"])
 def test_a_predictor_takes_images_of_any_size(small, tile):
     checkpoint, exported = small
-    accelerator = Accelerator(cpu=True)
-    predictor = inference_onnx.load_predictor(exported.folder / "onnx", accelerator, tile)
-    model, processor = export.load(checkpoint)
-    expected = Network(model, processor, accelerator, "depth-estimation", tile=tile)(image(37, 50))
+    predictor = Predictor.load(exported.folder / "onnx", tile=tile)
+    expected = Predictor.load(checkpoint, tile=tile, device="cpu")(image(37, 50)).values
     assert predictor.task == "depth-estimation" and predictor.labels is None and predictor.name == "exported-model"
-    found = predictor(image(37, 50))
+    found = predictor(image(37, 50)).values
     assert found.shape == (37, 50) and expected.std() > 1e-3
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
@@ -144,8 +142,13 @@ def test_a_predictor_takes_images_of_any_size(small, tile):
 def test_names_of_exported_files(small, tmp_path):
     checkpoint, exported = small
     assert inference_onnx.is_exported(exported.files["int8"]) and inference_onnx.is_exported(exported.folder / "onnx")
-    assert not inference_onnx.is_exported(checkpoint) and not inference_onnx.is_exported(exported.folder)
-    assert inference_onnx.load_predictor(exported.files["int8"], Accelerator(cpu=True)).name == "exported-model_int8"
+    assert inference_onnx.is_exported(exported.folder) and not inference_onnx.is_exported(checkpoint)
+    assert Predictor.load(exported.files["int8"]).name == "exported-model_int8"
+    assert Predictor.load(exported.folder).name == "exported-model"
+    with pytest.raises(ValueError, match="for depth estimation; expected one for optical flow"):
+        Predictor.load(exported.folder, "optical-flow")
+    with pytest.raises(ValueError, match="exported already"):
+        export.load(exported.folder)
     copy = shutil.copytree(exported.folder / "onnx", tmp_path / "loose")
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         inference_onnx.OnnxModel(copy / "model.onnx")
@@ -246,15 +249,15 @@ def test_what_cannot_be_exported_is_refused(small, tmp_path, monkeypatch):
         export.export(small[0], target, attention="flash")
     with pytest.raises(ValueError, match="opset 17"):
         export.export(small[0], target, opset=17)
-    with pytest.raises(ValueError, match="WinWinForPreTraining; expected one of WinWinForOpticalFlow"):
-        export.export(save(tmp_path / "painter", "pretraining", "linear"), target)
+    with pytest.raises(ValueError, match="for pre-training; expected one for optical flow"):
+        export.export(save(tmp_path / "painter", "pre-training", "linear"), target)
     with pytest.raises(ValueError, match="attention_pattern='vitdet'"):
         export.export(save(tmp_path / "cells", "depth-estimation", "vitdet"), target)
 
     def missing(name):
         raise ImportError(f"No module named {name!r}")
 
-    monkeypatch.setattr(export.importlib, "import_module", missing)
+    monkeypatch.setattr(inference_onnx.importlib, "import_module", missing)
     with pytest.raises(ImportError, match=r"onnx is missing: pip install 'winwin-hf\[export\]'"):
         export.export(small[0], target)
     assert not target.exists()
@@ -280,7 +283,7 @@ def test_every_kind_of_network(tmp_path, task, variant, opset, attention):
     """`export` itself refuses what differs from PyTorch; what is left to see is that it looked at every output."""
     checkpoint = save(tmp_path / "checkpoint", task, variant)
     exported = export.export(checkpoint, tmp_path / "exported", opset=opset, attention=attention)
-    assert {d.output for d in exported.differences} == set(export.OUTPUTS[task])
+    assert {d.output for d in exported.differences} == {name for name, _ in TASKS[task].outputs}
     model = onnx.load(exported.files["fp32"])
     assert next(o.version for o in model.opset_import if o.domain == "") == opset
     fused = any(n.op_type == "MultiHeadAttention" for n in model.graph.node)
@@ -293,18 +296,18 @@ def test_every_kind_of_network(tmp_path, task, variant, opset, attention):
 def test_bundled_checkpoints(tmp_path, name):
     """Stored in half precision, so fp16 is the same to the last bit."""
     exported = export.export(name, tmp_path, quantise=["fp16"])
-    model, _ = export.load(name)
+    model = export.load(name).model
     task = export.task_of(model)
-    views = export.pictures((2, 80, 112), seed=3)[: len(export.INPUTS[task])]
+    views = export.pictures((2, 80, 112), seed=3)[: len(task.inputs)]
     fp32, fp16 = (inference_onnx.OnnxModel(exported.files[how])(*views) for how in ("fp32", "fp16"))
-    for output in export.OUTPUTS[task]:
+    for output, _ in task.outputs:
         assert torch.equal(getattr(fp32, output), getattr(fp16, output))
     with torch.inference_mode():
         tiled = inference.predict_tiled(model, *views, tile=(48, 64))
         with sdpa_kernel(SDPBackend.MATH):
             plain = inference.predict_tiled(model, *views, tile=(48, 64))
     ours = inference.predict_tiled(inference_onnx.OnnxModel(exported.files["fp32"]), *views, tile=(48, 64))
-    for output in export.OUTPUTS[task]:
+    for output, _ in task.outputs:
         expected = getattr(tiled, output)
         error, rounding = (float((getattr(o, output) - expected).abs().max()) for o in (ours, plain))
         bound = export.Difference("f", "r", (2, 80, 112), output, error, 0.0, float(expected.abs().max()), rounding)
@@ -314,22 +317,25 @@ def test_bundled_checkpoints(tmp_path, name):
 @pytest.mark.slow
 def test_int8_costs_little_on_real_frames(tmp_path, shared_data):
     """End-point error on Middlebury, through the evaluation that `winwin evaluate` runs."""
+    from accelerate import Accelerator
+
     from winwin_hf.data.sources import open_source
     from winwin_hf.evaluation.scoring import new_metric, score
 
     exported = export.export("winwin-flow", tmp_path, quantise=["int8"], check=False)
     source = open_source("middlebury", str(shared_data / "middlebury-flow"), "train")
-    accelerator, errors = Accelerator(cpu=True), {}
-    predictors = {how: inference_onnx.load_predictor(path, accelerator) for how, path in exported.files.items()}
-    predictors["pytorch"] = Network(*export.load("winwin-flow"), accelerator, "optical-flow")
+    predictors = {how: Predictor.load(path) for how, path in exported.files.items()}
+    predictors["pytorch"] = export.load("winwin-flow")
+    errors = {}
     for how, predictor in predictors.items():
-        errors[how] = score(predictor, source, new_metric(source), accelerator).figures["epe"]
+        errors[how] = score(predictor, source, new_metric(source), Accelerator(cpu=True)).figures["epe"]
     assert errors["fp32"] == pytest.approx(errors["pytorch"], abs=1e-3)
     assert abs(errors["int8"] - errors["fp32"]) < 0.02
 
 
 def test_a_bundled_name_is_the_bundled_folder():
-    model, processor = export.load("winwin-depth")
-    assert type(model).__name__ == "WinWinForDepthEstimation" and processor.patch_size == 16
+    predictor = export.load("winwin-depth")
+    model = predictor.model
+    assert type(model).__name__ == "WinWinForDepthEstimation" and predictor.processor.patch_size == 16
     assert bundled.resolve("winwin-depth") == str(bundled.CHECKPOINTS / "winwin-depth")
     assert model.config._attn_implementation == "sdpa" and not model.training

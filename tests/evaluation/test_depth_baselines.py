@@ -38,7 +38,7 @@ def test_the_line_is_found():
 
 
 def test_nothing_known_is_an_error():
-    with pytest.raises(ValueError, match="no frame with known depth"):
+    with pytest.raises(ValueError, match="no training frame has known depth"):
         learn("mean-depth", [np.full((12, 16), np.nan, np.float32)])
 
 
@@ -46,7 +46,7 @@ def test_nothing_known_is_an_error():
 def test_asked_for_by_name(method):
     predictor = methods.load(f"{method}@seven-scenes:all[:60%]={ROOM}", Accelerator(cpu=True))
     assert isinstance(predictor, DepthBaseline) and (predictor.task, predictor.name) == ("depth-estimation", method)
-    depth = predictor(np.zeros((48, 64, 3), np.uint8))
+    depth = predictor(np.zeros((48, 64, 3), np.uint8)).values
     assert depth.shape == (48, 64) and depth.dtype == np.float32 and (depth > 0).all()
 
 

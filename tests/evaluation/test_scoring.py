@@ -23,6 +23,7 @@ from winwin_hf.evaluation.methods import Baseline
 from winwin_hf.evaluation.metrics import FlowMetric
 from winwin_hf.evaluation.run import Settings, evaluate_data
 from winwin_hf.evaluation.scoring import new_metric, read_frame, score
+from winwin_hf.inference.predictor import Prediction
 
 FLOW = FRAMES / "flow"
 DEPTH = FRAMES / "depth"
@@ -34,7 +35,7 @@ def sintel(tmp_path):
 
 
 def zero(image, second):
-    return np.zeros((2, *image.shape[:2]), np.float32)
+    return Prediction(np.zeros((2, *image.shape[:2]), np.float32))
 
 
 def test_the_whole_is_the_sum_of_its_images():
@@ -43,7 +44,7 @@ def test_the_whole_is_the_sum_of_its_images():
     metric = FlowMetric()
     for example in source.examples():
         frame = read_frame(source, example)
-        metric.update(zero(frame.image, None), frame.target, frame.occluded)
+        metric.update(zero(frame.image, None).values, frame.target, frame.occluded)
     assert result.figures["epe"] == pytest.approx(metric.compute()["epe"], rel=1e-12)
     assert [image.name for image in result.images] == [e["name"] for e in source.examples()]
     assert result.figures["epe_unmatched"] > 0  # the masks arrived
@@ -99,7 +100,11 @@ def test_spring_is_scored_at_its_own_resolution():
     varies = not np.array_equal(frame.target[:, ::2, ::2], frame.target[:, 1::2, 1::2])
     for double in ("mean", "best"):
         result = score(
-            lambda a, b: frame.target[:, ::2, ::2], source, new_metric(source, double), Accelerator(), length=1
+            lambda a, b: Prediction(frame.target[:, ::2, ::2]),
+            source,
+            new_metric(source, double),
+            Accelerator(),
+            length=1,
         )
         assert (result.figures["epe"] == 0) == (double == "best" or not varies)
 

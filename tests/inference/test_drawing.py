@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from winwin_hf.inference import drawing as vis
+from winwin_hf.inference import sheets
 from winwin_hf.model.flow_colours_winwin import PURE, color_wheel, flow_to_image
 
 
@@ -162,10 +163,10 @@ def test_arrows_start_where_they_should():
 
 
 def test_legend_and_panel():
-    legend = vis.legend(["road", "sky"], [(255, 0, 0), (0, 0, 255)], height=20)
+    legend = sheets.legend(["road", "sky"], [(255, 0, 0), (0, 0, 255)], height=20)
     assert legend.shape[0] == 40 and tuple(legend[10, 8]) == (255, 0, 0) and tuple(legend[30, 8]) == (0, 0, 255)
     picture = np.full((50, 100, 3), 7, np.uint8)
-    sheet = vis.panel(
+    sheet = sheets.panel(
         [("one", picture), ("two", Image.fromarray(picture)), ("three", picture[..., 0])], columns=2, width=200
     )
     assert sheet.shape == (2 * (100 + 22) + 3 * 8, 2 * 200 + 3 * 8, 3)
@@ -173,7 +174,7 @@ def test_legend_and_panel():
     assert (sheet[150:, 216:] == 255).all()  # the empty cell
     assert (sheet[8:30, 8:208] < 128).any()  # the title
     with pytest.raises(ValueError, match="at least one"):
-        vis.panel([])
+        sheets.panel([])
 
 
 def test_it_needs_no_package_but_numpy_and_pillow():

@@ -215,8 +215,7 @@ def one_by_one(model, processor, first: np.ndarray, second: np.ndarray) -> np.nd
     inputs = processor(images=first, second_images=second, return_tensors="pt")
     with torch.no_grad():
         outputs = model(**inputs)
-    flow = processor.post_process_optical_flow(outputs, target_sizes=[first.shape[:2]])[0]["flow"]
-    return flow.permute(1, 2, 0).numpy()
+    return processor.post_process_optical_flow(outputs, target_sizes=[first.shape[:2]])[0]["flow"].numpy()
 
 
 @pytest.fixture
@@ -274,7 +273,7 @@ def test_frames_are_encoded_once_and_pairs_are_as_one_by_one(variant, backward, 
     assert len(calls) == encoded.count == 5 and encoded.most == 2
     assert [pair.index for pair in pairs] == [0, 1, 2, 3]
     for pair, first, second in zip(pairs, frames_, frames_[1:], strict=False):
-        assert pair.flow.shape == (30, 44, 2) and pair.flow.dtype == np.float32
+        assert pair.flow.shape == (2, 30, 44) and pair.flow.dtype == np.float32
         np.testing.assert_array_equal(pair.flow, one_by_one(model, processor, first, second))
         if not backward:
             assert pair.backward is pair.occluded is pair.backward_occluded is None
@@ -332,7 +331,7 @@ def test_a_processor_that_resizes():
     processor = WinWinImageProcessor(patch_size=8, do_resize=True, size={"height": 16, "width": 24})
     frames_ = clip(2)
     pair = next(flow_of_frames(model, processor, frames_))
-    assert pair.flow.shape == (30, 44, 2)
+    assert pair.flow.shape == (2, 30, 44)
     np.testing.assert_array_equal(pair.flow, one_by_one(model, processor, *frames_))
 
 
@@ -350,13 +349,18 @@ def test_clips_without_flow():
 # ------------------------------------------------------------------ consistency
 
 
+def occluded_in(forward: np.ndarray, backward: np.ndarray, **constants: float) -> np.ndarray:
+    """`consistency` of flows (H, W, 2), which are easier to write down."""
+    return consistency(forward.transpose(2, 0, 1), backward.transpose(2, 0, 1), **constants)
+
+
 def test_a_shifted_frame_is_occluded_where_it_leaves():
     forward = np.zeros((6, 9, 2), np.float32) + np.float32([2, -1])
-    occluded = consistency(forward, -forward)
+    occluded = occluded_in(forward, -forward)
     expected = np.zeros((6, 9), bool)
     expected[:, 7:] = expected[0] = True  # two columns to the right, one row at the top
     np.testing.assert_array_equal(occluded, expected)
-    np.testing.assert_array_equal(consistency(-forward, forward), expected[::-1, ::-1])
+    np.testing.assert_array_equal(occluded_in(-forward, forward), expected[::-1, ::-1])
 
 
 def test_a_square_covers_what_it_moves_over():
@@ -371,8 +375,8 @@ def test_a_square_covers_what_it_moves_over():
     covered[19] = True  # leaves the frame
     uncovered = np.roll(before, 1, axis=0) & ~after
     uncovered[0] = True
-    np.testing.assert_array_equal(consistency(forward, backward), covered)
-    np.testing.assert_array_equal(consistency(backward, forward), uncovered)
+    np.testing.assert_array_equal(occluded_in(forward, backward), covered)
+    np.testing.assert_array_equal(occluded_in(backward, forward), uncovered)
 
 
 @pytest.mark.parametrize("length", [0.0, 3.0, 10.0])
@@ -382,16 +386,16 @@ def test_the_bound_is_that_of_the_paper(length):
     for factor, occluded in ((0.999, False), (1.001, True)):
         forward = np.zeros((3, 15, 2), np.float32) + np.float32([length, 0])
         backward = np.zeros((3, 15, 2), np.float32) + np.float32([-length, limit * factor])
-        assert consistency(forward, backward)[1, 1] == occluded
-    assert not consistency(forward, backward, absolute=1.0)[1, 1]  # the last ones, just above
-    assert not consistency(forward, backward, relative=0.1)[1, 1]
+        assert occluded_in(forward, backward)[1, 1] == occluded
+    assert not occluded_in(forward, backward, absolute=1.0)[1, 1]  # the last ones, just above
+    assert not occluded_in(forward, backward, relative=0.1)[1, 1]
 
 
 def test_the_way_back_is_read_between_pixels():
     """A zoom by s about the origin: f = (s - 1) x, b = (1 / s - 1) x, which bilinear interpolation gives exactly."""
     y, x = np.mgrid[:30, :40].astype(np.float32)
     grid, scale = np.stack([x, y], axis=-1), np.float32(1.37)
-    occluded = consistency((scale - 1) * grid, (1 / scale - 1) * grid, relative=0.0, absolute=1e-6)
+    occluded = occluded_in((scale - 1) * grid, (1 / scale - 1) * grid, relative=0.0, absolute=1e-6)
     np.testing.assert_array_equal(occluded, (scale * x > 39) | (scale * y > 29))
     # read at the nearest pixel it would not come back
     rounded = (1 / scale - 1) * np.rint(scale * grid)
@@ -403,12 +407,13 @@ def test_what_is_unknown_is_occluded():
     forward[1, 2, 0] = np.nan
     backward[3, 4] = np.nan
     forward[0, 0] = np.inf
-    occluded = consistency(forward, backward)
+    occluded = occluded_in(forward, backward)
     assert occluded[0, 0] and occluded[1, 2] and occluded[3, 4]
     near = np.zeros((4, 5), bool)  # what is read beside an unknown vector may be unknown, too
     near[2:, 3:] = near[0, 0] = near[1, 2] = True
     assert not occluded[~near].any()
-    for bad in (forward[:3], forward[..., 0], forward.transpose(2, 0, 1)):
+    backward = backward.transpose(2, 0, 1)
+    for bad in (forward[:3].transpose(2, 0, 1), forward[..., 0], forward):
         with pytest.raises(ValueError, match="one size"):
             consistency(bad, backward)
 
@@ -419,7 +424,7 @@ def test_a_first_pass_at_half_the_size_finds_longer_motion():
     first, second = image[:, :480], image[:, 160:]
     found = {}
     for name in ("winwin-flow", "winwin-flow+coarse"):
-        flow = methods.load(name, Accelerator(cpu=True), min_pixels=0)(first, second)
+        flow = methods.load(name, Accelerator(cpu=True), min_pixels=0)(first, second).values
         assert flow.shape == (2, 448, 480)
         found[name] = float(np.abs(flow[:, :, 176:] - np.array([-160.0, 0.0])[:, None, None]).sum(0).mean())
     assert found["winwin-flow+coarse"] < min(10.0, found["winwin-flow"])

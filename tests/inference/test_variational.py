@@ -41,25 +41,23 @@ def test_any_method_of_flow_can_be_refined(shifted):
     accelerator = Accelerator(cpu=True)
     plain = methods.load("opencv-farneback", accelerator)
     refined = methods.load("opencv-farneback+variational", accelerator)
-    assert (
-        refined.name == "opencv-farneback+variational"
-        and refined.task == "optical-flow"
-        and refined.uncertainty is None
-    )
-    assert np.array_equal(refined(image, second), variational.refine(plain(image, second), image, second))
-    assert error(refined(image, second), truth) < error(plain(image, second), truth)
+    assert (refined.name, refined.task, refined.labels) == ("opencv-farneback+variational", "optical-flow", None)
+    before, after = plain(image, second), refined(image, second)
+    assert after.log_scale is None and after.seconds > 0
+    assert np.array_equal(after.values, variational.refine(before.values, image, second))
+    assert error(after.values, truth) < error(before.values, truth)
 
 
-def test_the_network_keeps_its_uncertainty(shifted):
+def test_the_network_keeps_its_confidence(shifted):
     refined = methods.load("winwin-flow+variational", Accelerator(cpu=True))
     assert refined.name == "winwin-flow+variational"
-    flow = refined(*shifted[:2])
-    assert flow.shape == (2, 240, 320) and refined.uncertainty.shape == (240, 320)
+    found = refined(*shifted[:2])
+    assert found.values.shape == (2, 240, 320) and found.log_scale.shape == found.confidence.shape == (240, 320)
 
 
 def test_what_cannot_be_refined_is_named(shifted):
     image, second, flow = shifted
-    with pytest.raises(ValueError, match="winwin-seg is for segmentation: only flow"):
+    with pytest.raises(ValueError, match="winwin-seg is for semantic segmentation: only flow"):
         methods.load("winwin-seg+variational", Accelerator(cpu=True))
     with pytest.raises(ValueError, match="needs two frames"):
         methods.load("zero+variational", Accelerator(cpu=True))(image)

@@ -12,9 +12,11 @@ from support.model_cases import make
 
 from winwin_hf import WinWinForOpticalFlow, WinWinImageProcessor
 from winwin_hf.data import formats
-from winwin_hf.inference import drawing, tasks
 from winwin_hf.inference import flow as inference
+from winwin_hf.inference import video
 from winwin_hf.inference.clips import open_clip
+from winwin_hf.inference.figures import photometric_errors
+from winwin_hf.inference.predictor import Predictor
 from winwin_hf.inference.video import full_colour, run
 from winwin_hf.model.flow_colours_winwin import flow_to_image
 
@@ -70,10 +72,10 @@ def test_a_file_for_each_pair(clip, checkpoint, tmp_path, encoded, capsys):
     assert len(encoded) == 7
     assert set(left(tmp_path / "out")) == flos(*range(1, 7)) | {"video.json"}
     assert "6/6" in capsys.readouterr().err  # the bar
-    predictor = tasks.load(checkpoint, "optical-flow", "cpu")
+    predictor = Predictor.load(checkpoint, "optical-flow", "cpu")
     for number in range(1, 7):
         pair = [formats.read_image(clip / f"{i}.png") for i in (number - 1, number)]
-        expected = tasks.predict_flow(predictor, *pair).values
+        expected = predictor(*pair).values.transpose(1, 2, 0)
         np.testing.assert_array_equal(formats.read_flo(tmp_path / "out" / f"frame_{number:04d}.flo"), expected)
 
 
@@ -86,7 +88,9 @@ def test_both_directions(clip, checkpoint, tmp_path, encoded):
         f"{n}frame_000{i}.png" for n in masks for i in (1, 2)
     }
     for i in (1, 2):
-        forward, back = (formats.read_flo(tmp_path / name / f"frame_000{i}.flo") for name in (".", "backward"))
+        forward, back = (
+            formats.read_flo(tmp_path / name / f"frame_000{i}.flo").transpose(2, 0, 1) for name in (".", "backward")
+        )
         for name, expected in (
             ("occlusions", inference.consistency(forward, back)),
             ("backward_occlusions", inference.consistency(back, forward)),
@@ -211,7 +215,7 @@ def test_the_flow_in_colours(clip, checkpoint, whole_run, tmp_path, encoded, flo
     assert len(encoded) == 7 and summary.pairs == 6 and summary.kind == "H.264" and summary.video == target
     assert set(left(tmp_path / "out")) == ({"video.json"} | flos(*range(1, 7)) if flo else set()) | {"flow.mp4"}
     assert not list((tmp_path / "out").glob(".*"))
-    flows = [formats.read_flo(path) for path in sorted(whole_run.glob("*.flo"))]
+    flows = [formats.read_flo(path).transpose(2, 0, 1) for path in sorted(whole_run.glob("*.flo"))]
     scale = max_motion or full_colour(flows)
     assert summary.max_motion == pytest.approx(scale)
     made = open_clip(target)
@@ -242,19 +246,19 @@ def test_a_broken_off_video_leaves_nothing(clip, checkpoint, tmp_path, monkeypat
             def interrupted(flow, max_motion):
                 raise KeyboardInterrupt
 
-            patch.setattr(drawing, "flow_to_image", interrupted)
+            patch.setattr(video, "flow_to_image", interrupted)
             settings = {"max_motion": max_motion, "flo": False, "progress": False}
             run(clip, tmp_path, checkpoint, video=tmp_path / target, **settings)
         assert list(tmp_path.iterdir()) == []
 
 
 def test_full_colour():
-    still, fast = np.zeros((40, 40, 2), np.float32), np.full((40, 40, 2), 30.0, np.float32)
+    still, fast = np.zeros((2, 40, 40), np.float32), np.full((2, 40, 40), 30.0, np.float32)
     assert full_colour([still]) == 1.0  # noise below a pixel stays pale
     assert full_colour([fast]) == pytest.approx(30 * math.sqrt(2))
     assert full_colour([still + 2] * 19 + [fast]) == pytest.approx(2 * math.sqrt(2))  # one cut among 20 pairs
-    spotted = np.full((80, 80, 2), 2.0, np.float32)
-    spotted[0, :9] = 1000  # 3 errors among the 400 vectors that are looked at
+    spotted = np.full((2, 80, 80), 2.0, np.float32)
+    spotted[:, 0, :9] = 1000  # 3 errors among the 400 vectors that are looked at
     assert full_colour([spotted]) == pytest.approx(2 * math.sqrt(2))
 
 
@@ -315,6 +319,6 @@ def test_a_real_clip(shared_data, tmp_path, encoded, end):
     assert record["model"] == "winwin-flow" and record["size"] == [192, 336]
     frames, made = list(open_clip(bedroom, size=(192, 336), end=end).frames()), open_clip(tmp_path / "flow.mp4")
     assert len(frames) == count and [p.shape for p in made.frames()] == [(192, 672, 3)] * (count - 1)
-    flows = [formats.read_flo(path) for path in sorted((tmp_path / "out").glob("*.flo"))]
-    errors = [tasks.photometric_errors(a, b, flow) for a, b, flow in zip(frames, frames[1:], flows, strict=False)]
+    flows = [formats.read_flo(path).transpose(2, 0, 1) for path in sorted((tmp_path / "out").glob("*.flo"))]
+    errors = [photometric_errors(a, b, flow) for a, b, flow in zip(frames, frames[1:], flows, strict=False)]
     assert np.mean([e["warped"] for e in errors]) < 0.9 * np.mean([e["unwarped"] for e in errors])

@@ -19,7 +19,8 @@ import pytest
 from PIL import Image
 
 from winwin_hf.data import formats
-from winwin_hf.inference import clips, drawing, tasks
+from winwin_hf.inference import clips, drawing
+from winwin_hf.inference.predictor import Predictor
 
 pytest.importorskip("gradio", reason="needs gradio (winwin-hf[demo])")
 
@@ -171,7 +172,7 @@ def test_results_are_kept_by_content(space: types.SimpleNamespace, networks: obj
     assert networks.depth(image.copy()) is first
     assert networks.depth(image[::-1]) is not first
     assert networks.flow(image, image).passes == 1
-    assert set(networks._kept) and networks.segment(image).labels.shape == (64, 96)
+    assert set(networks._kept) and networks.segment(image).values.shape == (64, 96)
 
 
 def test_kept_results_are_bounded(
@@ -180,7 +181,7 @@ def test_kept_results_are_bounded(
     monkeypatch.setattr(space.networks, "KEPT_BYTES", 3 * 64 * 96 * 4)
     images = [np.full((64, 96, 3), value, np.uint8) for value in range(6)]
     results = [networks.depth(image) for image in images]
-    assert sum(result.depth.nbytes for result in networks._kept.values()) <= 3 * 64 * 96 * 4
+    assert sum(result.values.nbytes for result in networks._kept.values()) <= 3 * 64 * 96 * 4
     assert networks.depth(images[-1]) is results[-1] and networks.depth(images[0]) is not results[0]
 
 
@@ -188,18 +189,18 @@ def test_flow_is_the_packages(networks: object, server: space_server.Server) -> 
     rng = np.random.default_rng(2)
     image1, image2 = rng.integers(0, 255, (2, 60, 90, 3), np.uint8)
     mine = networks.flow(image1, image2)
-    expected = tasks.predict_flow(tasks.load(server.checkpoints["flow"], "flow"), image1, image2)
-    np.testing.assert_allclose(mine.flow, expected.values, atol=1e-5)
-    low, high = networks.error_bounds
-    assert mine.error.shape == (60, 90) and (mine.error >= low).all() and (mine.error <= high).all()
+    expected = Predictor.load(server.checkpoints["flow"])(image1, image2)
+    np.testing.assert_allclose(mine.values, expected.values, atol=1e-5)
+    (low, high), error = networks.error_bounds, networks.expected_error(mine)
+    assert error.shape == (60, 90) and (error >= low).all() and (error <= high).all()
     flows = list(networks.flow_of_frames([image1, image2, image1]))
     assert len(flows) == 2
-    np.testing.assert_allclose(flows[0], mine.flow, atol=1e-4)
+    np.testing.assert_allclose(flows[0], mine.values, atol=1e-4)
 
 
 def test_one_network_runs_at_a_time(networks: object, monkeypatch: pytest.MonkeyPatch) -> None:
     running, most, guard = 0, 0, threading.Lock()
-    true = tasks.predict_depth
+    true = Predictor.predict
 
     def watched(*args: object) -> object:
         nonlocal running, most
@@ -212,7 +213,7 @@ def test_one_network_runs_at_a_time(networks: object, monkeypatch: pytest.Monkey
             running -= 1
         return result
 
-    monkeypatch.setattr(tasks, "predict_depth", watched)
+    monkeypatch.setattr(Predictor, "predict", watched)
     images = [np.full((32, 32, 3), value, np.uint8) for value in (200, 201, 202, 202)]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         results = list(pool.map(networks.depth, images))
@@ -221,11 +222,11 @@ def test_one_network_runs_at_a_time(networks: object, monkeypatch: pytest.Monkey
 
 def test_arrows_are_lengthened_when_small(space: types.SimpleNamespace) -> None:
     image = np.zeros((300, 400, 3), np.uint8)
-    still, moving = np.full((300, 400, 2), 1.0, np.float32), np.full((300, 400, 2), 30.0, np.float32)
+    still, moving = np.full((2, 300, 400), 1.0, np.float32), np.full((2, 300, 400), 30.0, np.float32)
     assert space.views.arrows(image, still)[1] > 1
     picture, times = space.views.arrows(image, moving)
     assert times == 1 and picture.shape == image.shape and picture.any()
-    assert space.views.arrows(np.zeros((1080, 1920, 3), np.uint8), np.zeros((1080, 1920, 2)))[0].shape == (360, 640, 3)
+    assert space.views.arrows(np.zeros((1080, 1920, 3), np.uint8), np.zeros((2, 1080, 1920)))[0].shape == (360, 640, 3)
 
 
 def test_legends(space: types.SimpleNamespace) -> None:
@@ -243,8 +244,8 @@ def test_legends(space: types.SimpleNamespace) -> None:
 
 
 def test_difference_and_tiles(space: types.SimpleNamespace) -> None:
-    direct, tiled = np.zeros((40, 50, 2), np.float32), np.zeros((40, 50, 2), np.float32)
-    tiled[10, 10] = 3, 4
+    direct, tiled = np.zeros((2, 40, 50), np.float32), np.zeros((2, 40, 50), np.float32)
+    tiled[:, 10, 10] = 3, 4
     shade, apart, scale = space.views.difference(direct, tiled)
     assert apart[10, 10] == 5 and scale == 1 and shade[10, 10, 0] == 0 and shade[0, 0, 0] == 255
     marked = space.views.draw_tiles(shade, [0, 20], [0, 30], (20, 20))
@@ -326,7 +327,7 @@ def test_flow_endpoint(client: Client, server: space_server.Server, frames: tupl
     flo, npy, png = result[-3:]
     flow = formats.read_flo(flo)
     images = [formats.read_image(frame) for frame in frames]
-    expected = tasks.predict_flow(tasks.load(server.checkpoints["flow"], "flow"), *images).values
+    expected = Predictor.load(server.checkpoints["flow"])(*images).values.transpose(1, 2, 0)
     np.testing.assert_allclose(flow, expected, atol=1e-5)
     np.testing.assert_array_equal(formats.read_npy(npy), flow)
     assert formats.read_image(png).shape == (72, 120, 3)

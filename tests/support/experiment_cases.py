@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from accelerate import Accelerator
 from research.experiments import flow_kinds
 from research.experiments.context import RECIPES, Context
 from research.experiments.fields import Pair
@@ -18,7 +17,7 @@ from support.model_cases import make
 from support.places import FRAMES
 from winwin_hf import WinWinForOpticalFlow
 from winwin_hf.data.sources import open_source
-from winwin_hf.inference.predictor import Network
+from winwin_hf.inference.predictor import Predictor
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.training.recipe import dump_recipe, load_recipe
 from winwin_hf.training.state import save_model
@@ -46,9 +45,9 @@ def pair_of(truth: np.ndarray, occluded=None) -> Pair:
     return Pair("hand-made", image, image[::-1].copy(), truth, occluded)
 
 
-def network_of(variant: str = "matching") -> Network:
+def network_of(variant: str = "matching") -> Predictor:
     model = make("optical-flow", variant)
-    return Network(model, WinWinImageProcessor(patch_size=model.config.patch_size), Accelerator(), "optical-flow")
+    return Predictor(model, WinWinImageProcessor(patch_size=model.config.patch_size), "optical-flow")
 
 
 def scenes(size=(48, 64), count=2) -> FlowSet:

@@ -1,4 +1,4 @@
-"""Arguments that several commands share, and their checks."""
+"""Arguments that several commands share, and checks of arguments."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from winwin_hf.cli.errors import UsageError
 progress = Console(stderr=True)
 
 
+Model = Annotated[str, typer.Option(help="A bundled name, a folder, a Hub repository or an exported file.")]
+
+
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]
 
 
-Picture = Annotated[Path | None, typer.Option(help="Also write a picture to look at (PNG or JPEG).")]
+Picture = Annotated[Path | None, typer.Option(help="Also write the result in colours (PNG or JPEG).")]
 
 
 MinPixels = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Enlarge smaller frames to so many pixels, which flow gains from; 0: never. Default: the checkpoint's.",
+        help="Enlarge frames with fewer pixels to this number, for more accurate flow; 0: never. Default: the checkpoint's.",
     ),
 ]
 

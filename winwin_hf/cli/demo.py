@@ -18,7 +18,8 @@ import transformers
 
 from winwin_hf import bundled
 from winwin_hf.data import formats
-from winwin_hf.inference import drawing, tasks
+from winwin_hf.inference import drawing, figures, sheets
+from winwin_hf.inference.predictor import Predictor
 
 
 def run(
@@ -37,52 +38,52 @@ def run(
         raise FileNotFoundError(f"{folder}: the example frames {', '.join(missing)} are missing")
     output.mkdir(parents=True, exist_ok=True)
 
-    figures: dict[str, Any] = {"machine": _machine()}
+    results: dict[str, Any] = {"machine": _machine()}
     present = bundled.folders()
     for name, show in (("winwin-flow", _flow), ("winwin-seg", _segment), ("winwin-depth", _depth)):
         if name not in present:
             say(f"{name}: not in this package, left out")
-            figures[name] = None
+            results[name] = None
             continue
         say(f"{name}: running")
-        figures[name] = show(name, folder, output, device, say)
+        results[name] = show(name, folder, output, device, say)
 
-    _write(output / "figures.json", json.dumps(figures, indent=2) + "\n")
-    _write(output / "figures.md", _markdown(figures))
+    _write(output / "figures.json", json.dumps(results, indent=2) + "\n")
+    _write(output / "figures.md", _markdown(results))
     say(f"pictures and figures: {output.absolute()}")
-    return figures
+    return results
 
 
 def _flow(name: str, folder: Path, output: Path, device: str, say: Callable[[str], Any]) -> list[dict[str, Any]]:
-    predictor = tasks.load(name, "optical-flow", device)
+    predictor = Predictor.load(name, "optical-flow", device)
     rows = []
     for number, (file1, file2) in enumerate(bundled.PAIRS, start=1):
         frame1, frame2 = formats.read_image(folder / file1), formats.read_image(folder / file2)
-        result = tasks.predict_flow(predictor, frame1, frame2)
+        result = predictor(frame1, frame2)
         flow = result.values
         # The first pair is what a person looks for: it has the plain name.
         stem = "flow" if number == 1 else f"flow_{number}"
-        formats.write_flo(output / f"{stem}.flo", flow)
+        formats.write_flo(output / f"{stem}.flo", flow.transpose(1, 2, 0))
         before, after = (_difference(frame1, picture) for picture in (frame2, drawing.warp(frame2, flow)))
-        errors = tasks.photometric_errors(frame1, frame2, flow)
-        sheet = drawing.panel(
+        errors = figures.photometric_errors(frame1, frame2, flow)
+        sheet = sheets.panel(
             [
                 ("frame 1", frame1),
-                (f"flow (full colour: {np.hypot(flow[..., 0], flow[..., 1]).max():.1f} px)", tasks.flow_picture(flow)),
+                (f"flow (full colour: {np.hypot(*flow).max():.1f} px)", sheets.flow_picture(flow)),
                 ("frame 2", frame2),
                 ("frame 2 warped to frame 1 by the flow", drawing.warp(frame2, flow)),
                 (f"|frame 1 - frame 2| (times 3), mean {errors['unwarped']:.2f}", before),
                 (f"|frame 1 - warped frame 2| (times 3), mean {errors['warped']:.2f}", after),
             ]
         )
-        tasks.save_picture(output / f"{stem}.png", sheet)
+        formats.save_image(output / f"{stem}.png", sheet)
         rows.append(
             {
                 "frames": [file1, file2],
                 "size": _size(frame1),
                 "seconds": round(result.seconds, 3),
-                "mean_flow_px": round(tasks.mean_magnitude(flow), 3),
-                "largest_flow_px": round(float(np.hypot(flow[..., 0], flow[..., 1]).max()), 3),
+                "mean_flow_px": round(figures.mean_magnitude(flow), 3),
+                "largest_flow_px": round(float(np.hypot(*flow).max()), 3),
                 "photometric_error": {key: round(value, 4) for key, value in errors.items()},
                 "files": [f"{stem}.flo", f"{stem}.png"],
             }
@@ -95,17 +96,17 @@ def _flow(name: str, folder: Path, output: Path, device: str, say: Callable[[str
 
 
 def _segment(name: str, folder: Path, output: Path, device: str, say: Callable[[str], Any]) -> list[dict[str, Any]]:
-    predictor = tasks.load(name, "semantic-segmentation", device)
-    names = predictor.label_names
+    predictor = Predictor.load(name, "semantic-segmentation", device)
+    names = predictor.labels or ()
     rows = []
     for file in bundled.SEGMENTED:
         image = formats.read_image(folder / file)
-        result = tasks.predict_segmentation(predictor, image)
+        result = predictor(image)
         stem = f"segmentation_{Path(file).stem}"
-        tasks.save_labels(output / f"{stem}_labels.png", result.values)
-        picture = tasks.segmentation_picture(image, result.values, names)
-        tasks.save_picture(output / f"{stem}.png", drawing.panel([("image", image), ("classes", picture)]))
-        shares = tasks.label_shares(result.values, names)
+        formats.write_labels(output / f"{stem}_labels.png", result.values)
+        picture = sheets.segmentation_picture(image, result.values, names)
+        formats.save_image(output / f"{stem}.png", sheets.panel([("image", image), ("classes", picture)]))
+        shares = figures.label_shares(result.values, names)
         rows.append(
             {
                 "image": file,
@@ -121,19 +122,19 @@ def _segment(name: str, folder: Path, output: Path, device: str, say: Callable[[
 
 
 def _depth(name: str, folder: Path, output: Path, device: str, say: Callable[[str], Any]) -> list[dict[str, Any]]:
-    predictor = tasks.load(name, "depth-estimation", device)
+    predictor = Predictor.load(name, "depth-estimation", device)
     rows = []
     for file in bundled.MEASURED:
         image = formats.read_image(folder / file)
-        result = tasks.predict_depth(predictor, image)
+        result = predictor(image)
         low, middle, high = (float(value) for value in np.percentile(result.values, (1, 50, 99)))
         stem = f"depth_{Path(file).stem}"
-        tasks.save_depth(output / f"{stem}_mm.png", result.values)
+        formats.write_depth(output / f"{stem}_mm.png", result.values)
         titled = [
             ("image", image),
-            (f"depth, {low:.2f} m (pale) to {high:.2f} m (dark)", tasks.depth_picture(result.values)),
+            (f"depth, {low:.2f} m (pale) to {high:.2f} m (dark)", sheets.depth_picture(result.values)),
         ]
-        tasks.save_picture(output / f"{stem}.png", drawing.panel(titled))
+        formats.save_image(output / f"{stem}.png", sheets.panel(titled))
         rows.append(
             {
                 "image": file,
@@ -149,10 +150,10 @@ def _depth(name: str, folder: Path, output: Path, device: str, say: Callable[[st
     return rows
 
 
-def _markdown(figures: dict[str, Any]) -> str:
-    lines = ["# What the bundled checkpoints do on the example frames", "", figures["machine"], ""]
+def _markdown(results: dict[str, Any]) -> str:
+    lines = ["# What the bundled checkpoints do on the example frames", "", results["machine"], ""]
     lines += ["Seconds are of a single run; the first of each table includes warming up.", ""]
-    if figures["winwin-flow"]:
+    if results["winwin-flow"]:
         lines += [
             "## winwin-flow",
             "",
@@ -161,32 +162,32 @@ def _markdown(figures: dict[str, Any]) -> str:
             "| frames | size | seconds | mean flow | largest | photometric error | warped |",
             "|---|---|---|---|---|---|---|",
         ]
-        for row in figures["winwin-flow"]:
+        for row in results["winwin-flow"]:
             error = row["photometric_error"]
             lines.append(
                 f"| {' -> '.join(row['frames'])} | {row['size'][0]}x{row['size'][1]} | {row['seconds']:.2f} | "
                 f"{row['mean_flow_px']:.2f} px | {row['largest_flow_px']:.1f} px | {error['unwarped']:.2f} | {error['warped']:.2f} |"
             )
         lines.append("")
-    if figures["winwin-seg"]:
+    if results["winwin-seg"]:
         lines += ["## winwin-seg", "", "| image | size | seconds | classes |", "|---|---|---|---|"]
-        for row in figures["winwin-seg"]:
+        for row in results["winwin-seg"]:
             shares = ", ".join(f"{key} {value:.0%}" for key, value in row["shares"].items() if value >= 0.005)
             lines.append(f"| {row['image']} | {row['size'][0]}x{row['size'][1]} | {row['seconds']:.2f} | {shares} |")
         lines.append("")
-    if figures["winwin-depth"]:
+    if results["winwin-depth"]:
         lines += [
             "## winwin-depth",
             "",
             "| image | size | seconds | 1 % | median | 99 % |",
             "|---|---|---|---|---|---|",
         ]
-        for row in figures["winwin-depth"]:
+        for row in results["winwin-depth"]:
             depths = " | ".join(f"{value:.2f} m" for value in row["depth_m"].values())
             lines.append(f"| {row['image']} | {row['size'][0]}x{row['size'][1]} | {row['seconds']:.2f} | {depths} |")
         lines.append("")
     for name in ("winwin-flow", "winwin-seg", "winwin-depth"):
-        if figures[name] is None:
+        if results[name] is None:
             lines += [f"{name}: not in this package.", ""]
     return "\n".join(lines)
 

@@ -1,13 +1,14 @@
-"""`winwin flow`, `depth`, `segment`, `demo`: one network on one image, one pair or the example frames."""
+"""`winwin flow`, `depth`, `segment`, `demo`: run a network on an image, a pair or the example frames."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from winwin_hf.cli.arguments import Device, MinPixels, Picture, check_picture, check_suffix, progress, read_image
+from winwin_hf.cli.arguments import Device, MinPixels, Model, Picture, check_picture, check_suffix, progress, read_image
 from winwin_hf.cli.errors import UsageError, one_line_errors, parse_size
 
 
@@ -17,9 +18,10 @@ def flow(
     frame2: Annotated[Path, typer.Argument(help="Second frame, of the same size.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the flow (.flo).")] = Path("flow.flo"),
     picture: Picture = None,
-    model: Annotated[str, typer.Option(help="A bundled name, a folder or a Hub repository.")] = "winwin-flow",
+    model: Model = "winwin-flow",
     tile: Annotated[
-        str | None, typer.Option(help="HEIGHTxWIDTH: predict in tiles, the baseline. Default: whole.")
+        str | None,
+        typer.Option(help="HEIGHTxWIDTH: predict in tiles of this size. Default: one pass over the whole frame."),
     ] = None,
     variational: Annotated[
         bool, typer.Option("--variational", help="Refine the flow with OpenCV's variational method.")
@@ -28,31 +30,34 @@ def flow(
         bool,
         typer.Option(
             "--coarse",
-            help="First passes at half the size, of large frames at a quarter before: longer motions.",
+            help="Start from passes at half and, for large frames, a quarter of the size. Finds longer motions.",
         ),
     ] = False,
     min_pixels: MinPixels = None,
     device: Device = "auto",
 ) -> None:
-    """Optical flow from FRAME1 to FRAME2, in pixels: (right, down)."""
+    """Optical flow from FRAME1 to FRAME2: (right, down) in pixels."""
     check_suffix(output, "--output", (".flo",))
     check_picture(picture)
     tile_size = parse_size("--tile", tile)
     if coarse and tile_size:
-        raise UsageError("--coarse is for whole frames; expected no --tile with it")
+        raise UsageError("--coarse is for whole frames; expected no --tile")
     images = [read_image(frame1), read_image(frame2)]
     from winwin_hf.data.formats import write_flo
-    from winwin_hf.inference import tasks
+    from winwin_hf.inference.figures import mean_magnitude
+    from winwin_hf.inference.predictor import Method, Predictor
+    from winwin_hf.inference.sheets import flow_picture
+    from winwin_hf.inference.variational import Refined
 
     with progress.status(f"loading {model}"):
-        predictor = tasks.load(model, "optical-flow", device, min_pixels)
+        options: dict[str, Any] = {"tile": tile_size, "coarse": coarse, "min_pixels": min_pixels, "progress": True}
+        method: Method = Predictor.load(model, "optical-flow", device, **options)
+        method = Refined(method) if variational else method
     with progress.status(f"optical flow of {frame1.name} and {frame2.name}"):
-        result = tasks.predict_flow(predictor, images[0], images[1], tile_size, variational, coarse)
-    write_flo(output, result.values)
-    report(output, result, f"mean |flow| {tasks.mean_magnitude(result.values):.2f} px")
-    if picture is not None:
-        tasks.save_picture(picture, tasks.flow_picture(result.values))
-        typer.echo(str(picture))
+        result = method(*images)
+    write_flo(output, result.values.transpose(1, 2, 0))
+    report(output, result, f"mean |flow| {mean_magnitude(result.values):.2f} px")
+    save_picture(picture, lambda: flow_picture(result.values))
 
 
 @one_line_errors
@@ -62,62 +67,61 @@ def depth(
         Path, typer.Option("--output", "-o", help=".npy (float32 metres) or .png (16-bit millimetres).")
     ] = Path("depth.npy"),
     picture: Picture = None,
-    model: Annotated[str, typer.Option(help="A bundled name, a folder or a Hub repository.")] = "winwin-depth",
+    model: Model = "winwin-depth",
     device: Device = "auto",
 ) -> None:
     """Depth of IMAGE, in metres."""
     check_suffix(output, "--output", (".npy", ".png"))
     check_picture(picture)
     loaded = read_image(image)
-    from winwin_hf.inference import tasks
+    from winwin_hf.data.formats import write_depth
+    from winwin_hf.inference.predictor import Predictor
+    from winwin_hf.inference.sheets import depth_picture
 
     with progress.status(f"loading {model}"):
-        predictor = tasks.load(model, "depth-estimation", device)
+        predictor = Predictor.load(model, "depth-estimation", device)
     with progress.status(f"depth of {image.name}"):
-        result = tasks.predict_depth(predictor, loaded)
-    tasks.save_depth(output, result.values)
+        result = predictor(loaded)
+    write_depth(output, result.values)
     report(output, result, f"{result.values.min():.2f} to {result.values.max():.2f} m")
-    if picture is not None:
-        tasks.save_picture(picture, tasks.depth_picture(result.values))
-        typer.echo(str(picture))
+    save_picture(picture, lambda: depth_picture(result.values))
 
 
 @one_line_errors
 def segment(
     image: Annotated[Path, typer.Argument(help="The image.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="8-bit class ids (.png).")] = Path("labels.png"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Class ids in 8 bits (.png).")] = Path("labels.png"),
     picture: Picture = None,
-    model: Annotated[str, typer.Option(help="A bundled name, a folder or a Hub repository.")] = "winwin-seg",
+    model: Model = "winwin-seg",
     device: Device = "auto",
 ) -> None:
     """Semantic segmentation of IMAGE."""
     check_suffix(output, "--output", (".png",))
     check_picture(picture)
     loaded = read_image(image)
-    from winwin_hf.inference import tasks
+    from winwin_hf.data.formats import write_labels
+    from winwin_hf.inference.figures import label_shares
+    from winwin_hf.inference.predictor import Predictor
+    from winwin_hf.inference.sheets import segmentation_picture
 
     with progress.status(f"loading {model}"):
-        predictor = tasks.load(model, "semantic-segmentation", device)
+        predictor = Predictor.load(model, "semantic-segmentation", device)
     with progress.status(f"segmentation of {image.name}"):
-        result = tasks.predict_segmentation(predictor, loaded)
-    names = predictor.label_names
-    tasks.save_labels(output, result.values)
-    shares = tasks.label_shares(result.values, names)
+        result = predictor(loaded)
+    names = predictor.labels or ()
+    write_labels(output, result.values)
+    shares = label_shares(result.values, names)
     report(output, result, ", ".join(f"{name} {share:.0%}" for name, share in list(shares.items())[:4]))
-    if picture is not None:
-        tasks.save_picture(picture, tasks.segmentation_picture(loaded, result.values, names))
-        typer.echo(str(picture))
+    save_picture(picture, lambda: segmentation_picture(loaded, result.values, names))
 
 
 @one_line_errors
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for pictures and figures.")] = Path("demo"),
-    frames: Annotated[
-        Path | None, typer.Option(help="Folder of example frames. Default: those of the package.")
-    ] = None,
+    frames: Annotated[Path | None, typer.Option(help="Folder of the example frames. Default: the package's.")] = None,
     device: Device = "auto",
 ) -> None:
-    """Run every bundled checkpoint on real frames; pictures and figures into a folder."""
+    """Run every bundled checkpoint on example frames; write pictures and figures."""
     from winwin_hf.cli import demo as demo_module
 
     demo_module.run(output, frames=frames, device=device, say=progress.print)
@@ -126,3 +130,12 @@ def demo(
 def report(path: Path, result: Any, what: str) -> None:
     height, width = result.values.shape[:2]
     typer.echo(f"{path}  {width} x {height}, {what}, {result.seconds:.2f} s on {result.device}")
+
+
+def save_picture(path: Path | None, draw: Callable[[], Any]) -> None:
+    """Writes what `draw` returns to `path`, where there is one."""
+    if path is not None:
+        from winwin_hf.data.formats import save_image
+
+        save_image(path, draw())
+        typer.echo(str(path))

@@ -7,42 +7,42 @@ from typing import Annotated
 
 import typer
 
+from winwin_hf.cli.arguments import Device, MinPixels, Model
 from winwin_hf.cli.errors import UsageError, one_line_errors, parse_size
 
 
 @one_line_errors
 def video(
     clip: Annotated[str, typer.Argument(help="A video, a folder of images, or a pattern such as 'frames/*.png'.")],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder for frame_0001.flo, ... and what else is asked.")
-    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for frame_0001.flo, ... and the other files.")],
     flo: Annotated[bool, typer.Option("--flo/--no-flo", help="Write the flow of each pair as .flo.")] = True,
-    video: Annotated[Path | None, typer.Option(help="Also a video in flow colours (.mp4).")] = None,
+    video: Annotated[Path | None, typer.Option(help="Also write a video of the flow in colours (.mp4).")] = None,
     side_by_side: Annotated[
-        bool, typer.Option("--side-by-side", help="In the video, the frames beside their flow.")
+        bool, typer.Option("--side-by-side", help="Show each frame to the left of its flow in the video.")
     ] = False,
     backward: Annotated[
-        bool, typer.Option("--backward", help="Both directions, and the occluded pixels of each (.png).")
+        bool,
+        typer.Option(
+            "--backward", help="Also write the backward flow and the occluded pixels of both directions (.png)."
+        ),
     ] = False,
     max_motion: Annotated[
-        float | None, typer.Option(help="Full colour in the video, pixels. Default: from the clip's own flow.")
+        float | None,
+        typer.Option(help="Motion in pixels that gets full colour in the video. Default: from the clip's flow."),
     ] = None,
     rate: Annotated[float | None, typer.Option(help="Frames a second of the video. Default: the clip's.")] = None,
     start: Annotated[int, typer.Option(min=0, help="First frame, counted from 0.")] = 0,
-    end: Annotated[int | None, typer.Option(min=1, help="Frame to stop before.")] = None,
-    stride: Annotated[int, typer.Option(min=1, help="Take every so manieth frame.")] = 1,
+    end: Annotated[int | None, typer.Option(min=1, help="Stop before this frame.")] = None,
+    stride: Annotated[int, typer.Option(min=1, help="Use every N-th frame.")] = 1,
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH: resize the frames first.")] = None,
-    min_pixels: Annotated[
-        int | None,
-        typer.Option(min=0, help="Enlarge smaller frames to so many pixels; 0: never. Default: the checkpoint's."),
-    ] = None,
-    model: Annotated[str, typer.Option(help="A bundled name, a folder or a Hub repository.")] = "winwin-flow",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
+    min_pixels: MinPixels = None,
+    model: Model = "winwin-flow",
+    device: Device = "auto",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew where the folder holds another clip's or model's flow.")
+        bool, typer.Option("--overwrite", help="Start again where the folder holds the flow of another clip or model.")
     ] = False,
 ) -> None:
-    """Optical flow of each pair of CLIP, each frame encoded once. Interrupted, the same command goes on where it was."""
+    """Optical flow from each frame of CLIP to the next. If it is interrupted, run the same command to continue."""
     frame_size = parse_size("--size", size)
     if not flo and video is None:
         raise UsageError("--no-flo leaves nothing to write; expected --video FILE.mp4 with it")
@@ -68,7 +68,7 @@ def video(
         device=device,
         overwrite=overwrite,
     )
-    again = f", {done.reused} of them from before" if done.reused else ""
+    again = f", {done.reused} of them by an earlier run" if done.reused else ""
     typer.echo(f"{output}  {done.pairs} pairs{again}, {done.seconds:.1f} s")
     if done.video is not None:
         typer.echo(f"{done.video}  {done.kind}, full colour at {done.max_motion:.1f} px")

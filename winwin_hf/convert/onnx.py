@@ -45,9 +45,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from winwin_hf import bundled
-from winwin_hf.inference.onnx import RUNTIMES, OnnxModel, _need
-from winwin_hf.inference.tasks import quiet
-from winwin_hf.task import ARCHITECTURES, DENSE, Task
+from winwin_hf.inference.onnx import RUNTIMES, OnnxModel, is_exported, need
+from winwin_hf.inference.predictor import Predictor
+from winwin_hf.task import ARCHITECTURES, Task
 
 QUANTISATIONS = ("fp16", "bf16", "int8")
 ATTENTIONS = ("fused", "standard")
@@ -118,8 +118,9 @@ def export(
             raise ValueError(f"{name} {value!r}: expected one of {', '.join(choices)}.")
     if opset < 18:
         raise ValueError(f"opset {opset}: expected 18 or newer.")
-    _need("onnx", "onnxscript", *(["onnxruntime"] if check else []))
-    model, processor = load(checkpoint)
+    need("onnx", "onnxscript", *(["onnxruntime"] if check else []))
+    predictor = load(checkpoint)
+    model, processor = predictor.model, predictor.processor
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".onnx-", dir=output))
@@ -150,26 +151,18 @@ def export(
     return Exported(output, {how: output / "onnx" / file for how, file in files.items()}, differences)
 
 
-def load(checkpoint: str | Path) -> tuple[Any, Any]:
-    """Model (float32, in evaluation mode, SDPA) and processor. Raises ValueError for one that can't be exported."""
-    from transformers import AutoConfig, AutoImageProcessor, AutoModel
-
-    import winwin_hf  # noqa: F401  registers the Auto classes
-
-    source = bundled.resolve(str(checkpoint))
-    config = AutoConfig.from_pretrained(source)
-    architecture = (getattr(config, "architectures", None) or ["none"])[0]
-    known = [task.architecture for task in DENSE.values()]
-    if architecture not in known:
-        raise ValueError(f"{checkpoint} is a {architecture}; expected one of {', '.join(known)}.")
-    if config.attention_pattern != "global":
+def load(checkpoint: str | Path) -> Predictor:
+    """The network in float32, in evaluation mode, with SDPA, on the CPU. Raises ValueError for one that can't be exported."""
+    if is_exported(checkpoint):
+        raise ValueError(f"{checkpoint} is exported already; expected a checkpoint with PyTorch's weights.")
+    predictor = Predictor.load(checkpoint, device="cpu", dtype=torch.float32, attention="sdpa")
+    pattern = predictor.model.config.attention_pattern
+    if pattern != "global":
         raise ValueError(
-            f"{checkpoint} has attention_pattern={config.attention_pattern!r}: how a frame divides into cells depends on its "
-            "size, so there is no graph for all sizes; expected 'global'."
+            f"{checkpoint} has attention_pattern={pattern!r}: how a frame divides into cells depends on its size, so no graph fits all "
+            "sizes; expected 'global'."
         )
-    with quiet():
-        model = AutoModel.from_pretrained(source, dtype=torch.float32, attn_implementation="sdpa").eval()
-    return model, AutoImageProcessor.from_pretrained(source)
+    return predictor
 
 
 class Plain(nn.Module):
@@ -335,9 +328,6 @@ def describe(model: Any, files: dict[str, str], opset: int, attention: str) -> d
         "attention": attention,
         "versions": {name: found for name in packages if (found := _version(name))},
     }
-
-
-# ------------------------------------------------------------------ running an exported file
 
 
 # ------------------------------------------------------------------ comparing

@@ -17,8 +17,7 @@ from winwin_hf.evaluation import report, submission, worst
 from winwin_hf.evaluation.methods import load
 from winwin_hf.evaluation.report import Line
 from winwin_hf.evaluation.scoring import Frame, new_metric, score
-from winwin_hf.inference.predictor import Network
-from winwin_hf.inference.variational import Refined
+from winwin_hf.inference.predictor import Method
 from winwin_hf.task import TASKS
 
 
@@ -122,7 +121,7 @@ def _open(name: str, split: str | None, path: str, settings: Settings) -> _DataS
 
 
 def _evaluate_one(
-    predictor: Any, data_set: _DataSet, folder: Path | None, accelerator: Accelerator, settings: Settings
+    predictor: Method, data_set: _DataSet, folder: Path | None, accelerator: Accelerator, settings: Settings
 ) -> Line:
     """Scores one method on one set and writes its files below `folder`."""
     name, source = data_set.name, data_set.source
@@ -147,8 +146,7 @@ def _evaluate_one(
         accelerator.wait_for_everyone()
         worst.write_pictures(set_folder / "worst", result, source.task)
         accelerator.wait_for_everyone()
-    network = predictor.predictor if isinstance(predictor, Refined) else predictor
-    tiled = isinstance(network, Network) and settings.tile
+    tiled = predictor.tile
     return Line(
         data=name,
         split=data_set.split,
@@ -165,7 +163,7 @@ def _evaluate_one(
     )
 
 
-def _check_fits(predictor: Any, data_set: _DataSet) -> None:
+def _check_fits(predictor: Method, data_set: _DataSet) -> None:
     """Raises ValueError if the method is for another task or for other classes than the set's."""
     name, source = data_set.name, data_set.source
     if predictor.task != source.task:

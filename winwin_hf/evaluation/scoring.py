@@ -7,7 +7,6 @@ gives the same figures, to the last digit.
 from __future__ import annotations
 
 import heapq
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +20,7 @@ from winwin_hf.data.readers import DepthReader, FlowReader, SegmentationReader
 from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.sources import Source
 from winwin_hf.evaluation.metrics import DepthMetric, FlowMetric, Metric, SegmentationMetric, sum_rows
+from winwin_hf.inference.predictor import Prediction
 from winwin_hf.task import TASKS
 
 
@@ -126,7 +126,7 @@ def read_frame(source: Source, example: dict[str, Any]) -> Frame:
 
 
 def score(
-    predict: Callable[[np.ndarray, np.ndarray | None], np.ndarray],
+    method: Callable[[np.ndarray, np.ndarray | None], Prediction],
     source: Source,
     metric: Metric,
     accelerator: Accelerator,
@@ -140,7 +140,7 @@ def score(
     Predicts the frames of a source and scores those with ground truth. Every process returns the same figures.
 
     Args:
-        predict: see methods.py. Its attribute `uncertainty`, if it has one, is the last flow's, for AUSE.
+        method: a `Method`, or a function that is called like one. The `log_scale` of a flow is its uncertainty, for AUSE.
         length: use the first `length` examples; None: all.
         skip_broken: leave out examples that can't be read, instead of raising.
         keep_worst: how many of the worst frames to keep with their predictions, for pictures.
@@ -164,18 +164,17 @@ def score(
                 raise
             broken.append((int(example["index"]), str(example.get("name", example["index"])), str(error)))
             continue
-        start = time.perf_counter()
-        prediction = predict(frame.image, frame.second)
-        seconds = time.perf_counter() - start
+        predicted = method(frame.image, frame.second)
+        prediction = predicted.values
         row = None
         if frame.target is not None:
             maps = {}
             if source.task == "optical-flow":
-                maps = {"occluded": frame.occluded, "uncertainty": getattr(predict, "uncertainty", None)}
+                maps = {"occluded": frame.occluded, "uncertainty": predicted.log_scale}
             row = metric.row(prediction, frame.target, **maps)
             worst.add(metric.compute(row), frame, prediction)
         size = (frame.image.shape[0], frame.image.shape[1])
-        images.append(Scored(frame.index, frame.name, size, row, seconds))
+        images.append(Scored(frame.index, frame.name, size, row, predicted.seconds))
         if on_prediction is not None:
             on_prediction(frame, prediction)
     if world > 1:

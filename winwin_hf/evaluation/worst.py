@@ -12,7 +12,7 @@ from winwin_hf.data.formats import save_image, write_atomic
 from winwin_hf.evaluation.figures import FIGURE_LABELS, figure_text
 from winwin_hf.evaluation.report import Line, folder_name
 from winwin_hf.evaluation.scoring import Frame, Result
-from winwin_hf.inference import drawing
+from winwin_hf.inference import drawing, sheets
 from winwin_hf.model.flow_colours_winwin import flow_to_image
 from winwin_hf.model.losses_winwin import UNKNOWN_FLOW
 from winwin_hf.task import TASKS, DataTask
@@ -31,7 +31,7 @@ def draw(frame: Frame, prediction: np.ndarray, task: DataTask, figures: dict[str
     pictures = {"optical-flow": _draw_flow, "depth-estimation": _draw_depth, "semantic-segmentation": _draw_labels}
     truth, predicted, error = pictures[task](frame.target, prediction)
     image = ("image" if frame.second is None else "first frame", frame.image)
-    return drawing.panel([image, truth, (caption, predicted), error], columns=4, width=PICTURE_WIDTH)
+    return sheets.panel([image, truth, (caption, predicted), error], columns=4, width=PICTURE_WIDTH)
 
 
 def _draw_flow(target: np.ndarray, prediction: np.ndarray) -> tuple[Captioned, np.ndarray, Captioned]:

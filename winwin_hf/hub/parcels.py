@@ -227,7 +227,8 @@ def example_picture(folder: Path, architecture: str, path: Path) -> str | None:
     None where there is nothing to see (features) or the package came without frames.
     """
     from winwin_hf.data import formats
-    from winwin_hf.inference import drawing, tasks
+    from winwin_hf.inference import drawing, sheets
+    from winwin_hf.inference.predictor import Predictor
 
     frames = bundled.examples_folder()
     wanted = {
@@ -239,26 +240,26 @@ def example_picture(folder: Path, architecture: str, path: Path) -> str | None:
         return None
     images = [formats.read_image(frames / name) for name in wanted]
     if architecture == "WinWinForOpticalFlow":
-        predictor = tasks.load(str(folder), "optical-flow")
-        flow = tasks.predict_flow(predictor, images[0], images[1]).values
+        predictor = Predictor.load(str(folder), "optical-flow")
+        flow = predictor(*images).values
         back = drawing.warp(images[1], flow)
-        pictures = [("frame 1", images[0]), ("flow", tasks.flow_picture(flow)), ("frame 2", images[1])]
+        pictures = [("frame 1", images[0]), ("flow", sheets.flow_picture(flow)), ("frame 2", images[1])]
         pictures.append(("frame 2 warped to frame 1", back))
         what = "Optical flow"
     elif architecture == "WinWinForSemanticSegmentation":
-        predictor = tasks.load(str(folder), "semantic-segmentation")
-        labels = tasks.predict_segmentation(predictor, images[0]).values
+        predictor = Predictor.load(str(folder), "semantic-segmentation")
+        labels = predictor(images[0]).values
         pictures = [
             ("image", images[0]),
-            ("classes", tasks.segmentation_picture(images[0], labels, predictor.label_names)),
+            ("classes", sheets.segmentation_picture(images[0], labels, predictor.labels or ())),
         ]
         what = "Classes"
     else:
-        predictor = tasks.load(str(folder), "depth-estimation")
-        depth = tasks.predict_depth(predictor, images[0]).values
-        pictures = [("image", images[0]), ("depth, near pale, far dark", tasks.depth_picture(depth))]
+        predictor = Predictor.load(str(folder), "depth-estimation")
+        depth = predictor(images[0]).values
+        pictures = [("image", images[0]), ("depth, near pale, far dark", sheets.depth_picture(depth))]
         what = "Depth"
-    tasks.save_picture(path, drawing.panel(pictures))
+    formats.save_image(path, sheets.panel(pictures))
     return f"{what} by this model. Picture: {_credit(frames, wanted[0])}"
 
 

@@ -1,20 +1,18 @@
-"""Pictures of what the models predict. NumPy and Pillow only, because this file travels with the weights (the pipeline uses it).
+"""Predictions as colours: depth, classes and arrows; colours over an image; a frame warped by a flow. sheets.py adds legends.
 
-Notable: `flow_to_image` is the colour code of the Middlebury benchmark (Baker et al., "A Database and Evaluation Methodology
-for Optical Flow", IJCV 2011), written from its definition; `depth_to_image` uses a colour map computed here, whose lightness
-in OKLab (Ottosson 2020) rises evenly; `panel` lays titled pictures out in a grid.
+Notable: `depth_to_image` uses a colour map computed here, whose lightness in OKLab (Ottosson 2020) rises evenly. The colours of flow
+are in model/flow_colours_winwin.py, because the pipeline needs them.
 
 Images are uint8 RGB (H, W, 3); flow is (u right, v down) in pixels, (2, H, W) or (H, W, 2), torch or NumPy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from winwin_hf.model.flow_colours_winwin import _array, _components, flow_to_image
 
@@ -35,7 +33,7 @@ def depth_colors() -> np.ndarray:
     lightness = 0.22 + 0.74 * t
     angle = np.deg2rad(265 + 200 * t)  # OKLab hue: blue, magenta, red, orange, yellow
     chroma = 0.04 + 0.15 * np.sin(np.pi * np.clip(0.12 + 0.83 * t, 0, 1))
-    for _ in range(60):  # where sRGB has no such colour, take one less saturated
+    for _ in range(60):  # colours that sRGB lacks get less saturated ones
         a, b = chroma * np.cos(angle), chroma * np.sin(angle)
         linear = _oklab_to_linear(lightness, a, b)
         outside = ((linear < 0) | (linear > 1)).any(axis=1)
@@ -48,7 +46,7 @@ def depth_colors() -> np.ndarray:
 
 
 def depth_to_image(depth: Any, minimum: float | None = None, maximum: float | None = None) -> np.ndarray:
-    """Depth (H, W) -> colours, near pale and far dark; not finite is black. The range defaults to this picture's own."""
+    """Depth (H, W) -> colours, near pale and far dark; black where it isn't finite. The range defaults to this picture's own."""
     values = _array(depth)
     if values.ndim != 2:
         raise ValueError(f"A depth map is (H, W), got a shape of {values.shape}.")
@@ -95,7 +93,7 @@ def segmentation_to_image(labels: Any, palette: Any = None, ignore: int = 255) -
 
 def overlay(image: Any, colours: Any, opacity: float = 0.5) -> np.ndarray:
     """`colours` over `image`, both (H, W, 3) uint8 or PIL."""
-    below, above = _picture(image), _picture(colours)
+    below, above = as_picture(image), as_picture(colours)
     if below.shape != above.shape:
         raise ValueError(
             f"The image is {below.shape[:2]} but the colours are {above.shape[:2]}; expected the same size."
@@ -106,9 +104,9 @@ def overlay(image: Any, colours: Any, opacity: float = 0.5) -> np.ndarray:
 
 
 def flow_arrows(image: Any, flow: Any, step: int = 32, color: tuple[int, int, int] = (255, 255, 0)) -> np.ndarray:
-    """Draws every `step` pixels an arrow as long as the motion there; unknown vectors are left out."""
+    """Draws an arrow as long as the motion every `step` pixels, none where the flow is unknown."""
     u, v = _components(flow)
-    picture = Image.fromarray(_picture(image))
+    picture = Image.fromarray(as_picture(image))
     if picture.size != u.shape[::-1]:
         raise ValueError(
             f"The image is {picture.size[::-1]} but the flow is {u.shape} (height, width); expected the same size."
@@ -132,11 +130,11 @@ def flow_arrows(image: Any, flow: Any, step: int = 32, color: tuple[int, int, in
 
 
 def warp(image2: Any, flow: Any) -> np.ndarray:
-    """Frame 2 seen from frame 1: pixel (x, y) of the result is frame 2 at (x + u, y + v), bilinear.
+    """Frame 2 warped to frame 1: pixel (x, y) of the result is frame 2 at (x + u, y + v), bilinear.
 
-    Black where the flow is unknown or points out of the frame. With the right flow it looks like frame 1 except at occlusions.
+    Black where the flow is unknown or points out of the frame. With the right flow it looks like frame 1, except at occlusions.
     """
-    source = _picture(image2)
+    source = as_picture(image2)
     u, v = _components(flow)
     height, width = source.shape[:2]
     if u.shape != (height, width):
@@ -163,65 +161,17 @@ def warp(image2: Any, flow: Any) -> np.ndarray:
     return result
 
 
-def legend(names: Sequence[str], palette: Any = None, height: int = 20) -> np.ndarray:
-    """A column of colour swatches with the class names beside them."""
-    colours = default_palette(len(names)) if palette is None else np.asarray(palette, np.uint8)
-    if len(colours) < len(names):
-        raise ValueError(f"{len(names)} names but a palette of {len(colours)} colours.")
-    font = _font(int(height * 0.65))
-    width = height + 12 + max((int(font.getlength(name)) for name in names), default=0)
-    picture = Image.new("RGB", (width, max(1, height * len(names))), "white")
-    draw = ImageDraw.Draw(picture)
-    for row, (name, colour) in enumerate(zip(names, colours, strict=False)):
-        top = row * height
-        draw.rectangle([2, top + 2, height - 3, top + height - 3], fill=tuple(int(c) for c in colour))
-        draw.text((height + 6, top + height // 2), name, fill="black", font=font, anchor="lm")
-    return np.asarray(picture)
-
-
-def panel(pictures: Sequence[tuple[str, Any]], columns: int = 2, width: int = 480, gap: int = 8) -> np.ndarray:
-    """Titled pictures in a grid on white, filled row by row; each is scaled to `width` pixels and keeps its proportions."""
-    if not pictures:
-        raise ValueError("panel needs at least one (title, picture).")
-    if columns < 1 or width < 1:
-        raise ValueError(f"panel needs at least one column and a positive width, got columns={columns}, width={width}.")
-    title_height = 22
-    font = _font(14)
-    cells = []
-    for title, item in pictures:
-        picture = Image.fromarray(_picture(item))
-        size = (width, max(1, round(picture.height * width / picture.width)))
-        filter_ = Image.Resampling.LANCZOS if width < picture.width else Image.Resampling.BICUBIC
-        cells.append((title, picture if picture.size == size else picture.resize(size, filter_)))
-    rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
-    heights = [title_height + max(picture.height for _, picture in row) for row in rows]
-    across = min(columns, len(cells))
-    sheet = Image.new("RGB", (across * width + (across + 1) * gap, sum(heights) + (len(rows) + 1) * gap), "white")
-    draw = ImageDraw.Draw(sheet)
-    top = gap
-    for row, height in zip(rows, heights, strict=True):
-        for column, (title, picture) in enumerate(row):
-            left = gap + column * (width + gap)
-            draw.text((left + 2, top + title_height // 2), title, fill="black", font=font, anchor="lm")
-            sheet.paste(picture, (left, top + title_height))
-        top += height + gap
-    return np.asarray(sheet)
-
-
 # ---- what the functions above share ----
 
 
-def _picture(image: Any) -> np.ndarray:
+def as_picture(image: Any) -> np.ndarray:
+    """PIL or grey or RGB uint8 -> uint8 (H, W, 3). Raises ValueError for anything else."""
     array = np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else _array(image, floating=False)
     if array.ndim == 2:
         array = np.repeat(array[..., None], 3, axis=2)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
         raise ValueError(f"An image is (H, W, 3) uint8 or PIL, got {array.dtype} of shape {array.shape}.")
     return array
-
-
-def _font(size: int) -> Any:
-    return ImageFont.load_default(max(8, size))
 
 
 def _oklab_to_linear(lightness: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:

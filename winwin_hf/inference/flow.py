@@ -199,10 +199,10 @@ def predict_tiled(
 
 @dataclass
 class FlowPair:
-    """What `flow_of_frames` gives for two frames that follow each other; the last three only with `backward`."""
+    """Flow of two neighbouring frames; the last three fields only with `backward`."""
 
     index: int  # of the first of the two frames, counted from 0
-    flow: np.ndarray  # (H, W, 2) float32, from the first frame to the second, (right, down) in pixels of the frames
+    flow: np.ndarray  # (2, H, W) float32, from the first frame to the second, (right, down) in pixels of the frames
     backward: np.ndarray | None = None  # the same from the second frame to the first
     occluded: np.ndarray | None = None  # (H, W) bool: pixels of the first frame that the second doesn't show
     backward_occluded: np.ndarray | None = None  # pixels of the second frame that the first doesn't show
@@ -250,15 +250,15 @@ def flow_of_frames(
 
 
 def consistency(forward: np.ndarray, backward: np.ndarray, relative: float = 0.01, absolute: float = 0.5) -> np.ndarray:
-    """Which pixels of the first frame are occluded in the second, (H, W) bool, from the flows f there and b back, (H, W, 2).
+    """Which pixels of the first frame are occluded in the second, (H, W) bool, from the forward and the backward flow, (2, H, W).
 
-    A pixel x that can be seen in both frames comes back: f(x) + b(x + f(x)) = 0. It is said to be occluded where
-    |f + b|^2 > relative * (|f|^2 + |b|^2) + absolute, b taken bilinearly at x + f: the check and the constants of Sundaram, Brox
-    and Keutzer, "Dense point trajectories by GPU-accelerated large displacement optical flow" (ECCV 2010). So is what leaves the
-    frame (beyond the centres of its outermost pixels), and what isn't known (NaN, also beside one).
+    A pixel x that is visible in both frames comes back: f(x) + b(x + f(x)) = 0. It counts as occluded where
+    |f + b|^2 > relative * (|f|^2 + |b|^2) + absolute, b read bilinearly at x + f; where it leaves the frame (beyond the centres of the
+    outermost pixels); and where a flow is unknown (NaN, also beside one). Source: the check and the constants of Sundaram, Brox
+    and Keutzer, "Dense point trajectories by GPU-accelerated large displacement optical flow" (ECCV 2010).
     """
-    if forward.ndim != 3 or forward.shape[2] != 2 or forward.shape != backward.shape:
-        raise ValueError(f"Two flows of one size (H, W, 2) are expected, got {forward.shape} and {backward.shape}.")
+    if forward.ndim != 3 or forward.shape[0] != 2 or forward.shape != backward.shape:
+        raise ValueError(f"Two flows of one size (2, H, W) are expected, got {forward.shape} and {backward.shape}.")
     there, back = (torch.from_numpy(np.array(flow, np.float32)) for flow in (forward, backward))
     return _occluded(there, back, relative, absolute).numpy()
 
@@ -267,15 +267,14 @@ def _occluded(
     forward: torch.Tensor, backward: torch.Tensor, relative: float = 0.01, absolute: float = 0.5
 ) -> torch.Tensor:
     """`consistency` of tensors, on their device."""
-    height, width = forward.shape[:2]
-    x = torch.arange(width, device=forward.device) + forward[..., 0]
-    y = torch.arange(height, device=forward.device)[:, None] + forward[..., 1]
+    height, width = forward.shape[1:]
+    x = torch.arange(width, device=forward.device) + forward[0]
+    y = torch.arange(height, device=forward.device)[:, None] + forward[1]
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)  # false for NaN
     grid = torch.stack([x * (2 / max(width - 1, 1)), y * (2 / max(height - 1, 1))], dim=-1) - 1  # -1 to 1
-    back = F.grid_sample(backward.permute(2, 0, 1)[None], grid[None], padding_mode="border", align_corners=True)
-    back = back[0].permute(1, 2, 0)
-    lengths = forward.square().sum(-1) + back.square().sum(-1)
-    returns = (forward + back).square().sum(-1) <= relative * lengths + absolute  # false for NaN
+    back = F.grid_sample(backward[None], grid[None], padding_mode="border", align_corners=True)[0]
+    lengths = forward.square().sum(0) + back.square().sum(0)
+    returns = (forward + back).square().sum(0) <= relative * lengths + absolute  # false for NaN
     return ~(inside & returns)
 
 
@@ -288,11 +287,10 @@ def _encode(model: Any, processor: Any, frame: np.ndarray) -> Any:
 
 @torch.inference_mode()
 def _decode(model: Any, processor: Any, first: Any, second: Any, size: tuple[int, int]) -> torch.Tensor:
-    """Flow (H, W, 2) at the frames' size, from one encoded frame to another."""
+    """Flow (2, H, W) at the frames' size, from one encoded frame to another."""
     with _evaluating(model):
         prediction = DensePrediction(flow=model.decode(first, second).flow)
-    flow = processor.post_process_optical_flow(prediction, target_sizes=[size])[0]["flow"]
-    return flow.permute(1, 2, 0).contiguous()
+    return processor.post_process_optical_flow(prediction, target_sizes=[size])[0]["flow"].contiguous()
 
 
 # ---- what the functions above share ----

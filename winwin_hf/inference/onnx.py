@@ -1,4 +1,4 @@
-"""Exported files: run by ONNX Runtime or OpenVINO, with the face of the model that they were made of."""
+"""Exported files, run by ONNX Runtime or OpenVINO and called like the model that they were made of."""
 
 from __future__ import annotations
 
@@ -9,39 +9,38 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import nn
+from transformers import AutoConfig
 
 from winwin_hf.inference.flow import DensePrediction
-from winwin_hf.inference.predictor import Network
 
 RUNTIMES = ("onnxruntime", "openvino")
 
 
 def is_exported(name: str | Path) -> bool:
-    """Whether this names an ONNX file, or a folder that holds nothing else: what `load_predictor` takes."""
+    """Whether `name` is an ONNX file, a folder of such, or a model folder with no other weights."""
     path = Path(name)
-    return path.suffix == ".onnx" or (path / "export.json").is_file()
+    if path.suffix == ".onnx" or (path / "export.json").is_file():
+        return True
+    return (path / "onnx" / "export.json").is_file() and not any(path.glob("*.safetensors"))
 
 
 class OnnxModel(nn.Module):
     """
-    An exported file with the face of the model it was made of: pixels in, `DensePrediction` out, any size, on the CPU.
+    An exported file, called like the model that it was made of: pixels in, `DensePrediction` out, any size, on the CPU.
 
     Args:
-        path: a .onnx file, or its folder, whose float32 file is meant.
+        path: a .onnx file, or its folder, of which the float32 file is taken.
         runtime: "onnxruntime" or "openvino".
-        threads: default: as many as PyTorch uses.
-        precision: openvino alone: "f32", or "bf16" where the processor has it.
-    Raises: FileNotFoundError: the file, its export.json or config.json isn't there; ImportError: the runtime isn't.
+        threads: None: as many as PyTorch uses.
+        precision: of OpenVINO: "f32", or "bf16" where the processor has it.
+    Raises: FileNotFoundError: the file, its export.json or config.json is missing. ImportError: the runtime is missing.
     """
 
     def __init__(
         self, path: str | Path, runtime: str = "onnxruntime", threads: int | None = None, precision: str = "f32"
     ):
         super().__init__()
-        from transformers import AutoConfig
-
         path = Path(path)
         if path.is_dir():
             path = path / "model.onnx"
@@ -50,7 +49,7 @@ class OnnxModel(nn.Module):
                 raise FileNotFoundError(f"{needed}: no such file; expected what `winwin export` writes.")
         if runtime not in RUNTIMES:
             raise ValueError(f"runtime {runtime!r}: expected one of {', '.join(RUNTIMES)}.")
-        _need(runtime)
+        need(runtime)
         self.path, self.folder = path, _beside(path, "config.json")
         self.description = json.loads((path.parent / "export.json").read_text())
         self.config = AutoConfig.from_pretrained(self.folder)
@@ -89,7 +88,7 @@ def _start_onnxruntime(path: Path, threads: int, precision: str) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.enable_mem_pattern = False  # plans memory by the first size, and sizes change
+    options.enable_mem_pattern = False  # it plans memory by the first size, and sizes change
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda feed, outputs: session.run(outputs, feed)
@@ -102,7 +101,7 @@ def _start_openvino(path: Path, threads: int, precision: str) -> Any:
         "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": precision,
         "PERFORMANCE_HINT": "LATENCY",
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # or it would quantise the activations before int8 weights as well
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,  # otherwise the inputs of int8 weights are quantised too
     }
     compiled = openvino.Core().compile_model(str(path), "CPU", options)
 
@@ -113,24 +112,8 @@ def _start_openvino(path: Path, threads: int, precision: str) -> Any:
     return run
 
 
-def load_predictor(
-    path: str | Path,
-    accelerator: Accelerator,
-    tile: tuple[int, int] | None = None,
-    overlap: float = 0.5,
-    runtime: str = "onnxruntime",
-) -> Network:
-    """An exported file as `predictors.load` gives a checkpoint: for `winwin evaluate FOLDER/onnx/model_int8.onnx`."""
-    from transformers import AutoImageProcessor
-
-    model = OnnxModel(path, runtime)
-    processor = AutoImageProcessor.from_pretrained(_beside(model.path, "preprocessor_config.json"))
-    name = f"{model.folder.name}-{model.path.stem}" + (f"-{runtime}" if runtime != "onnxruntime" else "")
-    return Network(model, processor, accelerator, model.description["task"], name, tile, overlap)
-
-
 def _beside(path: Path, name: str) -> Path:
-    """The folder with `name` for a file of an export: the model folder, or the file's own."""
+    """The folder that holds `name` for an exported file: the model folder, or the file's own."""
     for folder in (path.parent.parent, path.parent):
         if (folder / name).is_file() and (folder != path.parent.parent or path.parent.name == "onnx"):
             return folder.resolve()
@@ -139,7 +122,8 @@ def _beside(path: Path, name: str) -> Path:
     )
 
 
-def _need(*packages: str) -> None:
+def need(*packages: str) -> None:
+    """Raises ImportError with the command that installs them where a package is missing."""
     for package in packages:
         try:
             importlib.import_module(package)

@@ -1,69 +1,277 @@
-"""A network by its name, ready to run."""
+"""A network by its name, ready to run: `Predictor.load("winwin-depth")("room.jpg").values`.
+
+Notable:
+- `Predictor` is the only place that loads a network for use, prepares its images and brings its predictions back to their size. The
+  command line, the demo, videos and evaluations run it.
+- `Method` is what it has in common with methods that have no network (evaluation/methods.py).
+- What a model predicts is (2, H, W) for flow, as in the pipeline and the metrics; files and ground truth have (H, W, 2).
+
+Images are RGB uint8 (H, W, 3), as `data.formats.read_image` gives them. Shapes: H W pixels of the image as it came in.
+"""
 
 from __future__ import annotations
 
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from huggingface_hub import snapshot_download
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers.utils import logging
 
-from winwin_hf.inference import flow as inference
-from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
+from winwin_hf import bundled
+from winwin_hf.data import formats
+from winwin_hf.inference.flow import FlowPair, flow_of_frames, predict_flow, predict_tiled
+from winwin_hf.inference.onnx import OnnxModel, is_exported
+from winwin_hf.task import ARCHITECTURES, DENSE, TASKS
+
+Image = np.ndarray | str | Path  # an array, or the path of a picture
 
 
-class Network:
-    """A model of ours with its processor. tile: (height, width) in pixels, or None for one pass over the whole frame.
+@dataclass
+class Prediction:
+    """
+    What a method predicts for one image or pair, at its size.
 
-    labels: class names of a segmentation model, in the order of its ids. uncertainty: of the last flow that was predicted, (H, W): the
-    raw channel of its scale, which grows with it.
+    Attributes:
+        values: flow (2, H, W) float32, (right, down) in pixels; depth (H, W) float32, metres; class ids (H, W) uint8.
+        confidence: of a network's flow, (H, W) float32 in 0..1; otherwise None.
+        log_scale: of a network's flow, (H, W) float32: the raw channel that confidence is made of; it grows with the expected error.
+        seconds: pre-processing, network and post-processing, without reading files.
+        passes: forward passes of the network; 0 for a method without one.
+        device: where it ran.
     """
 
-    uncertainty: np.ndarray | None = None
-    coarse = False  # flow: a first pass at half the size, see inference.coarse_flow
+    values: np.ndarray
+    confidence: np.ndarray | None = None
+    log_scale: np.ndarray | None = None
+    seconds: float = 0.0
+    passes: int = 0
+    device: str = "cpu"
 
-    def __init__(
-        self,
-        model: Any,
-        processor: WinWinImageProcessor,
-        accelerator: Accelerator,
-        task: str,
-        name: str = "model",
+
+class Method(ABC):
+    """
+    A network or another method for one task: images in, a `Prediction` out.
+
+    Attributes:
+        name: in tables and messages. task: a name of task.py.
+        tile: (height, width) in pixels of a network that sees tiles, None for whole images.
+    """
+
+    name: str
+    task: str
+    tile: tuple[int, int] | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Class names in the order of their ids (segmentation), None for other tasks."""
+        return None
+
+    def __call__(self, image: Image, second: Image | None = None) -> Prediction:
+        """Predicts for an image, or for a pair. Raises ValueError for a missing or unexpected second image."""
+        needed = len(TASKS[self.task].images)
+        if needed != 1 + (second is not None):
+            raise ValueError(f"{self.name} needs {'two frames' if needed == 2 else 'a single image'}")
+        image, second = _read(image), None if second is None else _read(second)
+        start = time.perf_counter()
+        prediction = self.predict(image, second)
+        prediction.seconds = time.perf_counter() - start
+        return prediction
+
+    @abstractmethod
+    def predict(self, image: np.ndarray, second: np.ndarray | None) -> Prediction:
+        """The prediction for arrays, without its seconds."""
+
+
+@dataclass
+class Predictor(Method):
+    """
+    A network with its image processor. `dataclasses.replace` gives the same network with other options.
+
+    Attributes:
+        device: of the model. tile: (height, width) in pixels; None: one pass over the whole image.
+        overlap: of tiles, see `flow.predict_tiled`. progress: show a bar over the tiles.
+        coarse: take a first pass at half the size (flow), see `flow.coarse_flow`.
+        autocast: a context for mixed precision, such as `Accelerator.autocast`.
+    """
+
+    model: Any
+    processor: Any
+    task: str
+    name: str = "model"
+    device: str | torch.device = "cpu"
+    tile: tuple[int, int] | None = None
+    overlap: float = 0.5
+    coarse: bool = False
+    progress: bool = False
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+    def __post_init__(self) -> None:
+        if self.coarse and (self.task != "optical-flow" or self.tile is not None):
+            raise ValueError(f"{self.name}: coarse passes are for networks of flow, on whole frames")
+
+    @classmethod
+    def load(
+        cls,
+        name: str | Path,
+        task: str | None = None,
+        device: str | torch.device = "auto",
+        *,
         tile: tuple[int, int] | None = None,
         overlap: float = 0.5,
-    ):
-        self.model, self.processor, self.accelerator = model, processor, accelerator
-        self.task, self.name = task, name
-        self.tile, self.overlap = tile, overlap
-        names = model.config.id2label
-        self.labels = tuple(names[i] for i in range(len(names))) if task == "semantic-segmentation" else None
+        coarse: bool = False,
+        min_pixels: int | None = None,
+        dtype: torch.dtype | None = None,
+        attention: str | None = None,
+        runtime: str | None = None,
+        progress: bool = False,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> Predictor:
+        """
+        The network `name`.
+
+        Args:
+            name: a bundled name, a folder, a Hub repository, or what `winwin export` wrote: its folder or a .onnx file.
+            task: a name of task.py that the network must have. None: any that predicts a map.
+            device: "auto" (CUDA where there is one, else the CPU), "cpu", "cuda:1", "mps", ...
+            min_pixels: enlarge smaller images to so many pixels; 0: never; None: as the checkpoint says.
+            dtype: of the weights. None: float32 on a CPU, as stored elsewhere.
+            attention: "sdpa" or "eager". None: as the checkpoint says.
+            runtime: "onnxruntime" or "openvino": run the exported file beside the checkpoint's weights. None: PyTorch, or ONNX Runtime
+                where there is nothing but exported files.
+
+        Raises:
+            OSError: nothing has that name.
+            ValueError: the checkpoint is for another task, or the device isn't there.
+        """
+        name = str(name)
+        if runtime is None and is_exported(name):
+            runtime = "onnxruntime"
+        if runtime is None:
+            target = _device(device)
+            source = bundled.resolve(name)
+            found = _check_task(name, _architecture(source, name), task)
+            weights = dtype or (torch.float32 if target.type == "cpu" else "auto")
+            options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
+            with quiet():
+                model: Any = AutoModel.from_pretrained(source, dtype=weights, **options).to(target).eval()
+            title = Path(name).name
+        else:
+            target = _device("cpu" if device == "auto" else device)
+            if target.type != "cpu":
+                raise ValueError(f"{name}: exported files run on the CPU, not on {target}")
+            model = OnnxModel(_exported(name), runtime)
+            found, source = _check_task(name, model.description["architecture"], task), model.folder
+            title = f"{model.folder.name}-{model.path.stem}" + (f"-{runtime}" if runtime != "onnxruntime" else "")
+        processor = AutoImageProcessor.from_pretrained(source)
+        if min_pixels is not None:
+            processor.min_pixels = min_pixels
+        return cls(model, processor, found, title, target, tile, overlap, coarse, progress, autocast)
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        names = self.model.config.id2label
+        return tuple(names[index] for index in range(len(names))) if self.task == "semantic-segmentation" else None
 
     @torch.inference_mode()
-    def __call__(self, image: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
-        size = (image.shape[0], image.shape[1])
-        inputs = self.processor.preprocess(image, second, return_tensors="pt").to(self.accelerator.device)
-        with self.accelerator.autocast():
+    def predict(self, image: np.ndarray, second: np.ndarray | None) -> Prediction:
+        inputs = self.processor(images=image, second_images=second, return_tensors="pt")
+        inputs = inputs.to(self.device, self.model.dtype)
+        views = inputs["pixel_values"], inputs.get("second_pixel_values")
+        with self.autocast():
             if self.coarse:
-                outputs = inference.predict_flow(
-                    self.model, inputs["pixel_values"], inputs["second_pixel_values"], self.tile, coarse=True
-                )
-            elif self.tile is None:
-                outputs = self.model(**inputs)
+                outputs = predict_flow(self.model, *views, coarse=True)
             else:
-                outputs = inference.predict_tiled(
-                    self.model, inputs["pixel_values"], inputs.get("second_pixel_values"), self.tile, self.overlap
-                )
-        return self._finish(outputs, size)
-
-    def _finish(self, outputs: Any, size: tuple[int, int]) -> np.ndarray:
-        """The prediction at the image's size, without the padding."""
-        sizes, processor = [size], self.processor
+                tile = self.tile or views[0].shape[-2:]
+                outputs = predict_tiled(self.model, *views, tile, self.overlap, progress=self.progress)
+        sizes, processor = [image.shape[:2]], self.processor
+        maps: dict[str, torch.Tensor] = {}
         if self.task == "optical-flow":
-            restored = processor.post_process_optical_flow(outputs, target_sizes=sizes)[0]
-            result = restored["flow"]
-            self.uncertainty = restored["log_scale"].float().cpu().numpy() if "log_scale" in restored else None
+            maps = processor.post_process_optical_flow(outputs, target_sizes=sizes)[0]
+            values = maps["flow"].float()
         elif self.task == "depth-estimation":
-            result = processor.post_process_depth_estimation(outputs, target_sizes=sizes)[0]["predicted_depth"]
+            values = processor.post_process_depth_estimation(outputs, target_sizes=sizes)[0]["predicted_depth"].float()
         else:
-            return processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)[0].cpu().numpy()
-        return result.float().cpu().numpy()
+            values = processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)[0].to(torch.uint8)
+        confidence, log_scale = (_array(maps[key]) if key in maps else None for key in ("confidence", "log_scale"))
+        return Prediction(_array(values), confidence, log_scale, passes=outputs.passes, device=str(self.device))
+
+    def frames(self, frames: Iterable[np.ndarray], backward: bool = False) -> Iterator[FlowPair]:
+        """Flow from each frame of a video to the next; each frame is encoded once. See `flow.flow_of_frames`."""
+        if self.tile is not None or self.coarse:
+            raise ValueError(
+                f"{self.name}: a video's frames are predicted in one pass, without tiles and coarse passes"
+            )
+        return flow_of_frames(self.model, self.processor, frames, backward)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hides transformers' progress bar for loading weights, which is over at once; downloads keep theirs."""
+    before = logging.set_tqdm_hook(lambda bar, args, options: bar(*args, **{**options, "disable": True}))
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(before)
+
+
+# ------------------------------------------------------------------ what the functions above share
+
+
+def _architecture(source: str, name: str) -> str:
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        # transformers' message runs over many lines and doesn't always name the model
+        reason = str(error).strip().splitlines()[0]
+        known = ", ".join(bundled.folders()) or "none"
+        raise OSError(f"no model could be loaded from {name!r} (bundled: {known}): {reason}") from error
+    return (getattr(config, "architectures", None) or ["none"])[0]
+
+
+def _check_task(name: str, architecture: str, task: str | None) -> str:
+    """The task of an architecture. Raises ValueError where it isn't `task`, or has no map."""
+    found = ARCHITECTURES.get(architecture)
+    wanted = [TASKS[task]] if task is not None else list(DENSE.values())
+    if found not in wanted:
+        is_for = f"is a checkpoint for {found.title}" if found else f"is a {architecture}"
+        raise ValueError(f"{name} {is_for}; expected one for {' or '.join(item.title for item in wanted)}")
+    assert found is not None
+    return found.name
+
+
+def _exported(name: str) -> Path:
+    """The exported file or its folder: `name` itself, `onnx` in a model folder, or `onnx` downloaded from a Hub repository."""
+    if is_exported(name):
+        path = Path(name)
+        return path / "onnx" if (path / "onnx").is_dir() else path
+    folder = Path(bundled.resolve(name))
+    if not folder.is_dir():
+        folder = Path(snapshot_download(name, allow_patterns=["*.json", "onnx/*"]))
+    return folder / "onnx"
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device}: {str(error).splitlines()[0]}") from None
+    return found
+
+
+def _read(image: Image) -> np.ndarray:
+    return image if isinstance(image, np.ndarray) else formats.read_image(image)
+
+
+def _array(tensor: torch.Tensor) -> np.ndarray:
+    return np.ascontiguousarray(tensor.cpu().numpy())

@@ -1,36 +1,35 @@
-"""A classical last step for flow, at inference and optional: OpenCV's variational refinement, from coarse to fine.
+"""An optional last step for flow: OpenCV's variational refinement, from coarse to fine.
 
-It moves a flow until grey values and gradients of both frames agree, with neighbours alike (Brox et al. 2004); DIS ends with it too
-(Kroeger et al. 2016). At each of three scales it mends errors of up to about two pixels there; a match that is missed by more stays
-missed, and of occlusion it knows nothing.
+It moves a flow until grey values and gradients of both frames agree and neighbours move alike (Brox et al. 2004); DIS ends with it too
+(Kroeger et al. 2016). At each of three scales it corrects errors of up to about two pixels of that scale. It can't correct larger
+errors, and it ignores occlusion.
 
-No part of the network and of no figure of it: figures are given apart, under the method's name with `SUFFIX`.
+It isn't part of the network. Its figures are reported separately, under the method's name with `SUFFIX`.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import cv2
 import numpy as np
 
-from winwin_hf.task import DataTask
+from winwin_hf.inference.predictor import Method, Prediction
+from winwin_hf.task import TASKS
 
 SUFFIX = "+variational"
 SCALES = (4, 2, 1)
-LEAST_SIDE = 32  # in pixels: a scale at which a frame would be smaller is left out
-# Of OpenCV's 5 and 5, meant for a flow that is nearly right, little comes of an error of a pixel. The weights are OpenCV's.
+MIN_SIDE = 32  # pixels: scales with a smaller frame are left out
+# OpenCV's defaults (5 and 5) are too few to correct an error of a pixel. The weights of its terms are OpenCV's.
 FIXED_POINT_ITERATIONS, SOR_ITERATIONS = 10, 25
 
 
 def refine(flow: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """
-    A flow that fits its frames better.
+    Refines a flow.
 
     Args:
         flow: (2, H, W) in pixels, from `first` to `second`, finite.
         first, second: uint8 RGB (H, W, 3).
-    Returns: float32 (2, H, W). `flow` is left as it is.
+    Returns: float32 (2, H, W); `flow` is unchanged.
     """
     if first.shape != second.shape or flow.shape != (2, *first.shape[:2]):
         shapes = f"{flow.shape}, {first.shape} and {second.shape}"
@@ -43,7 +42,7 @@ def refine(flow: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarra
     flow = np.array(flow, np.float32)
     for scale in SCALES:
         size = (width // scale, height // scale)
-        if scale > 1 and min(size) < LEAST_SIDE:
+        if scale > 1 and min(size) < MIN_SIDE:
             continue
         one, other = (cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in grey)
         factor = np.array([size[0] / width, size[1] / height], np.float32).reshape(2, 1, 1)
@@ -55,28 +54,22 @@ def refine(flow: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarra
 
 
 def _resize(flow: np.ndarray, size: tuple[int, int], interpolation: int) -> np.ndarray:
-    """(2, H, W) to (width, height), values as they are."""
+    """A flow (2, H, W) at (width, height); its values are not scaled."""
     return np.stack([cv2.resize(part, size, interpolation=interpolation) for part in flow])
 
 
-class Refined:
-    """A predictor of flow (see predictors.py) whose flow is refined."""
+class Refined(Method):
+    """A method of flow whose flow is refined. Confidence stays the network's own, of the flow before."""
 
-    task: DataTask = "optical-flow"
-    labels = None
+    task = "optical-flow"
 
-    def __init__(self, predictor: Any):
-        if predictor.task != "optical-flow":
-            raise ValueError(f"{predictor.name} is for {predictor.task}: only flow can be refined ({SUFFIX})")
-        self.predictor = predictor
-        self.name = predictor.name + SUFFIX
+    def __init__(self, method: Method):
+        if method.task != "optical-flow":
+            raise ValueError(f"{method.name} is for {TASKS[method.task].title}: only flow can be refined ({SUFFIX})")
+        self.method, self.name, self.tile = method, method.name + SUFFIX, method.tile
 
-    @property
-    def uncertainty(self) -> np.ndarray | None:
-        """The network's own, of the flow before."""
-        return getattr(self.predictor, "uncertainty", None)
-
-    def __call__(self, image: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
-        if second is None:
-            raise ValueError(f"{self.name} needs two frames")
-        return refine(self.predictor(image, second), image, second)
+    def predict(self, image: np.ndarray, second: np.ndarray | None) -> Prediction:
+        assert second is not None
+        prediction = self.method.predict(image, second)
+        prediction.values = refine(prediction.values, image, second)
+        return prediction

@@ -28,9 +28,9 @@ import torch
 from tqdm.auto import tqdm
 
 from winwin_hf.data import formats
-from winwin_hf.inference import flow as inference
-from winwin_hf.inference import tasks
 from winwin_hf.inference.clips import Clip, open_clip, write_video
+from winwin_hf.inference.flow import FlowPair
+from winwin_hf.inference.predictor import Predictor
 from winwin_hf.model.flow_colours_winwin import flow_to_image
 
 FOLDERS = {"flow": ".", "backward": "backward", "occluded": "occlusions", "backward_occluded": "backward_occlusions"}
@@ -97,7 +97,7 @@ def run(
     _check(folder, target, flo or backward, max_motion, rate)
     if (count := len(list(itertools.islice(source.frames(), 2)))) < 2:
         raise ValueError(f"{source.name}: {count} frame(s) from {start} on, every {stride}; expected two or more.")
-    predictor = tasks.load(model_name, "optical-flow", device, min_pixels)
+    predictor = Predictor.load(model_name, "optical-flow", device, min_pixels=min_pixels)
 
     results = Results(folder, flo, backward)
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,7 +148,7 @@ def full_colour(flows: Iterable[np.ndarray]) -> float:
 
     With the longest vector, which may be an error's or a cut's, all else would be pale.
     """
-    lengths = [np.percentile(np.hypot(flow[::4, ::4, 0], flow[::4, ::4, 1]), 99) for flow in flows]
+    lengths = [np.percentile(np.hypot(*flow[:, ::4, ::4]), 99) for flow in flows]
     return max(float(np.percentile(lengths, 90)), 1.0)
 
 
@@ -178,17 +178,17 @@ class Results:
             if wanted[field]
         }
 
-    def write(self, number: int, pair: inference.FlowPair) -> None:
+    def write(self, number: int, pair: FlowPair) -> None:
         for field, path in self.files(number).items():
             values = getattr(pair, field)
             path.parent.mkdir(exist_ok=True)
             if values.dtype == bool:
                 formats.save_image(path, values * np.uint8(255))
             else:
-                formats.write_flo(path, values)
+                formats.write_flo(path, values.transpose(1, 2, 0))
 
     def read(self, number: int) -> np.ndarray:
-        return formats.read_flo(self.files(number)["flow"])
+        return formats.read_flo(self.files(number)["flow"]).transpose(2, 0, 1)
 
     def whole(self, clip: Clip) -> int:
         """How many of the clip's pairs, from its first one on, are there with all their files."""
@@ -252,16 +252,14 @@ def _check(folder: Path, video: Path | None, files: bool, max_motion: float | No
             raise ValueError(f"{name} {value}: expected a positive number.")
 
 
-def _predict(
-    predictor: tasks.Predictor, clip: Clip, backward: bool, done: int, progress: bool
-) -> Iterator[inference.FlowPair]:
+def _predict(predictor: Predictor, clip: Clip, backward: bool, done: int, progress: bool) -> Iterator[FlowPair]:
     """The pairs of a clip but for the first `done`, under a progress bar."""
     frames = clip.frames(skip=done)
     known = list(itertools.islice(frames, 2))
     if done and len(known) < 2:
         return
     count = clip.count()
-    pairs = inference.flow_of_frames(predictor.model, predictor.processor, itertools.chain(known, frames), backward)
+    pairs = predictor.frames(itertools.chain(known, frames), backward)
     total = None if count is None else count - 1
     yield from tqdm(pairs, "flow", total, initial=done, unit="pair", disable=not progress)
 

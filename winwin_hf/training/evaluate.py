@@ -16,7 +16,7 @@ from winwin_hf.data.collator import Reader, WinWinCollator
 from winwin_hf.data.sources import SYNTHETIC, Source, open_source
 from winwin_hf.evaluation.figures import FIGURE_LABELS, figure_text
 from winwin_hf.evaluation.scoring import new_metric, score
-from winwin_hf.inference.predictor import Network
+from winwin_hf.inference.predictor import Predictor
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.training.recipe import EvaluationSet, Recipe, load_recipe
 
@@ -99,7 +99,7 @@ def evaluate_frames(
 ) -> dict[str, Any]:
     """Full frames, one at a time, through the image processor as a user would; one forward pass each."""
     processor = WinWinImageProcessor(patch_size=model.config.patch_size)
-    network = Network(model, processor, accelerator, source.task)
+    network = Predictor(model, processor, source.task, device=accelerator.device, autocast=accelerator.autocast)
     title = f"evaluate {chosen.label}"
     result = score(network, source, new_metric(source), accelerator, chosen.length, skip_broken, title=title)
     seconds = float(np.mean([image.seconds for image in result.images]))

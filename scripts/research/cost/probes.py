@@ -215,7 +215,8 @@ def flow_method(name: str) -> Callable[..., Any] | str:
 
     if name.startswith("winwin-flow"):
         precision = "bf16" if name.endswith("bf16") else "no"
-        return methods.load("winwin-flow", Accelerator(mixed_precision=precision))
+        network = methods.load("winwin-flow", Accelerator(mixed_precision=precision))
+        return lambda *images: network(*images).values
     if name == "opencv-tvl1":
         if not hasattr(cv2, "optflow"):
             return "opencv-contrib-python-headless is not there (see --rivals)"
@@ -239,7 +240,8 @@ def flow_method(name: str) -> Callable[..., Any] | str:
                 return network(*padded)[-1][0, :, :height, :width].cpu().numpy()
 
         return raft
-    return methods.load(name, Accelerator())
+    method = methods.load(name, Accelerator())
+    return lambda *images: method(*images).values
 
 
 def import_raft() -> Any:

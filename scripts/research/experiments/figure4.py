@@ -33,7 +33,7 @@ from research.experiments.figure4_drawing import Example, draw_figure4
 from research.experiments.predicting import CHECKPOINT, FlowSet, Way, load, place_of, predict, real_sets, synthetic
 from research.experiments.results import write_result
 from research.experiments.scores import score_once
-from winwin_hf.evaluation import methods
+from winwin_hf.inference.predictor import Predictor
 
 SIZE = (768, 1024)
 OVERLAPS = (0.0, 0.5)
@@ -54,7 +54,7 @@ ABOUT_FIGURE4 = (
 )
 
 
-def compare(network: methods.Network, frames: FlowSet, tile: Tile, overlaps: Sequence[float]) -> dict[str, Any]:
+def compare(network: Predictor, frames: FlowSet, tile: Tile, overlaps: Sequence[float]) -> dict[str, Any]:
     """
     One pass against tiles: EPE, seams, and matches that a tile can't hold.
 
@@ -122,7 +122,7 @@ def compare(network: methods.Network, frames: FlowSet, tile: Tile, overlaps: Seq
     }
 
 
-def example_of(network: methods.Network, frames: FlowSet, number: int, tile: Tile) -> Example:
+def example_of(network: Predictor, frames: FlowSet, number: int, tile: Tile) -> Example:
     pair = next(pair for index, pair in enumerate(frames.read()) if index == number)
     ways = [Way(), *(Way(tile, overlap) for overlap in OVERLAPS)]
     return Example(pair, {way.key: predict(network, pair, way).flow for way in ways})

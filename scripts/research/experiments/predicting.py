@@ -15,15 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 from research.experiments.context import Context
 from research.experiments.fields import Pair, Tally, Tile, add_errors, bands_of, read_pairs
 from winwin_hf import bundled
 from winwin_hf.data.benchmarks import catalog
 from winwin_hf.data.sources import Source, open_source
-from winwin_hf.evaluation import methods
-from winwin_hf.inference import flow as inference
+from winwin_hf.inference.flow import predict_flow
+from winwin_hf.inference.predictor import Predictor
 
 CHECKPOINT = "winwin-flow"
 ALIASES = {"sintel": "sintel-clean"}
@@ -92,12 +91,9 @@ class Prediction:
     cpu_seconds: float
 
 
-def load(name: str | Path) -> methods.Network:
+def load(name: str | Path) -> Predictor:
     """A bundled checkpoint by name, or a training's model folder."""
-    network = methods.load(str(name), Accelerator(), min_pixels=0)
-    if not isinstance(network, methods.Network) or network.task != "optical-flow":
-        raise ValueError(f"{name}: expected a checkpoint for optical flow")
-    return network
+    return Predictor.load(name, "optical-flow", min_pixels=0, dtype=torch.float32)
 
 
 def place_of(context: Context) -> Path:
@@ -106,14 +102,12 @@ def place_of(context: Context) -> Path:
     return context.work / f"{CHECKPOINT}-{hashlib.sha256(weights.read_bytes()).hexdigest()[:8]}"
 
 
-def predict(network: methods.Network, pair: Pair, way: Way = Way()) -> Prediction:
+def predict(network: Predictor, pair: Pair, way: Way = Way()) -> Prediction:
     """One pair, in float32."""
     model, processor = network.model, network.processor
     inputs = processor.preprocess(pair.image, pair.second, return_tensors="pt").to(model.device)
     with torch.inference_mode(), clock(model.device) as spent:
-        outputs = inference.predict_flow(
-            model, inputs["pixel_values"], inputs["second_pixel_values"], way.tile, way.overlap
-        )
+        outputs = predict_flow(model, inputs["pixel_values"], inputs["second_pixel_values"], way.tile, way.overlap)
     flow = processor.post_process_optical_flow(outputs, target_sizes=[pair.size])[0]["flow"]
     array = np.ascontiguousarray(flow.permute(1, 2, 0).float().cpu().numpy())
     return Prediction(array, outputs.passes, *spent)
@@ -130,7 +124,7 @@ def clock(device: torch.device) -> Iterator[list[float]]:
     spent += [time.perf_counter() - began[0], time.process_time() - began[1]]
 
 
-def score(network: methods.Network, pairs: Iterable[Pair], way: Way, edges: Sequence[float]) -> dict[str, Any]:
+def score(network: Predictor, pairs: Iterable[Pair], way: Way, edges: Sequence[float]) -> dict[str, Any]:
     """
     EPE over all pixels of pairs, of those seen in both frames (matched), and by true displacement; beside it zero flow's.
 

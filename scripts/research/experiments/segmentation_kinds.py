@@ -32,7 +32,7 @@ from research.sizes import grid_of
 from winwin_hf.data.sources import open_source
 from winwin_hf.evaluation.scoring import new_metric
 from winwin_hf.evaluation.scoring import score as score_frames
-from winwin_hf.inference.predictor import Network
+from winwin_hf.inference.predictor import Prediction, Predictor
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.model.layers_winwin import WinWinAttention
 from winwin_hf.training.recipe import Recipe, load_recipe
@@ -119,7 +119,7 @@ def score(
     patch = model.config.patch_size
     token_counts = set()
 
-    def predict(image: np.ndarray, _: np.ndarray | None = None) -> np.ndarray:
+    def predict(image: np.ndarray, _: np.ndarray | None = None) -> Prediction:
         height, width = (max(1, round(side * scale)) for side in image.shape[:2])
         grid = grid_of(height, width, patch)
         token_counts.add(grid[0] * grid[1])
@@ -129,7 +129,8 @@ def score(
         processor = WinWinImageProcessor(patch_size=patch)
         if scale != 1:
             processor = WinWinImageProcessor(patch_size=patch, do_resize=True, size={"height": height, "width": width})
-        return Network(model, processor, accelerator, "semantic-segmentation", tile=tile, overlap=OVERLAP)(image)
+        options: dict[str, Any] = {"device": accelerator.device, "autocast": accelerator.autocast}
+        return Predictor(model, processor, "semantic-segmentation", tile=tile, overlap=OVERLAP, **options)(image)
 
     source = open_source(recipe.data.name or "camvid", str(data), "val")
     result = score_frames(predict, source, new_metric(source), accelerator, title=f"{folder.name} at {scale:g}x")

@@ -28,7 +28,7 @@ from research.experiments.predicting import (
 )
 from research.experiments.results import write_result
 from research.experiments.scores import score_once
-from winwin_hf.evaluation import methods
+from winwin_hf.inference.predictor import Predictor
 
 CROCO_TILE = (320, 384)
 CROCO_OVERLAPS = (0.5, 0.7, 0.9)
@@ -41,7 +41,7 @@ ABOUT_TILING = (
 )
 
 
-def compare_tilings(network: methods.Network, frames: FlowSet) -> dict[str, Any]:
+def compare_tilings(network: Predictor, frames: FlowSet) -> dict[str, Any]:
     """`score` of one pass and of CroCo-Flow's tiles at its overlaps; each pair is read once for all."""
     torch.set_num_threads(1)  # CPU seconds of several threads hold their waiting, too
     edges = [share * min(CROCO_TILE) for share in SHARES]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,6 +94,7 @@ __all__ = [
     "read_pfm",
     "save_image",
     "write_atomic",
+    "write_depth",
     "write_depth_png",
     "write_dsp5",
     "write_flo",
@@ -229,6 +231,14 @@ def decode_depth(source: Source, depth_format: str) -> np.ndarray:
     depth = np.ascontiguousarray(depth, np.float32)
     depth[~(np.isfinite(depth) & (depth > 0))] = np.nan
     return depth
+
+
+def write_depth(path: PathLike, depth: Any) -> None:
+    """Depth (H, W) in metres -> .npy (float32) or .png (16-bit millimetres, 0 = unknown or beyond 65.535 m), by the suffix."""
+    if Path(path).suffix.lower() == ".png":
+        write_depth_png(path, depth)
+    else:
+        write_npy(path, np.asarray(depth, np.float32))
 
 
 def decode_label(source: Source, label_format: str) -> np.ndarray:
