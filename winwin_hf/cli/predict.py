@@ -128,7 +128,7 @@ def demo(
 
 
 def report(path: Path, result: Any, what: str) -> None:
-    height, width = result.values.shape[:2]
+    height, width = result.values.shape[-2:]
     typer.echo(f"{path}  {width} x {height}, {what}, {result.seconds:.2f} s on {result.device}")
 
 
