@@ -15,7 +15,7 @@ from winwin_hf.data import formats
 from winwin_hf.data.augmentation import FlowAugmentation, ImageAugmentation
 from winwin_hf.data.benchmarks import catalog
 from winwin_hf.data.collator import WinWinCollator
-from winwin_hf.data.readers import DepthReader, FlowReader, SegmentationReader
+from winwin_hf.data.readers import DepthReader, FlowReader, SegmentationReader, SkippingReader
 from winwin_hf.data.rows import BrokenExample, cell, table, undecoded
 from winwin_hf.windows import Strategy
 
@@ -240,12 +240,13 @@ def test_collator_leaves_broken_examples_out_and_counts_them(camvid, caplog):
     }
     with pytest.raises(BrokenExample, match=r"0001TP_000060.*0001TP_000060\.png"):
         WinWinCollator(**options)(examples)
-    collator = WinWinCollator(**options, skip_broken=True)
+    reader = SkippingReader(options["reader"])
+    collator = WinWinCollator(**{**options, "reader": reader})
     batch = collator(examples)
     assert "left out: 0001TP_000060" in caplog.text
-    assert collator.broken == 1 and len(batch["labels"]) == 3
+    assert reader.broken == 1 and len(batch["labels"]) == 3
     whole = WinWinCollator(**options)([examples[0], examples[2]])
     assert torch.equal(batch["pixel_values"][[0, 2]], whole["pixel_values"])  # the others are what they would have been
     with pytest.raises(BrokenExample, match="no example of a batch of 1"):
         collator(examples[1:2])
-    assert collator.broken == 2 and caplog.text.count("left out") == 1  # named once
+    assert reader.broken == 2 and caplog.text.count("left out") == 1  # named once

@@ -1,37 +1,32 @@
-"""The collator makes the batch: it places the windows first, then asks each sample for what they show.
+"""The collator makes a batch: it draws the windows' positions, then asks each sample for the pixels in them.
 
 What is notable here:
-- One path for all tasks and for all baselines; what is kept is the `Strategy`'s business (windows.py).
-- Which windows an example gets, and how it is augmented, depends on (seed, the example's "index") alone: not on the
-  worker, the process or the order, so an interrupted training resumes exactly. The size of windows of varying size is
-  drawn once a batch, from the index of its first example.
-- For flow, second windows follow the true motion of the first ones, and so come after them; a crop's second view is the
-  same crop, a full frame's the full frame.
+- One path for all tasks and all baselines; a `Strategy` (windows.py) decides what is kept.
+- An example's windows and augmentation depend on (seed, the example's "index") alone, not on the worker, the process or the
+  order, so an interrupted training resumes exactly. Where the windows' size varies, it is drawn once a batch, from the index
+  of the first example.
+- For flow, second windows follow the true motion of the first ones, so they are drawn after the first ones' targets are
+  known. A crop's second view is the same crop, a full frame's the full frame.
 
 Legend: B batch, N windows of the first view, M of the second (M = N), h w a window's pixels.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from pydantic import Field
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from winwin_hf.data.guesses import GuessStrategy
-from winwin_hf.data.rows import BrokenExample
-from winwin_hf.data.sample import Box, Sample
+from winwin_hf.data.readers import read_batch
+from winwin_hf.data.sample import Box, Reader, Sample
 from winwin_hf.task import DENSE, DataTask
 from winwin_hf.windows import Size, Strategy, follow, robust_mean
-
-logger = logging.getLogger(__name__)
-MOST_WORKERS = 256  # each counts in a place of its own, so no two write the same number
-
-Reader = Callable[[dict[str, Any], np.random.Generator], Sample]
 
 
 @dataclass(frozen=True)
@@ -86,121 +81,98 @@ class WinWinCollator:
     second_pixel_values (B, M, 3, h2, w2) and second_window_positions (B, M, 2), and initial_flow (B, N, 2, h, w) if guesses are made.
 
     Args:
-        reader: (example, generator) -> `Sample`. What is random in it must come from the generator.
+        reader: (example, generator) -> `Sample`; all its randomness must come from the generator. A `SkippingReader` replaces
+            examples that can't be read.
         strategy: which windows are kept.
         second: the second view's windows (flow only; not used by crops and full frames); None: the defaults.
-        guess: how guesses of the flow are made (windows only); None: not.
-        skip_broken: in the place of an example whose files can't be read, another of its batch is taken once more (with
-            windows of its own), which is logged; `broken` counts them, over all loader processes. A batch without any readable
-            example is an error all the same. Otherwise the first one is: BrokenExample, with its name.
-        image_mean, image_std: of RGB in [0, 1], the image processor's.
+        guess: how guesses of the flow are made (windows only); None: no guesses.
+        image_mean, image_std: the image processor's, of RGB in [0, 1].
+    Raises: BrokenExample for an example that can't be read.
     """
 
     reader: Reader
     strategy: Strategy
     task: DataTask
     patch_size: int = 16
-    image_mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    image_std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    image_mean: Sequence[float] = tuple(IMAGENET_DEFAULT_MEAN)
+    image_std: Sequence[float] = tuple(IMAGENET_DEFAULT_STD)
     seed: int = 0
     second: SecondStrategy | None = None
     guess: GuessStrategy | None = None
-    skip_broken: bool = False
-    _broken: torch.Tensor = field(
-        default_factory=lambda: torch.zeros(MOST_WORKERS, dtype=torch.int64).share_memory_(), init=False, repr=False
-    )
-    _named: set[str] = field(default_factory=set, init=False, repr=False)
     _stream: np.random.Generator | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.task not in DENSE:
             raise ValueError(f"task {self.task!r}: expected {' or '.join(DENSE)}")
 
-    @property
-    def broken(self) -> int:
-        """Examples left out so far, by all loader processes of this training process."""
-        return int(self._broken.sum())
-
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         generators = [self._generator(example) for example in examples]
-        samples = self._samples(examples, generators)
+        samples = read_batch(self.reader, examples, generators)
         grids = [self.grid(sample) for sample in samples]
         smallest = (min(g[0] for g in grids), min(g[1] for g in grids))
         if self.strategy.kind == "full" and len(set(grids)) > 1:
             sizes = ", ".join(sorted({f"{s.height}x{s.width}" for s in samples}))
             raise ValueError(f"full frames of one batch must have one size, got {sizes} pixels: use a batch size of 1")
         size = self.strategy.draw_size(self._generator(examples[0], purpose=1), smallest)
-        second = self.second or SecondStrategy()
+        windows = [self.strategy.sample(rng, grid, size) for rng, grid in zip(generators, grids, strict=True)]
+        second_size = (self.second or SecondStrategy()).window_size(size, smallest)
         parts = [
-            self._windows(sample, grid, size, second, second.window_size(size, smallest), generator)
-            for sample, grid, generator in zip(samples, grids, generators, strict=True)
+            self._pixels(sample, grid, positions, shape, second_size, rng)
+            for sample, grid, (positions, shape), rng in zip(samples, grids, windows, generators, strict=True)
         ]
-        if (
-            self.task == "optical-flow"
-            and self.guess is not None
-            and self.guess.probability > 0
-            and self.strategy.kind == "windows"
-        ):
+        if self.guess is not None and self.guess.probability > 0 and self._has_second_windows:
             for part, example in zip(parts, examples, strict=True):
                 part["initial_flow"] = self.guess(part["labels"], self._generator(example, purpose=2))
         return {name: self._tensor(name, np.stack([part[name] for part in parts])) for name in parts[0]}
 
-    def _samples(self, examples: list[dict[str, Any]], generators: list[np.random.Generator]) -> list[Sample]:
-        """Each example read; with `skip_broken` a broken one's place is taken by the next readable of the batch."""
-        if not self.skip_broken:
-            return [self.reader(e, g) for e, g in zip(examples, generators, strict=True)]
-        samples: list[Sample | None] = []
-        for example, generator in zip(examples, generators, strict=True):
-            try:
-                samples.append(self.reader(example, generator))
-            except BrokenExample as error:
-                worker = torch.utils.data.get_worker_info()
-                self._broken[0 if worker is None else worker.id % MOST_WORKERS] += 1
-                if str(error) not in self._named:  # once a worker, not once an epoch
-                    self._named.add(str(error))
-                    logger.warning("left out: %s", error)
-                samples.append(None)
-        good = [i for i, sample in enumerate(samples) if sample is not None]
-        if not good:
-            raise BrokenExample(f"no example of a batch of {len(examples)} could be read")
-        for i in range(len(samples)):
-            if samples[i] is None:
-                other = min((j for j in good), key=lambda j: (j - i) % len(samples))
-                samples[i] = self.reader(examples[other], generators[i])
-        return [sample for sample in samples if sample is not None]
-
     def grid(self, sample: Sample) -> Size:
-        """The frame's size in patches, the last ones possibly sticking out."""
+        """The frame's size in patches; the last ones may extend beyond it."""
         return -(-sample.height // self.patch_size), -(-sample.width // self.patch_size)
 
-    def _windows(
+    @property
+    def _has_second_windows(self) -> bool:
+        return self.task == "optical-flow" and self.strategy.kind == "windows"
+
+    def _pixels(
         self,
         sample: Sample,
         grid: Size,
+        positions: np.ndarray,
         size: Size,
-        rule: SecondStrategy,
         second_size: Size,
         rng: np.random.Generator,
     ) -> dict[str, np.ndarray]:
-        """Everything of one example, as arrays: images (N, h, w, 3) uint8, targets (N, h, w, ...)."""
-        positions, size = self.strategy.sample(rng, grid, size)
+        """The arrays of one example with windows of `size` patches at `positions` (N, 2): images (N, h, w, 3) uint8, targets
+        (N, h, w, ...)."""
         views = [sample.first(self._box(position, size)) for position in positions]
         images, targets = [image for image, _ in views], [target for _, target in views]
-        own_frame = self.strategy.kind in ("crop", "full")  # a crop is a little frame of its own, beginning at (0, 0)
-        shown = np.zeros_like(positions) if own_frame else positions
-        arrays = {"pixel_values": np.stack(images), "window_positions": shown, "labels": np.stack(targets)}
+        own_frame = self.strategy.kind in ("crop", "full")  # a crop is a small frame that begins at (0, 0)
+        told = np.zeros_like(positions) if own_frame else positions
+        arrays = {"pixel_values": np.stack(images), "window_positions": told, "labels": np.stack(targets)}
         if self.task != "optical-flow":
             return arrays
         if own_frame:
-            second, second_size, second_shown = positions, size, shown
+            second, second_size, second_told = positions, size, told
         else:
-            motion = np.stack([robust_mean(target) for target in targets]) / self.patch_size
-            motion = rule.motion_share * motion[:, ::-1]  # (u, v) -> (row, col)
-            second = follow(rng, positions, size, motion, second_size, grid, rule.jitter, rule.follow_probability)
-            second_shown = second
+            second = second_told = self._follow(positions, size, targets, second_size, grid, rng)
         arrays["second_pixel_values"] = np.stack([sample.second(self._box(p, second_size)) for p in second])
-        arrays["second_window_positions"] = second_shown
+        arrays["second_window_positions"] = second_told
         return arrays
+
+    def _follow(
+        self,
+        positions: np.ndarray,
+        size: Size,
+        flows: list[np.ndarray],
+        second_size: Size,
+        grid: Size,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """Positions (N, 2) of the second windows, from the flow (h, w, 2) of each first one."""
+        rule = self.second or SecondStrategy()
+        motion = np.stack([robust_mean(flow) for flow in flows]) / self.patch_size
+        motion = rule.motion_share * motion[:, ::-1]  # (u, v) -> (row, col)
+        return follow(rng, positions, size, motion, second_size, grid, rule.jitter, rule.follow_probability)
 
     def _box(self, position: np.ndarray, size: Size) -> Box:
         p = self.patch_size
@@ -208,7 +180,7 @@ class WinWinCollator:
 
     def _tensor(self, name: str, array: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(array)
-        if name.endswith("pixel_values"):  # only here, on the windows' pixels, do images become float
+        if name.endswith("pixel_values"):  # float only now, when there are only the windows' pixels
             mean, std = torch.tensor(self.image_mean), torch.tensor(self.image_std)
             pixels = tensor.permute(0, 1, 4, 2, 3).to(torch.float32, memory_format=torch.contiguous_format)
             shape = (3, 1, 1)
@@ -220,7 +192,7 @@ class WinWinCollator:
         return tensor
 
     def _generator(self, example: dict[str, Any], purpose: int = 0) -> np.random.Generator:
-        """The randomness of one example; of a stream of this worker's own where examples carry no "index"."""
+        """The generator of one example; where examples have no "index", the next of this worker's own."""
         if "index" in example:
             return np.random.default_rng([self.seed, int(example["index"]), purpose])
         if self._stream is None:
@@ -230,7 +202,7 @@ class WinWinCollator:
 
 
 def tokens_kept(batch: dict[str, torch.Tensor], frame: tuple[int, int], patch_size: int) -> tuple[int, int]:
-    """(tokens of the first view kept, tokens of the whole frame of (H, W) pixels), for one example of a batch."""
+    """(number of the first view's tokens that are kept, number in a whole frame of (H, W) pixels), for one example of a batch."""
     windows, height, width = batch["pixel_values"].shape[1], *batch["pixel_values"].shape[-2:]
     kept = windows * (height // patch_size) * (width // patch_size)
     return kept, -(-frame[0] // patch_size) * -(-frame[1] // patch_size)

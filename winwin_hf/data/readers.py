@@ -1,32 +1,39 @@
 """From a row to a sample: decode, check, augment. One reader a task, for every data set (rows.py).
 
 Notable:
-- a reader is what the collator calls: (example, generator) -> `Sample`. All randomness is the generator's.
-- whatever is wrong with an example's files is one `BrokenExample` with its name and the file's.
-- rows of the Hub or of one's own need no `*_format` column: the reader's `format` serves all of them. Images may be PIL
-  images or arrays instead of cells, targets arrays.
+- A reader is (example, generator) -> `Sample`. All its randomness comes from the generator.
+- Any fault in an example's files is one `BrokenExample` with the example's name and the file's. A `SkippingReader` puts another
+  example of the batch in its place.
+- Rows of the Hub and your own rows need no `*_format` column: the reader's `format` applies to all of them. Images may be
+  PIL images or arrays instead of cells, targets arrays.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from winwin_hf.data import formats
 from winwin_hf.data.augmentation import FlowAugmentation, ImageAugmentation
+from winwin_hf.data.formats import IGNORE
 from winwin_hf.data.rows import BrokenExample
-from winwin_hf.data.sample import IGNORE, FlowSample, ImageSample, augmented_pair, augmented_view
+from winwin_hf.data.sample import FlowSample, ImageSample, Reader, Sample, augmented_pair, augmented_view
 from winwin_hf.task import DataTask
+
+logger = logging.getLogger(__name__)
+MOST_WORKERS = 256  # each counts in its own place, so that no two write one number
 
 
 @contextmanager
 def examined(example: dict[str, Any]) -> Iterator[str]:
-    """Errors of files within are raised as `BrokenExample`, with the example's name; gives that name."""
+    """Yields the example's name; raises errors of files as `BrokenExample` with that name."""
     name = str(example.get("name") or example.get("path") or f"example {example.get('index', '')}".strip())
     try:
         yield name
@@ -37,7 +44,7 @@ def examined(example: dict[str, Any]) -> Iterator[str]:
 
 
 def source_of(cell: dict[str, Any], name: str) -> Any:
-    """What the functions of `formats` take: the cell's bytes with a name for messages, or its path."""
+    """The source for `formats`: the cell's bytes with a name for messages, or its path."""
     if cell.get("bytes") is not None:
         return formats.Blob(cell["bytes"], cell.get("path") or name)
     if not cell.get("path"):
@@ -80,8 +87,8 @@ def same_size(image: np.ndarray, other: np.ndarray, what: str) -> None:
 
 @dataclass
 class FlowFrames:
-    """A decoded row: images uint8 (H, W, 3); flow float32 (H, W, 2) pixels, NaN unknown, or (2H, 2W, 2) where a set has it
-    doubled (Spring); occluded bool of the flow's size. None: the row has no such thing."""
+    """A decoded row: images uint8 (H, W, 3); flow float32 (H, W, 2) pixels, NaN unknown, or (2H, 2W, 2) as in Spring; occluded
+    bool of the flow's size. None: the row has none."""
 
     image1: np.ndarray
     image2: np.ndarray
@@ -129,11 +136,11 @@ class FlowReader:
 class DepthReader:
     """Row of `rows.COLUMNS["depth-estimation"]` -> a sample with depth in metres.
 
-    Scaling an image by s divides its depth by s: the camera's focal length in pixels stays the same for the network, and
-    a thing that looks s times as large through one camera is s times as near. (Its relief would then be flatter than it
-    is; the alternative, to keep the depth, makes metric depth ambiguous.)
+    Scaling an image by s divides its depth by s: the network sees the same focal length in pixels, and an object that appears
+    s times as large through one camera is s times as near. (Its relief is then too flat by s; keeping the depth would make
+    metric depth ambiguous.)
 
-    max_depth: metres; beyond it the sensor is not trusted and the depth counts as unknown.
+    max_depth: metres; greater depth counts as unknown.
     format: of the depth, where rows have no `depth_format`.
     """
 
@@ -197,6 +204,58 @@ class SegmentationReader:
             with examined(example):
                 raise ValueError("it has no labels; expected a split with ground truth")
         return augmented_view(image, label, self.augmentation, rng)[0]
+
+
+class SkippingReader:
+    """A reader that replaces examples of a batch that can't be read by others of the same batch.
+
+    Each broken example is logged once in a process. A batch without any readable example raises BrokenExample.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self._counts = torch.zeros(MOST_WORKERS, dtype=torch.int64).share_memory_()
+        self._logged: set[str] = set()
+
+    @property
+    def broken(self) -> int:
+        """Number of replaced examples so far, over all loader processes of this training process."""
+        return int(self._counts.sum())
+
+    def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> Sample:
+        return self.reader(example, rng)
+
+    def batch(self, examples: list[dict[str, Any]], generators: list[np.random.Generator]) -> list[Sample]:
+        """A sample for each example. A broken one's place goes to the next readable example, with the place's own generator."""
+        samples = [self._read(example, rng) for example, rng in zip(examples, generators, strict=True)]
+        readable = [i for i, sample in enumerate(samples) if sample is not None]
+        if not readable:
+            raise BrokenExample(f"no example of a batch of {len(examples)} could be read")
+        found: list[Sample] = []
+        for i, sample in enumerate(samples):
+            if sample is None:
+                other = min(readable, key=lambda j: (j - i) % len(samples))
+                sample = self.reader(examples[other], generators[i])
+            found.append(sample)
+        return found
+
+    def _read(self, example: dict[str, Any], rng: np.random.Generator) -> Sample | None:
+        try:
+            return self.reader(example, rng)
+        except BrokenExample as error:
+            worker = torch.utils.data.get_worker_info()
+            self._counts[0 if worker is None else worker.id % MOST_WORKERS] += 1
+            if str(error) not in self._logged:
+                self._logged.add(str(error))
+                logger.warning("left out: %s", error)
+            return None
+
+
+def read_batch(reader: Reader, examples: list[dict[str, Any]], generators: list[np.random.Generator]) -> list[Sample]:
+    """A sample for each example, by its own generator."""
+    if isinstance(reader, SkippingReader):
+        return reader.batch(examples, generators)
+    return [reader(example, rng) for example, rng in zip(examples, generators, strict=True)]
 
 
 def plain_reader(task: DataTask, labels: Sequence[str] | None) -> FlowReader | DepthReader | SegmentationReader:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-IGNORE = 255  # the label of pixels that do not count
+from winwin_hf.data.formats import IGNORE
+
 Box = tuple[int, int, int, int]  # (top, left, height, width) in pixels of the full frame
 Affine = tuple[float, float, float, float, float, float]  # (x, y) -> (a x + b y + c, d x + e y + f)
 

@@ -51,11 +51,15 @@ class BrokenExample(ValueError):
 
 @dataclass
 class Found:
-    """What a folder holds of one split: `rows` (by `row`), complete ones only, in a fixed order; `missing`: the path of each
-    file that a row would have needed."""
+    """The files of one split. rows: complete ones only, in a fixed order. missing: paths of the files that incomplete rows lack."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+
+    def __iadd__(self, other: Found) -> Found:
+        self.rows += other.rows
+        self.missing += other.missing
+        return self
 
 
 def cell(path: str | Path | None, data: bytes | None = None) -> dict[str, Any] | None:

@@ -15,14 +15,16 @@ unknown.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 
 from winwin_hf.data.augmentation import FlowAugmentation, FlowView, ImageAugmentation, Recolour, Sensor
-from winwin_hf.data.resampling import IGNORE, Box, Placement, flow_between, nearest, render
+from winwin_hf.data.formats import IGNORE
+from winwin_hf.data.resampling import Box, Placement, flow_between, nearest, render
 
 
 class Sample(Protocol):
@@ -38,6 +40,9 @@ class Sample(Protocol):
     def second(self, box: Box) -> np.ndarray:
         """The second view: uint8 RGB (h, w, 3). Optical flow only."""
         ...
+
+
+Reader = Callable[[dict[str, Any], np.random.Generator], Sample]  # (example, generator) -> sample
 
 
 def inside(box: Box, height: int, width: int) -> Box:

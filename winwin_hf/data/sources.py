@@ -14,9 +14,9 @@ from winwin_hf.checked import build
 from winwin_hf.data.augmentation import FlowAugmentation, ImageAugmentation
 from winwin_hf.data.benchmarks import catalog
 from winwin_hf.data.benchmarks.entry import DataSet
-from winwin_hf.data.collator import Reader
 from winwin_hf.data.readers import DepthReader, FlowReader, SegmentationReader
 from winwin_hf.data.rows import COLUMNS, undecoded
+from winwin_hf.data.sample import Reader
 from winwin_hf.data.shards import open_shards, shards_info
 from winwin_hf.data.synthetic.rooms import RoomSettings, SyntheticDepth
 from winwin_hf.data.synthetic.scenes import SyntheticFlow, scene_seed, scene_stream

@@ -11,7 +11,7 @@ Notable:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
-from winwin_hf.data.sample import Sample
+from winwin_hf.data.sample import Reader, Sample
 from winwin_hf.data.sources import Source
 
 SHUFFLE_BUFFER = 256  # examples of a stream that wait to be drawn; they are undecoded
@@ -57,7 +57,7 @@ class Part:
 class PartReader:
     """The reader of a mixture: each example by the reader of its set."""
 
-    def __init__(self, readers: Sequence[Callable[[dict[str, Any], np.random.Generator], Sample]]):
+    def __init__(self, readers: Sequence[Reader]):
         self.readers = list(readers)
 
     def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> Sample:

@@ -12,7 +12,9 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 
-from winwin_hf.data.collator import Reader, WinWinCollator
+from winwin_hf.data.collator import WinWinCollator
+from winwin_hf.data.readers import SkippingReader
+from winwin_hf.data.sample import Reader
 from winwin_hf.data.sources import SYNTHETIC, Source, open_source
 from winwin_hf.evaluation.figures import FIGURE_LABELS, figure_text
 from winwin_hf.evaluation.scoring import new_metric, score
@@ -132,15 +134,15 @@ def make_collator(
     recipe: Recipe, source: Source, patch_size: int, seed: int, reader: Reader | None = None, skip_broken: bool = False
 ) -> WinWinCollator:
     """The collator that a recipe's windows ask for."""
+    reader = reader or source.reader
     return WinWinCollator(
-        reader=reader or source.reader,
+        reader=SkippingReader(reader) if skip_broken else reader,
         strategy=recipe.windows,
         task=source.task,
         patch_size=patch_size,
         seed=seed,
         second=recipe.second_windows,
         guess=recipe.initial_flow,
-        skip_broken=skip_broken,
     )
 
 

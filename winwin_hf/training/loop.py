@@ -30,6 +30,7 @@ from accelerate.utils import ProjectConfiguration, set_seed
 from tqdm import tqdm
 
 from winwin_hf.data.collator import tokens_kept
+from winwin_hf.data.readers import SkippingReader
 from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.sources import Source
 from winwin_hf.training.build import learning_rate, make_average, make_loader, make_model, make_optimizer, open_parts
@@ -206,8 +207,8 @@ def train(
                 "gb": peak_memory(),
                 "idle_gb": idle,
             }
-            if recipe.data.skip_broken:  # left out since this process began, over all processes
-                count = torch.tensor(float(collator.broken), device=accelerator.device)
+            if isinstance(collator.reader, SkippingReader):  # left out since this process began, over all processes
+                count = torch.tensor(float(collator.reader.broken), device=accelerator.device)
                 figures["broken"] = int(accelerator.reduce(count, "sum"))
             log(step, {**figures, "lr": rate_now, **asdict(spent)})
             left_out = f", {figures['broken']} left out" if figures.get("broken") else ""

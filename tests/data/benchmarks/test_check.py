@@ -15,8 +15,10 @@ from rich.console import Console
 from support.places import FRAMES
 
 from winwin_hf.data import formats
-from winwin_hf.data.benchmarks import catalog, check
+from winwin_hf.data.benchmarks import catalog, check, decoding
+from winwin_hf.data.benchmarks.check_report import Report, SplitReport
 from winwin_hf.data.benchmarks.entry import DataSet
+from winwin_hf.data.benchmarks.folders import Origin
 from winwin_hf.data.formats.files import bytes_text
 from winwin_hf.data.readers import DepthReader, FlowReader
 from winwin_hf.data.rows import Found, cell
@@ -39,10 +41,19 @@ def write_flow_folder(root: Path, flows: list[np.ndarray]) -> list[dict]:
 
 def entry(task, rows=(), missing=(), name="mine", **more) -> DataSet:
     found = Found(list(rows), list(missing))
-    return DataSet(name, task, lambda root, split: found, ("train",), "train", "somewhere", "files", "none", **more)
+    return DataSet(
+        name,
+        task,
+        lambda root, split: found,
+        ("train",),
+        "train",
+        Origin("a set", "somewhere", "files"),
+        "none",
+        **more,
+    )
 
 
-def checked(task, rows, missing=(), workers=0, **more) -> check.SplitReport:
+def checked(task, rows, missing=(), workers=0, **more) -> SplitReport:
     this = entry(task, rows, missing, **more)
     return check.check_split(this, "train", this.find(Path(), "train"), workers=workers)
 
@@ -108,7 +119,7 @@ def test_a_split_without_ground_truth(tmp_path):
     (row,) = write_flow_folder(tmp_path, [np.zeros((4, 4, 2), np.float32)])
     report = checked("optical-flow", [row | {"flow": None, "flow_format": None}])
     assert report.ok and report.truth == 0 and report.known is None and report.figures == {}
-    assert "none" in check.Report("", [report]).lines()[0]
+    assert "none" in Report("", [report]).lines()[0]
 
 
 # ------------------------------------------------------------------------------------------------- missing, broken, crashing
@@ -141,9 +152,9 @@ class Crashing(FlowReader):
 
 def test_a_file_that_ends_its_process_is_named(tmp_path):
     rows = write_flow_folder(tmp_path, [np.zeros((4, 4, 2), np.float32)] * 5)
-    results = dict(check._in_processes(Crashing(), rows, "optical-flow", 2))
+    results = dict(decoding._in_processes(Crashing(), rows, "optical-flow", 2))
     assert sorted(results) == [0, 1, 2, 3, 4]
-    assert [isinstance(results[k], check.Measured) for k in range(5)] == [True, False, False, False, True]
+    assert [isinstance(results[k], decoding.Measured) for k in range(5)] == [True, False, False, False, True]
     assert "pair 1" in results[1] and "SIGABRT" in results[1] and str(tmp_path / "1.flo") in results[1]
     assert "pair 2" in results[2] and "KeyError" in results[2]
     assert "pair 3" in results[3]
@@ -157,7 +168,7 @@ class Unborn(DepthReader):
 
 def test_processes_that_cannot_start_are_an_error():
     with pytest.raises(RuntimeError, match=r"exit code 3.*__main__"):
-        list(check._in_processes(Unborn(), [{"name": "a"}], "depth-estimation", 1))
+        list(decoding._in_processes(Unborn(), [{"name": "a"}], "depth-estimation", 1))
 
 
 def test_a_link_that_leads_nowhere_is_missing(tmp_path):
@@ -243,7 +254,9 @@ def test_any_folder_of_images_counts_only_where_no_set_is_known(tmp_path, monkey
 def test_a_split_of_everything_is_not_decoded_again(monkeypatch, tmp_path):
     rows = write_flow_folder(tmp_path, [np.zeros((4, 4, 2), np.float32)])
     splits = {"train": Found(rows), "all": Found(rows)}
-    this = DataSet("mine", "optical-flow", lambda root, split: splits[split], ("train", "all"), "all", "", "", "")
+    this = DataSet(
+        "mine", "optical-flow", lambda root, split: splits[split], ("train", "all"), "all", Origin("", "", ""), ""
+    )
     sets(monkeypatch, this)
     assert [split.split for split in check.check(tmp_path, decode=False).splits] == ["train"]
     assert [split.split for split in check.check(tmp_path, "mine", decode=False).splits] == ["train"]
@@ -273,11 +286,9 @@ def test_wrong_folders_names_and_splits(tmp_path):
 
 
 def test_a_report_in_its_three_forms(capsys):
-    good = check.SplitReport(
-        "a", "optical-flow", "train", 2, [], [], {"4x6": 2}, 2, 0.5, {"mean_motion": 1.25}, bytes=1_500
-    )
-    bad = check.SplitReport("b", "depth-estimation", "val", 5, [f"/m{k}" for k in range(12)], ["x: y"], hints=["odd"])
-    report = check.Report("/data", [good, bad], {"a:test": "/data/test is missing: expected so and so"})
+    good = SplitReport("a", "optical-flow", "train", 2, [], [], {"4x6": 2}, 2, 0.5, {"mean_motion": 1.25}, bytes=1_500)
+    bad = SplitReport("b", "depth-estimation", "val", 5, [f"/m{k}" for k in range(12)], ["x: y"], hints=["odd"])
+    report = Report("/data", [good, bad], {"a:test": "/data/test is missing: expected so and so"})
     lines = report.lines()
     assert lines[0].startswith("a:train: 2 examples, all decoded, 4x6, 50.0% known, mean motion 1.25 px, 1.5 kB")
     assert lines[1].startswith("b:val: 5 examples, 12 missing, 1 broken")
@@ -289,7 +300,7 @@ def test_a_report_in_its_three_forms(capsys):
     Console(file=file, width=200).print(report)
     text = file.getvalue()
     assert all(line in text for line in lines[2:]) and "12 missing, 1 broken" in text
-    assert not report.ok and check.Report("/data", [good]).ok and not check.Report("/data", []).ok
+    assert not report.ok and Report("/data", [good]).ok and not Report("/data", []).ok
     whole = json.loads(report.json())
     assert whole["ok"] is False and [split["ok"] for split in whole["splits"]] == [True, False]
     assert len(whole["splits"][1]["missing"]) == 12 and whole["splits"][0]["sizes"] == {"4x6": 2}

@@ -19,15 +19,12 @@ from winwin_hf.data import formats
 from winwin_hf.data.benchmarks.depth import (
     SETS,
     depth_folder,
-    hypersim,
     kitti_depth,
     kitti_depth_selection,
     middlebury_depth,
-    nyuv2,
-    seven_scenes,
-    seven_scenes_sequences,
     tartanair_depth,
 )
+from winwin_hf.data.benchmarks.depth_indoor import hypersim, nyuv2, seven_scenes, seven_scenes_sequences
 from winwin_hf.data.rows import table
 
 DATA = FRAMES

@@ -10,6 +10,7 @@ from PIL import Image
 
 from winwin_hf.data import formats
 from winwin_hf.data.formats import Blob, decode_depth, decode_flow, decode_image, decode_label, decode_mask
+from winwin_hf.data.formats.decode import DISPARITIES, FLOWS
 
 NAN = np.nan
 FLOW = np.float32([[[1.5, -2], [0, 0.25], [NAN, NAN]], [[3, 4], [NAN, NAN], [-7, 0.5]]])  # fits KITTI's 64ths
@@ -239,7 +240,7 @@ def test_a_file_of_another_kind_is_one_error_that_names_it(folder, decode, name,
 @pytest.mark.parametrize(
     ("decode", "kind"),
     [
-        *((decode_flow, kind) for kind in (*formats.FLOWS, *formats.DISPARITIES)),
+        *((decode_flow, kind) for kind in (*FLOWS, *DISPARITIES)),
         *((decode_depth, kind) for kind in ("png:1", "npy", "pfm", "hdf5:a", "hypersim", "disparity-npz:1")),
         *((decode_label, kind) for kind in ("ids", "camvid-colours")),
         *((decode_mask, kind) for kind in ("png", "visible-png:1", "kitti-noc", "kitti-disparity-noc")),

@@ -1,19 +1,12 @@
-"""Data sets of optical flow, each listed in the layout in which it unpacks.
+"""Data sets of optical flow, each listed in the layout in which it unpacks; listing.py says what counts as a pair.
 
-Notable:
-- A function a data set: (root, split) -> `Found`. It reads the names in folders, and of files FlyingChairs' list of the split
-  only, so opening a set of 300,000 pairs takes seconds.
-- A pair is two frames that follow one another. The last frame of a sequence has none; a person may also have taken every
-  other sequence, or a few frames of one, and then a frame that has neither a successor nor ground truth is no example. But a
-  pair without its ground truth, or ground truth without the second frame, is `Found.missing`.
-- Masks of occluded pixels are optional: without their file the row's `occluded` is None.
-- `Listing` and `base_of` are used by stereo_sets.py, too.
+A function a data set: (root, split) -> `Found`. It reads the names in folders and opens no file but FlyingChairs' list of the split.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -21,138 +14,14 @@ from typing import TypeVar
 
 from winwin_hf.data.benchmarks.entry import DataSet
 from winwin_hf.data.benchmarks.folders import IMAGE_SUFFIXES, Origin
-from winwin_hf.data.rows import Found, cell
+from winwin_hf.data.benchmarks.listing import Listing, Truth, base_of, chosen, numbered
+from winwin_hf.data.rows import Found
 
-Truth = Callable[[int], Path]  # a frame's number -> the file with its flow
 Part = TypeVar("Part")  # of a data set, such as a camera
 
 RENDERS = ("clean", "final")  # Sintel and the Scene Flow sets: final has motion blur, defocus and the like
 LMB = "https://lmb.informatik.uni-freiburg.de/resources/datasets"
 RESEARCH_ONLY = "for research only, any commercial use is prohibited"
-
-# ---- what every listing does ----
-
-
-class Listing:
-    """Collects the rows of a listing, and looks into each folder once, however many of its files are asked for.
-
-    found: what there is so far.
-    """
-
-    def __init__(self) -> None:
-        self.found = Found()
-        self._names: dict[Path, frozenset[str]] = {}
-        self._missing: set[str] = set()
-
-    def names(self, folder: Path) -> frozenset[str]:
-        """All names in a folder; empty if there is no such folder."""
-        if folder not in self._names:
-            there = folder.is_dir()
-            self._names[folder] = frozenset(path.name for path in folder.iterdir()) if there else frozenset()
-        return self._names[folder]
-
-    def has(self, path: Path) -> bool:
-        return path.name in self.names(path.parent)
-
-    def folders(self, folder: Path, pattern: str = "*") -> list[Path]:
-        """Sorted; hidden ones (".ipynb_checkpoints", "__MACOSX") are left out."""
-        return sorted(path for path in folder.glob(pattern) if path.is_dir() and not path.name.startswith((".", "__")))
-
-    def frames(self, folder: Path, stem: str, suffixes: tuple[str, ...] = (".png",)) -> dict[int, Path]:
-        """Number -> file, for the files named as `stem` says, such as "frame_{:04d}"; an earlier suffix wins."""
-        head, tail = re.split(r"\{.*?\}", stem)
-        pattern = re.compile(rf"{re.escape(head)}(\d+){re.escape(tail)}")
-        names: dict[int, Path] = {}
-        for suffix in suffixes:
-            for name in self.names(folder):
-                match = pattern.fullmatch(name.removesuffix(suffix)) if name.endswith(suffix) else None
-                if match and name == stem.format(int(match[1])) + suffix:
-                    names.setdefault(int(match[1]), folder / name)
-        return dict(sorted(names.items()))
-
-    def pairs(
-        self,
-        folder: Path,
-        stem: str,
-        truth: Truth | None = None,
-        step: int = 1,
-        truth_at_end: bool = False,
-        suffixes: tuple[str, ...] = (".png",),
-    ) -> Iterator[tuple[int, Path, Path, Path | None]]:
-        """(number, frame, the frame `step` further, its ground truth) of each pair in a folder, see the module's docstring.
-
-        truth: where a frame's ground truth is; None for a split that has none.
-        truth_at_end: the set has ground truth for a sequence's last frame, too, whose second frame never existed.
-        """
-        frames = self.frames(folder, stem, suffixes)
-        ends = (max(frames), min(frames)) if frames else ()
-        for number, first in frames.items():
-            second = frames.get(number + step, folder / f"{stem.format(number + step)}{first.suffix}")
-            target = truth(number) if truth else None
-            if not self.has(second):
-                known = target is not None and self.has(target)
-                if not known or (truth_at_end and number == ends[step < 0]):
-                    continue
-            yield number, first, second, target
-
-    def add(
-        self,
-        name: str,
-        image1: Path,
-        image2: Path,
-        flow: Path | None = None,
-        flow_format: str | None = None,
-        occluded: Path | None = None,
-        occluded_format: str | None = None,
-    ) -> None:
-        """A row if all its files are there, but for `occluded`, which is optional; else they are missing."""
-        gone = [str(path) for path in (image1, image2, flow) if path is not None and not self.has(path)]
-        for path in gone:
-            if path not in self._missing:
-                self._missing.add(path)
-                self.found.missing.append(path)
-        if gone:
-            return
-        if occluded is not None and not self.has(occluded):
-            occluded = None
-        self.found.rows.append(
-            {
-                "name": name,
-                "image1": cell(image1),
-                "image2": cell(image2),
-                "flow": cell(flow),
-                "flow_format": flow_format if flow else None,
-                "occluded": cell(occluded),
-                "occluded_format": occluded_format if occluded else None,
-            }
-        )
-
-
-def base_of(origin: Origin, root: Path, holds: Iterable[str], unpacked: Iterable[str] = ()) -> Path:
-    """The folder that has one of `holds` in it: the root, a folder in it that the archive is `unpacked` as, or its parent, if
-    the root is such a folder itself. Raises FileNotFoundError.
-    """
-    root, holds = Path(root), tuple(holds)
-    near = [root, *(root / name for name in unpacked), *([root.parent] if root.name in holds else [])]
-    for folder in near:
-        if any((folder / name).exists() for name in holds):
-            return folder
-    raise origin.absent(root, root / holds[0])
-
-
-def chosen(argument: str, values: Iterable[str], known: tuple[str, ...]) -> tuple[str, ...]:
-    """Raises ValueError for a value that isn't known."""
-    values = (values,) if isinstance(values, str) else tuple(values)
-    for value in values:
-        if value not in known:
-            raise ValueError(f"{argument}: {value!r} is unknown, expected {' or '.join(known)}")
-    return values
-
-
-def numbered(folder: Path, name: str) -> Truth:
-    """The files of a folder whose name has the frame's number in it, such as "frame_{:04d}.flo"."""
-    return lambda number: folder / name.format(number)
-
 
 # ---- MPI Sintel ----
 
@@ -203,7 +72,7 @@ CHAIRS = Origin(
 def flying_chairs(root: Path, split: str) -> Found:
     """FlyingChairs (Dosovitskiy et al. 2015), 512x384: 22,232 pairs for training, 640 for validation.
 
-    The list of the split is a download of its own: one line a pair, 1 train, 2 val. Raises ValueError if it says something else,
+    The list of the split is a separate download: one line a pair, 1 train, 2 val. Raises ValueError if it holds anything else,
     or has fewer lines than there are pairs.
     """
     CHAIRS.check(split, ("train", "val"))
@@ -259,8 +128,8 @@ def things(
 ) -> Found:
     """FlyingThings3D (Mayer et al. 2016), 960x540, the full set (not the "subset", whose folders are others): TRAIN and TEST.
 
-    render: "clean" or "final". cameras: of "left", "right"; directions: of "into_future", "into_past". There is ground truth for
-    all four, which are as many pairs; a sequence without a camera's frames gives none of it.
+    render: "clean" or "final". cameras: of "left", "right". directions: of "into_future", "into_past". Each of the four
+    combinations is a pair of its own. A sequence that lacks a camera's frames gives no pairs of that camera.
     """
     (render,) = chosen("render", render, RENDERS)
     origin = THINGS[render]
@@ -303,7 +172,7 @@ LEVELS = ("Easy", "Hard")
 def tartanair(root: Path, split: str, levels: Iterable[str] = LEVELS) -> Found:
     """TartanAir (Wang et al. 2020), 640x480, left camera: all that has ground truth is "train".
 
-    Its flow is what the camera's motion makes of the depth. The masks, a download of their own, mark with 1, 10 or 100 the
+    Its flow is computed from the camera's motion and the depth. The masks (a separate download) mark with 1, 10 or 100 the
     pixels that are hidden in the second frame or leave it.
 
     root: the folder of the environments, or one of them. levels: of difficulty.
@@ -363,7 +232,7 @@ def kitti_2015(root: Path, split: str) -> Found:
 
 
 def _kitti(root: Path, split: str, year: int, cameras: tuple[str, ...], unpacked: str) -> Found:
-    """The ground truth is flow_occ, all pixels; flow_noc has it without the occluded ones."""
+    """The ground truth is flow_occ, of all pixels; flow_noc lacks the occluded ones."""
     origin = KITTI[year]
     origin.check(split, ("train", "test"))
     folder = "training" if split == "train" else "testing"
@@ -416,7 +285,7 @@ MIDDLEBURY = Origin(
     "https://vision.middlebury.edu/flow/data",
     "other-data/<sequence>/frame10.png, frame11.png, other-gt-flow/<sequence>/flow10.flo, eval-data/<sequence>/frame10.png",
 )
-MIDDLEBURY_WITHOUT_TRUTH = ("Beanbags", "DogDance", "MiniCooper", "Walking")  # of other-data, nowhere published
+MIDDLEBURY_WITHOUT_TRUTH = ("Beanbags", "DogDance", "MiniCooper", "Walking")  # of other-data; theirs isn't published
 
 
 def middlebury(root: Path, split: str) -> Found:
@@ -457,8 +326,8 @@ def spring(
     The benchmark scores forward and backward flow of both cameras together: 3,960 pairs without ground truth, 19,852 with it.
     `occluded`, of the frames' size, is what it calls unmatched: hidden in the second frame, or outside of it.
 
-    cameras: of "left", "right"; directions: of "FW", "BW". By default all that are there. Each is a download of its own, so one
-    that the whole split lacks was not taken, and isn't missing; one that is asked for by name must be there.
+    cameras: of "left", "right". directions: of "FW", "BW". By default all that exist: each is a separate download, so one that
+    the whole split lacks doesn't count as missing. One that is named must exist.
     """
     SPRING.check(split, ("train", "test"))
     listing, scenes = spring_scenes(SPRING, root, split)
@@ -492,7 +361,7 @@ def spring_scenes(origin: Origin, root: Path, split: str) -> tuple[Listing, list
 def taken_parts(
     origin: Origin, root: Path, listing: Listing, scenes: list[Path], parts: dict[Part, list[str]], by_name: bool
 ) -> list[Part]:
-    """The parts of which a person has something: each of their folders is in one scene at least.
+    """The parts that were downloaded: each of their folders is in one scene at least.
 
     Raises FileNotFoundError if there is none, or if parts were asked for `by_name` and one is lacking.
     """
@@ -508,7 +377,7 @@ def spring_map(scene: Path, kind: str, number: int) -> Path:
     return scene / "maps" / kind / f"{kind}_{number:04d}.png"
 
 
-# ---- one's own ----
+# ---- your own ----
 
 FLOW_FOLDER = Origin(
     "a folder of frames and flow",
@@ -520,7 +389,7 @@ FLOW_SUFFIXES = {".flo": "flo", ".flo5": "flo5", ".pfm": "pfm", ".png": "kitti",
 
 
 def flow_folder(root: Path, split: str) -> Found:
-    """One's own frames and flow: <root>/frames/<clip>/*.png (or .jpg, ...) and <root>/flow/<clip>/*.flo.
+    """Your own frames and flow: <root>/frames/<clip>/*.png (or .jpg, ...) and <root>/flow/<clip>/*.flo.
 
     Frames follow one another in the order of their names. A frame's flow to the next one has its name and one of `FLOW_SUFFIXES`
     (a .png is KITTI's 16-bit format, a .npy an array (H, W, 2)). Optional: occlusions/<clip>/*.png, non-zero where occluded.
@@ -557,7 +426,7 @@ def flow_folder(root: Path, split: str) -> Found:
 def _entry(
     name: str, find: Callable[[Path, str], Found], splits: tuple[str, ...], scored: str, origin: Origin, terms: str
 ) -> DataSet:
-    return DataSet(name, "optical-flow", find, splits, scored, origin.source, origin.layout, terms)
+    return DataSet(name, "optical-flow", find, splits, scored, origin, terms)
 
 
 SETS: tuple[DataSet, ...] = (
@@ -573,8 +442,8 @@ SETS: tuple[DataSet, ...] = (
     _entry("tartanair", tartanair, ("train",), "train", TARTANAIR, "CC BY 4.0"),
     _entry("kitti-2012", kitti_2012, ("train", "test"), "train", KITTI[2012], "CC BY-NC-SA 3.0"),
     _entry("kitti-2015", kitti_2015, ("train", "test"), "train", KITTI[2015], "CC BY-NC-SA 3.0"),
-    _entry("hd1k", hd1k, ("train", "test"), "train", HD1K, "not verified by us, see its source"),
+    _entry("hd1k", hd1k, ("train", "test"), "train", HD1K, "not verified, see its source"),
     _entry("middlebury", middlebury, ("train", "test"), "train", MIDDLEBURY, "not stated"),
     _entry("spring", spring, ("train", "test"), "train", SPRING, "CC BY 4.0"),
-    _entry("flow-folder", flow_folder, ("train", "val", "test"), "train", FLOW_FOLDER, "yours"),
+    _entry("flow-folder", flow_folder, ("train", "val", "test"), "train", FLOW_FOLDER, "your own"),
 )

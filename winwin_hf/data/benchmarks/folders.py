@@ -1,4 +1,4 @@
-"""Listing of unpacked data sets: files by what their names differ in, pairs of them, and errors for a folder that is another.
+"""Lists the folders of unpacked data sets: files by their keys, pairs of an image and its target, errors for a wrong folder.
 
 Folders are listed once and nothing is opened, so a set of 100 000 files on a slow disk is found in a few seconds.
 """
@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from winwin_hf.data.rows import Found, cell
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a data set comes from and how it lies once unpacked; for its catalog entry and for messages."""
+    """Where a data set comes from, and its folders once unpacked (in one line); for the catalogue and for messages."""
 
     title: str
     source: str
@@ -26,7 +29,7 @@ class Origin:
             raise ValueError(f"{self.title} has no split {split!r}: expected one of {', '.join(splits)}")
 
     def absent(self, root: Path, path: Path | str, problem: str = "is missing") -> FileNotFoundError:
-        """The error to raise when `path` isn't there, or has another `problem`."""
+        """The error for a `path` that is missing or has another `problem`."""
         return FileNotFoundError(
             f"{path} {problem}: {root} should hold {self.title} ({self.source}), laid out as {self.layout}"
         )
@@ -50,14 +53,14 @@ def folders(root: Path, pattern: str = "*") -> list[Path]:
 
 
 def name_below(root: Path, path: Path) -> str:
-    """How rows call a folder: its path below root, or root's own name."""
+    """A folder's name in rows: its path below root, or root's own name."""
     return path.absolute().name if path == root else path.relative_to(root).as_posix()
 
 
 @dataclass(frozen=True)
 class Files:
-    """The files of a folder named prefix + key + suffix: rgb_00045.jpg has the key 00045. `deep`: of its subfolders, too, with
-    keys such as street/00045."""
+    """The files of a folder named prefix + key + suffix: rgb_00045.jpg has the key 00045. With `deep` also those of its
+    subfolders, with keys such as street/00045."""
 
     folder: Path
     suffixes: tuple[str, ...]
@@ -90,8 +93,8 @@ def pairs(
     images: Files, targets: Files, keys: Container[str] | None = None
 ) -> tuple[list[tuple[str, Path, Path]], list[str]]:
     """
-    [(key, image, target), ...] of the keys that have both, sorted; and the paths of those files that are missing because only
-    the other one is there. keys: only these.
+    (complete, missing): [(key, image, target), ...] of the keys that have both, sorted; and the path that would complete each
+    other key. keys: only these.
     """
     left, right = images.found(), targets.found()
     complete: list[tuple[str, Path, Path]] = []
@@ -104,3 +107,21 @@ def pairs(
         else:
             missing.append(str((targets if key in left else images).expected(key)))
     return complete, missing
+
+
+def image_row(name: str, image: str | Path, column: str, target: str | Path | None, kind: str | None) -> dict[str, Any]:
+    """The row of an image and its target. column: "depth" or "label". kind: the target's format."""
+    return {"name": name, "image": cell(image), column: cell(target), f"{column}_format": kind}
+
+
+def image_rows(
+    images: Files, targets: Files, column: str, kind: str, place: str = "", keys: Container[str] | None = None
+) -> Found:
+    """A row for each pair of an image and its target (see `pairs`), named `place` + key."""
+    complete, missing = pairs(images, targets, keys)
+    return Found([image_row(f"{place}{key}", image, column, path, kind) for key, image, path in complete], missing)
+
+
+def images_alone(images: Files, column: str) -> Found:
+    """A row without a target for each image, as of a test split."""
+    return Found([image_row(key, path, column, None, None) for key, path in images.found().items()])

