@@ -1,6 +1,6 @@
 """Seconds of a training step and peak memory of several recipes, side by side. Each runs in processes of its own, in turns.
 
-    python scripts/benchmark.py winwin_hf/recipes/camvid-windows.yaml winwin_hf/recipes/camvid-full.yaml --set data.path=FOLDER
+    python scripts/benchmark.py camvid-windows camvid-full --set data.path=FOLDER
 
 What the network costs at the paper's sizes, against full frames and tiles (see research/cost):
 
@@ -22,6 +22,7 @@ from research.processes import run_json
 from rich.console import Console
 from rich.table import Table
 
+from winwin_hf.recipes import recipe_path
 from winwin_hf.training.build import make_loader, make_model, make_optimizer, open_parts
 from winwin_hf.training.loop import peak_memory
 from winwin_hf.training.recipe import load_recipe
@@ -59,16 +60,16 @@ def probe(recipe_path: str, steps: int, overrides: list[str]) -> None:
 
 
 def main(
-    recipes: list[Path],
+    recipes: Annotated[list[str], typer.Argument(help="Names of `winwin recipes list`, or YAML files.")],
     rounds: Annotated[int, typer.Option(help="Turns of each recipe.")] = 3,
     steps: Annotated[int, typer.Option(help="Timed steps of each turn, after one to warm up.")] = 3,
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE")] = None,
 ) -> None:
     """Train a few steps of each of RECIPES in turns. Prints medians and ratios to the first. `cost --help`: costs at the paper's sizes."""
-    results: dict[Path, list[dict]] = {recipe: [] for recipe in recipes}
+    results: dict[Path, list[dict]] = {recipe_path(recipe): [] for recipe in recipes}
     console = Console()
     for turn in range(rounds):
-        for recipe in recipes:
+        for recipe in results:
             with console.status(f"{recipe.stem}, turn {turn + 1} of {rounds}"):
                 words = [sys.executable, __file__, PROBE, str(recipe), str(steps), *(overrides or [])]
                 try:

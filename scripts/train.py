@@ -1,4 +1,4 @@
-"""Train by a recipe: `accelerate launch scripts/train.py winwin_hf/recipes/flow-synthetic.yaml`. The same as `winwin train`."""
+"""Train by a recipe: `accelerate launch scripts/train.py flow-synthetic`. The same as `winwin train`."""
 
 import typer
 

@@ -208,7 +208,7 @@ def test_train_and_evaluate_hand_their_arguments_over(here: Path, bundle: Path, 
         (Path("recipe.yaml"), expected),
         (str(bundle / "winwin-flow"), Path("recipe.yaml"), {"overrides": ["steps=3"]}),
     ]
-    refused(run("train", "missing.yaml"), 2, "missing.yaml")
+    refused(run("train", "missing.yaml"), 2, "missing.yaml", "recipes list")
     refused(run("train", "recipe.yaml", "--set", "steps"), 2, "--set steps", "KEY=VALUE")
 
 

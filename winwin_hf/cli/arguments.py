@@ -9,12 +9,29 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from winwin_hf import bundled
 from winwin_hf.cli.errors import UsageError
+from winwin_hf.recipes import recipe_names
 
 progress = Console(stderr=True)
 
 
-Model = Annotated[str, typer.Option(help="A bundled name, a folder, a Hub repository or an exported file.")]
+def complete_recipe(incomplete: str) -> list[str]:
+    """Names of the package's recipes for shell completion; files are completed where none fits."""
+    return [name for name in recipe_names() if name.startswith(incomplete)]
+
+
+def complete_checkpoint(incomplete: str) -> list[str]:
+    """Names of the bundled checkpoints for shell completion."""
+    return [name for name in bundled.folders() if name.startswith(incomplete)]
+
+
+Model = Annotated[
+    str,
+    typer.Option(
+        help="A bundled name, a folder, a Hub repository or an exported file.", autocompletion=complete_checkpoint
+    ),
+]
 
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -61,6 +60,8 @@ def data_check(
     """What FOLDER holds, what is missing and what is broken, before a training is started. Exit code 1 if anything is."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder")
+    import yaml
+
     options = {}
     for item in option or []:
         key, equals, text = item.partition("=")

@@ -19,6 +19,7 @@ from winwin_hf.cli.data import app as data_app
 from winwin_hf.cli.models import convert, export
 from winwin_hf.cli.predict import demo, depth, flow, segment
 from winwin_hf.cli.push import push
+from winwin_hf.cli.recipes import app as recipes_app
 from winwin_hf.cli.train import evaluate, train
 from winwin_hf.cli.video import video
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(checkpoints_app, name="checkpoints")
 app.add_typer(data_app, name="data")
+app.add_typer(recipes_app, name="recipes")
 
 
 @app.callback()

@@ -7,15 +7,27 @@ from typing import Annotated
 
 import typer
 
-from winwin_hf.cli.arguments import MinPixels, check_choice, check_file, check_overrides, parse_options
+from winwin_hf.cli.arguments import (
+    MinPixels,
+    check_choice,
+    check_overrides,
+    complete_checkpoint,
+    complete_recipe,
+    parse_options,
+)
 from winwin_hf.cli.errors import UsageError, one_line_errors, parse_size
+from winwin_hf.recipes import recipe_path
 
 
 @one_line_errors
 def train(
-    recipe: Annotated[Path, typer.Argument(help="A YAML file as in winwin_hf/recipes.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A name of `winwin recipes list`, or a YAML file.", autocompletion=complete_recipe)
+    ],
     output: Annotated[Path | None, typer.Option(help="Folder for checkpoints and logs. Default: the recipe's.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last state in the output folder.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue from the last state in the output folder.")
+    ] = False,
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Leave out and count examples with missing or unreadable files.")
     ] = False,
@@ -24,13 +36,13 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the recipe; repeatable."),
     ] = None,
 ) -> None:
-    """Train by a recipe. Through `accelerate launch scripts/train.py RECIPE` for more than one process."""
-    check_file(recipe)
+    """Train by a recipe. For more than one process: `accelerate launch scripts/train.py RECIPE`."""
+    path = recipe_path(recipe)
     check_overrides(overrides)
     from winwin_hf.training.loop import train as run
 
     changes = [*(overrides or []), *(["data.skip_broken=true"] if skip_broken else [])]
-    run(recipe, output=output, resume=resume, overrides=changes)
+    run(path, output=output, resume=resume, overrides=changes)
 
 
 @one_line_errors
@@ -39,7 +51,8 @@ def evaluate(
         str,
         typer.Argument(
             help="A bundled name, a folder, a Hub repository; or opencv-dis, opencv-farneback, zero; NAME+variational refines a flow, "
-            "NAME+coarse looks at smaller sizes first."
+            "NAME+coarse looks at smaller sizes first.",
+            autocompletion=complete_checkpoint,
         ),
     ],
     data: Annotated[
@@ -78,7 +91,11 @@ def evaluate(
     precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "no",
     cpu: Annotated[bool, typer.Option("--cpu", help="Even if there is an accelerator.")] = False,
     recipe: Annotated[
-        Path | None, typer.Option(help="Instead of --data: the evaluation section of a recipe, windows included.")
+        str | None,
+        typer.Option(
+            help="Instead of --data: score what a recipe (a name or a YAML file) evaluates, windows included.",
+            autocompletion=complete_recipe,
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
@@ -87,14 +104,14 @@ def evaluate(
 ) -> None:
     """Score CHECKPOINT on benchmarks on disk, or by a recipe. Through `accelerate launch scripts/evaluate.py` in several processes."""
     if (recipe is None) == (not data):
-        raise UsageError("expected either --data NAME=PATH or --recipe FILE")
+        raise UsageError("expected either --data NAME=PATH or --recipe NAME")
     if recipe is not None:
-        check_file(recipe)
+        path = recipe_path(recipe)
         check_overrides(overrides)
         from winwin_hf import bundled
         from winwin_hf.training.evaluate import main as run
 
-        run(bundled.resolve(checkpoint), recipe, overrides=overrides or [])
+        run(bundled.resolve(checkpoint), path, overrides=overrides or [])
         return
     if overrides:
         raise UsageError("--set changes a recipe's settings; expected --recipe with it")

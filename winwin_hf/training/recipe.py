@@ -19,6 +19,7 @@ from winwin_hf.checked import FORBID, build
 from winwin_hf.data.collator import SecondStrategy
 from winwin_hf.data.guesses import GuessStrategy
 from winwin_hf.model.configuration_winwin import WinWinConfig
+from winwin_hf.recipes import recipe_path
 from winwin_hf.task import TaskName
 from winwin_hf.windows import Strategy
 
@@ -254,9 +255,16 @@ class Recipe:
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """Reads and checks a recipe; `overrides` are "section.key=value" strings, values in YAML. Raises ValueError, naming the file."""
+    """
+    Reads and checks a recipe.
+
+    Args:
+        path: a YAML file, or the name of a recipe of the package.
+        overrides: "section.key=value" strings on top of it; values in YAML.
+    Raises: ValueError, naming the file.
+    """
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = yaml.safe_load(recipe_path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: expected a YAML recipe; {error}") from None
     if not isinstance(values, dict):
