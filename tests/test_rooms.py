@@ -39,7 +39,8 @@ def levels(graph: grimp.ImportGraph) -> dict[str, int]:
 
     @cache
     def level(module: str) -> int:
-        return 1 + max((level(other) for other in graph.find_modules_directly_imported_by(module)), default=0)
+        others = graph.find_modules_directly_imported_by(module) - {module}  # a room's own __init__ imports its files
+        return 1 + max((level(other) for other in others), default=0)
 
     return {module: level(module) for module in graph.modules}  # RecursionError where there is a cycle
 
