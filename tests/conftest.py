@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 _HOME = tempfile.mkdtemp(prefix="winwin-tests-")
@@ -29,11 +30,9 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from support.places import EXAMPLES, ROOT, TEST_DATA
+from support.places import EXAMPLES, NO_REAL_DATA, ROOT, TEST_DATA
 
 sys.path.append(str(ROOT / "scripts"))  # last: scripts/evaluate.py must not stand in for the package `evaluate`
-
-WANTING = "needs the real data sets"  # what a test says that is skipped for want of them
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -43,20 +42,29 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Names the tests that were skipped because a data set isn't on this machine."""
-    skipped = [report for report in terminalreporter.stats.get("skipped", []) if WANTING in str(report.longrepr)]
-    if skipped:
-        terminalreporter.section(f"{len(skipped)} tests skipped: no real data in {TEST_DATA} (WINWIN_TEST_DATA)")
-        for report in skipped:
-            terminalreporter.line(report.nodeid)
+    """Names the tests that were skipped because this machine hasn't got a data set, and which one."""
+    reasons = {r.nodeid: str(r.longrepr) for r in terminalreporter.stats.get("skipped", [])}
+    missing = {
+        test: text.partition(f"{NO_REAL_DATA}: ")[2].rstrip("')")
+        for test, text in reasons.items()
+        if NO_REAL_DATA in text
+    }
+    if missing:
+        terminalreporter.section(f"{len(missing)} tests skipped for want of real data (WINWIN_TEST_DATA={TEST_DATA})")
+        for test, path in sorted(missing.items()):
+            terminalreporter.line(f"{test}  needs {path}")
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The real data sets, where a machine has them (`WINWIN_TEST_DATA`); a test that needs them is skipped elsewhere."""
-    if not TEST_DATA.is_dir():
-        pytest.skip(f"{WANTING}: {TEST_DATA} is no folder")
-    return TEST_DATA
+def real_data() -> Callable[[str], Path]:
+    """Path below `WINWIN_TEST_DATA` -> where it is. Skips the test on a machine that hasn't got it."""
+
+    def find(name: str) -> Path:
+        if not (TEST_DATA / name).exists():
+            pytest.skip(f"{NO_REAL_DATA}: {TEST_DATA / name}")
+        return TEST_DATA / name
+
+    return find
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from support.places import REFERENCE
+from support.places import NO_REAL_DATA, REFERENCE
 from transformers import AutoImageProcessor, AutoModel
 from typer import Typer
 from typer.testing import CliRunner
@@ -38,9 +38,7 @@ from winwin_hf.training.initialise import initialise
 from winwin_hf.training.recipe import Recipe
 
 REFERENCE = REFERENCE / "croco"
-needs_reference = pytest.mark.skipif(
-    not REFERENCE.is_dir(), reason="needs the reference checkpoints in shared/reference beside the repository"
-)
+needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason=f"{NO_REAL_DATA}: {REFERENCE}")
 SIZES = {
     "pos_embed": "RoPE100",
     "enc_embed_dim": 32,

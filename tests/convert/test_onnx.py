@@ -315,7 +315,7 @@ def test_bundled_checkpoints(tmp_path, name):
 
 
 @pytest.mark.slow
-def test_int8_costs_little_on_real_frames(tmp_path, shared_data):
+def test_int8_costs_little_on_real_frames(tmp_path, real_data):
     """End-point error on Middlebury, through the evaluation that `winwin evaluate` runs."""
     from accelerate import Accelerator
 
@@ -323,7 +323,7 @@ def test_int8_costs_little_on_real_frames(tmp_path, shared_data):
     from winwin_hf.evaluation.scoring import new_metric, score
 
     exported = export.export("winwin-flow", tmp_path, quantise=["int8"], check=False)
-    source = open_source("middlebury", str(shared_data / "middlebury-flow"), "train")
+    source = open_source("middlebury", str(real_data("middlebury-flow")), "train")
     predictors = {how: Predictor.load(path) for how, path in exported.files.items()}
     predictors["pytorch"] = export.load("winwin-flow")
     errors = {}

@@ -415,11 +415,9 @@ def test_windows_fit_into_small_frames():
         assert pair[0].nan_to_num(7.0).equal(pair[1].nan_to_num(7.0))  # seeds repeat
 
 
-def test_real_frames_still_match(shared_data):
+def test_real_frames_still_match(real_data):
     """Sintel's dense flow and KITTI's sparse one explain their second frames after augmentation as well as before."""
-    sintel, kitti = shared_data / "Sintel" / "training", shared_data / "KITTI" / "training"
-    if not (sintel.is_dir() and kitti.is_dir()):
-        pytest.skip("needs Sintel and KITTI beside the repository")
+    sintel, kitti = real_data("Sintel") / "training", real_data("KITTI") / "training"
     stored = cv2.imread(str(kitti / "flow_occ" / "000000_10.png"), cv2.IMREAD_UNCHANGED)[..., ::-1].astype(np.float32)
     sparse = np.where(stored[..., 2:] > 0, (stored[..., :2] - 2**15) / 64, np.nan).astype(np.float32)
     frames = [sintel / "clean" / "alley_1" / f"frame_000{i}.png" for i in (1, 2)]

@@ -250,10 +250,8 @@ def test_flow_page(page, tmp_path):
 
 
 @pytest.mark.parametrize("page", ["optical_flow"], indirect=True)
-def test_flow_page_on_real_ground_truth(page, shared_data, tmp_path):
-    truth = next((shared_data / "KITTI").rglob("flow_occ/*.png"), None) or next(
-        (shared_data / "middlebury-flow").rglob("*.flo")
-    )
+def test_flow_page_on_real_ground_truth(page, real_data, tmp_path):
+    truth = next(real_data("KITTI").rglob("flow_occ/*.png"), None) or next(real_data("middlebury-flow").rglob("*.flo"))
     np.save(tmp_path / "same.npy", np.nan_to_num(page.read_map(str(truth), page.READERS)))
     assert dict(page.score(str(tmp_path / "same.npy"), str(truth))[0])["epe"] == "0.0000"
 

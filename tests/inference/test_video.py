@@ -308,9 +308,9 @@ def test_what_is_whole_stays_when_a_frame_is_broken(clip, checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("end", [4, pytest.param(None, marks=pytest.mark.slow)])
-def test_a_real_clip(shared_data, tmp_path, encoded, end):
+def test_a_real_clip(real_data, tmp_path, encoded, end):
     settings = {"size": (192, 336), "backward": True, "end": end, "progress": False}
-    bedroom = shared_data / "video" / "bedroom"
+    bedroom = real_data("video/bedroom")
     summary = run(bedroom, tmp_path / "out", video=tmp_path / "flow.mp4", side_by_side=True, **settings)
     count = end or 24
     assert len(encoded) == count and summary.pairs == count - 1

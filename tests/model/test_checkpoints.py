@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,13 +76,13 @@ def test_flow_does_not_fall_apart_when_the_frame_grows():
     assert large / large_zero < 1.5 * small / small_zero
 
 
-def test_flow_on_real_frames(shared_data):
+def test_flow_on_real_frames(real_data):
     """Middlebury: well below the motion itself, with both frames as anybody would give them."""
     model, processor = load("winwin-flow")
     found, zero = FlowMetric(), FlowMetric()
     for name in ("RubberWhale", "Grove2", "Urban2", "Venus"):
-        folder = next(Path(shared_data / "middlebury-flow").rglob(f"{name}/frame10.png")).parent
-        truth = next(Path(shared_data / "middlebury-flow").rglob(f"{name}/flow10.flo"))
+        folder = next(real_data("middlebury-flow").rglob(f"{name}/frame10.png")).parent
+        truth = next(real_data("middlebury-flow").rglob(f"{name}/flow10.flo"))
         target = read_flo(truth).transpose(2, 0, 1)
         flow = flow_of(model, processor, read_image(folder / "frame10.png"), read_image(folder / "frame11.png"))
         found.update(flow, target)

@@ -16,7 +16,7 @@ from support.model_cases import (
     make,
     predict,
 )
-from support.places import REFERENCE
+from support.places import NO_REAL_DATA, REFERENCE
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoBackbone, AutoModel, AutoModelForDepthEstimation, AutoModelForSemanticSegmentation
 
@@ -284,9 +284,7 @@ def test_nothing_of_tokens_by_tokens_is_held(variant, overrides, training):
 # ------------------------------------------------------------------ the ancestor's numbers
 
 
-@pytest.mark.skipif(
-    not CROCO.is_dir(), reason="needs the reference checkpoints in shared/reference beside the repository"
-)
+@pytest.mark.skipif(not CROCO.is_dir(), reason=f"{NO_REAL_DATA}: {CROCO}")
 @torch.no_grad()
 def test_agrees_with_croco_reference():
     model, io = load_croco(CROCO / "croco_v2.pth"), load_file(CROCO / "croco_v2_io.safetensors")

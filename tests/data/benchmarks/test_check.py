@@ -316,12 +316,12 @@ def test_sizes_as_a_person_reads_them(count, text):
     assert bytes_text(count) == text
 
 
-def test_real_sets(shared_data):
-    report = check.check(shared_data / "middlebury-flow", "middlebury")
+def test_real_sets(real_data):
+    report = check.check(real_data("middlebury-flow"), "middlebury")
     (split,) = report.splits
     assert split.ok and split.examples == 4 and len(split.sizes) == 3
     assert split.known == pytest.approx(0.996, abs=0.001) and split.figures["largest_motion"] == pytest.approx(
         22.19, abs=0.01
     )
-    (split,) = check.check(shared_data / "KITTI").splits
+    (split,) = check.check(real_data("KITTI")).splits
     assert split.name == "kitti-2015" and split.ok and split.known == pytest.approx(0.16, abs=0.01)  # sparse

@@ -486,10 +486,8 @@ def test_own_scale(copy):
 # -------------------------------------------------------------------------------------------------------- real samples
 
 
-def test_the_real_room(shared_data):
-    root = shared_data / "7scenes-redkitchen"
-    if not root.is_dir():
-        pytest.skip("needs 7scenes-redkitchen beside the repository")
+def test_the_real_room(real_data):
+    root = real_data("7scenes-redkitchen")
     train, val = seven_scenes(root, "train"), seven_scenes(root, "val")
     assert (len(train.rows), len(val.rows)) == (128, 32) and train.missing == val.missing == []
     assert names(train) + names(val) == [f"frame-{n:06d}" for n in range(0, 640, 4)]
@@ -499,10 +497,8 @@ def test_the_real_room(shared_data):
     assert 0.1 < np.isnan(depth).mean() < 0.5 and np.nanmin(depth) > 0.3 and 1 < np.nanmedian(depth) < 4
 
 
-def test_the_real_motorcycle(shared_data):
-    root = shared_data / "middlebury-stereo"
-    if not root.is_dir():
-        pytest.skip("needs middlebury-stereo beside the repository")
+def test_the_real_motorcycle(real_data):
+    root = real_data("middlebury-stereo")
     rows = middlebury_depth(root).rows
     assert [row["name"] for row in rows] == ["motorcycle"] and rows == middlebury_depth(root / "motorcycle").rows
     depth = formats.decode_depth(rows[0]["depth"]["path"], rows[0]["depth_format"])

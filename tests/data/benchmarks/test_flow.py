@@ -420,16 +420,14 @@ def test_each_folder_is_read_once(monkeypatch):
 # ---- real samples ----
 
 
-def real(shared_data, name, folder):
-    if not (shared_data / folder).is_dir():
-        pytest.skip(f"needs {folder} beside the repository")
-    return ENTRIES[name].find(shared_data / folder, "train")
+def real(real_data, name, folder):
+    return ENTRIES[name].find(real_data(folder), "train")
 
 
 @pytest.mark.parametrize("render", ["clean", "final"])
-def test_real_sintel(shared_data, render):
+def test_real_sintel(real_data, render):
     """Ground truth is there for some pairs only: those are the rows, the others are named."""
-    found = real(shared_data, f"sintel-{render}", "Sintel")
+    found = real(real_data, f"sintel-{render}", "Sintel")
     assert names(found) == ["alley_1/frame_0001", "alley_1/frame_0002", "alley_1/frame_0003", "market_5/frame_0002"]
     gone = [path.split("flow/")[1] for path in found.missing]
     assert gone == ["market_5/frame_0001.flo", "market_5/frame_0003.flo"]
@@ -446,16 +444,16 @@ def check_better_than_wrong(image1, image2, flow, times):
         assert difference(image1, image2, others[what]) > times * right, what
 
 
-def test_real_kitti_2015(shared_data):
-    found = real(shared_data, "kitti-2015", "KITTI")
+def test_real_kitti_2015(real_data):
+    found = real(real_data, "kitti-2015", "KITTI")
     assert names(found) == ["000000_10"] and found.missing == []
     flow = decoded(found.rows[0])[2]
     assert flow.shape == (375, 1242, 2) and 0.1 < np.isfinite(flow).all(axis=2).mean() < 0.5
     assert found.rows[0]["flow_format"] == "kitti" and found.rows[0]["occluded"] is None
 
 
-def test_real_kitti_2015_leads_to_the_second_picture(shared_data):
-    found = real(shared_data, "kitti-2015", "KITTI")
+def test_real_kitti_2015_leads_to_the_second_picture(real_data):
+    found = real(real_data, "kitti-2015", "KITTI")
     image1, image2, flow = decoded(found.rows[0])
     y, x = np.indices(flow.shape[:2])
     known = np.isfinite(flow).all(axis=2) & ~leaves(flow)
@@ -465,8 +463,8 @@ def test_real_kitti_2015_leads_to_the_second_picture(shared_data):
     assert right < 0.7 * still
 
 
-def test_real_middlebury(shared_data):
-    found = real(shared_data, "middlebury", "middlebury-flow")
+def test_real_middlebury(real_data):
+    found = real(real_data, "middlebury", "middlebury-flow")
     assert names(found) == ["Grove2", "RubberWhale", "Urban2", "Venus"] and found.missing == []
     for row in found.rows:
         image1, image2, flow = decoded(row)

@@ -337,10 +337,8 @@ def test_own_names(copy):
     assert folder_names(root) is None
 
 
-def test_the_real_folder(shared_data):
-    root = shared_data / "CamVid"
-    if not root.is_dir():
-        pytest.skip("needs CamVid beside the repository")
+def test_the_real_folder(real_data):
+    root = real_data("CamVid")
     train, val = camvid(root, "train"), camvid(root, "val")
     assert (len(train.rows), len(val.rows)) == (367, 101) and train.missing == val.missing == []
     assert {camvid_split(name) for name in names(train)} == {"train"}

@@ -275,10 +275,8 @@ def test_names_are_unique():
 # ---- real samples ----
 
 
-def test_real_motorcycle(shared_data):
-    if not (shared_data / "middlebury-stereo").is_dir():
-        pytest.skip("needs middlebury-stereo beside the repository")
-    found = middlebury_stereo(shared_data / "middlebury-stereo", "train")
+def test_real_motorcycle(real_data):
+    found = middlebury_stereo(real_data("middlebury-stereo"), "train")
     assert names(found) == ["motorcycle"] and found.missing == []
     image1, image2, flow = decoded(found.rows[0])
     assert flow.shape == (500, 741, 2) and found.rows[0]["occluded"] is None

@@ -252,18 +252,18 @@ def test_a_missing_file_is_not_found(tmp_path, decode, kind):
         decode(tmp_path / "none.x", *([kind] if kind else []))
 
 
-def test_real_disparity(shared_data):
+def test_real_disparity(real_data):
     """Z = 193.001 mm * 994.978 / (disparity + 31.086), as scikit-image documents its motorcycle."""
-    path = shared_data / "middlebury-stereo/motorcycle/motorcycle_disp.npz"
+    path = real_data("middlebury-stereo/motorcycle/motorcycle_disp.npz")
     depth = decode_depth(path, f"disparity-npz:{0.193001 * 994.978},31.086")
     assert depth.shape == (500, 741) and 1.5 < np.nanmin(depth) < np.nanmax(depth) < 6
     flow = decode_flow(path, "disparity-npz")
     assert np.isnan(flow[..., 0]).sum() == 27226 and np.nanmax(flow[..., 0]) < -7 and np.nanmax(flow[..., 1]) == 0
 
 
-def test_real_flow(shared_data):
-    path = next((shared_data / "KITTI/training/flow_occ").glob("*_10.png"))
+def test_real_flow(real_data):
+    path = next(real_data("KITTI/training/flow_occ").glob("*_10.png"))
     assert np.array_equal(decode_mask(path, "kitti-noc"), np.isnan(decode_flow(path, "kitti")[..., 0]))
-    annotation = sorted((shared_data / "CamVid/trainannot").glob("*.png"))[0]
+    annotation = sorted(real_data("CamVid/trainannot").glob("*.png"))[0]
     ids = decode_label(annotation, "ids:11")
     assert 11 not in ids and 255 in ids and ids[ids != 255].max() <= 10

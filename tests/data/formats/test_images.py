@@ -261,10 +261,10 @@ def test_malformed_png(tmp_path):
 # ---- real files ----
 
 
-def test_real_files(shared_data, tmp_path):
+def test_real_files(real_data, tmp_path):
     paths = [
-        shared_data / "middlebury-flow/other-gt-flow/RubberWhale/flow10.flo",
-        shared_data / "Sintel/training/flow/market_5/frame_0002.flo",
+        real_data("middlebury-flow/other-gt-flow/RubberWhale/flow10.flo"),
+        real_data("Sintel/training/flow/market_5/frame_0002.flo"),
     ]
     for path in paths:
         formats.write_flo(tmp_path / "again.flo", formats.read_flo(path, unknown_to_nan=False))
@@ -274,25 +274,25 @@ def test_real_files(shared_data, tmp_path):
     flow = formats.read_flo(paths[1])
     assert flow.shape == (436, 1024, 2) and np.isfinite(flow).all() and 100 < np.abs(flow).max() < 200
 
-    path = next((shared_data / "KITTI/training/flow_occ").glob("*_10.png"))
+    path = next(real_data("KITTI/training/flow_occ").glob("*_10.png"))
     kitti = formats.read_kitti_flow(path)
     assert kitti.shape == (375, 1242, 2) and 0.05 < np.isfinite(kitti[..., 0]).mean() < 0.5
     formats.write_kitti_flow(tmp_path / "again.png", kitti)
     samples, again = (cv2.imread(str(name), cv2.IMREAD_UNCHANGED) for name in (path, tmp_path / "again.png"))
     assert np.array_equal(samples, again)
 
-    path = sorted((shared_data / "7scenes-redkitchen/depth").glob("*.png"))[0]
+    path = sorted(real_data("7scenes-redkitchen/depth").glob("*.png"))[0]
     depth = formats.read_depth_png(path, 1000)
     assert depth.shape == (480, 640) and 0.5 < np.nanmedian(depth) < 5
     formats.write_depth_png(tmp_path / "again.png", depth, 1000)
     samples, again = (cv2.imread(str(name), cv2.IMREAD_UNCHANGED) for name in (path, tmp_path / "again.png"))
     assert np.array_equal(samples, again)
 
-    ids = formats.read_labels(sorted((shared_data / "CamVid/trainannot").glob("*.png"))[0])
+    ids = formats.read_labels(sorted(real_data("CamVid/trainannot").glob("*.png"))[0])
     assert ids.shape == (360, 480) and ids.dtype == np.uint8 and set(np.unique(ids)) <= set(range(12))
     formats.write_labels(tmp_path / "again.png", ids)
     assert np.array_equal(formats.read_labels(tmp_path / "again.png"), ids)
 
-    disparity = formats.read_npz(shared_data / "middlebury-stereo/motorcycle/motorcycle_disp.npz")
+    disparity = formats.read_npz(real_data("middlebury-stereo/motorcycle/motorcycle_disp.npz"))
     assert disparity.shape == (500, 741) and disparity.dtype == np.float32
     assert np.isinf(disparity).sum() == 27226 and disparity.min() > 7

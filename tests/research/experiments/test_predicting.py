@@ -19,8 +19,8 @@ def test_score_is_the_mean_over_all_pixels():
     assert found["pairs"] == 2 and found["passes"] == 1
 
 
-def test_real_sets_are_those_of_the_command_line(tmp_path, shared_data):
-    sets = predicting.real_sets(Context(data={"sintel": str(shared_data / "Sintel"), "textures": "nowhere"}), 2)
+def test_real_sets_are_those_of_the_command_line(tmp_path, real_data):
+    sets = predicting.real_sets(Context(data={"sintel": str(real_data("Sintel")), "textures": "nowhere"}), 2)
     assert [one.key for one in sets] == ["sintel-clean"]
     pairs = list(sets[0].read())
     assert len(pairs) == 2 and pairs[0].size == (436, 1024) and np.isfinite(pairs[0].flow).all()
