@@ -1,9 +1,7 @@
-"""What is asked of flow fields: how long the vectors are, errors by length, jumps at the seams of tiles, matches that no tile holds.
+"""Measures of flow fields: displacements, errors by displacement, jumps at the seams of tiles, matches that no tile contains.
 
-Notable:
-- everything is a sum over pixels under a name (`Tally`), so pairs add up and a mean is one over all their pixels.
-- what is measured at seams is measured at the same places of the direct prediction too: what the motion itself does there is no
-  artefact of tiles.
+- All figures are sums over pixels (`Tally`), so a mean is taken over the pixels of all pairs.
+- The direct prediction is measured at the same seams: a jump of the true motion is no artefact of tiles.
 
 Flow is float32 (H, W, 2), (right, down) in pixels, NaN = unknown. A tile is (height, width) in pixels.
 """
@@ -25,7 +23,7 @@ from winwin_hf.inference.flow import tile_positions
 Tile = tuple[int, int]
 
 HISTOGRAM = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256)  # px: lower ends of the bins of `displacements`
-SEAM = 4  # px: pixels nearer than this to a seam are on it
+SEAM = 4  # px: pixels nearer to a seam than this are on it
 DISTANCES = (0, 2, 4, 8, 16, 32, 64, 128)  # px from a seam: lower ends of the bands
 SHARES = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)  # of a tile's shorter side: lower ends of the bands of displacement
 
@@ -35,8 +33,11 @@ SHARES = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)  # of a tile's shorter side: lower e
 
 @dataclass
 class Pair:
-    """Two frames uint8 (H, W, 3) with the true flow. occluded (H, W): whether what the first frame shows is hidden in the second one
-    or outside of it; None: not known, then only what leaves the frame counts."""
+    """
+    Two frames, uint8 (H, W, 3), with the true flow.
+
+    occluded: (H, W) bool, whether a pixel's match is hidden in the second frame or outside of it; None: not known.
+    """
 
     name: str
     image: np.ndarray
@@ -49,7 +50,7 @@ class Pair:
         return self.image.shape[0], self.image.shape[1]
 
     def unmatched(self) -> np.ndarray:
-        """(H, W) bool: pixels whose match can't be seen in the second frame. False where the flow is unknown."""
+        """(H, W) bool: whether the match is not visible in the second frame. False where the flow is unknown."""
         height, width = self.size
         x, y = _matches(self.flow)
         with np.errstate(invalid="ignore"):
@@ -58,8 +59,11 @@ class Pair:
 
 
 def read_pairs(source: Source, length: int | None = None) -> Iterator[Pair]:
-    """`length` pairs of a source of flow, with what it knows of occlusion: the first scenes of a stream, evenly spaced ones of a set on
-    disk, whose neighbours are alike. None: all."""
+    """
+    Reads pairs of a flow source.
+
+    length: number of pairs: the first ones of a stream, evenly spaced ones of a set on disk, whose neighbours are similar. None: all.
+    """
     examples: Iterable[dict[str, Any]] = source.examples(length)
     if length is not None and hasattr(source.dataset, "__len__") and len(source) > length:
         examples = ({"index": i, **source.dataset[i]} for i in (len(source) * n // length for n in range(length)))
@@ -77,7 +81,7 @@ def read_pairs(source: Source, length: int | None = None) -> Iterator[Pair]:
 
 
 def _matches(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """x and y in the second frame of each pixel, (H, W) each."""
+    """x and y of each pixel's match in the second frame, (H, W) each."""
     height, width = flow.shape[:2]
     return np.arange(width) + flow[..., 0], np.arange(height)[:, None] + flow[..., 1]
 
@@ -86,7 +90,7 @@ def _matches(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Tally:
-    """Sums of values and their number, by name."""
+    """Sums and counts of values, by name."""
 
     def __init__(self, sums: dict[str, list[float]] | None = None) -> None:
         self.sums: dict[str, list[float]] = {} if sums is None else sums
@@ -98,7 +102,7 @@ class Tally:
         entry[1] += int(chosen.size)
 
     def mean(self, name: str) -> float:
-        """NaN where nothing was counted."""
+        """NaN if nothing was counted."""
         total, count = self.sums.get(name, (0.0, 0))
         return total / count if count else math.nan
 
@@ -111,7 +115,7 @@ class Tally:
 
 
 def errors_of(flow: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(H, W) end-point errors, 0 where unknown, and what is known."""
+    """(H, W) end-point errors, 0 where the truth is unknown, and where it is known."""
     known = np.isfinite(truth).all(axis=-1)
     return np.where(known, _length(np.where(known[..., None], flow - truth, 0)), 0), known
 
@@ -122,8 +126,8 @@ def _length(vectors: np.ndarray) -> np.ndarray:
 
 def add_errors(tally: Tally, name: str, flow: np.ndarray, pair: Pair, edges: Sequence[float]) -> None:
     """
-    A prediction's errors, under NAME, and besides under "NAME matched", of pixels that can be seen in both frames, and under "NAME
-    EDGE" by true displacement, EDGE being the lower end of its band ("NAME matched EDGE" too).
+    Adds a prediction's errors under NAME, of pixels visible in both frames under "NAME matched", and by true displacement under
+    "NAME EDGE" and "NAME matched EDGE"; EDGE is the lower end of a band.
     """
     error, known = errors_of(flow, pair.flow)
     matched = known & ~pair.unmatched()
@@ -137,7 +141,7 @@ def add_errors(tally: Tally, name: str, flow: np.ndarray, pair: Pair, edges: Seq
 
 
 def bands_of(tally: Tally, name: str, edges: Sequence[float]) -> list[dict[str, float]]:
-    """What `add_errors` has added of a prediction, band by band; share: of all known pixels."""
+    """The errors of `add_errors` by band of displacement. share: of all known pixels."""
     total = tally.count(name) or math.nan
     return [
         {
@@ -151,13 +155,15 @@ def bands_of(tally: Tally, name: str, edges: Sequence[float]) -> list[dict[str, 
     ]
 
 
-# ------------------------------------------------------------------ how far things move
+# ------------------------------------------------------------------ displacements
 
 
 def displacements(pairs: Iterable[Pair], side: float, bins: Sequence[float]) -> dict[str, Any]:
     """
-    The distribution of |flow| over the known pixels of pairs (every seventh): mean, median, 90 and 99 %, most, in pixels; the share
-    longer than `side`, of all and of those seen in both frames; the share that isn't (occluded); a histogram of shares over `bins`.
+    The distribution of |flow| in pixels over every seventh known pixel of all pairs.
+
+    Returns: mean, median, percentiles and "most"; the share longer than `side`, of all pixels and of those visible in both frames; the
+        share "occluded"; a histogram of shares over `bins`.
     """
     lengths, hidden = [], []
     for pair in pairs:
@@ -184,14 +190,14 @@ def displacements(pairs: Iterable[Pair], side: float, bins: Sequence[float]) -> 
 
 
 def seams(length: int, tile: int, overlap: float) -> list[int]:
-    """Where tiles begin or end within an axis of `length` pixels; seam s lies between the pixels s - 1 and s."""
+    """The seams of tiles along an axis of `length` pixels; seam s lies between the pixels s - 1 and s."""
     starts = tile_positions(length, min(tile, length), overlap)
     edges = {edge for start in starts for edge in (start, start + min(tile, length))}
     return sorted(edge for edge in edges if 0 < edge < length)
 
 
 def seams_of(size: tuple[int, int], tile: Tile, overlap: float, patch: int = 16) -> tuple[list[int], list[int]]:
-    """Seams between rows and between columns of a frame of (height, width), which is tiled after padding to whole patches."""
+    """Seams between rows and between columns of a frame of (height, width), which is padded to whole patches and then tiled."""
     rows, columns = (
         [seam for seam in seams(-(-side // patch) * patch, extent, overlap) if seam < side]
         for side, extent in zip(size, tile, strict=True)
@@ -200,7 +206,7 @@ def seams_of(size: tuple[int, int], tile: Tile, overlap: float, patch: int = 16)
 
 
 def seam_distance(size: tuple[int, int], rows: Sequence[int], columns: Sequence[int]) -> np.ndarray:
-    """(H, W): pixels between each pixel and the nearest seam, 0 for both that touch it; infinite without seams."""
+    """(H, W): pixels between each pixel and the nearest seam, 0 for pixels at the seam; infinite without seams."""
 
     def along(length: int, edges: Sequence[int]) -> np.ndarray:
         place, nearest = np.arange(length), np.full(length, np.inf)
@@ -215,10 +221,10 @@ def add_seams(
     tally: Tally, name: str, flow: np.ndarray, truth: np.ndarray, rows: Sequence[int], columns: Sequence[int]
 ) -> None:
     """
-    A prediction at seams and elsewhere, under "NAME seam ..." and "NAME elsewhere ...":
-    - error: the end-point error, of pixels nearer than `SEAM` to a seam and of the others; "NAME distance D" of a band of distance;
-    - jump, true jump, error jump: |f(p) - f(q)| of two pixels p and q side by side or one below the other, with a seam between them
-      or none, for f the prediction, the truth, and their difference.
+    Adds figures of a prediction under "NAME seam ..." and "NAME elsewhere ...":
+    - error: the end-point error of pixels nearer to a seam than `SEAM` and of the others; by distance under "NAME distance D";
+    - jump, true jump, error jump: |f(p) - f(q)| of neighbouring pixels p and q with or without a seam between them, where f is the
+      prediction, the truth, or their difference.
     """
     error, known = errors_of(flow, truth)
     distance = seam_distance((flow.shape[0], flow.shape[1]), rows, columns)
@@ -240,10 +246,10 @@ def add_seams(
 
 def seam_figures(tally: Tally, name: str) -> dict[str, Any]:
     """
-    What `add_seams` has added of a prediction, in pixels.
+    The figures of `add_seams`, in pixels.
 
-    excess: how much larger its jumps are than the truth's; ratios: at seams to elsewhere. A field without artefacts has the same excess
-    in both places, and ratios of what the direct prediction has there.
+    "excess" is a jump minus the true jump. A "ratio" divides the value at seams by the value elsewhere. Without artefacts the excess is
+    the same in both places, and the ratios are those of the direct prediction.
     """
     places = ("seam", "elsewhere")
     figures: dict[str, Any] = {}
@@ -257,11 +263,11 @@ def seam_figures(tally: Tally, name: str) -> dict[str, Any]:
     return figures
 
 
-# ------------------------------------------------------------------ matches that a tile can't hold
+# ------------------------------------------------------------------ matches that no tile contains
 
 
 def held(flow: np.ndarray, tile: Tile, overlap: float, patch: int = 16) -> np.ndarray:
-    """(H, W) bool: whether some tile holds both the pixel and its match. False where the flow is unknown."""
+    """(H, W) bool: whether a tile contains both the pixel and its match. False where the flow is unknown."""
     height, width = flow.shape[:2]
     x, y = _matches(flow)
     result = np.zeros((height, width), bool)
@@ -278,7 +284,7 @@ def held(flow: np.ndarray, tile: Tile, overlap: float, patch: int = 16) -> np.nd
 
 
 def add_held(tally: Tally, name: str, flow: np.ndarray, pair: Pair, holds: np.ndarray) -> None:
-    """Errors of pixels seen in both frames: "NAME held", whose match a tile holds, and "NAME beyond"; "NAME gone": of the others."""
+    """Adds errors under "NAME held" (match in a tile), "NAME beyond" (match in no tile) and "NAME gone" (match not visible)."""
     error, known = errors_of(flow, pair.flow)
     gone = pair.unmatched()
     tally.add(f"{name} held", error, known & ~gone & holds)

@@ -1,8 +1,7 @@
-"""Tiles against one pass, with one and the same network: figure 4 (error maps, seams, matches beyond a tile).
+"""Figure 4: tiles against one pass with the same network (error maps, seams, matches that no tile contains).
 
-Notable:
-- the network is the bundled winwin-flow, trained from two windows; nothing is trained here.
-- frames are held-out synthetic ones, and with `--data sintel=FOLDER` (or any flow set of `winwin data list`) real benchmarks'.
+The network is the bundled winwin-flow. Frames are held-out synthetic ones and, with `--data sintel=FOLDER` (or any flow set of
+`winwin data list`), those of real sets.
 """
 
 from __future__ import annotations
@@ -37,29 +36,30 @@ from winwin_hf.inference.predictor import Predictor
 
 SIZE = (768, 1024)
 OVERLAPS = (0.0, 0.5)
-# Mean motion in pixels at 384 x 512 (about 1.3 times that here; winwin-flow was trained with 15), and tiles of about a sixth
-# and a quarter of the frame's sides: which way wins depends on both, so all of them are in the tables, and in the picture those of
-# `PICTURED`, real sets in the last.
+# Mean motion in pixels at 384x512, about 1.3 times that here (winwin-flow was trained with 15), and tiles of about a sixth and a quarter of
+# the frame's sides. Which way is better depends on both: the tables have all combinations, the picture has `PICTURED`, and of real sets
+# the last tile.
 MOTIONS = (25.0, 30.0)
 TILES = ((128, 160), (192, 256))
 PICTURED = ((25.0, (128, 160)), (30.0, (192, 256)))
 FIGURE4_PAIRS = 12
 
 ABOUT_FIGURE4 = (
-    f"The bundled {CHECKPOINT}, once on the whole frame and once in tiles, blended as CroCo-Flow blends them, for each motion and each "
-    "size of tile. Which way has the smaller error depends on both. Of each set the picture shows the pair with the largest share of "
-    f"matches that no tile holds (by the truth). On a seam: nearer than {SEAM} px. A jump is the length of the difference of two "
-    "neighbouring vectors; its excess is what it has more than the truth's. Rows of one pass at the seams of tiles: the same places of "
-    "a prediction that has no seams."
+    f"The bundled {CHECKPOINT} predicts each frame in one pass and in tiles, which are blended as CroCo-Flow blends them. Which of "
+    "the two has the lower error depends on the motion and on the size of the tiles; the tables have all combinations. For each "
+    'set the picture shows the pair with the largest share of true matches that no single tile contains. "On seams" means '
+    f"nearer than {SEAM} px. A jump is the length of the difference between two neighbouring vectors; the excess jump is its "
+    "length minus that of the true jump. Rows of one pass at the seams of tiles measure the same places in a prediction without "
+    "seams."
 )
 
 
 def compare(network: Predictor, frames: FlowSet, tile: Tile, overlaps: Sequence[float]) -> dict[str, Any]:
     """
-    One pass against tiles: EPE, seams, and matches that a tile can't hold.
+    Compares one pass with tiles: EPE, seams, and matches that no tile contains.
 
-    seams, held: for each tiling, "tiled" and "direct", the latter at the same places. example: number of the pair with the largest
-    share of matches that no tile of the first tiling holds, which the truth alone decides.
+    Returns: "seams" and "held" with "tiled" and "direct" for each tiling, "direct" at the same places; "example", the number of the
+        pair with the largest share of true matches that no tile of the first tiling contains; names, labels and "ways".
     """
     tally, edges = Tally(), [share * min(tile) for share in SHARES]
     example, most, patch = 0, -1.0, network.model.config.patch_size
@@ -133,7 +133,7 @@ def motion_of(frames: FlowSet, tile: Tile) -> dict[str, Any]:
 
 
 def figure4_cases(context: Context) -> Iterator[tuple[str, FlowSet, Tile, bool]]:
-    """What is compared: a name, frames, the tiles' size, and whether it is in the picture."""
+    """Gives each comparison: key, frames, size of the tiles, and whether the picture shows it."""
     for motion in MOTIONS:
         for tile in TILES:
             frames = synthetic(SIZE, motion, FIGURE4_PAIRS)
@@ -175,7 +175,7 @@ def figure4(context: Context) -> None:
 
 
 def figure4_tables(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Tables of the page: all pixels, seams, matches beyond a tile, and by displacement."""
+    """The page's tables: all pixels, seams, matches that no tile contains, and displacements."""
     overall, at_seams, beyond, bands = [], [], [], []
     for result in results.values():
         moves, label = result["displacements"], result["label"]
@@ -196,9 +196,9 @@ def figure4_tables(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
                     ]
                 )
             for group, text in (
-                ("held", "a tile holds the match"),
-                ("beyond", "no tile does"),
-                ("gone", "not in the second frame"),
+                ("held", "match in a tile"),
+                ("beyond", "match in no tile"),
+                ("gone", "not visible in the second frame"),
             ):
                 figures = result["held"][key][group]
                 beyond.append(
@@ -213,7 +213,7 @@ def figure4_tables(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
                     *(band["epe_matched"] for band in row),
                 ]
             )
-        overall.append([f"{label}: nothing moves", None, result["zero"], None])
+        overall.append([f"{label}: zero flow", None, result["zero"], None])
         where = f"mean {moves['mean']:.0f} px, median {moves['median']:.0f}, 90 % {moves['p90']:.0f}, 99 % {moves['p99']:.0f}"
         overall[-1][0] += f" ({where}, {100 * moves['longer_than_side']:.1f} % longer than the tile is high)"
     ways = [way["label"] for way in next(iter(results.values()))["ways"].values()]
@@ -242,7 +242,7 @@ def figure4_tables(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
             ),
         },
         {
-            "title": "Matches that a tile can't hold",
+            "title": "Matches that no tile contains",
             "columns": ["pixels", "% of all", "EPE, one pass", "EPE, tiles"],
             "rows": beyond,
         },
@@ -256,6 +256,6 @@ def figure4_tables(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
 
 EXPERIMENTS: dict[str, Experiment] = {
     "figure4": Experiment(
-        figure4, "Figure 4: error maps in one pass and in tiles, seams, matches beyond a tile", hours=0.2
+        figure4, "Figure 4: error maps in one pass and in tiles, seams, matches that no tile contains", hours=0.2
     ),
 }

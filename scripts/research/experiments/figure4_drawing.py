@@ -1,4 +1,4 @@
-"""The picture of figure 4: a pair of each set, its flows, its error maps with the tiles' seams, and curves of the whole set."""
+"""The picture of figure 4: for each set a pair with its flows and error maps, and curves of the whole set."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ COLOUR = {"direct": COLOURS["windows"], "tiled-0": COLOURS["crops-tiled"], "tile
 
 @dataclass
 class Example:
-    """What a set's picture shows: one pair and its predictions by way."""
+    """One pair and its predictions: key of a way -> flow."""
 
     pair: Pair
     flows: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def draw_figure4(path: Path, results: dict[str, dict[str, Any]], examples: dict[str, Example]) -> None:
-    """Three rows a set: frames and flows, more flows and curves, error maps with the tiles' grid."""
+    """Draws three rows for each set: frames and flows; more flows and curves; error maps with the seams of the tiles."""
     shown, width = [key for key in results if key in examples], 15.0
     heights = []
     for key in shown:
@@ -39,7 +39,7 @@ def draw_figure4(path: Path, results: dict[str, dict[str, Any]], examples: dict[
 
 
 def draw_set(axes: Any, result: dict[str, Any], example: Example) -> None:
-    """The twelve plots of one set."""
+    """Draws the twelve plots of one set."""
     pair, tile = example.pair, tuple(result["tile"])
     known = np.isfinite(pair.flow).all(axis=-1)
     longest = max(1.0, float(np.percentile(np.hypot(*pair.flow[known].T), 99)))
@@ -74,20 +74,25 @@ def draw_set(axes: Any, result: dict[str, Any], example: Example) -> None:
     place, overlap = axes[2][3], overlap_of(tiled[0])
     beyond = ~held(pair.flow, tile, overlap) & ~pair.unmatched() & known
     show(
-        place, np.where(beyond, 0.0, 1.0), f"black: in no tile ({ways[tiled[0]]['label']})", cmap="gray", vmin=0, vmax=1
+        place,
+        np.where(beyond, 0.0, 1.0),
+        f"black: match in no tile ({ways[tiled[0]]['label']})",
+        cmap="gray",
+        vmin=0,
+        vmax=1,
     )
     draw_grid(place, seams_of(pair.size, tile, overlap), colour="#D55E00")
 
 
 def overlap_of(key: str) -> float:
-    """The overlap of a way in tiles, by its key ("tiled-0.5")."""
+    """The overlap of a key such as "tiled-0.5"."""
     return float(key.partition("-")[2])
 
 
 def draw_grid(
     axes: Any, lines: tuple[Sequence[int], Sequence[int]], colour: str = "white", faint: bool = False
 ) -> None:
-    """The seams of tiles over a picture; dotted where the prediction knows nothing of them."""
+    """Draws the seams of tiles over a picture; faint: dotted, over a prediction without tiles."""
     style: dict[str, Any] = {"color": colour, "linewidth": 0.6, "alpha": 0.7, "linestyle": ":" if faint else "-"}
     for row in lines[0]:
         axes.axhline(row - 0.5, **style)
@@ -96,12 +101,12 @@ def draw_grid(
 
 
 def draw_distance(axes: Any, result: dict[str, Any]) -> None:
-    """Error against distance from the nearest seam."""
+    """Draws the error against the distance from the nearest seam."""
     first, most = next(iter(result["seams"])), 0
     lines = {"direct": result["seams"][first]["direct"]}
     lines |= {key: entry["tiled"] for key, entry in result["seams"].items()}
     for key, figures in lines.items():
-        values = [band["epe"] for band in figures["by_distance"] if band["epe"] is not None]  # no tile is as wide
+        values = [band["epe"] for band in figures["by_distance"] if band["epe"] is not None]  # None: no tile is as wide
         label = result["ways"][key]["label"] + (" (same places)" if key == "direct" else "")
         axes.plot(range(len(values)), values, "o-", markersize=4, color=COLOUR.get(key), label=label)
         most = max(most, len(values))
@@ -113,7 +118,7 @@ def draw_distance(axes: Any, result: dict[str, Any]) -> None:
 
 
 def draw_bands(axes: Any, result: dict[str, Any]) -> None:
-    """EPE by displacement, of pixels seen in both frames."""
+    """Draws the EPE by displacement, of pixels visible in both frames."""
     for key, way in result["ways"].items():
         values = [np.nan if band["epe_matched"] is None else band["epe_matched"] for band in way["bands"]]
         axes.plot(range(len(values)), values, "o-", markersize=4, color=COLOUR.get(key), label=way["label"])

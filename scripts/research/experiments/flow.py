@@ -1,6 +1,6 @@
-"""The paper's figures 1 (its right half too) and 5, flow, on synthetic pairs (384x512).
+"""Flow on synthetic pairs (384x512): the paper's figure 1 (both halves) and figure 5.
 
-Errors are given beside, or in percent of, those of zero flow: how far things move differs between sets of frames.
+Errors stand beside those of zero flow, or in percent of them, because the length of the motion differs between sets of frames.
 """
 
 from __future__ import annotations
@@ -41,18 +41,19 @@ SIZE_PAIRS = 12
 TIMED_PAIRS = 5
 
 ABOUT_FIGURE1 = (
-    "All have the same optimiser and learning rate and about the same time. A step of full resolution has one pair instead of eight: so "
-    "it has about as many tokens as the others'. Crops have as many tokens as the windows of both frames together. Batch of eight and "
-    "learning rate were chosen on Win-Win's first minutes (of two settings tried); nothing was tuned for crops or full resolution."
+    "All trainings have the same optimiser and learning rate and take about the same time. A step at full resolution has one pair "
+    "instead of eight, so that it has about as many tokens as the other steps. Crops have as many tokens as the windows of both "
+    "frames together. The batch of eight and the learning rate were chosen on Win-Win's first minutes, from two settings; nothing "
+    "was tuned for crops or full resolution."
 )
 NOTE_FIGURE1 = (
-    "minutes, s a pair: the training's steps, CPU time of one thread (on an accelerator: time passed), without evaluations and loading. "
-    "GB: most memory before the first evaluation, of a training with that many pairs a step. s a frame: one pair of full frames, one "
-    "thread. EPE: whole frames; mean over the seeds ± half of their range."
+    "minutes, s a pair: CPU time of one thread in the training's steps (on an accelerator elapsed time), without evaluations and "
+    "loading. GB: peak memory before the first evaluation. s a frame: one pair of full frames with one thread. EPE: whole frames; "
+    "mean over the seeds ± half their range."
 )
 ABOUT_FIGURE5 = (
-    "The trainings are figure 1's. Frames of each size are new scenes whose translations have as many pixels, whose rotations as many "
-    "degrees, so corners of larger frames move further: what changes is how much is seen at once."
+    "The trainings are those of figure 1. Each size has new scenes. Their translations have the same length in pixels and their "
+    "rotations the same angle, so corners of larger frames move further."
 )
 
 
@@ -60,7 +61,7 @@ ABOUT_FIGURE5 = (
 
 
 def figure1(context: Context) -> None:
-    """EPE against training time, and what training and inference cost: Win-Win, full resolution, crops (one pass and in tiles)."""
+    """EPE against training time, and the cost of training and inference: Win-Win, full resolution, crops (in one pass and in tiles)."""
     name = "figure1-flow"
     folders = train(context, FIGURE1)
     tile, frames = crop_tile(), held_out()
@@ -74,8 +75,8 @@ def figure1(context: Context) -> None:
         origin = key.partition("-")[0]
         entries = []
         for folder in folders[origin]:
-            ask = partial(score_folder, folder, frames, way, edges)
-            scores = score_once(context, f"frames-{way.key}", folder, ask)
+            compute = partial(score_folder, folder, frames, way, edges)
+            scores = score_once(context, f"frames-{way.key}", folder, compute)
             inference = score_once(
                 context, f"seconds-{way.key}", folder, partial(seconds_of, folder / "model", frames, way)
             )
@@ -148,7 +149,7 @@ def figure1(context: Context) -> None:
                     "title": "EPE by true displacement, where seen in both frames",
                     "columns": ["training and test", *(f"from {edge:.0f} px" for edge in edges)],
                     "rows": bands,
-                    "note": f"A crop, and a tile, is {tile[0]} px high and {tile[1]} px wide.",
+                    "note": f"A crop and a tile are {tile[0]} px high and {tile[1]} px wide.",
                 },
             ],
         },
@@ -157,7 +158,7 @@ def figure1(context: Context) -> None:
 
 
 def run_of(folder: Path, key: str) -> dict[str, Any]:
-    """What the JSON says of one training: its time, memory and curve."""
+    """A training for the JSON file: its time, memory and curve."""
     options = recipe_of(key).optimization
     return {
         "seed": seed_of(folder),
@@ -175,7 +176,7 @@ def score_folder(folder: Path, frames: FlowSet, way: Way, edges: Sequence[float]
 
 
 def seconds_of(model: Path, frames: FlowSet, way: Way) -> dict[str, Any]:
-    """Time of one pair with one thread, the network alone: the median of a few, after one to warm up."""
+    """Median time of the network for a pair, with one thread, after one pair to warm up."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -192,7 +193,7 @@ def seconds_of(model: Path, frames: FlowSet, way: Way) -> dict[str, Any]:
 
 
 def moves_text(moves: dict[str, Any] | None) -> str:
-    """The distribution of displacements in a sentence."""
+    """The distribution of displacements as text."""
     if moves is None:
         return ""
     return (
@@ -206,7 +207,7 @@ def moves_text(moves: dict[str, Any] | None) -> str:
 
 
 def figure5(context: Context) -> None:
-    """EPE relative to zero flow's against test resolution, of figure 1's trainings."""
+    """EPE in percent of zero flow's against test resolution, for figure 1's trainings."""
     name = "figure5-flow"
     folders = train(context, FIGURE1)
     tile = crop_tile()
@@ -219,8 +220,8 @@ def figure5(context: Context) -> None:
             sizes = []
             for size in SIZES:
                 frames = synthetic(size, motion, SIZE_PAIRS)
-                ask = partial(score_folder, folder, frames, way, edges)
-                sizes.append(score_once(context, f"size-{size[0]}x{size[1]}-{way.key}", folder, ask))
+                compute = partial(score_folder, folder, frames, way, edges)
+                sizes.append(score_once(context, f"size-{size[0]}x{size[1]}-{way.key}", folder, compute))
             if all(sizes):
                 found[key].append([one for one in sizes if one])
     counts = [len(entries) for entries in found.values()]
@@ -255,7 +256,7 @@ def figure5(context: Context) -> None:
                 {
                     "columns": ["training and test", "seeds", *(f"{height}x{width}" for height, width in SIZES)],
                     "rows": rows,
-                    "note": "EPE in percent of zero flow's on the same pairs; mean over the seeds ± half of their range.",
+                    "note": "EPE in percent of zero flow's on the same pairs; mean over the seeds ± half their range.",
                 }
             ],
         },

@@ -19,7 +19,7 @@ SHORT_LABELS = {"windows": "Win-Win", "crops": "crops", "full": "full resolution
 def draw_figure1(
     path: Path, kinds: dict[str, dict[str, Any]], moves: dict[str, Any] | None, zero: float, seed_text: str
 ) -> None:
-    """Error against time; error by displacement; times of training and inference; how far things move."""
+    """Draws error against time, error by displacement, times of training and inference, and the distribution of displacements."""
     with figure(path, 12, 8.6, nrows=2, ncols=2) as (sheet, ((left, right), (times, motion))):
         lines = []
         for key, kind in kinds.items():
@@ -40,7 +40,7 @@ def draw_figure1(
         left.set_ylim(bottom=0)
         left.set_xlabel(f"training time, minutes{_unit(kinds)}")
         left.set_ylabel("EPE on full frames, px")
-        headings(left, "Error against training time", f"{seed_text}; lines: mean, bands: least to largest")
+        headings(left, "Error against training time", f"{seed_text}; lines: mean, bands: lowest to highest")
 
         for key, kind in kinds.items():
             bands = [run["frames"]["bands"] for run in kind["runs"]]
@@ -53,7 +53,7 @@ def draw_figure1(
         right.set_xlabel("true displacement in px, from")
         right.set_ylabel("EPE where seen in both frames, px")
         right.set_ylim(bottom=0)
-        headings(right, "At the end, by displacement", "the last band: longer than a crop, or a tile, is high")
+        headings(right, "At the end, by displacement", "the last band: longer than a crop or a tile is high")
 
         rows: list[tuple[str, float, str]] = []
         for key in FIGURE1:
@@ -104,7 +104,7 @@ def _unit(kinds: dict[str, dict[str, Any]]) -> str:
 
 
 def time_name(runs: Sequence[dict[str, Any]]) -> str:
-    """Which of an inference's times is shown: that of the trainings."""
+    """The key of the inference time to show, the same as of the trainings."""
     return runs[0]["seconds_are"] if runs else "cpu_seconds"
 
 
@@ -115,7 +115,7 @@ def draw_figure5(
     sizes: Sequence[tuple[int, int]],
     note: str,
 ) -> None:
-    """Error against the size of test frames. found: by key, seed and size. note: small print."""
+    """Draws the error against the size of test frames. found: by key, seed and size. note: small print."""
     pixels = [height * width for height, width in sizes]
     with figure(path, 7.5, 5.4) as (sheet, axes):
         lines = [

@@ -1,7 +1,7 @@
-"""The flow experiments' trainings, on synthetic pairs of 384x512: `KINDS` is the list, and what figures and tables share about them.
+"""The trainings of the flow experiments, on synthetic pairs of 384x512.
 
-Learning rates are constant after a warm-up and an average of the weights is scored, so a point of a curve is what a training of that
-length gives; tables therefore compare with figure 1's Win-Win at the step where they end, and don't train it again.
+The learning rate is constant after a warm-up, and an average of the weights is scored: a point of a curve is the result of a training of
+that length. Tables therefore compare with figure 1's Win-Win at the step where they end, and don't train it again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ KINDS: dict[str, Kind] = {
     "windows": Kind("flow-windows.yaml", "Win-Win, 2 windows of 6x6"),
     "crops": Kind("flow-crops.yaml", "crops of 11x12"),
     "full": Kind("flow-full.yaml", "full resolution"),
-    # where the second frame's windows lie
+    # the place of the second frame's windows
     "jitter-0": Kind(SHORT, "10x10, jitter 0", ("second_windows.jitter=0.0",)),
     "jitter-0.7": Kind(SHORT, "10x10, jitter 0.7", ("second_windows.jitter=0.7",)),
     "second-6": Kind(SHORT, "6x6, jitter 2.5", ("second_windows.size=[6, 6]",)),
@@ -44,7 +44,7 @@ KINDS: dict[str, Kind] = {
         "6x6, the first ones' place (symmetric)",
         ("second_windows.motion_share=0.0", "second_windows.jitter=0.0", "second_windows.size=[6, 6]"),
     ),
-    # how many windows
+    # the number of windows
     "one": Kind(SHORT, "1 of 8x9", ("windows={kind: windows, count: 1, size: [8, 9]}", "second_windows.size=[14, 14]")),
     "three": Kind(SHORT, "3 of 5x5", ("windows={kind: windows, count: 3, size: [5, 5]}", "second_windows.size=[8, 8]")),
     "four": Kind(SHORT, "4 of 4x4", ("windows={kind: windows, count: 4, size: [4, 4]}", "second_windows.size=[7, 7]")),
@@ -63,12 +63,12 @@ def recipe_of(key: str) -> Recipe:
 
 
 def train(context: Context, keys: Sequence[str]) -> dict[str, list[Path]]:
-    """The kinds' trainings: for each key the folders of its finished seeds."""
+    """Trains the kinds. Returns for each key the folders of its finished seeds."""
     return train_kinds(context, {key: KINDS[key] for key in keys}, "flow")
 
 
 def tokens(recipe: Recipe, frame: tuple[int, int] = FRAME, patch_size: int = 16) -> tuple[int, int]:
-    """Tokens of the first and of the second frame that a training keeps of a pair of `frame` pixels."""
+    """Tokens that a training keeps of the first and of the second frame of (height, width) pixels."""
     grid = grid_of(*frame, patch_size)
     windows = recipe.windows
     if windows.kind == "full":
@@ -84,12 +84,12 @@ def tokens(recipe: Recipe, frame: tuple[int, int] = FRAME, patch_size: int = 16)
 
 
 def about(key: str) -> dict[str, Any]:
-    """What the JSON says of a kind of training."""
+    """A kind's settings for the JSON file."""
     return KINDS[key].about(list(tokens(recipe_of(key))))
 
 
 def crop_tile() -> Tile:
-    """The crops' size in pixels, which their tiles have too."""
+    """Size in pixels of the crops and of the tiles that they are tested in."""
     height, width = recipe_of("crops").windows.size or (0, 0)
     return 16 * height, 16 * width
 
@@ -102,15 +102,16 @@ def held_out() -> FlowSet:
 
 
 def common(context: Context) -> Path:
-    """Where figures of the frames themselves are kept."""
+    """The folder of scores that need no network."""
     return context.work / "flow" / "frames"
 
 
 def network_text() -> str:
-    """What all pages say of data and network."""
+    """Data and network, which all pages state."""
     config = recipe_of("windows").config()
     depth = f"{config.num_hidden_layers} + {config.decoder_num_hidden_layers} blocks of width {config.hidden_size}"
     return (
-        f"Synthetic pairs of {FRAME[0]}x{FRAME[1]} px (768 tokens a frame); scenes and textures that scores are taken on are held out. "
-        f"A network of {depth} with matching, from nothing, for minutes: figures are to be compared with each other only."
+        f"Data: synthetic pairs of {FRAME[0]}x{FRAME[1]} pixels, 768 tokens a frame; scenes and textures of the evaluation are "
+        f"held out. Network: {depth} with matching, trained from random weights for minutes. Compare these figures only with each "
+        "other."
     )

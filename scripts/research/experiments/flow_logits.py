@@ -1,4 +1,4 @@
-"""Logits scaled with the number of tokens at test time, flow: of figure 1's Win-Win and of the bundled winwin-flow."""
+"""Flow with logits scaled by the number of tokens at test time: figure 1's Win-Win and the bundled winwin-flow."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from research.experiments.predicting import CHECKPOINT, FlowSet, Way, load, plac
 from research.experiments.results import write_result
 from research.experiments.scores import score_once
 from research.sizes import grid_of
+from winwin_hf import bundled
 from winwin_hf.model.layers_winwin import WinWinAttention
 from winwin_hf.training.recipe import Recipe, load_recipe
 
@@ -28,11 +29,11 @@ LOGIT_PAIRS = 8
 VARIANTS: dict[str, tuple[str, float, float]] = {  # key -> label, exponent of the attention's factor, of the matching's
     "none": ("as trained", 0.0, 0.0),
     "attention": ("attention scaled", 1.0, 0.0),
-    "attention-half": ("attention, half as much", 0.5, 0.0),
-    "attention-inverse": ("attention, half as much the other way", -0.5, 0.0),
+    "attention-half": ("attention, square root", 0.5, 0.0),
+    "attention-inverse": ("attention, inverse root", -0.5, 0.0),
     "matching": ("matching scaled", 0.0, 1.0),
-    "matching-half": ("matching, half as much", 0.0, 0.5),
-    "matching-inverse": ("matching, half as much the other way", 0.0, -0.5),
+    "matching-half": ("matching, square root", 0.0, 0.5),
+    "matching-inverse": ("matching, inverse root", 0.0, -0.5),
     "both": ("both scaled", 1.0, 1.0),
 }
 DRAWN = {
@@ -44,16 +45,18 @@ DRAWN = {
 }
 
 ABOUT_LOGITS = (
-    "A known remedy for more tokens at test than in training: logits times log(keys now) / log(keys in training), without training. In "
-    "all attentions of encoder and decoder (each with its own number of keys in training), or in the features' logits of the global "
-    "matching, or in both; also half as much (the root), and half as much the other way. Held-out synthetic pairs."
+    "With more tokens at test than in training, logits can be multiplied by log(keys at test) / log(keys in training) without "
+    "training anew. The factor is applied to all attention layers of encoder and decoder (each with its own number of keys in "
+    'training), to the feature logits of the global matching, or to both. "Square root" applies the root of the factor, '
+    '"inverse root" the inverse of the root. Data: held-out synthetic pairs.'
 )
 
 
 def log_ratios(model: Any, recipe: Recipe, tokens_now: int) -> dict[str, float]:
-    """log(keys now) / log(keys in training) of each attention: the encoder's, the decoder's two, the matching's.
+    """
+    log(keys at test) / log(keys in training) of each attention: the encoder's, the decoder's two, the matching's.
 
-    The encoder sees either view's windows in training; the mean of both logarithms counts.
+    The encoder sees the windows of either view in training; the mean of both logarithms counts.
     """
     first, second = tokens(recipe)
     trained = {"encoder": (first, second), "self": (first,), "cross": (second,)}
@@ -69,9 +72,10 @@ def log_ratios(model: Any, recipe: Recipe, tokens_now: int) -> dict[str, float]:
 
 @contextmanager
 def scaled_logits(model: Any, ratios: dict[str, float], attention: float, matching: float) -> Iterator[None]:
-    """Within: each attention's logits times its ratio to the power `attention`, those of the global matching's features to `matching`.
+    """
+    Within, multiplies the logits of each attention by ratio ** attention, and of the global matching's features by ratio ** matching.
 
-    The matching's own temperature is bounded, and the bundled network's is at the bound, so its queries are scaled instead.
+    The matching's queries are scaled, because its temperature has a bound that the bundled network has reached.
     """
     before = {}
     for name, module in model.named_modules():
@@ -85,11 +89,11 @@ def scaled_logits(model: Any, ratios: dict[str, float], attention: float, matchi
         factor = ratios["matching"] ** matching
         calls = iter(range(10**9))
 
-        def louder(query: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+        def scaled_attend(query: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
             is_global = next(calls) % 2 == 0  # the second call of each forward is the local one
             return attend(query * factor if is_global else query, *rest, **options)
 
-        matcher.attend = louder
+        matcher.attend = scaled_attend
     try:
         yield
     finally:
@@ -100,7 +104,7 @@ def scaled_logits(model: Any, ratios: dict[str, float], attention: float, matchi
 
 
 def scale_logits(model_folder: str | Path, recipe: Recipe, frames: FlowSet) -> dict[str, Any]:
-    """EPE of all variants on one set of frames: {"zero", "tokens", "ratios", "variants": {key: {"epe", "relative"}}}."""
+    """EPE of all variants on one set of frames: "zero", "tokens", "ratios", and "variants" with "epe" and "relative" by key."""
     network = load(model_folder)
     pairs = list(frames.read())
     patch = network.model.config.patch_size
@@ -121,9 +125,7 @@ def scale_logits(model_folder: str | Path, recipe: Recipe, frames: FlowSet) -> d
 
 
 def logit_scaling(context: Context) -> None:
-    """Attention logits times log(tokens now) / log(tokens in training), in the transformer and in the matching: does it help?"""
-    from winwin_hf import bundled
-
+    """Logits times log(keys at test) / log(keys in training), in the transformer and in the matching."""
     name = "logit-scaling-flow"
     folder = bundled.folders()[CHECKPOINT]
     networks: dict[str, tuple[str, Path, Path, float]] = {  # label, model, where scores are kept, motion
@@ -138,8 +140,8 @@ def logit_scaling(context: Context) -> None:
         recipe = load_recipe(model / "recipe.yaml")
         sizes = {}
         for size in LOGIT_SIZES:
-            ask = partial(scale_logits, model, recipe, synthetic(size, motion, LOGIT_PAIRS))
-            one = score_once(context, f"logits-{size[0]}x{size[1]}", place, ask)
+            compute = partial(scale_logits, model, recipe, synthetic(size, motion, LOGIT_PAIRS))
+            one = score_once(context, f"logits-{size[0]}x{size[1]}", place, compute)
             if one:
                 sizes[f"{size[0]}x{size[1]}"] = one
         if sizes:
@@ -179,7 +181,7 @@ def logit_scaling(context: Context) -> None:
 
 
 def draw_changes(path: Path, results: dict[str, dict[str, Any]]) -> None:
-    """What each scaling changes, against the size of test frames; a plot for each network."""
+    """Draws the change of the EPE against the size of test frames, a plot for each network."""
     with figure(path, 0.6 + 5.2 * len(results), 4.6, ncols=len(results), squeeze=False) as (sheet, grid):
         for axes, result in zip(grid[0], results.values(), strict=True):
             sizes = result["sizes"]
@@ -198,6 +200,6 @@ def draw_changes(path: Path, results: dict[str, dict[str, Any]]) -> None:
 
 EXPERIMENTS: dict[str, Experiment] = {
     "logit-scaling-flow": Experiment(
-        logit_scaling, "Logits scaled with the number of tokens at test time, flow: does it help?", hours=0.2
+        logit_scaling, "Logits scaled with the number of tokens at test time, flow", hours=0.2
     ),
 }

@@ -1,7 +1,7 @@
-"""Tables of windows, flow: where those of the second frame lie, and how many there are.
+"""Flow: tables of the place and the number of windows.
 
-Windows of the second frame follow the true motion, and their place is an input: a score on windows holds what that tells. Tables show it
-beside the score on full frames.
+Windows of the second frame follow the true motion, and their place is an input of the network. A score on windows therefore includes
+what the place says about the motion; it stands beside the score on full frames.
 """
 
 from __future__ import annotations
@@ -52,28 +52,29 @@ FLOW_WINDOWS = {
 }
 
 ABOUT_SECOND = (
-    "Two windows of 6x6 patches in the first frame; what is said is the second frame's: size in patches, and by how many patches at most "
-    "they miss the place where the first ones' content went. Their place is an input of the network: the closer they follow, the more "
-    "it tells of the motion, which full frames don't. Windows that lie anywhere rarely show the match, and symmetric ones don't show that "
-    "of what moves far."
+    "All trainings have two windows of 6x6 patches in the first frame. Rows name the windows of the second frame: their size in "
+    "patches, and the jitter, the largest distance in patches from the place to which the content of the first windows moves. The "
+    "network knows the place of the windows: with less jitter it says more about the motion, and full frames say nothing of the "
+    "kind. Windows placed anywhere rarely show the match, and windows at the same place do not show the match of large motions."
 )
 ABOUT_COUNT = (
-    "About 72 tokens of the first frame and 200 of the second one in all rows (18 windows of 2x2: 162). The second frame's windows follow "
-    "the flow and are larger by about two thirds, jitter 2.5 patches (18 of 2x2: larger by half, 0.5)."
+    "All rows have about 72 tokens of the first frame and 200 of the second (18 windows of 2x2: 162). The second frame's windows "
+    "follow the flow with a jitter of 2.5 patches, and their sides are about two thirds longer (18 of 2x2: 0.5 patches, half "
+    "longer)."
 )
 NOTE_TABLES = (
-    "minutes: of one core in the training's steps. EPE in percent of zero flow's, on 64 pairs' windows placed as in training and on 24 "
-    "full frames; mean over the seeds ± half of their range."
+    "minutes: of one core, in the training's steps. EPE is in percent of zero flow's, on windows of 64 pairs placed as in "
+    "training and on 24 full frames; mean over the seeds ± half their range."
 )
 
 
 def at_step(folder: Path, label: str, step: int) -> dict[str, float] | None:
-    """EPE of an evaluation set at a step, as {"step", "cpu_seconds", "seconds", "value"}."""
+    """The point of a curve at a step; None if there is none."""
     return next((point for point in curve(folder, label, "epe") if point["step"] == step), None)
 
 
 def zero_on_windows(recipe: Recipe) -> dict[str, float]:
-    """EPE of zero flow on the windows that a training's evaluation draws."""
+    """EPE of zero flow on the windows of a training's evaluation."""
     source = open_set(recipe)
     collator = make_collator(recipe, source, 16, recipe.optimization.seed + 1)
     total = np.zeros(2)
@@ -94,7 +95,7 @@ def zero_on(pairs: Iterator[Pair]) -> dict[str, float]:
 
 
 def window_table(context: Context, name: str, title: str, text: str, rows: dict[str, str]) -> None:
-    """Trainings that differ in their windows, all at the same step: on their own windows and on full frames. rows: key -> label."""
+    """Writes a table of trainings at the same step, scored on their own windows and on full frames. rows: key -> label."""
     folders = train(context, list(rows))
     options = load_recipe(RECIPES / SHORT).optimization
     step, batch = options.steps, options.batch_size
@@ -138,7 +139,7 @@ def window_table(context: Context, name: str, title: str, text: str, rows: dict[
         groups,
         "EPE, % of zero flow's",
         title,
-        f"synthetic pairs of {FRAME[0]}x{FRAME[1]}, step {step}, {seeds_text(counts)}; dots: seeds, bars: mean",
+        f"synthetic pairs of {FRAME[0]}x{FRAME[1]}, step {step}, {seeds_text(counts)}; dots: seeds, strokes: mean",
     )
     shown = [
         [
@@ -193,7 +194,7 @@ def second_of(rule: SecondStrategy) -> dict[str, Any]:
 
 
 def table_second_windows(context: Context) -> None:
-    """Where the second frame's windows lie: following the flow or not, how exactly, how large."""
+    """The second frame's windows: following the flow or not, jitter, size."""
     window_table(
         context,
         "table-second-windows",
@@ -204,7 +205,7 @@ def table_second_windows(context: Context) -> None:
 
 
 def table_flow_windows(context: Context) -> None:
-    """How many windows, with about as many tokens in all."""
+    """The number of windows, at about the same number of tokens."""
     window_table(context, "table-flow-windows", "Number of windows, flow", ABOUT_COUNT, FLOW_WINDOWS)
 
 
@@ -213,6 +214,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         table_second_windows, "Second frame's windows: following or symmetric, jitter, size", hours=1.4
     ),
     "table-flow-windows": Experiment(
-        table_flow_windows, "1, 2, 3, 4 and 18 windows of about as many tokens, flow", hours=0.7
+        table_flow_windows, "1, 2, 3, 4 and 18 windows at about the same number of tokens, flow", hours=0.7
     ),
 }

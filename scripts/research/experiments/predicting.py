@@ -1,6 +1,6 @@
-"""Optical flow of a network on frames, in one pass or in tiles: predictions, their time, their scores.
+"""Optical flow of a network in one pass or in tiles: predictions, their time, their scores.
 
-Tiles are blended as CroCo-Flow blends them (winwin_hf/inference/flow.py), so only the network differs from its tiled inference.
+Tiles are blended as CroCo-Flow blends them (winwin_hf/inference/flow.py).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ALIASES = {"sintel": "sintel-clean"}
 
 @dataclass(frozen=True)
 class FlowSet:
-    """Frames to predict. key: in JSON. pairs: how many of them at most."""
+    """Frames to predict. key: in the JSON file. pairs: the most to read."""
 
     key: str
     label: str
@@ -45,14 +45,14 @@ class FlowSet:
 
 
 def synthetic(size: tuple[int, int], motion: float, pairs: int) -> FlowSet:
-    """Held-out scenes of one size."""
+    """Held-out scenes of one size in pixels. motion: mean motion in pixels at 384x512."""
     settings = {"sizes": [list(size)], "motion": motion}
     source = open_source("synthetic-flow", split="val", settings=settings)
     return FlowSet("synthetic", f"synthetic {size[0]}x{size[1]}, motion {motion:g}", source, pairs)
 
 
 def real_sets(context: Context, pairs: int) -> list[FlowSet]:
-    """The flow sets among --data, the split with ground truth. Pairs with missing files are left out."""
+    """The flow sets of --data, in the split with ground truth, without pairs whose files are missing or broken."""
     found = []
     for given, path in context.data.items():
         name = ALIASES.get(given, given)
@@ -67,7 +67,7 @@ def real_sets(context: Context, pairs: int) -> list[FlowSet]:
 
 @dataclass(frozen=True)
 class Way:
-    """How a frame is predicted: in one pass (no tile), or in tiles of (height, width) pixels."""
+    """A way to predict a frame: in one pass (tile is None), or in tiles of (height, width) pixels."""
 
     tile: Tile | None = None
     overlap: float = 0.5
@@ -83,7 +83,7 @@ class Way:
 
 @dataclass
 class Prediction:
-    """flow (H, W, 2). seconds passed, and CPU seconds of this process; the network alone."""
+    """flow: (H, W, 2). seconds, cpu_seconds: of the network."""
 
     flow: np.ndarray
     passes: int
@@ -92,18 +92,18 @@ class Prediction:
 
 
 def load(name: str | Path) -> Predictor:
-    """A bundled checkpoint by name, or a training's model folder."""
+    """A flow network: a bundled checkpoint by name, or a training's model folder. Raises ValueError for another task."""
     return Predictor.load(name, "optical-flow", min_pixels=0, dtype=torch.float32)
 
 
 def place_of(context: Context) -> Path:
-    """Where scores of the bundled network are kept: a folder for each version of its weights."""
+    """The folder of the bundled network's scores, a different one for each version of its weights."""
     weights = bundled.folders()[CHECKPOINT] / "model.safetensors"
     return context.work / f"{CHECKPOINT}-{hashlib.sha256(weights.read_bytes()).hexdigest()[:8]}"
 
 
 def predict(network: Predictor, pair: Pair, way: Way = Way()) -> Prediction:
-    """One pair, in float32."""
+    """Predicts one pair in float32."""
     model, processor = network.model, network.processor
     inputs = processor.preprocess(pair.image, pair.second, return_tensors="pt").to(model.device)
     with torch.inference_mode(), clock(model.device) as spent:
@@ -115,21 +115,22 @@ def predict(network: Predictor, pair: Pair, way: Way = Way()) -> Prediction:
 
 @contextmanager
 def clock(device: torch.device) -> Iterator[list[float]]:
-    """[seconds, CPU seconds] of what is done within, there at the end."""
+    """Gives a list that holds seconds and CPU seconds of what happens within, at the end."""
     spent: list[float] = []
-    began = time.perf_counter(), time.process_time()
+    start = time.perf_counter(), time.process_time()
     yield spent
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    spent += [time.perf_counter() - began[0], time.process_time() - began[1]]
+    spent += [time.perf_counter() - start[0], time.process_time() - start[1]]
 
 
 def score(network: Predictor, pairs: Iterable[Pair], way: Way, edges: Sequence[float]) -> dict[str, Any]:
     """
-    EPE over all pixels of pairs, of those seen in both frames (matched), and by true displacement; beside it zero flow's.
+    Scores predictions of pairs, and zero flow beside them.
 
-    relative: EPE in percent of zero flow's. seconds, cpu_seconds: of the median pair, the network alone; time: the one that says more on
-    this device. passes: of the last.
+    Returns: "epe" over all pixels, "epe_matched" over pixels visible in both frames, "bands" by true displacement; "relative", the EPE in
+        percent of zero flow's; "seconds" and "cpu_seconds" of the network for the median pair, and "time", the one of both that fits the
+        device; "passes" of the last pair.
     """
     tally, spent, passes = Tally(), [], 0
     for pair in pairs:

@@ -33,14 +33,14 @@ from research.sizes import grid_of
 
 
 def figure1(context: Context) -> None:
-    """mIoU against training time: full resolution, ViTDet's attention, Win-Win, crops (in one pass and in tiles)."""
+    """mIoU against training time: Win-Win, full resolution, ViTDet's attention, crops (in one pass and in tiles)."""
     name = "figure1-segmentation"
     keys = ["windows", "full", "full-small", "vitdet", "crops"]
     folders = train(context, keys)
     kinds = {key: describe(key, folders[key]) for key in keys}
     height, width = recipe_of("crops").windows.size or (0, 0)
     tile = (16 * height, 16 * width)
-    tiled = []  # a crop's own score is one pass over the whole frame
+    tiled = []  # (seconds, mIoU) of the crops' models, tested in tiles
     data = context.data.get("camvid", "")
     wanted = [Score("tiled", folder, partial(score, folder, data, tile=tile)) for folder in folders["crops"]]
     for run, figures in zip(kinds["crops"]["runs"], score_all(context, wanted), strict=True):
@@ -68,15 +68,15 @@ def figure1(context: Context) -> None:
             "training time, minutes" + ("" if _on_accelerator(folders) else " of one core"),
             "mIoU of val at 360x480, %",
             "Segmentation: score against training time",
-            f"CamVid, {seeds_text(counts)}; lines: mean, bands: least to largest",
+            f"CamVid, {seeds_text(counts)}; lines: mean, bands: lowest to highest",
         )
     result = {
         "title": "Figure 1, segmentation: score against training time",
         "about": setting(
-            "Every method has the same network, optimiser and (about) the same time. All train on batches of 4 frames; as a batch of 4 "
-            "full frames has few steps in that time, full resolution is also trained with a batch of 1, which has as many tokens a step as "
-            "Win-Win's 4. Learning rates are constant after a warm-up and an average of the weights is scored: each point of a curve is "
-            "what a training of that length gives."
+            "All methods have the same network and optimiser and about the same training time. They train on batches of 4 frames. "
+            "A batch of 4 full frames allows few steps in that time, so full resolution is also trained with a batch of 1, which "
+            "has as many tokens a step as 4 frames in windows. The learning rate is constant after a warm-up, and an average of "
+            "the weights is scored: each point of a curve is the result of a training of that length."
         ),
         "kinds": list(kinds.values()),
         "tables": [{"columns": COLUMNS, "rows": rows, "note": TERMS}],
@@ -124,7 +124,7 @@ def figure5(context: Context) -> None:
             {"key": key, "label": KINDS[key].label, "miou": {f"{s:g}": found[key][s] for s in SCALES}} for key in keys
         ],
         "tables": [
-            {"columns": columns, "rows": rows, "note": "mIoU in percent, mean over the seeds ± half of their range."}
+            {"columns": columns, "rows": rows, "note": "mIoU in percent, mean over the seeds ± half their range."}
         ],
     }
     write_result(context, name, result)

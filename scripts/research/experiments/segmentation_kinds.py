@@ -212,17 +212,17 @@ def row_of(kind: dict[str, Any], label: str | None = None) -> list[Any]:
 
 COLUMNS = ["training", "tokens", "steps", "minutes", "GB", "seeds", "mIoU, %"]
 TERMS = (
-    "minutes: of one core in the training's steps (of an accelerator: minutes passed), median over the seeds, without evaluations and "
-    "loading, which is done by another process. GB: most memory held before the first evaluation. mIoU: all 101 frames of CamVid's val, "
-    "whole; the mean over the seeds ± half of their range."
+    "minutes: of one core in the training's steps (on an accelerator elapsed time), median over the seeds, without evaluations "
+    "and loading. GB: peak memory before the first evaluation. mIoU: all 101 whole frames of CamVid's val; mean over the seeds ± "
+    "half their range."
 )
 
 
 def setting(*sentences: str) -> str:
     """Data and network, which all pages state, followed by `sentences`."""
     network = (
-        "CamVid, 367 training frames and 101 of val, 360x480 pixels, 690 tokens; preset tiny with a convolutional stem, 8 encoder "
-        "blocks and a linear head, 4.3 M parameters, from nothing: scores are far below what pre-trained networks reach and are meant to "
-        "be compared with each other only."
+        "Data: CamVid, 367 frames for training and 101 of val, 360x480 pixels, 690 tokens. Network: preset tiny with a "
+        "convolutional stem, 8 encoder blocks and a linear head, 4.3 M parameters, trained from random weights. Scores are far "
+        "below those of pre-trained networks; compare them only with each other."
     )
     return " ".join((network, *sentences))

@@ -1,4 +1,4 @@
-"""Segmentation on CamVid: do attention logits that are scaled with the number of tokens at test help a network trained on fewer?"""
+"""Segmentation on CamVid with attention logits scaled by the number of tokens at test."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOGIT_SCALES = (1.0, 1.5, 2.0)
 
 
 def logit_scaling(context: Context) -> None:
-    """Attention logits times log(tokens at test) / log(tokens in training): does it help a model that was trained on fewer tokens?"""
+    """Attention logits times log(tokens at test) / log(tokens in training)."""
     name = "logit-scaling-segmentation"
     keys = ["windows", "crops"]
     folders = train(context, keys)
@@ -51,15 +51,15 @@ def logit_scaling(context: Context) -> None:
     result = {
         "title": "Attention logits scaled with the number of tokens at test",
         "about": setting(
-            "Softmax over more keys is flatter; a known remedy multiplies the logits by log(tokens at test) / log(tokens in training). It "
-            "is applied to all blocks of finished models, without training."
+            "Softmax over more keys is flatter. Multiplying the logits by log(tokens at test) / log(tokens in training) can "
+            "compensate for that. The factor is applied to all blocks of finished models, without training."
         ),
         "kinds": kinds,
         "tables": [
             {
                 "columns": [*columns, "mIoU as trained", "mIoU, logits scaled", "gain"],
                 "rows": rows,
-                "note": "mIoU in percent, mean over the seeds ± half of their range; the gain is taken seed by seed.",
+                "note": "mIoU in percent, mean over the seeds ± half their range; the gain is the mean of the seeds' gains.",
             }
         ],
     }

@@ -54,7 +54,10 @@ def _table(
         )
     result = {
         "title": title,
-        "about": setting("All rows: as many steps of 4 frames, two windows of 9x9 if nothing else is said.", about),
+        "about": setting(
+            "All rows have about the same number of steps of 4 frames, and two windows of 9x9 unless the row says otherwise.",
+            about,
+        ),
         "kinds": list(kinds.values()),
         "tables": [
             {"columns": [*COLUMNS, *(f"mIoU at {sizes[scale]}" for scale in extra)], "rows": shown, "note": TERMS}
@@ -66,8 +69,8 @@ def _table(
 def table_windows(context: Context) -> None:
     """1, 2, 3 and 4 windows of about as many tokens in all."""
     about = (
-        "One window is a crop: under RoPE its place in the frame is not an input, so its row is figure 1's training on crops, scored "
-        "in one pass as the others."
+        "One window is a crop, because with RoPE its place in the frame is no input: its row is figure 1's training on crops, "
+        "scored in one pass like the others."
     )
     rows = [
         ("crops", "1 window of 12x13"),
@@ -81,9 +84,9 @@ def table_windows(context: Context) -> None:
 def table_shapes(context: Context) -> None:
     """Square, oblong and varying windows, and single tokens."""
     about = (
-        "Varying: the shape, the same for both windows, is drawn for each batch among those of at most 81 tokens and sides of 5 and more. "
-        "Single tokens see only their own 16x16 pixels, in the stem too; they cost more time, as each is an image of its own to the "
-        "stem's convolutions."
+        "Drawn shapes: each batch draws one shape for both windows, with at most 81 tokens and sides of at least 5. Single tokens "
+        "see only their own 16x16 pixels, also in the stem. They take more time, because the stem's convolutions treat each of "
+        "them as an image."
     )
     rows = [
         ("windows", "2 of 9x9"),

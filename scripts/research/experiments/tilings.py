@@ -1,6 +1,6 @@
-"""What overlap of tiles gains and costs, with one and the same network: one pass against CroCo-Flow's tiles.
+"""One pass against CroCo-Flow's tiles with the same network: what overlap gains and costs.
 
-Network and frames are figure 4's: the bundled winwin-flow, synthetic frames and real sets of --data.
+Network and frames are those of figure 4.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ CROCO_OVERLAPS = (0.5, 0.7, 0.9)
 TILING_MOTION, TILING_PAIRS = 15.0, 4
 
 ABOUT_TILING = (
-    f"The bundled {CHECKPOINT} on the whole frame, and in tiles of {CROCO_TILE[0]}x{CROCO_TILE[1]} px blended as CroCo-Flow blends them, "
-    "at its overlaps. Seconds: CPU time of one thread (on an accelerator: time passed), median pair, the network alone. The last column: "
-    "displacements longer than the tile is high."
+    f"The bundled {CHECKPOINT} on the whole frame, and in tiles of {CROCO_TILE[0]}x{CROCO_TILE[1]} px with CroCo-Flow's blending "
+    "and overlaps. Seconds: CPU time of one thread for the median pair (on an accelerator elapsed time), the network alone. The "
+    "last column has the displacements that are longer than a tile is high."
 )
 
 
 def compare_tilings(network: Predictor, frames: FlowSet) -> dict[str, Any]:
-    """`score` of one pass and of CroCo-Flow's tiles at its overlaps; each pair is read once for all."""
-    torch.set_num_threads(1)  # CPU seconds of several threads hold their waiting, too
+    """`score` of one pass and of CroCo-Flow's tiles at its overlaps."""
+    torch.set_num_threads(1)  # CPU seconds of several threads include their waiting
     edges = [share * min(CROCO_TILE) for share in SHARES]
     pairs = list(frames.read())
-    predict(network, pairs[0])  # the first one pays for what is set up once
+    predict(network, pairs[0])  # the first pass is slower
     ways = [Way(), *(Way(CROCO_TILE, overlap) for overlap in CROCO_OVERLAPS)]
     return {
         "label": frames.label,
@@ -56,7 +56,7 @@ def compare_tilings(network: Predictor, frames: FlowSet) -> dict[str, Any]:
 
 
 def tiling_backbone(context: Context) -> None:
-    """Tiling with the same network: what is gained in EPE by overlap, and what it costs."""
+    """EPE and time of one pass and of tiles at several overlaps."""
     network, place = load(CHECKPOINT), place_of(context)
     results = {}
     for frames in (synthetic(SIZE, TILING_MOTION, TILING_PAIRS), *real_sets(context, TILING_PAIRS)):
@@ -96,10 +96,10 @@ def tiling_backbone(context: Context) -> None:
                         "frames and way",
                         "passes",
                         "s a pair",
-                        "to one pass",
+                        "time / one pass",
                         "EPE, px",
-                        "seen in both frames",
-                        f"from {CROCO_TILE[0]} px",
+                        "EPE where seen in both frames",
+                        f"EPE from {CROCO_TILE[0]} px",
                     ],
                     "rows": rows,
                 }
@@ -110,7 +110,7 @@ def tiling_backbone(context: Context) -> None:
 
 
 def draw_tilings(path: Path, results: dict[str, dict[str, Any]]) -> None:
-    """EPE against seconds, a plot for each set."""
+    """Draws EPE against seconds, a plot for each set."""
     with figure(path, 0.6 + 4.6 * len(results), 3.9, ncols=len(results), squeeze=False) as (_, grid):
         for axes, result in zip(grid[0], results.values(), strict=True):
             ways = result["ways"]
@@ -134,7 +134,5 @@ def draw_tilings(path: Path, results: dict[str, dict[str, Any]]) -> None:
 
 
 EXPERIMENTS: dict[str, Experiment] = {
-    "tiling-backbone": Experiment(
-        tiling_backbone, "The same network in one pass and in CroCo-Flow's tiles (a reviewer's question)", hours=0.2
-    ),
+    "tiling-backbone": Experiment(tiling_backbone, "The same network in one pass and in CroCo-Flow's tiles", hours=0.2),
 }

@@ -241,7 +241,7 @@ def cost_table(cost: dict[str, Any]) -> str:
                 lines.append([what, f"{f['tokens']:.0f}", *[short(cell) for cell in cells], share])
     if not lines:
         return ""
-    return table(["", "tokens", "s", "µs a token", "GFLOP/s", "of this machine's ceiling"], lines)
+    return table(["", "tokens", "s", "µs a token", "GFLOP/s", "share of the machine's ceiling"], lines)
 
 
 # ------------------------------------------------------------------ the page
@@ -360,19 +360,19 @@ def assumptions(gpu: Gpu, given: Assumptions) -> str:
         [
             "share of it that a long step reaches",
             f"{given.share:.0%}",
-            "our guess; a GPT-2 on four H100s had 23 % ([torchtitan#533](https://github.com/pytorch/torchtitan/pull/533))",
+            "our estimate; a GPT-2 on four H100s reached 23 % ([torchtitan#533](https://github.com/pytorch/torchtitan/pull/533))",
         ],
         [
             "sending one operation",
             f"{1e6 * given.launch:g} µs",
-            "our guess for PyTorch without compilation; not measured",
+            "our estimate for PyTorch without compilation; not measured",
         ],
         [
             "memory",
             f"{gpu.memory:g} GB, {given.usable:.0%} of it usable",
-            "data sheet; the rest for CUDA, NCCL and the allocator's waste",
+            "data sheet; the rest is for CUDA, NCCL and the allocator's waste",
         ],
-        ["memory's bandwidth", f"{gpu.bandwidth / 1e3:g} TB/s, {given.stream:.0%} of it reached", "data sheet; ours"],
+        ["memory's bandwidth", f"{gpu.bandwidth / 1e3:g} TB/s, {given.stream:.0%} of it reached", "data sheet; our estimate"],
         [
             "an update",
             f"{UPDATE} bytes a parameter read or written",
@@ -387,7 +387,7 @@ def assumptions(gpu: Gpu, given: Assumptions) -> str:
         [
             "what is reduced",
             "4 bytes a parameter",
-            "gradients stay float32 under autocast; hidden behind the backward pass as far as that lasts",
+            "gradients stay float32 under autocast; the backward pass hides the all-reduce while it lasts",
         ],
         [
             "Spring",
@@ -406,7 +406,7 @@ def assumptions(gpu: Gpu, given: Assumptions) -> str:
 
 MADE = "<!-- made by scripts/research/plan.py --page docs/scale.md; don't edit -->"
 TIMED = """
-Measured costs of a token, ViT-B's training steps on the two cores that this project is made on (`docs/results/cost.json`). Windows reach
-no smaller a share of the ceiling than full frames, so one share is assumed for both:
+Measured training steps of ViT-B on two CPU cores (`docs/results/cost.json`). Windows reach at least the share of the ceiling that full frames
+reach, so the plan has one share for both:
 
 {table}"""

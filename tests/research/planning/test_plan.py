@@ -257,7 +257,7 @@ def test_measured_steps_stand_on_the_page(results):
     text = cost_table(cost)
     assert "| flow, 1080p, windows, batch 4, fp32 | 1600 | 8 | 5,000 | 123 | 50 % |\n" in text
     assert text.count("\n") == 3
-    assert text in page(results, cost) and "Measured costs" not in page(results)
+    assert text in page(results, cost) and "Measured training steps" not in page(results)
     assert cost_table({"train_step_720p": {"time_ratio": 5.0}}) == ""
 
 
