@@ -372,7 +372,11 @@ def assumptions(gpu: Gpu, given: Assumptions) -> str:
             f"{gpu.memory:g} GB, {given.usable:.0%} of it usable",
             "data sheet; the rest is for CUDA, NCCL and the allocator's waste",
         ],
-        ["memory's bandwidth", f"{gpu.bandwidth / 1e3:g} TB/s, {given.stream:.0%} of it reached", "data sheet; our estimate"],
+        [
+            "memory's bandwidth",
+            f"{gpu.bandwidth / 1e3:g} TB/s, {given.stream:.0%} of it reached",
+            "data sheet; our estimate",
+        ],
         [
             "an update",
             f"{UPDATE} bytes a parameter read or written",
@@ -406,7 +410,7 @@ def assumptions(gpu: Gpu, given: Assumptions) -> str:
 
 MADE = "<!-- made by scripts/research/plan.py --page docs/scale.md; don't edit -->"
 TIMED = """
-Measured training steps of ViT-B on two CPU cores (`docs/results/cost.json`). Windows reach at least the share of the ceiling that full frames
-reach, so the plan has one share for both:
+Measured training steps of ViT-B on two CPU cores (`docs/results/cost.json`). Windows reach at least the share of the ceiling that full
+frames reach, so the plan has one share for both:
 
 {table}"""
