@@ -5,7 +5,6 @@ Tiles are blended as CroCo-Flow blends them (winwin_hf/inference/flow.py).
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from research.experiments.context import Context
 from research.experiments.fields import Pair, Tally, Tile, add_errors, bands_of, read_pairs
 from winwin_hf import bundled
 from winwin_hf.data.benchmarks import catalog
+from winwin_hf.data.formats.files import sha256_of
 from winwin_hf.data.sources import Source, open_source
 from winwin_hf.inference.flow import predict_flow
 from winwin_hf.inference.predictor import Predictor
@@ -99,7 +99,7 @@ def load(name: str | Path) -> Predictor:
 def place_of(context: Context) -> Path:
     """The folder of the bundled network's scores, a different one for each version of its weights."""
     weights = bundled.folders()[CHECKPOINT] / "model.safetensors"
-    return context.work / f"{CHECKPOINT}-{hashlib.sha256(weights.read_bytes()).hexdigest()[:8]}"
+    return context.work / f"{CHECKPOINT}-{sha256_of(weights)[:8]}"
 
 
 def predict(network: Predictor, pair: Pair, way: Way = Way()) -> Prediction:
