@@ -240,8 +240,8 @@ def test_encoder_compiles_without_graph_breaks(variant):
 @pytest.mark.parametrize("variant", ["dpt", "matching"])
 @torch.no_grad()
 def test_flow_compiles_without_graph_breaks(variant):
-    model = make("optical-flow", variant)
-    views = frames(model)
+    model = make("optical-flow", variant, num_hidden_layers=2, decoder_num_hidden_layers=2)
+    views = frames(model, batch=1, rows=2, columns=2)
     compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=False)(*views)
     assert distance(compiled.flow, model(*views).flow) < TOLERANCE
 
