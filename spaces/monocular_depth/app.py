@@ -52,13 +52,13 @@ def settings() -> list[gr.Component]:
 
 
 PAGE = MetricPage(
+    "depth",
+    READERS,
+    score,
+    settings,
     title="Monocular depth",
     text="AbsRel, SqRel, RMSE, SILog, delta and others of one depth map against another: 16-bit .png, or .pfm or .npy of metres. "
     "Lower is better, except for delta1 to delta3, which are percent of pixels.",
-    quantity="depth",
-    readers=READERS,
-    score=score,
-    settings=settings,
 )
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""The evaluate module `monocular_depth`: `evaluate.load("spaces/monocular_depth")`. The formulas are in winwin_hf.metrics."""
+"""The evaluate module `monocular_depth`: `evaluate.load("spaces/monocular_depth")`. The formulas are in
+winwin_hf.evaluation.metrics."""
 
 from winwin_hf.evaluation import evaluate_modules, metrics
 
@@ -13,7 +14,7 @@ Args:
     references: the true depth, the same; unknown where it is not finite or outside min_depth to max_depth (so 0, too).
 Options, for evaluate.load:
     min_depth, max_depth: metres, default 0.001 and infinity. Predictions are clipped to them.
-    crop: None, "eigen" (NYUv2) or "garg" (KITTI): only pixels inside count.
+    crop: None, "eigen" (NYUv2) or "garg" (KITTI): only pixels inside are scored.
     align: None, "median" (the prediction is scaled so that the medians agree) or "least-squares" (scale and shift of the depth).
     Configurations (evaluate.load(path, "nyu")): "nyu" is max_depth=10, crop="eigen"; "kitti" is max_depth=80, crop="garg".
 Returns:

@@ -53,14 +53,14 @@ def settings() -> list[gr.Component]:
 
 
 PAGE = MetricPage(
+    "flow",
+    READERS,
+    score,
+    settings,
     title="Optical flow",
     text="End-point error, outliers, Fl and WAUC of one flow file against another: .flo, .flo5, KITTI's .png, .pfm, or .npy of "
     "(H, W, 2) or (2, H, W). Pixels, u to the right, v downwards. epe in pixels, the others in percent; only wauc is better when "
     "it is higher.",
-    quantity="flow",
-    readers=READERS,
-    score=score,
-    settings=settings,
 )
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The evaluate module `optical_flow`: `evaluate.load("spaces/optical_flow")`. The formulas are in winwin_hf.metrics."""
+"""The evaluate module `optical_flow`: `evaluate.load("spaces/optical_flow")`. The formulas are in winwin_hf.evaluation.metrics."""
 
 from typing import Any
 
@@ -16,14 +16,14 @@ Args:
     predictions: flow of each image, (2, H, W) or (H, W, 2), pixels: u to the right, v downwards. Arrays or tensors; sizes may differ.
     references: the true flow, the same; unknown where a component is NaN, inf or not below 10000 px. With `double` also of twice
         the size, its values still in pixels of the image.
-    occluded (optional): for each image a mask (H, W), or of the reference's size: True where the match can't be seen.
-    uncertainty (optional): for each image a map (H, W), how wrong each vector is believed to be, in any unit.
+    occluded (optional): for each image a mask (H, W), or of the reference's size; True where the match isn't visible.
+    uncertainty (optional): for each image a map (H, W), any increasing function of the expected error.
 Options, for evaluate.load:
-    double: "best" or "mean": how ground truth of twice the size is compared, see winwin_hf.metrics.flow_sums. The configuration
-        "spring" (evaluate.load(path, "spring")) is double="best", what Spring's own evaluation does.
+    double: "best" or "mean": how ground truth of twice the size is compared, see winwin_hf.evaluation.metrics.flow_sums. The
+        configuration "spring" (evaluate.load(path, "spring")) is double="best", as in Spring's own evaluation.
 Returns:
-    epe: end-point error, pixels. 1px, 3px, 5px: percent of pixels in error by more. fl: percent in error by more than 3 px and by
-    more than 5 % of the true length. wauc: percent, higher is better. epe_s0_10, epe_s10_40, epe_s40: end-point error of pixels
+    epe: end-point error, pixels. 1px, 3px, 5px: percent of pixels with a larger error. fl: percent with an error above 3 px and above
+    5 % of the true length. wauc: percent, higher is better. epe_s0_10, epe_s10_40, epe_s40: end-point error of pixels
     that truly move by less than 10, by 10 to 40, and by 40 px or more. epe_matched, epe_unmatched: of pixels that are not, and that
     are occluded. ause: area between an image's sparsification curve by `uncertainty` and the best possible one, as a share of its mean
     error; the mean over the images, 0 is best. NaN where nothing was known.

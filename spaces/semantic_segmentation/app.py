@@ -48,13 +48,13 @@ def settings() -> list[gr.Component]:
 
 
 PAGE = MetricPage(
+    "classes",
+    READERS,
+    score,
+    settings,
     title="Semantic segmentation",
     text="Intersection over union and accuracy of one map of class ids against another: .png (grey, or a palette's indices) or "
     ".npy. All in percent, higher is better.",
-    quantity="classes",
-    readers=READERS,
-    score=score,
-    settings=settings,
 )
 
 if __name__ == "__main__":

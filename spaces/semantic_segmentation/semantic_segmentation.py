@@ -1,5 +1,5 @@
 """The evaluate module `semantic_segmentation`: `evaluate.load("spaces/semantic_segmentation", num_labels=...)`. The formulas are in
-winwin_hf.metrics."""
+winwin_hf.evaluation.metrics."""
 
 from winwin_hf.evaluation import evaluate_modules, metrics
 
@@ -13,7 +13,7 @@ Args:
     predictions: the class of each pixel, (H, W), whole numbers from 0. Arrays or tensors; sizes may differ from image to image.
     references: the true class, the same; pixels of the id `ignore` don't count.
 Options, for evaluate.load:
-    num_labels: how many classes there are; needed.
+    num_labels: number of classes; required.
     ignore: the id of pixels that don't count; default 255.
     names: of the classes, for `iou`; default "0", "1", ...
 Returns:

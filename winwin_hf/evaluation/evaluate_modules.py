@@ -1,14 +1,13 @@
-"""What the evaluate modules under spaces/ have in common: dense maps in, `metrics.Metric` scores out.
+"""The base class of the evaluate modules under spaces/: dense maps in, the scores of a `metrics.Metric` out.
 
-Notable:
-- Hugging Face's evaluate writes every prediction and reference to an Arrow file; dense maps would take a gigabyte for eight
-  Full-HD flows. So each pair is reduced to its row of sums at once, and only that row goes to the file, without its zeros:
-  its values in the column `predictions`, their places in the column `references`.
-- The rows of all processes are added with one rounding (`metrics.sum_rows`): the figures don't depend on their number.
-- evaluate.load hands unknown keywords to the module's constructor, and that is where options belong: they hold for all images.
-  evaluate.compute would take keywords too, but only after the maps are gone.
-- A module is loaded by importing its file and taking the first class in it that derives from evaluate.EvaluationModule; so it
-  must import this file as a whole, not `DenseMetric` from it.
+- Hugging Face's evaluate writes all predictions and references to an Arrow file; eight Full-HD flows would take a gigabyte. So each
+  pair is reduced to its row of sums at once, and only the row's values other than zero are written, in the column `predictions`,
+  with their indices in the column `references`.
+- The rows of all processes are added with one rounding (`metrics.sum_rows`), so any number of processes gives the same scores.
+- Options hold for all images and belong to evaluate.load, which hands unknown keywords to the module's constructor. When
+  evaluate.compute takes keywords, the maps are gone.
+- evaluate takes the first class in a module's file that derives from evaluate.EvaluationModule. So such a file imports this module
+  as a whole, not `DenseMetric`.
 """
 
 from __future__ import annotations
@@ -22,27 +21,43 @@ import numpy as np
 
 from winwin_hf.evaluation.metrics import Metric, sum_rows
 
-# One image's row as it is written; evaluate insists on the two names.
-STORED = datasets.Features(
+# The columns of one image's row; evaluate requires these names.
+ROW_FEATURES = datasets.Features(
     predictions=datasets.List(datasets.Value("float64")), references=datasets.List(datasets.Value("int32"))
 )
-RESERVED = frozenset(inspect.signature(evaluate.EvaluationModule.__init__).parameters) - {"self", "kwargs"}
+EVALUATE_ARGUMENTS = frozenset(inspect.signature(evaluate.EvaluationModule.__init__).parameters) - {"self", "kwargs"}
 
 
 class DenseMetric(evaluate.Metric):
-    """Base of the modules: they say which `metric`, what it takes of an image, and well-known settings of its options."""
+    """
+    Base class; a module defines the attributes.
+
+    Attributes:
+        metric: class of the metric.
+        axes: number of axes of one map.
+        value: Arrow type of one value of a map, for `features`.
+        extra: names of further maps that `metric.row` takes.
+        configurations: name -> options of the metric.
+        texts: arguments of evaluate.MetricInfo.
+    """
 
     metric: type[Metric]
-    axes: int  # of one map
-    value: str  # the Arrow type of a pixel, for `features`
-    extra: tuple[str, ...] = ()  # further maps that `metric.row` takes, by keyword
+    axes: int
+    value: str
+    extra: tuple[str, ...] = ()
     configurations: ClassVar[dict[str, dict[str, Any]]] = {}
-    texts: ClassVar[dict[str, Any]]  # of evaluate.MetricInfo
+    texts: ClassVar[dict[str, Any]]
 
     def __init__(self, config_name: str | None = None, **arguments: Any) -> None:
-        """`arguments`: evaluate's own, and the options of the metric. Raises ValueError for others."""
+        """
+        Args:
+            config_name: one of `configurations`, or "default".
+            arguments: evaluate's own, and options of the metric, which win over the configuration's.
+        Raises:
+            ValueError: an unknown configuration or option, or an option without a default is missing.
+        """
         module, known = type(self).__name__, inspect.signature(self.metric).parameters
-        options = {name: value for name, value in arguments.items() if name not in RESERVED}
+        options = {name: value for name, value in arguments.items() if name not in EVALUATE_ARGUMENTS}
         if unknown := sorted(set(options) - set(known)):
             raise ValueError(f"unknown options {', '.join(unknown)}; {module} knows {', '.join(known)}")
         configurations = {"default": {}, **self.configurations}
@@ -53,7 +68,9 @@ class DenseMetric(evaluate.Metric):
         if needed:
             raise ValueError(f"{module} needs {', '.join(needed)}: evaluate.load(path, {needed[0]}=...)")
         self.scorer = self.metric(**options)
-        super().__init__(config_name, **{name: value for name, value in arguments.items() if name in RESERVED})
+        super().__init__(
+            config_name, **{name: value for name, value in arguments.items() if name in EVALUATE_ARGUMENTS}
+        )
 
     def _info(self) -> evaluate.MetricInfo:
         feature: Any = datasets.Value(self.value)
@@ -63,13 +80,13 @@ class DenseMetric(evaluate.Metric):
         return evaluate.MetricInfo(features=features, **self.texts)
 
     def _infer_feature_from_batch(self, batch: Any) -> datasets.Features:
-        return STORED
+        return ROW_FEATURES
 
     def _infer_feature_from_example(self, example: Any) -> datasets.Features:
-        return STORED
+        return ROW_FEATURES
 
     def array(self, values: Any, name: str) -> np.ndarray:
-        """One map, as NumPy; torch tensors of any device and type are taken. `name`: of the argument, for messages."""
+        """One map as NumPy, from an array or a torch tensor of any device and type. name: of the argument, for messages."""
         if hasattr(values, "detach"):
             values = values.detach().cpu()
             values = (values.float() if "bfloat16" in str(values.dtype) else values).numpy()  # NumPy has no bfloat16
@@ -82,16 +99,17 @@ class DenseMetric(evaluate.Metric):
         """Adds one image.
 
         Args:
-            prediction: what was predicted, an array or a tensor.
+            prediction: array or tensor.
             reference: the ground truth.
             **extra: further maps of the image.
-        Raises: ValueError for maps that don't fit, with the reason; the image is not added then.
+        Raises:
+            ValueError: maps that don't fit, with the reason; the image is not added.
         """
-        # evaluate.combine calls them by the plural here too.
+        # evaluate.combine uses the plural names here too.
         prediction, reference = extra.pop("predictions", prediction), extra.pop("references", reference)
-        self._need_known(extra)
-        values, places = self._sums(prediction, reference, extra)
-        super().add(prediction=values, reference=places)
+        self._check_extra(extra)
+        values, indices = self._sums(prediction, reference, extra)
+        super().add(prediction=values, reference=indices)
 
     def add_batch(self, *, predictions: Any = None, references: Any = None, **extra: Any) -> None:
         """Adds several images, of the same or of different sizes.
@@ -100,9 +118,10 @@ class DenseMetric(evaluate.Metric):
             predictions: a list of maps, or an array or a tensor with one more axis.
             references: as many.
             **extra: further maps, as many.
-        Raises: ValueError for maps that don't fit, with the reason; no image is added then.
+        Raises:
+            ValueError: maps that don't fit, with the reason; no image is added.
         """
-        self._need_known(extra)
+        self._check_extra(extra)
         columns = {"predictions": predictions, "references": references, **extra}
         counts = {name: 0 if column is None else len(column) for name, column in columns.items()}
         if len(set(counts.values())) > 1:
@@ -112,44 +131,44 @@ class DenseMetric(evaluate.Metric):
             maps = {name: column[i] for name, column in extra.items()}
             rows.append(self._sums(predictions[i], references[i], maps))
         if rows:
-            values, places = zip(*rows, strict=True)
-            super().add_batch(predictions=list(values), references=list(places))
+            values, indices = zip(*rows, strict=True)
+            super().add_batch(predictions=list(values), references=list(indices))
 
     def compute(self, *, predictions: Any = None, references: Any = None, **extra: Any) -> dict[str, Any] | None:
-        """The scores of all images that were added, with those given here; then the module is empty again.
+        """The scores of all images that were added, including those given here; empties the module.
 
         Args:
             predictions: more images, as `add_batch` takes them.
             references: as many.
             **extra: further maps, as many.
-        Returns: a dict in process 0, None in the others.
+        Returns:
+            A dict in process 0, None in the others.
         """
         if extra or predictions is not None or references is not None:
             self.add_batch(predictions=predictions, references=references, **extra)
         if self.num_process > 1 and self.writer is None:
-            # A process without images has to show up all the same: process 0 waits for its file.
+            # Process 0 waits for the file of each process, also of one without images.
             super().add(prediction=np.zeros(0), reference=np.zeros(0, np.int32))
         return super().compute()
 
-    def _need_known(self, extra: dict[str, Any]) -> None:
+    def _check_extra(self, extra: dict[str, Any]) -> None:
         if unknown := sorted(set(extra) - set(self.extra)):
             raise ValueError(
                 f"unknown arguments {', '.join(unknown)}; {type(self).__name__} takes "
-                f"{', '.join(['predictions', 'references', *self.extra])}. Options belong to evaluate.load(path, option=...): "
-                "they hold for all images"
+                f"{', '.join(['predictions', 'references', *self.extra])}. Options belong to evaluate.load(path, option=...)"
             )
 
     def _sums(self, prediction: Any, reference: Any, extra: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        """One image's row without its zeros: the values, and their places."""
+        """One image's row without its zeros: the values, and their indices."""
         maps = {name: self.array(values, name) for name, values in extra.items() if values is not None}
         row = self.scorer.row(self.array(prediction, "prediction"), self.array(reference, "reference"), **maps)
-        places = np.flatnonzero(row)
-        return row[places], places.astype(np.int32)
+        indices = np.flatnonzero(row)
+        return row[indices], indices.astype(np.int32)
 
     def _compute(self, predictions: Any, references: Any) -> dict[str, Any]:
         return self.scorer.compute(sum_rows(map(self._row, predictions, references)))
 
-    def _row(self, values: Any, places: Any) -> np.ndarray:
+    def _row(self, values: Any, indices: Any) -> np.ndarray:
         row = np.zeros_like(self.scorer.state)
-        row[np.asarray(places, dtype=np.intp)] = values
+        row[np.asarray(indices, dtype=np.intp)] = values
         return row

@@ -20,20 +20,20 @@ Scores = tuple[list[list[Any]], np.ndarray]  # rows (name, value) of the table, 
 class MetricPage:
     """
     Attributes:
-        title, text: of the page; the text is Markdown.
         quantity: what the files hold, such as "flow".
         readers: of the files that can be uploaded.
         score: called with the prediction's file, the truth's file and the values of the settings. Raises ValueError or OSError
             with a reason that the page shows.
         settings: makes the page's further inputs, Gradio components.
+        title, text: of the page; the text is Markdown.
     """
 
-    title: str
-    text: str
     quantity: str
     readers: Readers
     score: Callable[..., Scores]
     settings: Callable[[], list[Any]]
+    title: str
+    text: str
 
     def answer(self, prediction_file: str | None, truth_file: str | None, *settings: Any) -> Scores:
         """`score`, with what is wrong with a file as a gradio.Error."""

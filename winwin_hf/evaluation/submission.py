@@ -1,9 +1,9 @@
-"""Predictions as files in the benchmarks' own formats and folders, ready to be packed and uploaded.
+"""Writes predictions in the benchmarks' own formats and folders, ready to be packed and uploaded.
 
 | set | file |
 |---|---|
-| Spring | `test/0003/flow_FW_left/flow_FW_left_0001.flo5`, the tree that the benchmark's packing tool takes |
-| Sintel | `clean/ambush_1/frame_0001.flo`, `final/...`: what its bundler takes |
+| Spring | `test/0003/flow_FW_left/flow_FW_left_0001.flo5`, as its packing tool expects |
+| Sintel | `clean/ambush_1/frame_0001.flo`, `final/...`, as its bundler expects |
 | KITTI | `flow/000000_10.png`, 16 bits, and `disp_0/...` for stereo |
 | other flow | `<name>.flo` |
 | depth | `<name>.png`, 16 bits, 256 steps per metre (KITTI depth's) |
@@ -28,7 +28,7 @@ CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 
 
 
 def path_of(folder: Path, set_name: str, task: DataTask, name: str) -> Path:
-    """Where the prediction of example `name` of a data set belongs under `folder`."""
+    """The file under `folder` for the prediction of example `name` of a data set."""
     safe = Path(*[part for part in Path(name).parts if part not in ("..", "/")])
     if task != "optical-flow":
         return folder / set_name / safe.with_name(safe.name + ".png")
@@ -43,7 +43,7 @@ def path_of(folder: Path, set_name: str, task: DataTask, name: str) -> Path:
 
 
 def _spring(name: Path, kind: str) -> Path:
-    """ "0003/flow_FW_left_0001" or "0003/frame_left_0001" and the like -> test/0003/flow_FW_left/flow_FW_left_0001.flo5."""
+    """ "0003/flow_FW_left_0001" or "0003/frame_left_0001" -> test/0003/flow_FW_left/flow_FW_left_0001.flo5"""
     numbers = re.findall(r"\d+", name.name)
     if not numbers or len(name.parts) < 2:
         raise ValueError(f"{name}: expected a Spring example such as 0003/frame_left_0001")
@@ -74,7 +74,7 @@ def write(folder: Path, set_name: str, task: DataTask, name: str, prediction: np
         formats.write_labels(path, ids)
     else:
         flow = prediction.transpose(1, 2, 0)
-        # from the left view to the right one things move left, from the right view to the left one right
+        # The flow of rectified stereo points left from the left view, right from the right view.
         disparity = np.maximum(flow[..., 0] if "right" in path.stem else -flow[..., 0], 0)
         if path.suffix == ".flo5":
             formats.write_flo5(path, flow)

@@ -141,13 +141,18 @@ def _why_unreadable(path: Path, zipped: bool, error: Exception) -> str:
         start = file.read(len(LEGACY_START))
     if not zipped and (start.startswith(b"PK\x03\x04") or start == LEGACY_START):
         return "truncated or damaged, its end is missing; expected a whole file of torch.save"
-    if zipped and any(name.endswith("/data.pkl") for name in zipfile.ZipFile(path).namelist()):
+    if zipped and _is_torch_archive(path):
         return f"damaged ({str(error).splitlines()[0][:120]}); expected a whole file of torch.save"
     return "not a file of torch.save; expected a CroCo checkpoint (.pth)"
 
 
+def _is_torch_archive(path: Path) -> bool:
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith("/data.pkl") for name in archive.namelist())
+
+
 def _sizes(path: Path, content: Mapping, args: Mapping) -> dict[str, Any]:
-    """CroCo's arguments, from whichever place the file keeps them in."""
+    """CroCo's arguments, from whichever place the file keeps them in, with its defaults."""
     call = args.get("model")  # pre-training by the public code keeps "CroCoNet(enc_depth=24, ...)"
     if call is not None:
         name, arguments = parse_call(str(call))
@@ -173,20 +178,25 @@ def _sizes(path: Path, content: Mapping, args: Mapping) -> dict[str, Any]:
     for other in sizes[1:]:
         if other != sizes[0]:
             raise ValueError(f"{path}: {' and '.join(found)} disagree; expected the same sizes in both")
+    _check_sizes(path, sizes[0], declared=bool(found))
+    return sizes[0]
+
+
+def _check_sizes(path: Path, sizes: dict[str, Any], declared: bool) -> None:
+    """Raises ValueError for a network that ours can't be. declared: the file gives sizes."""
     for name in POSITIVE_INTEGERS:
-        value = sizes[0][name]
+        value = sizes[name]
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{path}: {name} is {value!r}; expected a positive integer")
-    positions = sizes[0]["pos_embed"]
+    positions = sizes["pos_embed"]
     if not re.fullmatch(r"RoPE\d+(\.\d+)?", str(positions)):
-        default = "" if found else ", CroCo v1's, since the file declares no sizes"
+        default = "" if declared else ", CroCo v1's, since the file declares no sizes"
         raise ValueError(
             f"{path}: absolute positions (pos_embed={positions!r}{default}); expected rotary ones such as 'RoPE100', because "
-            "windows of any place and frames of any size need relative positions"
+            "windows anywhere and frames of any size need relative positions"
         )
-    if not sizes[0]["norm_im2_in_dec"]:
+    if not sizes["norm_im2_in_dec"]:
         raise ValueError(f"{path}: norm_im2_in_dec is off; expected a decoder that normalises the second view, as ours")
-    return sizes[0]
 
 
 def parse_call(text: str) -> tuple[str, dict[str, Any]]:
