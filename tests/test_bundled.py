@@ -15,6 +15,7 @@ from transformers import AutoConfig
 
 import winwin_hf  # noqa: F401  registers the Auto classes
 from winwin_hf import bundled
+from winwin_hf.task import TASKS
 
 
 @pytest.fixture
@@ -120,6 +121,7 @@ def test_a_copy_that_fails_leaves_the_old_version(root: Path, monkeypatch: pytes
 def test_what_is_listed(root: Path):
     (item,) = bundled.checkpoints()
     assert (item.name, item.task, item.parameters, item.installed) == ("winwin-test", "optical flow", 13, False)
+    assert item.licence == "unknown"
     assert item.size == sum(
         (root / "winwin-test" / name).stat().st_size for name in ("config.json", "model.safetensors")
     )
@@ -155,5 +157,39 @@ def test_the_checkpoints_of_this_package_are_complete():
         assert {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"} <= files, name
         assert (folder / "model.safetensors").stat().st_size < 40e6, name
     for item in bundled.checkpoints():
-        assert item.task in bundled.TASKS.values()
+        assert item.task in {task.title for task in TASKS.values()}
         assert item.parameters > 0
+        assert item.licence != "unknown"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "label"),
+    [
+        ("license: apache-2.0", "Apache-2.0"),
+        ("license: cc-by-nc-4.0", "CC BY-NC 4.0, not commercial"),
+        ("license: cc-by-sa-3.0", "CC BY-SA 3.0"),
+        ("license: other\nlicense_name: rooms-non-commercial", "rooms, not commercial"),
+        ("license: other\nlicense_name: as-the-training-data", "as-the-training-data"),
+        ("tags: [winwin]", "unknown"),
+    ],
+)
+def test_licences_in_words(root: Path, metadata: str, label: str):
+    (root / "winwin-test" / "README.md").write_text(f"---\n{metadata}\n---\n# Title\n")
+    assert bundled.checkpoints()[0].licence == label
+
+
+def test_a_card_with_broken_metadata_is_named(root: Path):
+    (root / "winwin-test" / "README.md").write_text("---\nlicense: [\n---\n")
+    with pytest.raises(ValueError, match=r"README\.md: expected YAML between two lines of ---"):
+        bundled.checkpoints()
+
+
+def test_a_safetensors_file_says_its_length(tmp_path: Path):
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(3, 4)}, path)
+    whole = path.read_bytes()
+    assert bundled.tensors_of(path)["a"]["shape"] == [3, 4]
+    for content in (whole[:-1], whole[:20], whole + b"x", b""):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"model\.safetensors"):
+            bundled.tensors_of(path)

@@ -14,11 +14,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+import re
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from winwin_hf.task import ARCHITECTURES
 
@@ -33,6 +38,7 @@ class Checkpoint:
     task: str
     parameters: int  # numbers in the safetensors files
     size: int  # bytes of the whole folder
+    licence: str  # of the weights, as `licence_label` writes it
     installed: bool  # the Hub cache holds exactly this version
 
 
@@ -69,23 +75,57 @@ def install(names: list[str] | None = None, cache_dir: str | Path | None = None)
 
 
 def checkpoints(cache_dir: str | Path | None = None) -> list[Checkpoint]:
-    """Every bundled checkpoint with its task, parameters, size in bytes and whether the cache holds this version."""
+    """Every bundled checkpoint with its task, parameters, size, licence and whether the cache holds this version."""
     found = []
     for name, folder in folders().items():
         architectures = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or ["?"]
         commit = _commit(folder)
         repository = _repository(name, cache_dir)
         snapshot = repository / "snapshots" / commit
+        card = card_metadata(folder / "README.md")
         found.append(
             Checkpoint(
                 name=name,
                 task=ARCHITECTURES[architectures[0]].title if architectures[0] in ARCHITECTURES else architectures[0],
                 parameters=sum(count_parameters(path) for path in folder.glob("*.safetensors")),
                 size=sum(path.stat().st_size for path in _files(folder)),
+                licence=licence_label(card.get("license"), card.get("license_name")),
                 installed=_read_ref(repository) == commit and snapshot.is_dir() and _commit(snapshot) == commit,
             )
         )
     return found
+
+
+def card_metadata(path: Path) -> dict[str, Any]:
+    """The YAML at the head of a card; {} where there is none, or no file. Raises ValueError, naming the file, for broken YAML."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    head = re.match(r"---\s*\n(.*?)\n---", text, re.S)
+    try:
+        values = yaml.safe_load(head[1]) if head else None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path}: expected YAML between two lines of ---; {reason}") from None
+    return values if isinstance(values, dict) else {}
+
+
+def licence_label(licence: str | None, name: str | None = None) -> str:
+    """
+    A licence for a person to read, such as "Apache-2.0" or "CC BY-NC 4.0, not commercial".
+
+    Args:
+        licence, name: `license` and `license_name` of a card's metadata. Our cards have "-nc" or "non-commercial" in one of them
+            where commercial use is excluded.
+    """
+    if not licence:
+        return "unknown"
+    known = name if licence == "other" and name else licence
+    restricted = re.search(r"(^|-)nc(-|$)|non-commercial", known)
+    if known.startswith("cc-"):
+        kind, _, version = known.upper().removeprefix("CC-").rpartition("-")
+        label = f"CC {kind} {version}"
+    else:
+        label = {"apache-2.0": "Apache-2.0", "mit": "MIT"}.get(known, known.removesuffix("-non-commercial"))
+    return f"{label}, not commercial" if restricted else label
 
 
 def _install_one(folder: Path, repository: Path) -> Path:
@@ -161,19 +201,29 @@ def _write_ref(repository: Path, commit: str) -> None:
     temporary.replace(refs / "main")
 
 
-def count_parameters(path: Path) -> int:
-    """The numbers in a safetensors file, from its header alone (8 bytes of length, then JSON)."""
+def tensors_of(path: Path) -> dict[str, dict[str, Any]]:
+    """
+    Name -> dtype, shape, data_offsets of the tensors in a safetensors file, from its header (8 bytes of length, then JSON).
+
+    Raises: ValueError for another file, or one of another length than its header says.
+    """
+    size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    total = 0
-    for key, entry in header.items():
-        if key != "__metadata__":
-            count = 1
-            for extent in entry["shape"]:
-                count *= extent
-            total += count
-    return total
+        try:
+            header = json.loads(file.read(length if length < size else 0))
+            tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+            expected = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+        except (ValueError, AttributeError, KeyError, TypeError):
+            raise ValueError(f"{path}: no safetensors file, or only a part of one") from None
+    if size != expected:
+        raise ValueError(f"{path}: {size} bytes, expected {expected}; it was not written to its end")
+    return tensors
+
+
+def count_parameters(path: Path) -> int:
+    """The numbers in a safetensors file, from its header alone."""
+    return sum(math.prod(entry["shape"]) for entry in tensors_of(path).values())
 
 
 def examples_folder() -> Path:

@@ -19,6 +19,7 @@ import pytest
 import torch
 from support.minihub import Hub
 from support.recipes import RECIPE
+from support.results import results_json
 from support.shards import make_rows
 from transformers import AutoImageProcessor, AutoModel
 
@@ -136,11 +137,11 @@ def bare(hub_server, tmp_path_factory):
 
 
 PUSH = """
-from winwin_hf import publish
+from winwin_hf.hub.push import push
 warnings = []
-plan = publish.push(source, repo_id, type, warn=warnings.append, **options)
+plan = push(source, repo_id, type, warn=warnings.append, **options)
 states = {path: state for path, (size, state) in plan.files.items()}
-result = {"states": states, "url": plan.url, "lines": plan.lines(), "warnings": warnings, "removed": plan.removed}
+result = {"states": states, "url": plan.url, "lines": plan.lines(), "warnings": warnings, "deleted": plan.deleted}
 """
 
 
@@ -294,21 +295,23 @@ def test_what_lies_there(server, push, checkpoint):
         "preprocessor_config.json",
         "recipe.yaml",
     }
-    assert {"  left out: optimizer.pt (a training's state)", "  left out: half.tmp (temporary)"} <= set(done["lines"])
+    assert {"  left out: optimizer.pt (state of a training)", "  left out: half.tmp (temporary)"} <= set(done["lines"])
     assert any("pytorch_model.bin (may be a pickle" in line for line in done["lines"])
 
 
-def test_card_with_figures_and_picture(server, push, runs, results):
+def test_card_with_scores_and_picture(server, push, runs, tmp_path):
     options = {
-        "results": [results("model")],
+        "results": [results_json(tmp_path, "model", "opencv-dis")],
         "picture": True,
         "hub_datasets": {"middlebury": "somebody/middlebury#flow"},
     }
     push(runs["flow"], "tester/winwin-small", **options)
     files = server.repo("tester/winwin-small").files
     card = files["README.md"].decode()
-    assert "| **tester/winwin-small** | 4 | 1.53 |" in card and "| opencv-dis | 4 | 0.409 |" in card
-    assert "winwin evaluate tester/winwin-small --data middlebury=FOLDER --beside opencv-dis" in card
+    assert (
+        "| middlebury:train | 4 (-1) | 1.53 | 56.25 | 1.53 |" in card and "| middlebury:train | 1.53 | 0.534 |" in card
+    )
+    assert "winwin evaluate tester/winwin-small --data middlebury=FOLDER" in card
     assert "3.14" in card and "trust_remote_code=True" in card and "![Optical flow by this model" in card
     assert files["example.jpg"].startswith(b"\xff\xd8") and "Apache-2.0" in card
     import yaml
@@ -316,37 +319,6 @@ def test_card_with_figures_and_picture(server, push, runs, results):
 
     (entry,) = parse_eval_result_entries(yaml.safe_load(files[".eval_results/middlebury.yaml"]))
     assert (entry.dataset_id, entry.task_id, entry.value) == ("somebody/middlebury", "flow", 1.5336)
-
-
-@pytest.fixture
-def results(tmp_path):
-    """Makes a results.json in which a model of this name was scored."""
-
-    def make(name: str) -> str:
-        common = {
-            "data": "middlebury",
-            "split": "train",
-            "path": "/home/me/mb",
-            "task": "optical-flow",
-            "inference": "one pass",
-        }
-        common |= {"images": 4, "scored": 4, "missing": [], "broken": [], "seconds": 1.5}
-        record = {
-            "command": f"winwin evaluate /home/me/{name} --data middlebury=/home/me/mb --beside opencv-dis --output /tmp/o",
-            "date": "2026-11-22T14:32:06+00:00",
-            "settings": {},
-            "machine": {"cpu": "AMD EPYC", "cores": 2, "threads": 1, "accelerator": None},
-            "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
-            "results": [
-                {**common, "method": name, "figures": {"epe": 1.53356, "epe_s40": None}},
-                {**common, "method": "opencv-dis", "figures": {"epe": 0.40902, "epe_s40": None}},
-            ],
-        }
-        path = tmp_path / "results.json"
-        path.write_text(json.dumps(record))
-        return str(path)
-
-    return make
 
 
 def test_a_bundled_checkpoint_by_its_name(server, push):
@@ -362,11 +334,11 @@ def test_a_bundled_checkpoint_by_its_name(server, push):
 
 
 def test_shards_and_back(server, push, here, bare, checkpoint):
-    here("from winwin_hf import parcels; parcels.SHARD = 30_000")
+    here("from winwin_hf.hub import contents; contents.MAX_WEIGHTS = 30_000")
     try:
         push(checkpoint, "tester/winwin-small")
     finally:
-        here("from winwin_hf import parcels; parcels.SHARD = 10**9")
+        here("from winwin_hf.hub import contents; contents.MAX_WEIGHTS = 10**9")
     shards = {path for path in server.repo("tester/winwin-small").files if path.startswith(("model-", "model."))}
     assert len(shards) > 2 and "model.safetensors.index.json" in shards and "model.safetensors" not in shards
     load = """
@@ -380,7 +352,7 @@ result = {name: float(tensor.double().sum()) for name, tensor in model.state_dic
     }
     assert bare(load) == expected
     done = push(checkpoint, "tester/winwin-small")
-    assert set(done["removed"]) == shards, "else the old ones would lie beside the new"
+    assert set(done["deleted"]) == shards, "else the old ones would lie beside the new"
     assert {
         path for path in server.repo("tester/winwin-small").files if path.startswith("model.") or "-of-" in path
     } == {"model.safetensors"}
@@ -403,7 +375,7 @@ def test_again_and_a_card_that_somebody_wrote(server, push, checkpoint):
     assert repo.files["README.md"].startswith(b"---\n") and repo.files["extra.txt"] == b"x"
 
 
-def test_figures_of_other_weights_are_pointed_at(server, push, checkpoint):
+def test_scores_of_other_weights_are_pointed_at(server, push, checkpoint):
     push(checkpoint, "tester/winwin-small")
     repo = server.repo("tester/winwin-small")
     repo.commit("main", "by hand", {**repo.files, ".eval_results/old.yaml": b"[]"})
@@ -412,13 +384,13 @@ def test_figures_of_other_weights_are_pointed_at(server, push, checkpoint):
     next(model.parameters()).data.add_(1)
     model.save_pretrained(checkpoint)
     (warning,) = push(checkpoint, "tester/winwin-small")["warnings"]
-    assert ".eval_results/old.yaml on the Hub stays: are these figures still true?" in warning
+    assert ".eval_results/old.yaml on the Hub stays: are these scores still true?" in warning
 
 
 def test_dry_run_sends_nothing(server, push, checkpoint):
     done = push(checkpoint, "tester/winwin-small", dry_run=True)
     assert server.repos == {} and not server.large and done["url"] is None
-    assert done["lines"][0] == "model tester/winwin-small: will be made" and done["states"]["config.json"] == "new"
+    assert done["lines"][0] == "model tester/winwin-small: will be created" and done["states"]["config.json"] == "new"
     push(checkpoint, "tester/winwin-small")
     (checkpoint / "recipe.yaml").unlink()
     done = push(checkpoint, "tester/winwin-small", dry_run=True, overwrite_card=True)
@@ -446,18 +418,18 @@ def test_somebody_else_commits_meanwhile(server, push, here, checkpoint):
     push(checkpoint, "tester/winwin-small")
     here("""
 from huggingface_hub import HfApi
-from winwin_hf import publish
-plan_before = publish._plan
+from winwin_hf.hub import push
+plan_before = push._plan
 def slow(*arguments):
     HfApi().upload_file(path_or_fileobj=b"x", path_in_repo="other.txt", repo_id="tester/winwin-small")
     return plan_before(*arguments)
-publish._plan = slow
+push._plan = slow
 """)
     try:
         with pytest.raises(Failed, match="has changed in the meantime"):
             push(checkpoint, "tester/winwin-small", limits="New.")
     finally:
-        here("from winwin_hf import publish; publish._plan = publish._plan.__globals__['plan_before']")
+        here("from winwin_hf.hub import push; push._plan = push._plan.__globals__['plan_before']")
     assert b"New." not in server.repo("tester/winwin-small").files["card.json"]
 
 
@@ -473,7 +445,7 @@ def test_an_upload_is_cut_once_and_nobody_notices(server, push, checkpoint):
 
 
 def test_an_upload_that_stays_cut_leaves_nothing_and_goes_on(server, push, here, checkpoint):
-    here("from winwin_hf import parcels; parcels.SHARD = 30_000")
+    here("from winwin_hf.hub import contents; contents.MAX_WEIGHTS = 30_000")
     try:
         server.cut_uploads = 1000
         with pytest.raises(Failed, match=r"the connection to .* failed") as caught:
@@ -485,7 +457,7 @@ def test_an_upload_that_stays_cut_leaves_nothing_and_goes_on(server, push, here,
         push(checkpoint, "tester/winwin-small")
         assert set(server.received.values()) == {1}
     finally:
-        here("from winwin_hf import parcels; parcels.SHARD = 10**9")
+        here("from winwin_hf.hub import contents; contents.MAX_WEIGHTS = 10**9")
 
 
 def test_what_has_arrived_is_not_sent_twice(server, push, checkpoint):
@@ -517,7 +489,7 @@ result = hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
 @pytest.mark.parametrize(
     ("token", "message"),
     [
-        ("hf_wrong", r"doesn't take the token .*hf auth login"),
+        ("hf_wrong", r"refuses the token .*hf auth login"),
         ("hf_reader", r"the token of tester may only read"),
     ],
 )
@@ -550,12 +522,12 @@ def test_somebody_elses_name(server, push, checkpoint):
 UNREACHABLE = """
 from functools import partial
 from huggingface_hub import HfApi
-from winwin_hf import publish
-publish.HfApi = partial(HfApi, endpoint="http://127.0.0.1:9")
+from winwin_hf.hub import push as module
+module.HfApi = partial(HfApi, endpoint="http://127.0.0.1:9")
 try:
 %s
 finally:
-    publish.HfApi = HfApi
+    module.HfApi = HfApi
 """
 
 
@@ -568,7 +540,7 @@ def test_no_network(server, here, checkpoint):
         here(code, **values, options={"picture": False})
     assert caught.value.kind == "PublishError" and "\n" not in caught.value.message
     done = here(code, **values, options={"picture": False, "dry_run": True})
-    assert set(done["states"].values()) == {"?"} and any("can't be reached" in text for text in done["warnings"])
+    assert set(done["states"].values()) == {"?"} and "can't be reached" in done["lines"][0]
 
 
 @pytest.mark.parametrize(
@@ -632,8 +604,8 @@ def test_other_shards_are_not_mixed_in(server, push, shards, tmp_path):
         push(other, "tester/mine", "dataset")
     new = tmp_path / "new"
     write_shards(dataset.select(range(4)), new, task="optical-flow", name="mine", split="train")
-    removed = push(new, "tester/mine", "dataset", overwrite_card=True)["removed"]
-    assert removed and {p for p in server.repo("tester/mine", "dataset").files if p.endswith(".parquet")} == {
+    deleted = push(new, "tester/mine", "dataset", overwrite_card=True)["deleted"]
+    assert deleted and {p for p in server.repo("tester/mine", "dataset").files if p.endswith(".parquet")} == {
         path.name for path in new.glob("*.parquet")
     }
 
@@ -672,7 +644,7 @@ def space(tmp_path) -> Path:
 
 def test_space(server, push, space):
     server.fail_commits = 1
-    with pytest.raises(Failed, match="is there now, but empty"):
+    with pytest.raises(Failed, match="exists now, but is empty"):
         push(space, "tester/demo", "space")
     repo = server.repo("tester/demo", "space")
     assert repo.files["README.md"] == b"---\nsdk: gradio\n---\n", "the Hub's own, which is nobody's"
@@ -698,7 +670,7 @@ def test_no_space(server, push, space):
 COMMAND = """
 import typer
 from typer.testing import CliRunner
-from winwin_hf.cli_push import push
+from winwin_hf.cli.push import push
 app = typer.Typer()
 app.command()(push)
 done = CliRunner().invoke(app, arguments)
@@ -711,7 +683,9 @@ def test_command(server, here, checkpoint, runs):
         return here(COMMAND, arguments=[str(argument) for argument in arguments])
 
     code, out, err = run(checkpoint, "tester/small", "--dry-run", "--no-picture")
-    assert code == 0 and out[0] == "model tester/small: will be made" and out[-1].startswith("a dry run") and err == []
+    assert (
+        code == 0 and out[0] == "model tester/small: will be created" and out[-1].startswith("a dry run") and err == []
+    )
     code, out, err = run(runs["seg"], "tester/seg", "--no-picture")
     assert (
         code == 0 and "/tester/seg/commit/" in out[-1] and err[0].startswith("warning: not for commercial use: CamVid")

@@ -1,4 +1,4 @@
-"""`winwin checkpoints`: what comes with the package."""
+"""`winwin checkpoints`: the weights that come with the package."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ app = typer.Typer(help="The checkpoints that come with the package.", no_args_is
 @app.command("install")
 @one_line_errors
 def checkpoints_install(
-    names: Annotated[list[str] | None, typer.Argument(help="Which ones. Default: all.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Names of checkpoints. Default: all.")] = None,
 ) -> None:
-    """Lay bundled checkpoints into the Hub cache, so that from_pretrained("winwin-flow") works anywhere, offline too."""
+    """Copy bundled checkpoints into the Hub cache, so that from_pretrained("winwin-flow") works anywhere, offline too."""
     from winwin_hf import bundled
 
     with progress.status("copying into the Hub cache"):
@@ -33,13 +33,14 @@ def checkpoints_install(
 @app.command("list")
 @one_line_errors
 def checkpoints_list() -> None:
-    """What comes with the package: name, task, parameters, size, and whether the Hub cache has it."""
+    """List the checkpoints of the package: name, task, parameters, size, licence, and whether the Hub cache has it."""
     from winwin_hf import bundled
 
-    table = Table("name", "task", "parameters", "size", "in the Hub cache")
+    table = Table("name", "task", "parameters", "size", "licence of the weights", "in the Hub cache")
     for item in bundled.checkpoints():
         installed = "yes" if item.installed else "no"
-        table.add_row(item.name, item.task, f"{item.parameters / 1e6:.1f} M", f"{item.size / 1e6:.1f} MB", installed)
+        sizes = f"{item.parameters / 1e6:.1f} M", f"{item.size / 1e6:.1f} MB"
+        table.add_row(item.name, item.task, *sizes, item.licence, installed)
     if table.row_count:
         Console().print(table)
     else:

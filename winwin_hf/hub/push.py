@@ -1,16 +1,15 @@
-"""To the Hub: models, data sets and Spaces, as `parcels` packs them.
+"""Upload models, data sets and Spaces to the Hub.
 
 Notable:
-- Everything goes in one commit, on top of the state that was looked at: either all of it is there or nothing, and what somebody else
-  committed in between is an error and not overwritten. Large files that arrived before an interruption are not sent again.
-- A README.md that somebody has on the Hub stays, unless `overwrite_card`.
-- What would be loaded in the place of what is pushed (another split into shards) is removed in the same commit; nothing else is.
-- What the Hub or the network says becomes one line that says what to do.
+- all files go in one commit on top of the state that was looked at: either all of them are on the Hub afterwards or none, and a commit
+  of somebody else in the meantime is an error. Large files that arrived before an interruption are not sent again.
+- `HfApi.create_commit` and not `upload_folder`, which makes several commits of many or large files where hf_xet is installed.
+- a README.md that somebody wrote on the Hub stays, unless `overwrite_card`.
+- files that would be loaded in the place of the uploaded ones (other shards) are deleted in the same commit; no others are.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -22,44 +21,53 @@ from typing import Any, Literal, get_args
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, errors
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils.sha import git_hash
 
 from winwin_hf.data.formats.files import sha256_of
-from winwin_hf.hub.parcels import Parcel, first_line, pack_dataset, pack_model, pack_space
+from winwin_hf.hub.contents import Contents, dataset_contents, model_contents, space_contents
 
 Type = Literal["model", "dataset", "space"]
 
 
 class PublishError(OSError):
-    """What the Hub or the way to it answered, or what doesn't go together with what is there: one line that says what to do."""
+    """An answer of the Hub, a failure of the network, or a conflict with the files on the Hub: one line that says what to do."""
 
 
 @dataclass
 class Plan:
-    """What a push does, or would do. files: path -> (bytes, state), the state one of "new", "changed", "same", "kept" (the Hub's
-    stays), "?" (the Hub was not reached). removed: on the Hub. there: what the target is today, in words. url: after a push, of the
-    commit or pull request; None if nothing had to be done, or in a dry run."""
+    """
+    What a push does, or would do.
 
-    repo_id: str
-    type: Type
-    revision: str
-    there: str
-    files: dict[str, tuple[int, str]]
-    removed: list[str]
-    left_out: dict[str, str]
-    warnings: list[str]
+    Attributes:
+        title: the repository and its state in words.
+        files: path -> (bytes, state). States: "new", "changed", "same", "kept" (the Hub's stays), "?" (the Hub was not reached).
+        deleted: files on the Hub that the uploaded ones replace. left_out: files here -> why.
+        url: of the commit or pull request; None if there was nothing to do, or in a dry run.
+    """
+
+    title: str
+    files: dict[str, tuple[int, str]] = field(default_factory=dict)
+    deleted: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     url: str | None = None
+
+    @property
+    def upload(self) -> list[str]:
+        """Files to upload."""
+        return [path for path, (_, state) in self.files.items() if state not in ("same", "kept")]
 
     def lines(self) -> list[str]:
         """For a person to read."""
         width = max(map(len, self.files), default=0)
-        branch = "" if self.revision == "main" else f", branch {self.revision}"
-        said = [f"{self.type} {self.repo_id}{branch}: {self.there}"]
-        said += [f"  {state:8}{path:{width}}  {size_text(size)}" for path, (size, state) in sorted(self.files.items())]
-        going = [size for size, state in self.files.values() if state not in ("same", "kept")]
-        said.append(f"{len(going)} of {len(self.files)} files to send, {size_text(sum(going))}")
-        said += [f"  removed on the Hub, because replaced: {path}" for path in self.removed]
-        said += [f"  left out: {path} ({why})" for path, why in self.left_out.items()]
-        return said
+        size = size_text(sum(self.files[path][0] for path in self.upload))
+        return [
+            self.title,
+            *(f"  {state:8}{path:{width}}  {size_text(size)}" for path, (size, state) in sorted(self.files.items())),
+            f"{len(self.upload)} of {len(self.files)} files to upload, {size}",
+            *(f"  deleted on the Hub, because replaced: {path}" for path in self.deleted),
+            *(f"  left out: {path} ({reason})" for path, reason in self.left_out.items()),
+        ]
 
 
 def push(
@@ -80,26 +88,24 @@ def push(
     warn: Callable[[str], Any] = lambda text: None,
 ) -> Plan:
     """
-    Puts a model, a data set or a Space on the Hub, in one commit.
+    Uploads a model, a data set or a Space to the Hub, in one commit.
 
     Args:
         source: a bundled checkpoint's name, the folder of a checkpoint or of a training; a folder of `winwin data shards`; a Space's.
-        repo_id: OWNER/NAME. It is made if it isn't there.
-        private: make it private. An existing public one is an error.
-        dry_run: only look what would go.
+        repo_id: OWNER/NAME. Created if it doesn't exist.
+        private: create it as a private one. An existing public one is an error.
+        dry_run: only say what would be uploaded.
         overwrite_card: replace a README.md that is on the Hub already.
         results: `results.json` files of `winwin evaluate --output`, for a model's card.
-        revision: the branch, made if it isn't there. Default: main.
+        revision: the branch, created if it doesn't exist. Default: main.
         pr: propose the commit in a pull request.
-        limits: a sentence for a model's card, in the place of what `card.json` has.
+        limits: for a model's card, in the place of what `card.json` has.
         hub_datasets: evaluated set -> OWNER/NAME[#TASK_ID] of its benchmark on the Hub, for `.eval_results`.
         picture: run the model on the package's example frames, for a picture in its card.
         token: default that of `hf auth login` or HF_TOKEN.
-        warn: called with each warning, before anything is sent.
-    Returns: what was (or would be) done.
-    Raises: ValueError, FileNotFoundError: wrong arguments or a folder that can't go, before the Hub is asked anything;
-        PublishError: what the Hub or the network said. In both cases nothing has changed on the Hub, but that a new repository may
-        be there, empty.
+        warn: called with each warning, before anything is uploaded.
+    Raises: ValueError, FileNotFoundError: wrong arguments or files that can't be uploaded, before the Hub is asked anything;
+        PublishError: see there. The Hub is unchanged then, but a new repository may exist, empty.
     """
     if type not in get_args(Type):
         raise ValueError(f"--type {type}: expected {' or '.join(get_args(Type))}")
@@ -110,17 +116,25 @@ def push(
         raise ValueError("--pr is against main; expected no --revision with it")
     if type != "model" and (results or limits or hub_datasets):
         raise ValueError(f"--results, --limits and --hub-dataset are for models, not for a {type}")
+    api, revision = HfApi(token=token, library_name="winwin-hf"), revision or "main"
     with tempfile.TemporaryDirectory(prefix="winwin-push-") as temporary:
         if type == "model":
-            parcel = pack_model(source, repo_id, Path(temporary), list(results), limits, hub_datasets or {}, picture)
-        elif type == "dataset":
-            parcel = pack_dataset(Path(source))
+            contents = model_contents(source, repo_id, Path(temporary), list(results), limits, hub_datasets, picture)
         else:
-            parcel = pack_space(Path(source))
-        for warning in parcel.warnings:
+            contents = (dataset_contents if type == "dataset" else space_contents)(Path(source))
+        for warning in contents.warnings:
             warn(warning)
-        api = HfApi(token=token, library_name="winwin-hf")
-        return _deliver(api, parcel, repo_id, type, private, dry_run, overwrite_card, revision or "main", pr, warn)
+        target = _look(api, repo_id, type, revision, dry_run)
+        title = f"{type} {repo_id}" + ("" if revision == "main" else f", branch {revision}")
+        plan = _plan(contents, title, target, overwrite_card)
+        if target is not None and target.exists and private and not target.private:
+            raise PublishError(f"{repo_id} exists and is public; --private can't hide it (change it in its settings)")
+        for warning in plan.warnings:
+            warn(warning)
+        if not dry_run and target is not None and (plan.upload or plan.deleted):
+            _check_digests(contents, plan)
+            plan.url = _commit(api, contents, plan, target, repo_id, type, revision, private=private, pr=pr)
+    return plan
 
 
 def size_text(size: int) -> str:
@@ -130,218 +144,170 @@ def size_text(size: int) -> str:
     return f"{size} bytes"
 
 
-# ------------------------------------------------------------------ the Hub
-
-
-def _deliver(
-    api: HfApi,
-    parcel: Parcel,
-    repo_id: str,
-    type: Type,
-    private: bool,
-    dry_run: bool,
-    overwrite_card: bool,
-    revision: str,
-    pr: bool,
-    warn: Callable[[str], Any],
-) -> Plan:
-    """Looks at the target, makes the plan and, but for a dry run, carries it out."""
-    with _clear_errors(api, repo_id):
-        if not dry_run:
-            _check_token(api)
-        try:
-            target = _look(api, repo_id, type, revision)
-        except Exception as error:
-            if not dry_run or not _unreachable(error):
-                raise
-            target = None
-            warn(f"{api.endpoint} can't be reached: what is there already isn't known")
-    plan = _plan(parcel, repo_id, type, revision, target, overwrite_card)
-    if target is not None and target.exists and private and not target.private:
-        raise PublishError(
-            f"{repo_id} is there already and public; --private can't hide it (change it in its settings)"
-        )
-    for warning in plan.warnings:
-        warn(warning)
-    going = [path for path, (_, state) in plan.files.items() if state in ("new", "changed")]
-    if dry_run or target is None or not (going or plan.removed):
-        return plan
-    for path, digest in parcel.digests.items():
-        if path in going and sha256_of(parcel.files[path]) != digest:
-            raise ValueError(
-                f"{parcel.files[path]}: another SHA-256 than dataset.json says; it is not as it was written"
-            )
-    if not target.exists:
-        with _clear_errors(api, repo_id):
-            api.create_repo(repo_id, repo_type=type, private=private or None, exist_ok=True, space_sdk=parcel.sdk)
-    with _clear_errors(api, repo_id, new=not target.exists):
-        if revision != "main" and not target.branch:
-            api.create_branch(repo_id, branch=revision, repo_type=type, exist_ok=True)
-        sha = target.sha or api.repo_info(repo_id, repo_type=type, revision=revision).sha
-        operations: list[Any] = [CommitOperationAdd(path, str(parcel.files[path])) for path in going]
-        operations += [CommitOperationDelete(path) for path in plan.removed]
-        commit = api.create_commit(
-            repo_id,
-            operations,
-            commit_message=f"Push {Path(repo_id).name} with winwin-hf",
-            repo_type=type,
-            revision=None if pr else revision,
-            create_pr=pr,
-            parent_commit=sha,
-        )
-    plan.url = commit.pr_url or commit.commit_url
-    return plan
+# ------------------------------------------------------------------ the repository
 
 
 @dataclass
 class _Target:
-    """The repository as it is. files: path -> (bytes, git digest, SHA-256 of a large file). untouched: only the Hub's own first commit."""
+    """The repository before the push. files: path -> file. untouched: only the Hub's own first commit is there."""
 
     exists: bool
     private: bool = False
     branch: bool = False
     sha: str | None = None
-    files: dict[str, tuple[int, str, str | None]] = field(default_factory=dict)
+    files: dict[str, RepoFile] = field(default_factory=dict)
     untouched: bool = False
 
 
-def _look(api: HfApi, repo_id: str, type: Type, revision: str) -> _Target:
-    try:
-        info = api.repo_info(repo_id, repo_type=type)
-    except errors.RepositoryNotFoundError:
-        return _Target(exists=False)
-    branch, start = True, revision
-    try:
-        sha = api.repo_info(repo_id, repo_type=type, revision=revision).sha
-    except errors.RevisionNotFoundError:
-        branch, start, sha = False, "main", info.sha
-    files = {
-        item.path: (item.size, item.blob_id, item.lfs.sha256 if item.lfs else None)
-        for item in api.list_repo_tree(repo_id, repo_type=type, revision=start, recursive=True)
-        if isinstance(item, RepoFile)
-    }
-    untouched = False
-    if "README.md" in files:
-        with suppress(errors.HfHubHTTPError):  # a Hub that keeps its history to itself: then somebody wrote it
-            commits = api.list_repo_commits(repo_id, repo_type=type, revision=start)
-            untouched = len(commits) == 1 and commits[0].title.lower().startswith("initial commit")
-    return _Target(True, bool(info.private), branch, sha, files, untouched)
+def _look(api: HfApi, repo_id: str, type: Type, revision: str, dry_run: bool) -> _Target | None:
+    """The repository's state; in a dry run None where the Hub can't be reached."""
+    with _clear_errors(api, repo_id):
+        if not dry_run:
+            user = api.whoami()
+            if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
+                raise PublishError(f"the token of {user.get('name')} may only read; expected one that may write")
+        try:
+            info = api.repo_info(repo_id, repo_type=type)
+        except errors.RepositoryNotFoundError:
+            return _Target(exists=False)
+        except Exception as error:
+            if dry_run and _unreachable(error):
+                return None
+            raise
+        branch, start, sha = True, revision, info.sha
+        try:
+            sha = api.repo_info(repo_id, repo_type=type, revision=revision).sha
+        except errors.RevisionNotFoundError:
+            branch, start = False, "main"
+        tree = api.list_repo_tree(repo_id, repo_type=type, revision=start, recursive=True)
+        files = {item.path: item for item in tree if isinstance(item, RepoFile)}
+        untouched = False
+        if "README.md" in files:
+            with suppress(errors.HfHubHTTPError):  # a Hub without a history: somebody may have written it
+                commits = api.list_repo_commits(repo_id, repo_type=type, revision=start)
+                untouched = len(commits) == 1 and commits[0].title.lower().startswith("initial commit")
+        return _Target(True, bool(info.private), branch, sha, files, untouched)
 
 
-def _plan(
-    parcel: Parcel, repo_id: str, type: Type, revision: str, target: _Target | None, overwrite_card: bool
-) -> Plan:
+def _plan(contents: Contents, title: str, target: _Target | None, overwrite_card: bool) -> Plan:
     there = target.files if target else {}
     if target is None:
-        said = "not known"
+        state = "the Hub can't be reached, so what is there is unknown"
     elif not target.exists:
-        said = "will be made"
+        state = "will be created"
     else:
-        said = f"is there, {'private' if target.private else 'public'}, {len(there)} files"
-        said += "" if target.branch else f"; {revision} will be made from main"
-    warnings = []
-    if parcel.foreign:
-        foreign = sorted(path for path in there if parcel.foreign[0].fullmatch(path))
-        if foreign:
-            raise PublishError(f"{repo_id} {parcel.foreign[1]} ({foreign[0]})")
-    files = {}
-    for path, local in parcel.files.items():
-        size = local.stat().st_size
+        branch = "" if target.branch else "; the branch will be created from main"
+        state = f"exists, {'private' if target.private else 'public'}, {len(there)} files{branch}"
+    plan = Plan(f"{title}: {state}", left_out=contents.left_out)
+    if contents.conflicts and (found := sorted(filter(contents.conflicts[0].fullmatch, there))):
+        raise PublishError(f"{title} {contents.conflicts[1]} ({found[0]})")
+    for path, local in contents.files.items():
         state = "?" if target is None else "new"
         if path in there:
-            state = "same" if _same(local, size, there[path]) else "changed"
+            state = "same" if _same(local, there[path]) else "changed"
         if path == "README.md" and state == "changed" and target and not target.untouched and not overwrite_card:
             state = "kept"
-            warnings.append("README.md on the Hub stays as it is, with its figures; --overwrite-card replaces it")
-        files[path] = (size, state)
-    removed = [path for path in sorted(there) if parcel.stale and parcel.stale.fullmatch(path) and path not in files]
-    if removed or any(state == "changed" for path, (_, state) in files.items() if path.endswith(".safetensors")):
-        figures = [path for path in sorted(there) if path.startswith(".eval_results/") and path not in files]
-        if figures:
-            warnings.append(
-                f"the weights change, but {', '.join(figures)} on the Hub stays: are these figures still true?"
-            )
-    return Plan(repo_id, type, revision, said, files, removed, dict(parcel.left_out), warnings)
+            plan.warnings.append("README.md on the Hub stays as it is, with its scores; --overwrite-card replaces it")
+        plan.files[path] = (local.stat().st_size, state)
+    if contents.replaces:
+        plan.deleted = sorted(path for path in there if contents.replaces.fullmatch(path) and path not in plan.files)
+    if plan.deleted or any(path.endswith(".safetensors") and path in there for path in plan.upload):
+        scores = [path for path in sorted(there) if path.startswith(".eval_results/") and path not in plan.files]
+        if scores:
+            text = f"the weights change, but {', '.join(scores)} on the Hub stays: are these scores still true?"
+            plan.warnings.append(text)
+    return plan
 
 
-def _same(local: Path, size: int, remote: tuple[int, str, str | None]) -> bool:
-    length, git, sha256 = remote
-    if length != size:
+def _same(local: Path, remote: RepoFile) -> bool:
+    if local.stat().st_size != remote.size:
         return False
-    if sha256 is not None:
-        return sha256_of(local) == sha256
-    return hashlib.sha1(b"blob %d\0" % size + local.read_bytes(), usedforsecurity=False).hexdigest() == git
+    return sha256_of(local) == remote.lfs.sha256 if remote.lfs else git_hash(local.read_bytes()) == remote.blob_id
 
 
-def _check_token(api: HfApi) -> None:
-    user = api.whoami()
-    if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
-        raise PublishError(f"the token of {user.get('name')} may only read; expected one that may write")
+def _check_digests(contents: Contents, plan: Plan) -> None:
+    for path in plan.upload:
+        local = contents.files[path]
+        if path in contents.digests and sha256_of(local) != contents.digests[path]:
+            raise ValueError(f"{local}: another SHA-256 than dataset.json says; it is not as it was written")
+
+
+def _commit(
+    api: HfApi,
+    contents: Contents,
+    plan: Plan,
+    target: _Target,
+    repo_id: str,
+    type: Type,
+    revision: str,
+    **options: bool,
+) -> str:
+    """Creates repository and branch where they don't exist, then the commit; gives its URL. options: private, pr."""
+    if not target.exists:
+        private = options["private"] or None
+        with _clear_errors(api, repo_id):
+            api.create_repo(repo_id, repo_type=type, private=private, exist_ok=True, space_sdk=contents.sdk)
+    with _clear_errors(api, repo_id, new=not target.exists):
+        if revision != "main" and not target.branch:
+            api.create_branch(repo_id, branch=revision, repo_type=type, exist_ok=True)
+        added = [CommitOperationAdd(path, str(contents.files[path])) for path in plan.upload]
+        commit = api.create_commit(
+            repo_id,
+            [*added, *(CommitOperationDelete(path) for path in plan.deleted)],
+            commit_message=f"Push {repo_id.partition('/')[2]} with winwin-hf",
+            repo_type=type,
+            revision=None if options["pr"] else revision,
+            create_pr=options["pr"],
+            parent_commit=target.sha or api.repo_info(repo_id, repo_type=type, revision=revision).sha,
+        )
+    return commit.pr_url or commit.commit_url
+
+
+# ------------------------------------------------------------------ errors
 
 
 @contextmanager
 def _clear_errors(api: HfApi, repo_id: str, new: bool = False) -> Iterator[None]:
-    """Turns what huggingface_hub raises into a PublishError of one line."""
+    """Turns errors of huggingface_hub into a PublishError of one line. new: the repository was created just before."""
     try:
         yield
-    except (PublishError, KeyboardInterrupt):
+    except PublishError:
         raise
-    except Exception as error:
+    except (errors.HfHubHTTPError, errors.HTTPError, ValueError, RuntimeError, OSError) as error:
         message = _explain(error, api.endpoint, repo_id)
-        if message is None:
-            raise
-        if new:
-            message += f" ({repo_id} is there now, but empty)"
-        raise PublishError(message) from error
+        raise PublishError(f"{message} ({repo_id} exists now, but is empty)" if new else message) from error
 
 
-def _explain(error: BaseException, endpoint: str, repo_id: str) -> str | None:
-    """One line for a person; None for what isn't the Hub's or the network's."""
+def _explain(error: BaseException, endpoint: str, repo_id: str) -> str:
+    """One line for a person."""
+    text = " ".join(str(getattr(error, "server_message", None) or error).split())
+    text = (text if len(text) <= 300 else text[:297] + "...") or type(error).__name__
+    later = "nothing has changed there; the same command goes on later"
+    if isinstance(error, errors.HfHubHTTPError):
+        status = error.response.status_code
+        changed = f"{repo_id} has changed in the meantime ({text}); look with --dry-run and push again"
+        known = {
+            401: f"{endpoint} refuses the token ({text}); log in with `hf auth login`, or set HF_TOKEN",
+            403: f"the token may not write to {repo_id} ({text}); expected one with write access",
+            404: f"{repo_id} doesn't exist, or not for this token ({text})",
+            409: changed,
+            412: changed,
+            429: f"{endpoint} asks to wait ({text}); {later}",
+        }
+        failed = f"{endpoint} failed with {status} ({text}); {later}"
+        return known.get(status, failed if status >= 500 else f"{endpoint} refused with {status}: {text}")
     if isinstance(error, errors.OfflineModeIsEnabled):
         return f"{endpoint} is not asked: HF_HUB_OFFLINE is set"
     if isinstance(error, errors.LocalTokenNotFoundError):
         return "no token for the Hub; log in with `hf auth login`, or set HF_TOKEN"
-    if isinstance(error, errors.HfHubHTTPError):
-        return _explain_status(error, endpoint, repo_id)
     if _unreachable(error):
-        return (
-            f"the connection to {endpoint} failed ({first_line(str(error)) or error.__class__.__name__}); nothing has "
-            "changed there, and the same command goes on"
-        )
-    if isinstance(error, ValueError):  # of README.md's metadata, say
-        return f"the Hub doesn't take this: {first_line(' '.join(str(error).split()))}"
-    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # a large file's upload
-        inner = _explain(error.__cause__, endpoint, repo_id) or first_line(str(error.__cause__))
-        return f"{first_line(str(error))} {inner}"
-    if isinstance(error, RuntimeError | OSError):
-        return f"the Hub or the way to it: {first_line(str(error)) or error.__class__.__name__}"
-    return None
-
-
-def _explain_status(error: errors.HfHubHTTPError, endpoint: str, repo_id: str) -> str:
-    status = error.response.status_code
-    said = error.server_message or error.response.headers.get("x-error-message") or first_line(str(error))
-    said = first_line(" ".join(str(said).split()))
-    if status == 401:
-        return f"{endpoint} doesn't take the token ({said}); log in with `hf auth login`, or set HF_TOKEN"
-    if status == 403:
-        return f"the token may not write to {repo_id} ({said}); expected a token with write access of {repo_id.partition('/')[0]}"
-    if status == 404:
-        return f"{repo_id} is not there, or not for this token ({said})"
-    if status in (409, 412):
-        return f"{repo_id} has changed in the meantime ({said}); look with --dry-run and push again"
-    if status == 429:
-        return f"{endpoint} asks to wait ({said}); the same command goes on later"
-    if status >= 500:
-        return (
-            f"{endpoint} failed with {status} ({said}); nothing has changed there, and the same command goes on later"
-        )
-    return f"{endpoint} refused with {status}: {said}"
+        return f"the connection to {endpoint} failed ({text}); {later}"
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:  # the upload of a large file
+        return f"{text} {_explain(error.__cause__, endpoint, repo_id)}"
+    return f"the upload to {endpoint} failed: {text}"  # such as metadata of README.md that the Hub refuses
 
 
 def _unreachable(error: BaseException) -> bool:
-    """Whether the network failed, and not the Hub."""
-    http = errors.HTTPError  # httpx's, of whichever generation huggingface_hub has
-    if isinstance(error, errors.HfHubHTTPError):
-        return False
-    return isinstance(error, http | ConnectionError | TimeoutError)
+    """True where the network failed, and not the Hub."""
+    network = errors.HTTPError | ConnectionError | TimeoutError  # errors.HTTPError: that of httpx
+    return isinstance(error, network) and not isinstance(error, errors.HfHubHTTPError)

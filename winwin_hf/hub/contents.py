@@ -1,0 +1,300 @@
+"""The files of a repository on the Hub: of a model, a data set or a Space, and which files stay here and why.
+
+Notable:
+- a list says what may be uploaded: weights as safetensors, config, processor, card, recipe, code. Any other file of a checkpoint's
+  folder is left out and named. Pickles, temporary files and states of a training are never uploaded.
+- weights and shards are checked first: a file of another length than it says is an error.
+- a model can be used with the package and without: the files of `winwin_hf/model` lie beside the weights (`trust_remote_code`).
+- nothing here asks the Hub.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import save_torch_state_dict
+from safetensors.torch import load_file
+
+from winwin_hf import bundled
+from winwin_hf.data.licences import RESTRICTED, UNKNOWN
+from winwin_hf.data.shards import SIDECAR, SUFFIXES, shards_info
+from winwin_hf.evaluation.results import read_results
+from winwin_hf.hub import cards
+from winwin_hf.hub.facts import FACTS, Facts, read_facts, write_facts
+from winwin_hf.task import ARCHITECTURES
+from winwin_hf.training.recipe import dump_recipe
+
+MAX_WEIGHTS = 10**9  # bytes of a file; larger weights are split, so that an interrupted upload loses little
+CODE = Path(__file__).resolve().parents[1] / "model"
+WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
+NEVER = {  # suffix -> why such a file is never uploaded
+    **dict.fromkeys(PICKLES, "may be a pickle, which runs code when it is read"),
+    **dict.fromkeys((".tmp", ".part", ".incomplete", ".lock", ".swp", ".bak", ".log"), "temporary"),
+    **dict.fromkeys((".pyc", ".pyo"), "byte code"),
+}
+
+
+@dataclass
+class Contents:
+    """
+    What a repository will hold.
+
+    Attributes:
+        files: path on the Hub -> file here. left_out: file here -> why it isn't uploaded.
+        replaces: files on the Hub that have to be deleted, because these replace them under other names.
+        conflicts: files on the Hub that must not be mixed with these, and what to say of them.
+        sdk: of a Space. digests: path -> SHA-256 that the file must have.
+    """
+
+    files: dict[str, Path] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    replaces: re.Pattern[str] | None = None
+    conflicts: tuple[re.Pattern[str], str] | None = None
+    sdk: str | None = None
+    digests: dict[str, str] = field(default_factory=dict)
+
+
+# ------------------------------------------------------------------ models
+
+
+def model_contents(
+    source: str | Path,
+    repo_id: str,
+    temporary: Path,
+    results: list[str | Path],
+    limits: str | None = None,
+    hub_datasets: dict[str, str] | None = None,
+    picture: bool = True,
+) -> Contents:
+    """
+    The files of a checkpoint's repository; those that differ from the folder's are written to `temporary`. See `push`.
+
+    Raises: FileNotFoundError, ValueError: no checkpoint there, one with pickled or incomplete weights, or of another model.
+    """
+    folder = _checkpoint(source)
+    weights = _weights(folder)
+    if not (folder / "preprocessor_config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder}: no preprocessor_config.json; expected the image processor's, as its save_pretrained writes it"
+        )
+    if len(weights) == 1 and weights["model.safetensors"].stat().st_size > MAX_WEIGHTS:
+        (temporary / "weights").mkdir()
+        save_torch_state_dict(
+            load_file(weights["model.safetensors"]), temporary / "weights", max_shard_size=MAX_WEIGHTS
+        )
+        weights = {file.name: file for file in sorted((temporary / "weights").iterdir())}
+    name = repo_id.partition("/")[2]
+    names = {Path(source).name, folder.name, name}
+    facts = read_facts(folder, limits, results=[read_results(path, names) for path in results])
+    contents = Contents({**weights, **{path.name: path for path in code_files()}}, replaces=WEIGHTS)
+    written = {
+        "config.json": _json(_config(folder, facts.architecture)),
+        "preprocessor_config.json": _json(_processor(folder)),
+        **({"recipe.yaml": dump_recipe(facts.recipe)} if facts.recipe else {}),
+    }
+    own = folder / "README.md"
+    if facts.recipe is None and not (folder / FACTS).is_file() and own.is_file():  # as `winwin convert` writes it
+        written["README.md"] = cards.with_scores(own.read_text(encoding="utf-8"), name, facts, repo_id)
+        contents.warnings += _warnings_of_card(own)
+    else:
+        write_facts(temporary / FACTS, facts)
+        contents.files[FACTS] = temporary / FACTS
+        caption = cards.example_picture(folder, facts, temporary / cards.EXAMPLE) if picture else None
+        if caption:
+            contents.files[cards.EXAMPLE] = temporary / cards.EXAMPLE
+        written["README.md"] = cards.card(name, facts, repo_id, (cards.EXAMPLE, caption) if caption else None)
+        contents.warnings += _warnings(facts)
+        shown = [folder / file for file in (cards.CURVE, cards.WORST)]
+        contents.files |= {path.name: path for path in shown if path.is_file()}
+    for file, entries in cards.eval_results(facts, repo_id, hub_datasets or {}).items():
+        written[f".eval_results/{file}"] = yaml.safe_dump(entries, sort_keys=False)
+    for file, text in written.items():
+        contents.files[file] = temporary / "written" / file
+        contents.files[file].parent.mkdir(parents=True, exist_ok=True)
+        contents.files[file].write_text(text, encoding="utf-8")
+    for file, path in _files(folder):
+        if file not in contents.files and not WEIGHTS.fullmatch(file):
+            contents.left_out[file] = _never(path) or "not part of a published checkpoint"
+    return contents
+
+
+def code_files() -> list[Path]:
+    """The files of `winwin_hf/model`, which import only one another."""
+    return sorted(path for path in CODE.glob("*.py") if path.name != "__init__.py")
+
+
+def _checkpoint(source: str | Path) -> Path:
+    """The folder with config.json: `source` itself, the `model` of a training, or a bundled checkpoint."""
+    folder = Path(bundled.resolve(str(source)))
+    for candidate in (folder, folder / "model"):
+        if (candidate / "config.json").is_file():
+            return candidate
+    if folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: no config.json there, nor in {folder.name}/model; expected a checkpoint or a finished training"
+        )
+    raise FileNotFoundError(
+        f"{source}: no such folder, nor a bundled checkpoint ({', '.join(bundled.folders()) or 'none'})"
+    )
+
+
+def _weights(folder: Path) -> dict[str, Path]:
+    """The files of the weights, after a check of their lengths."""
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").is_file():
+        files = {"model.safetensors": folder / "model.safetensors"}
+    elif index.is_file():
+        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        files = {index.name: index, **{shard: folder / shard for shard in shards}}
+    else:
+        pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES]
+        if not pickles:
+            raise FileNotFoundError(f"{folder}: no model.safetensors")
+        raise ValueError(
+            f"{folder}: weights only as a pickle ({pickles[0]}), which is never pushed; expected model.safetensors, as "
+            "save_pretrained writes it"
+        )
+    for path in files.values():
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: missing, though the index names it")
+        if path.suffix == ".safetensors":
+            bundled.tensors_of(path)  # raises where a part is missing
+    return files
+
+
+def _config(folder: Path, architecture: str) -> dict[str, Any]:
+    """config.json with what `trust_remote_code` reads."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["auto_map"] = {
+        "AutoConfig": "configuration_winwin.WinWinConfig",
+        "AutoImageProcessor": "image_processing_winwin.WinWinImageProcessor",
+        **dict.fromkeys(ARCHITECTURES[architecture].auto_classes, f"modeling_winwin.{architecture}"),
+    }
+    config.pop("custom_pipelines", None)
+    if architecture == "WinWinForOpticalFlow":
+        implementation = {"impl": "pipeline_winwin.OpticalFlowPipeline", "pt": ["AutoModel"], "type": "image"}
+        config["custom_pipelines"] = {"optical-flow": implementation}
+    return config
+
+
+def _processor(folder: Path) -> dict[str, Any]:
+    """preprocessor_config.json without its class, which stands in config.json's auto_map.
+
+    Where transformers finds an auto_map here, it makes of WinWinImageProcessor the name of a video processor, and asks whether that
+    code may run, even with the package.
+    """
+    processor = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    return {key: value for key, value in processor.items() if key not in ("auto_map", "image_processor_type")}
+
+
+def _json(value: dict[str, Any]) -> str:
+    return json.dumps(value, indent=2, sort_keys=True) + "\n"
+
+
+def _warnings(facts: Facts) -> list[str]:
+    terms = facts.terms
+    if terms is None or facts.recipe is None:
+        return ["no recipe.yaml: the card can't name the training data, nor the licence of the weights"]
+    warnings, text = [], " ".join(terms.text.split())
+    if terms.restricted:
+        warnings.append(f"not for commercial use: {text}")
+    elif terms.unknown:
+        warnings.append(f"licence unknown: {text}")
+    if facts.recipe.model.init and facts.init_licence is None:
+        warnings.append(f"started from {facts.recipe.model.init}: the licence of those weights holds for these too")
+    return warnings
+
+
+def _warnings_of_card(path: Path) -> list[str]:
+    licence = str(bundled.card_metadata(path).get("license") or "")
+    if not licence:
+        return [f"{path} names no licence"]
+    return [f"not for commercial use: {path} says {licence}"] if "-nc" in licence.lower() else []
+
+
+# ------------------------------------------------------------------ data sets and Spaces
+
+
+def dataset_contents(folder: Path) -> Contents:
+    """The files that dataset.json names, and the card, of a folder of `winwin data shards`.
+
+    Raises: FileNotFoundError, ValueError: another folder, or one with incomplete shards.
+    """
+    info = shards_info(_folder(folder))
+    shards = {item["file"]: item for item in info["files"]}
+    for file, item in shards.items():
+        path = folder / file
+        size = path.stat().st_size if Path(file).name == file and path.is_file() else None
+        if size is None:
+            raise FileNotFoundError(f"{path}: missing, though {SIDECAR} names it")
+        if size != item["bytes"]:
+            raise ValueError(f"{path}: {size} bytes, expected {item['bytes']}; it is not as it was written")
+    suffix, terms, name = SUFFIXES[info["format"]], info["terms"], info["name"]
+    stem = next(iter(shards)).rpartition("-of-")[0].rpartition("-")[0]
+    contents = Contents(
+        {file: folder / file for file in (*shards, SIDECAR, "README.md") if (folder / file).is_file()},
+        replaces=re.compile(re.escape(stem) + r"-\d{5}-of-\d{5}\.(parquet|tar)"),
+        conflicts=(
+            re.compile(r"(?!" + re.escape(stem) + r"-\d{5}-of-).*" + re.escape(suffix)),
+            f"holds other shards than {stem}'s: one repository is for one folder of shards",
+        ),
+        digests={file: item["sha256"] for file, item in shards.items()},
+    )
+    for file, path in _files(folder):
+        if file not in contents.files:
+            contents.left_out[file] = _never(path) or f"{SIDECAR} doesn't name it"
+    if not terms or UNKNOWN.search(terms):
+        contents.warnings.append(f"the licence of {name} is unknown; are you free to publish it?")
+    elif RESTRICTED.search(terms):
+        contents.warnings.append(f"{name} is not for commercial use ({terms}); may it be published by others?")
+    return contents
+
+
+def space_contents(folder: Path) -> Contents:
+    """All files of a Space's folder but hidden ones and those of `NEVER`. Raises ValueError without a README.md that names its sdk."""
+    settings = bundled.card_metadata(_folder(folder) / "README.md")
+    if not settings.get("sdk"):
+        raise ValueError(f"{folder}: expected a README.md that begins with a Space's settings (sdk, app_file, ...)")
+    app = folder / settings.get("app_file", "app.py")
+    if settings["sdk"] in ("gradio", "streamlit") and not app.is_file():
+        raise FileNotFoundError(f"{app}: missing, though README.md says that it is the app")
+    contents = Contents(sdk=settings["sdk"])
+    for file, path in _files(folder):
+        reason = _never(path, folder)
+        if reason:
+            contents.left_out[file] = reason
+        else:
+            contents.files[file] = path
+    return contents
+
+
+def _folder(path: Path) -> Path:
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such folder")
+    return path
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Path below `folder`, and the file, sorted."""
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            yield path.relative_to(folder).as_posix(), path
+
+
+def _never(path: Path, folder: Path | None = None) -> str | None:
+    """Why a file is never uploaded; None if it may be. Within `folder`, hidden folders count too."""
+    if re.search(r"optimizer|scheduler|scaler|random_states|rng_state", path.name) and path.suffix != ".py":
+        return "state of a training"
+    if "__pycache__" in path.parts:
+        return "byte code"
+    if any(part.startswith(".") for part in path.relative_to(folder or path.parent).parts):
+        return "hidden"
+    return "temporary" if path.name.endswith("~") else NEVER.get(path.suffix.lower())

@@ -1,0 +1,200 @@
+"""What is known of a checkpoint: config, recipe, scores, licence, limits. Its card is made of this alone.
+
+`card.json` beside the weights keeps what no other file has, such as scores and limits, so that a card can be made again at any time.
+No folder of the machine that trained or evaluated gets in.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from winwin_hf import bundled
+from winwin_hf.data.formats.files import write_atomic
+from winwin_hf.data.licences import UNKNOWN_PHOTOGRAPHS, Terms, terms_of_set, terms_of_weights
+from winwin_hf.data.sources import SYNTHETIC
+from winwin_hf.evaluation.results import ONE_PASS, REPOSITORY, Results, Score, finite
+from winwin_hf.model.configuration_winwin import WinWinConfig
+from winwin_hf.task import ARCHITECTURES, Task
+from winwin_hf.training.recipe import EvaluationSet, Recipe, load_recipe
+
+FACTS = "card.json"
+NOTES = ("limits", "photographs", "step", "init_licence", "hours", "machine", "training_notes", "worst")
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+WINDOWS = "windows as in training"  # how the training itself also scores
+
+
+@dataclass
+class Facts:
+    """
+    What a card is made of.
+
+    Attributes:
+        recipe: without folders of the machine that trained. step: at which the training ended.
+        evaluation: label of the set -> scores at the end of the training.
+        limits: what somebody who uses the weights should know. photographs: textures of synthetic scenes: whose, and their licence.
+        init_licence: of the weights that the training started from.
+        hours, machine: of the training. training_notes: what else to know of it. worst: what the picture of worst cases shows.
+    """
+
+    config: WinWinConfig
+    architecture: str
+    parameters: int
+    recipe: Recipe | None = None
+    step: int | None = None
+    evaluation: dict[str, dict[str, Any]] = field(default_factory=dict)
+    results: list[Results] = field(default_factory=list)
+    limits: str | None = None
+    photographs: str | None = None
+    init_licence: str | None = None
+    hours: float | None = None
+    machine: str | None = None
+    training_notes: str | None = None
+    worst: str | None = None
+
+    @property
+    def task(self) -> Task:
+        return ARCHITECTURES[self.architecture]
+
+    @property
+    def terms(self) -> Terms | None:
+        """Those of the weights; None without a recipe."""
+        if self.recipe is None:
+            return None
+        parts = self.recipe.data.parts()
+        sets = {f"{p.weight:g} x {p.name}": terms_of_set(p.name, p.path, self.photographs) for p in parts}
+        return terms_of_weights(sets, bool(self.recipe.model.init) and self.init_licence != "apache-2.0")
+
+    def scores(self) -> list[Score]:
+        """Of the evaluations, of two of one kind the newer one; then of the end of the training."""
+        found: dict[tuple[str, ...], Score] = {}
+        for score in (score for result in self.results for score in result.scores()):
+            key = (score.data, score.split, score.options, score.run, score.method)
+            if key not in found or found[key].date < score.date:
+                found[key] = score
+        recipe = self.recipe
+        sets = {chosen.label: chosen for chosen in recipe.evaluation.sets} if recipe else {}
+        for label, values in self.evaluation.items():
+            if recipe and (label in sets or label == "windows"):
+                chosen = sets.get(label) or EvaluationSet(WINDOWS)
+                data, options = chosen.name or recipe.data.parts()[0].name, f"{chosen.label}, at the end of training"
+                run = ONE_PASS if label in sets else WINDOWS
+                found[label,] = Score(data, chosen.split, options, run, "", values["images"], finite(values))
+        return list(found.values())
+
+
+def read_facts(
+    folder: str | Path,
+    limits: str | None = None,
+    photographs: str | None = None,
+    results: list[Results] | None = None,
+) -> Facts:
+    """
+    Reads the files of the checkpoint in `folder`, and `metrics.jsonl` of the training that it lies in (`RUN/model`).
+
+    Args:
+        limits, photographs, results: in the place of what `card.json` has.
+    Raises: FileNotFoundError without config.json; ValueError for a file that can't be read, named.
+    """
+    folder = Path(folder)
+    config = folder / "config.json"
+    try:
+        raw = json.loads(config.read_text(encoding="utf-8"))
+        architecture = (raw.get("architectures") or ["none"])[0]
+    except ValueError as error:
+        raise ValueError(f"{config}: expected JSON; {error}") from None
+    if raw.get("model_type") != WinWinConfig.model_type or architecture not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise ValueError(f"{config}: a {raw.get('model_type')} model, {architecture}; expected one of {known}")
+    whole = folder / "model.safetensors"
+    weights = [whole] if whole.is_file() else folder.glob("model-*-of-*.safetensors")
+    parameters = sum(bundled.count_parameters(path) for path in weights)
+    facts = Facts(WinWinConfig.from_pretrained(folder), architecture, parameters)
+    if (folder / "recipe.yaml").is_file():
+        facts.recipe = load_recipe(folder / "recipe.yaml")
+        if any(part.name in SYNTHETIC and part.path for part in facts.recipe.data.parts()):
+            facts.photographs = UNKNOWN_PHOTOGRAPHS
+        forget_folders(facts.recipe)
+    if (folder / FACTS).is_file():
+        try:
+            known = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+            facts.evaluation, facts.results = known["evaluation"], [Results(**item) for item in known["results"]]
+            for name in NOTES:
+                setattr(facts, name, known.get(name))
+        except (ValueError, KeyError, TypeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{folder / FACTS}: expected a card.json of this package; {reason}") from None
+    elif (folder.parent / "metrics.jsonl").is_file():
+        facts.step, facts.evaluation = last_evaluation(folder.parent / "metrics.jsonl")
+    facts.limits, facts.photographs = limits or facts.limits, photographs or facts.photographs
+    facts.results = results or facts.results
+    return facts
+
+
+def write_facts(path: Path, facts: Facts) -> None:
+    """Writes `card.json`: what no other file of the checkpoint has. NaN becomes null."""
+    evaluation = {
+        label: finite(scores) | {key: scores[key] for key in ("images", "size") if key in scores}
+        for label, scores in facts.evaluation.items()
+    }
+    record = {name: getattr(facts, name) for name in NOTES} | {
+        "evaluation": evaluation,
+        "results": [asdict(item) for item in facts.results],
+    }
+    with write_atomic(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def last_evaluation(path: Path) -> tuple[int | None, dict[str, dict[str, Any]]]:
+    """Step and scores by set of the last evaluation in a `metrics.jsonl`; (None, {}) if there was none."""
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise ValueError(f"{path}: expected a JSON object a line; {error}") from None
+    for line in reversed(lines):
+        scores = {key: value for key, value in line.items() if isinstance(value, dict)}
+        if scores:
+            return line["step"], scores
+    return None, {}
+
+
+# ------------------------------------------------------------------ recipes
+
+
+def forget_folders(recipe: Recipe) -> None:
+    """Removes a machine's folders from a recipe, but not the names of repositories on the Hub."""
+    places: list[Any] = [recipe.data, *recipe.data.sets, *recipe.evaluation.sets]
+    for chosen in places:
+        if chosen.name != "hub" and not (chosen.path or "").startswith("hf://"):
+            chosen.path = None
+    init = Path(recipe.model.init or "")
+    if recipe.model.init and not base_model(recipe) and init.parts[0] not in ("runs", "outputs"):
+        recipe.model.init = init.name
+    if Path(recipe.output).is_absolute():
+        recipe.output = f"runs/{Path(recipe.output).name}"
+
+
+def package_recipe(recipe: Recipe) -> str | None:
+    """The recipe of the package that trains the same, by its bare name; None if there is none."""
+    for path in sorted(RECIPES.glob("*.yaml")):
+        ours = load_recipe(path)
+        forget_folders(ours)
+        sections = ("task", "data", "model", "windows", "second_windows", "initial_flow", "optimization")
+        if all(getattr(ours, name) == getattr(recipe, name) for name in sections):
+            return path.stem
+    return None
+
+
+def base_model(recipe: Recipe | None) -> str | None:
+    """The repository on the Hub whose weights the training started from; None for a folder or a bundled name."""
+    init = (recipe.model.init if recipe else None) or ""
+    folder = Path(init).is_dir() or init.split("/")[0] in ("runs", "outputs", ".", "..", "~")
+    return init if REPOSITORY.fullmatch(init) and not folder else None
+
+
+def datasets_of(recipe: Recipe | None) -> list[str]:
+    """The training's data sets, those of the Hub by their repositories."""
+    parts = recipe.data.parts() if recipe else []
+    return list(dict.fromkeys(part.path if part.name == "hub" and part.path else part.name for part in parts))
