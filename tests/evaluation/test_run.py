@@ -1,78 +1,54 @@
-"""Evaluation: full frames as a user would, windows as in training, the same from any number of processes."""
+"""`winwin evaluate`: the files it writes, and what it refuses."""
 
-import numpy as np
+from __future__ import annotations
+
 import pytest
-import torch
-from accelerate import Accelerator
-from support.recipes import RECIPE
-from transformers.modeling_outputs import SemanticSegmenterOutput
+from PIL import Image
+from support.places import FRAMES
 
-from winwin_hf import WinWinForOpticalFlow
-from winwin_hf.checked import build
-from winwin_hf.model.outputs_winwin import WinWinOpticalFlowOutput
-from winwin_hf.training.evaluate import evaluate, open_set, prediction_of, show
-from winwin_hf.training.recipe import EvaluationSet, Recipe
+from winwin_hf.evaluation.run import Settings, evaluate_data, parse_data
 
 
-class Oracle(torch.nn.Module):
-    """Answers zero flow whatever it sees, in the layout it is asked in."""
-
-    def __init__(self, config):
-        super().__init__()
-        self.config = config
-
-    def set_attn_implementation(self, _):
-        pass
-
-    def forward(self, pixel_values, **_):
-        shape = (*pixel_values.shape[:-3], 2, *pixel_values.shape[-2:])
-        return WinWinOpticalFlowOutput(flow=torch.zeros(shape), log_scale=torch.zeros(shape[:-3] + shape[-2:]))
-
-
-def test_no_guess_made_from_the_truth_is_scored():
-    class Strict(Oracle):
-        def forward(self, pixel_values, **given):
-            assert "initial_flow" not in given
-            return super().forward(pixel_values, **given)
-
-    recipe = build(Recipe, {**RECIPE, "initial_flow": {"probability": 1.0}}, "test")
-    assert evaluate(Strict(recipe.config()), recipe, Accelerator())["windows"]["images"] == 3
+def test_evaluation_leaves_its_files(tmp_path, capsys):
+    data = [f"sintel-clean:train[:2]={FRAMES / 'flow' / 'Sintel'}", f"middlebury={FRAMES / 'flow' / 'Middlebury-flow'}"]
+    lines = evaluate_data(["zero", "opencv-dis"], data, tmp_path / "out", Settings(worst=1, submission=True))
+    assert [(item.method, item.data) for item in lines] == [
+        (m, d) for m in ("zero", "opencv-dis") for d in ("sintel-clean", "middlebury")
+    ]
+    assert lines[0].images == 2
+    out = tmp_path / "out"
+    assert len(list(out.rglob("images.csv"))) == 4 and len(list(out.rglob("worst/*.png"))) == 4
+    page = (out / "worst.html").read_text()
+    sources = [part.split("'")[0] for part in page.split("src='")[1:]]
+    assert len(sources) == 4
+    for source in sources:
+        Image.open(out / source).verify()
+    assert len(list((out / "zero" / "submission" / "sintel-clean" / "clean").rglob("*.flo"))) == 2
+    assert "opencv-dis" in capsys.readouterr().out
 
 
-def test_scores_of_zero_flow_are_the_motion():
-    recipe = build(Recipe, RECIPE, "test")
-    results = evaluate(Oracle(recipe.config()), recipe, Accelerator())
-    assert list(results) == ["windows", "a", "b"]
-    assert results["a"]["images"] == 2 and results["windows"]["images"] == 3
-    assert results["a"]["size"] == [90, 130]
-    source = open_set(recipe, recipe.evaluation.sets[0])
-    lengths = []
-    for example in source.examples(2):
-        sample = source.reader(example, np.random.default_rng(0))
-        lengths.append(np.linalg.norm(sample.first((0, 0, 90, 130))[1], axis=-1).mean())
-    assert results["a"]["epe"] == pytest.approx(np.mean(lengths), rel=1e-5)
+@pytest.mark.parametrize(
+    ("methods", "data", "message"),
+    [
+        (["zero"], ["sintel-clean"], "--data sintel-clean: expected NAME=PATH"),
+        (["zero"], ["sintel=x"], "unknown data set 'sintel': did you mean"),
+        (["zero"], [f"camvid={FRAMES / 'CamVid'}"], "zero is for optical flow, camvid is for semantic segmentation"),
+        (
+            ["winwin-seg"],
+            [f"cityscapes={FRAMES / 'segmentation' / 'cityscapes'}"],
+            "knows 11 classes .* cityscapes has 19",
+        ),
+        (["winwin-nothing"], [f"camvid={FRAMES / 'CamVid'}"], "no model could be loaded from 'winwin-nothing'"),
+    ],
+)
+def test_what_cannot_be_evaluated(methods, data, message):
+    with pytest.raises((ValueError, OSError), match=message):
+        evaluate_data(methods, data, None, Settings())
 
 
-def test_is_repeatable_and_leaves_the_model_as_it_was():
-    recipe = build(Recipe, RECIPE, "test")
-    torch.manual_seed(0)
-    model = WinWinForOpticalFlow(recipe.config()).train()
-    model.set_attn_implementation("eager")
-    first, second = (evaluate(model, recipe, Accelerator()) for _ in range(2))
-    assert {k: v["epe"] for k, v in first.items()} == {k: v["epe"] for k, v in second.items()}
-    assert model.training and model.config._attn_implementation == "eager"
-    show(first, "title")
-
-
-def test_shares_of_processes_add_up():
-    recipe = build(Recipe, RECIPE, "test")
-    source = open_set(recipe, EvaluationSet(label="x", length=5))
-    whole = [e["index"] for e in source.examples(5)]
-    parts = [e["index"] for rank in range(2) for e in source.examples(5, rank, 2)]
-    assert whole == sorted(parts) == [0, 1, 2, 3, 4]
-
-
-def test_prediction_of_logits_is_the_class():
-    logits = torch.zeros(1, 1, 3, 32, 32)
-    logits[:, :, 1] = 1
-    assert (prediction_of(SemanticSegmenterOutput(logits=logits)) == torch.ones(1, 1, 32, 32)).all()
+def test_parse_data():
+    assert parse_data("a=b=c") == ("a", None, "b=c")
+    assert parse_data("a:train[:80%]=/x:y") == ("a", "train[:80%]", "/x:y")
+    for text in ("=x", "a=", "a:=x", "a"):
+        with pytest.raises(ValueError, match="expected NAME=PATH"):
+            parse_data(text)

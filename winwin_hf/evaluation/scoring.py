@@ -172,7 +172,8 @@ def score(
             if source.task == "optical-flow":
                 maps = {"occluded": frame.occluded, "uncertainty": predicted.log_scale}
             row = metric.row(prediction, frame.target, **maps)
-            worst.add(metric.compute(row), frame, prediction)
+            if keep_worst:
+                worst.add(metric.compute(row), frame, prediction)
         size = (frame.image.shape[0], frame.image.shape[1])
         images.append(Scored(frame.index, frame.name, size, row, predicted.seconds))
         if on_prediction is not None:
@@ -201,7 +202,7 @@ class _WorstFrames:
 
     def add(self, figures: dict[str, Any], frame: Frame, prediction: np.ndarray) -> None:
         value = float(figures[self.task.figure])
-        if not self.count or not np.isfinite(value):
+        if not np.isfinite(value):
             return
         item = (value if self.task.lower_is_better else -value, -frame.index, frame, prediction)
         (heapq.heappush if len(self.heap) < self.count else heapq.heappushpop)(self.heap, item)

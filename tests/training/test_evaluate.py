@@ -1,0 +1,80 @@
+"""Evaluation: full frames as a user would, windows as in training, the same from any number of processes."""
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from support.recipes import RECIPE
+from transformers.modeling_outputs import SemanticSegmenterOutput
+
+from winwin_hf import WinWinForOpticalFlow
+from winwin_hf.checked import build
+from winwin_hf.model.outputs_winwin import WinWinOpticalFlowOutput
+from winwin_hf.training.evaluate import evaluate, open_set, prediction_of, show
+from winwin_hf.training.recipe import EvaluationSet, Recipe
+
+
+class Oracle(torch.nn.Module):
+    """Predicts zero flow, in the layout of its input."""
+
+    dtype = torch.float32
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+
+    def set_attn_implementation(self, _):
+        pass
+
+    def forward(self, pixel_values, **_):
+        shape = (*pixel_values.shape[:-3], 2, *pixel_values.shape[-2:])
+        return WinWinOpticalFlowOutput(flow=torch.zeros(shape), log_scale=torch.zeros(shape[:-3] + shape[-2:]))
+
+
+def test_no_guess_made_from_the_truth_is_scored():
+    class Strict(Oracle):
+        def forward(self, pixel_values, **given):
+            assert "initial_flow" not in given
+            return super().forward(pixel_values, **given)
+
+    recipe = build(Recipe, {**RECIPE, "initial_flow": {"probability": 1.0}}, "test")
+    assert evaluate(Strict(recipe.config()), recipe, Accelerator())["windows"]["images"] == 3
+
+
+def test_scores_of_zero_flow_are_the_motion():
+    recipe = build(Recipe, RECIPE, "test")
+    results = evaluate(Oracle(recipe.config()), recipe, Accelerator())
+    assert list(results) == ["windows", "a", "b"]
+    assert results["a"]["images"] == 2 and results["windows"]["images"] == 3
+    assert results["a"]["size"] == [90, 130]
+    source = open_set(recipe, recipe.evaluation.sets[0])
+    lengths = []
+    for example in source.examples(2):
+        sample = source.reader(example, np.random.default_rng(0))
+        lengths.append(np.linalg.norm(sample.first((0, 0, 90, 130))[1], axis=-1).mean())
+    assert results["a"]["epe"] == pytest.approx(np.mean(lengths), rel=1e-5)
+
+
+def test_is_repeatable_and_leaves_the_model_as_it_was():
+    recipe = build(Recipe, RECIPE, "test")
+    torch.manual_seed(0)
+    model = WinWinForOpticalFlow(recipe.config()).train()
+    model.set_attn_implementation("eager")
+    first, second = (evaluate(model, recipe, Accelerator()) for _ in range(2))
+    assert {k: v["epe"] for k, v in first.items()} == {k: v["epe"] for k, v in second.items()}
+    assert model.training and model.config._attn_implementation == "eager"
+    show(first, "title")
+
+
+def test_shares_of_processes_add_up():
+    recipe = build(Recipe, RECIPE, "test")
+    source = open_set(recipe, EvaluationSet(label="x", length=5))
+    whole = [e["index"] for e in source.examples(5)]
+    parts = [e["index"] for rank in range(2) for e in source.examples(5, rank, 2)]
+    assert whole == sorted(parts) == [0, 1, 2, 3, 4]
+
+
+def test_prediction_of_logits_is_the_class():
+    logits = torch.zeros(1, 1, 3, 32, 32)
+    logits[:, :, 1] = 1
+    assert (prediction_of(SemanticSegmenterOutput(logits=logits)) == torch.ones(1, 1, 32, 32)).all()
