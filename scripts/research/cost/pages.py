@@ -172,7 +172,7 @@ def flow_training_section(made: Figures, geometry: Geometry) -> str:
         f"## Training step, flow at 1920x1080\n\nDPT head without matching; one pair, or four. Two windows of {rows}x{columns} "
         f"in each view ({2 * rows * columns} tokens), crops of {height}x{width} pixels ({height * width // 256} tokens) and the full "
         "frame. The full frame has gradient checkpoints and was measured once, without a warm-up. Frames have Spring's size and format: "
-        "its flow has four vectors for each pixel, and the whole file is read whatever is kept.\n\n"
+        "its flow has four vectors for each pixel, and each pair's whole file is read.\n\n"
         + table(STEP_COLUMNS, lines)
         + ("\n\n" + table(RATIO_COLUMNS, ratios) if ratios else "")
     )

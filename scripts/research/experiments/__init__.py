@@ -1,1 +1,1 @@
-"""The paper's figures and tables, measured anew; `catalog.py` lists them."""
+"""The paper's figures and tables, measured; `catalog.py` lists them."""

@@ -52,10 +52,10 @@ FLOW_WINDOWS = {
 }
 
 ABOUT_SECOND = (
-    "All trainings have two windows of 6x6 patches in the first frame. Rows name the windows of the second frame: their size in "
-    "patches, and the jitter, the largest distance in patches from the place to which the content of the first windows moves. The "
-    "network knows the place of the windows: with less jitter it says more about the motion, and full frames say nothing of the "
-    "kind. Windows placed anywhere rarely show the match, and windows at the same place do not show the match of large motions."
+    "All trainings have two windows of 6x6 patches in the first frame. Rows name the windows of the second frame: their size in patches, "
+    "and the jitter, the largest distance in patches from the place to which the content of the first windows moves. The place of the "
+    "windows is an input of the network. With less jitter it says more about the motion; with full frames it says nothing. Windows "
+    "placed anywhere rarely show the match, and windows at the same place do not show the match of large motions."
 )
 ABOUT_COUNT = (
     "All rows have about 72 tokens of the first frame and 200 of the second (18 windows of 2x2: 162). The second frame's windows "

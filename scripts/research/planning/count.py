@@ -51,7 +51,7 @@ class Kept:
 @dataclass(frozen=True)
 class Memory:
     """
-    Bytes of one training step, without what is there before it: weights, their average, the optimiser's moments, the inputs.
+    Bytes of one training step, without weights, their average, the optimiser's moments and the inputs.
 
     Attributes:
         held: alive after the forward pass.

@@ -1,4 +1,4 @@
-"""`benchmark.py cost`: interrupted runs go on, failures are told, and processes measure."""
+"""`benchmark.py cost`: interrupted runs go on, failures are reported, and processes measure."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from support.places import RECIPES, ROOT
 
 @pytest.fixture
 def processes(monkeypatch):
-    """Measurements answer at once; their names as they were asked for. `stop`: names at which to stop or to fail."""
-    asked, trouble = [], {}
+    """Replaces measurements: the names of those that ran, and name -> exception to raise."""
+    started, trouble = [], {}
 
     def answer(measurement, folder, threads, **more):
         if measurement.name in trouble:
             raise trouble[measurement.name]
-        asked.append(measurement.name)
+        started.append(measurement.name)
         return {"seconds": [1.0], "cpu_seconds": [1.0], "peak_gb": 2.0, "idle_gb": 1.0, "above_gb": 1.0, "tokens": 24}
 
     monkeypatch.setattr(command, "run_probe", answer)
-    return asked, trouble
+    return started, trouble
 
 
 def run(tmp_path, *words):
@@ -43,40 +43,40 @@ LONG = ["direct/1440p/bf16", "direct/4K/bf16"]
 
 
 def test_an_interrupted_run_goes_on(processes, tmp_path):
-    asked, trouble = processes
+    started, trouble = processes
     trouble["direct/1440p/fp32"] = KeyboardInterrupt()
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         command.main(["--quick", "--output", str(tmp_path), "--case", "memory_curve"])
-    assert asked == CURVE[:4]
+    assert started == CURVE[:4]
     stored = json.loads((tmp_path / "cost.json").read_text())
     assert list(stored["measurements"]) == CURVE[:4] and len(stored["memory_curve"]["fp32"]) == 2
     trouble.clear()
     assert run(tmp_path) == 0
-    assert asked == CURVE  # nothing twice
-    assert run(tmp_path) == 0 and len(asked) == len(CURVE)
-    assert run(tmp_path, "--again") == 0 and len(asked) == 2 * len(CURVE)
+    assert started == CURVE  # nothing twice
+    assert run(tmp_path) == 0 and len(started) == len(CURVE)
+    assert run(tmp_path, "--again") == 0 and len(started) == 2 * len(CURVE)
     assert (tmp_path / "cost.md").is_file() and not list(tmp_path.glob("*.tmp*"))
-    assert run(tmp_path, "--long") == 0 and asked[2 * len(CURVE) :] == LONG
+    assert run(tmp_path, "--long") == 0 and started[2 * len(CURVE) :] == LONG
 
 
 def test_other_code_is_measured_anew(processes, tmp_path, monkeypatch):
-    asked, _ = processes
+    started, _ = processes
     assert run(tmp_path) == 0
     monkeypatch.setattr(records, "code_version", lambda: "another")
-    assert run(tmp_path, "--keep") == 0 and len(asked) == len(CURVE)
-    assert run(tmp_path, "--draw") == 0 and len(asked) == len(CURVE)
-    assert run(tmp_path) == 0 and len(asked) == 2 * len(CURVE)
+    assert run(tmp_path, "--keep") == 0 and len(started) == len(CURVE)
+    assert run(tmp_path, "--draw") == 0 and len(started) == len(CURVE)
+    assert run(tmp_path) == 0 and len(started) == 2 * len(CURVE)
     stored = json.loads((tmp_path / "cost.json").read_text())
     assert {entry["code"] for entry in stored["measurements"].values()} == {"another"}
     assert all(len(entry["runs"]) == 1 for entry in stored["measurements"].values())
-    assert run(tmp_path, "--threads", "1") == 0 and len(asked) == 3 * len(CURVE)
+    assert run(tmp_path, "--threads", "1") == 0 and len(started) == 3 * len(CURVE)
 
 
-def test_a_failure_is_told_and_the_rest_goes_on(processes, tmp_path, capsys):
-    asked, trouble = processes
+def test_a_failure_is_reported_and_the_rest_goes_on(processes, tmp_path, capsys):
+    started, trouble = processes
     trouble["direct/540p/fp32"] = RuntimeError("exit code 1\nMemoryError: no more")
     assert run(tmp_path) == 1
-    assert asked == [name for name in CURVE if name not in trouble]
+    assert started == [name for name in CURVE if name not in trouble]
     assert json.loads((tmp_path / "cost.json").read_text())["not_measured"] == {
         "direct/540p/fp32": "MemoryError: no more"
     }
@@ -86,11 +86,11 @@ def test_a_failure_is_told_and_the_rest_goes_on(processes, tmp_path, capsys):
     assert json.loads((tmp_path / "cost.json").read_text())["not_measured"] == {}
 
 
-def test_a_rival_that_was_not_there_is_asked_again(monkeypatch, tmp_path):
-    asked = []
+def test_a_missing_package_is_tried_again(monkeypatch, tmp_path):
+    started = []
 
     def answer(measurement, folder, threads, **more):
-        asked.append(more)
+        started.append(more)
         return {"seconds": [1.0], "cpu_seconds": [1.0]} if more else {"not_measured": "not there"}
 
     monkeypatch.setattr(command, "run_probe", answer)
@@ -98,17 +98,17 @@ def test_a_rival_that_was_not_there_is_asked_again(monkeypatch, tmp_path):
     rival = Measurement("small_flow/raft-small/540p", "small-flow", {"method": "raft-small"})
     for rivals in (None, None, tmp_path):
         command.measure(record, [[rival]], command.Console(quiet=True), False, False, rivals)
-    assert asked == [{}, {"packages": str(tmp_path)}] and record.not_measured == {}
+    assert started == [{}, {"packages": str(tmp_path)}] and record.not_measured == {}
     assert len(record.measurements[rival.name]["runs"]) == 1
 
 
 def test_turns_alternate(monkeypatch, tmp_path):
-    asked = []
-    monkeypatch.setattr(command, "run_probe", lambda m, *_, **__: asked.append(m.name) or {"seconds": [1.0]})
+    started = []
+    monkeypatch.setattr(command, "run_probe", lambda m, *_, **__: started.append(m.name) or {"seconds": [1.0]})
     record = records.Record(tmp_path / "cost.json", FULL, records.describe([], 2, False))
     two, one = Measurement("a", "count", {}, turns=2), Measurement("b", "count", {}, turns=1)
     command.measure(record, [[two, one], [one]], command.Console(quiet=True), False, False, None)
-    assert asked == ["a", "b", "a"]
+    assert started == ["a", "b", "a"]
 
 
 def test_mistakes_on_the_command_line(tmp_path, processes):

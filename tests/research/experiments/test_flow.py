@@ -1,4 +1,4 @@
-"""Figures 1 and 5, flow: results of trainings that are there, and of those that aren't."""
+"""Figures 1 and 5, flow: results of finished, unfinished and missing trainings."""
 
 import dataclasses
 
@@ -30,11 +30,11 @@ def test_figure_1(context):
     assert run["curve"][-1] == [pytest.approx(0.4 * options.steps / 60), pytest.approx(30 - options.steps / 100)]
     assert run["frames"]["passes"] == 1 and found["kinds"]["crops-tiled"]["runs"][0]["frames"]["passes"] == 4
     assert "longer than a crop is high (176 px)" in text and "1 seed" not in text
-    # asked a second time nothing is predicted, nothing trained
+    # a second time nothing is predicted or trained
     flow.figure1(dataclasses.replace(context, draw_only=True))
 
 
-def test_figure_1_of_what_there_is(context):
+def test_figure_1_of_some_trainings(context):
     finish(context, "windows")
     finish(context, "windows", 1)
     finish(context, "crops")
@@ -42,8 +42,8 @@ def test_figure_1_of_what_there_is(context):
     context = dataclasses.replace(context, seeds=2)
     # a second seed of two kinds, and the third kind, are not there yet
     (full / "model" / "config.json").unlink()
-    asked = dataclasses.replace(context, draw_only=True)
-    flow.figure1(asked)
+    draw_only = dataclasses.replace(context, draw_only=True)
+    flow.figure1(draw_only)
     assert not context.output.exists() or not list(context.output.glob("*.png"))  # nothing was scored
     monkey = kinds.train_all
     try:
@@ -66,10 +66,10 @@ def test_figure_5(context):
     assert tiled == crops  # the smallest frame fits into one tile
 
 
-def test_nothing_there_is_said(context):
-    asked = dataclasses.replace(context, draw_only=True)
+def test_missing_trainings_are_reported(context):
+    draw_only = dataclasses.replace(context, draw_only=True)
     for module in (flow, flow_tables, flow_logits, figure4, tilings):
         for experiment in module.EXPERIMENTS.values():
-            experiment.function(asked)
+            experiment.function(draw_only)
     assert not context.output.exists()
     assert "nothing is" in (context.work.parent / "console.txt").read_text()

@@ -1,4 +1,4 @@
-"""Kinds of trainings: their folders, and what is said of them."""
+"""Kinds of trainings: folders and settings."""
 
 import dataclasses
 
@@ -9,10 +9,10 @@ from support.experiment_cases import context_of
 
 
 def test_a_kinds_trainings_lie_by_key_and_seed(tmp_path, monkeypatch):
-    asked = []
+    started = []
 
     def train_all(runs, context):
-        asked.extend(runs)
+        started.extend(runs)
         return {run.name: context.work / run.name for run in runs if run.name != "some/b-1"}
 
     monkeypatch.setattr(kinds, "train_all", train_all)
@@ -20,8 +20,8 @@ def test_a_kinds_trainings_lie_by_key_and_seed(tmp_path, monkeypatch):
     context = dataclasses.replace(context_of(tmp_path), seeds=2, data={"set": str(tmp_path)})
     found = kinds.train_kinds(context, wanted, "some", "set")
     # all first seeds before all second ones; the one that isn't finished is left out
-    assert [run.name for run in asked] == ["some/b-0", "some/a-1-0", "some/b-1", "some/a-1-1"]
-    assert asked[3].overrides == (f"data.path={tmp_path}", "save_every=1", "optimization.seed=1")
+    assert [run.name for run in started] == ["some/b-0", "some/a-1-0", "some/b-1", "some/a-1-1"]
+    assert started[3].overrides == (f"data.path={tmp_path}", "save_every=1", "optimization.seed=1")
     assert list(found) == ["b", "a-1"] and [len(folders) for folders in found.values()] == [1, 2]
     assert [kinds.seed_of(folder) for folder in found["a-1"]] == [0, 1]
 

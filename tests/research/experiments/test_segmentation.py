@@ -112,7 +112,7 @@ SEGMENTATION = {**segmentation.EXPERIMENTS, **segmentation_tables.EXPERIMENTS, *
 
 
 @pytest.mark.parametrize("name", SEGMENTATION)
-def test_experiments_are_drawn_from_what_there_is(name, tmp_path):
+def test_experiments_are_drawn_from_finished_trainings(name, tmp_path):
     here = context_of(tmp_path, draw_only=True, seeds=3, data={})
     SEGMENTATION[name].function(here)  # nothing at all yet
     assert "| - |" in (here.output / f"{name}.md").read_text() and not (here.output / f"{name}.png").exists()
@@ -193,7 +193,7 @@ def test_scores_of_a_real_model(trained):
 
 
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])  # 2: each process imports everything
-def test_scores_are_asked_once(trained, tmp_path, jobs):
+def test_scores_are_computed_once(trained, tmp_path, jobs):
     shutil.copytree(trained, tmp_path / "here", ignore=shutil.ignore_patterns("scores"))
     here = context_of(tmp_path, jobs=jobs)
     folders = {key: [tmp_path / "here" / f"{key}-0"] for key in ("windows", "crops")}
@@ -204,7 +204,7 @@ def test_scores_are_asked_once(trained, tmp_path, jobs):
         assert found[key] == {1.0: [segmentation_kinds.final(folder)], 2.0: [plain["miou"]]}
     assert printed(tmp_path).count("scored after") == 2
     assert segmentation_kinds.scores(here, folders, (1.0, 2.0)) == found
-    assert printed(tmp_path).count("scored after") == 2  # not asked again
+    assert printed(tmp_path).count("scored after") == 2  # not computed again
 
 
 def test_logits_are_scaled_by_the_tokens_logarithms(trained, monkeypatch):
@@ -220,7 +220,7 @@ def test_logits_are_scaled_by_the_tokens_logarithms(trained, monkeypatch):
         segmentation_kinds.scale_logits(model, 1.5)
     modules = [module for module in model.modules() if isinstance(module, WinWinAttention)]
     assert [module.scaling for module in modules] == [1.5 * 16**-0.5] * 2
-    # what the setting does is what is said: queries times the factor
+    # the factor multiplies the queries
     x = torch.randn(1, 5, 32)
     scaled = modules[0](x, None)[0]
     segmentation_kinds.scale_logits(model, 1.0)

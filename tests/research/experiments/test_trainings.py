@@ -12,7 +12,7 @@ from research.experiments.logs import read_metrics, steps_done
 from research.experiments.trainings import Job, Run, train_all
 from support.experiment_cases import CAMVID, context_of, printed, recipe_file
 
-# Behaves as scripts/train.py does, but learns nothing: a step is a fiftieth of a second. A folder whose name has "broken" fails.
+# Stands for scripts/train.py: a step sleeps 0.02 s. A folder with "broken" in its name fails.
 FAKE = """
 import json, os, signal, sys, time, yaml
 from pathlib import Path
@@ -30,8 +30,8 @@ for word, value in zip(sys.argv, sys.argv[1:]):
 (out / "recipe.yaml").write_text(yaml.safe_dump(recipe))
 with (out.parent / "began.txt").open("a") as file:
     file.write(f"{out.name} {time.time()} {os.environ['OMP_NUM_THREADS']}\\n")
-asked = []
-signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+stopping = []
+signal.signal(signal.SIGTERM, lambda *_: stopping.append(1))
 if "broken" in out.name:
     print("step 1\\rstep 2\\rsomething is wrong")
     sys.exit(3)
@@ -39,7 +39,7 @@ states = sorted(out.glob("state-*"))
 step = int(states[-1].name[6:]) if states else 0
 steps = recipe["optimization"]["steps"]
 with (out / "metrics.jsonl").open("a") as log:
-    while step < steps and not asked:
+    while step < steps and not stopping:
         time.sleep(0.02)
         step += 1
         log.write(json.dumps({"step": step, "loss": 1 / step, "gb": 1.0, "seconds": step, "cpu_seconds": 2 * step}) + "\\n")
@@ -58,7 +58,7 @@ with (out.parent / "ended.txt").open("a") as file:
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch) -> Path:
-    """A recipe whose trainings only pretend, and that nobody waits long for."""
+    """A recipe; its trainings run FAKE, and are polled often."""
     script = tmp_path / "fake_train.py"
     script.write_text(FAKE)
     monkeypatch.setattr(trainings, "TRAIN", script)
@@ -119,7 +119,7 @@ def test_an_orphan_is_waited_for_not_doubled(fake, tmp_path):
     run = Run("t/a", fake, ("optimization.steps=40",))
     folder = tmp_path / "work" / "t" / "a"
     orphan = Job(run, folder, 40, 1)
-    orphan.start()  # as by a program that was then killed: nobody waits for it
+    orphan.start()  # started by a program that was killed
     folders = train_all([run], context_of(tmp_path))
     assert folders == {"t/a": folder}
     assert len(notes(tmp_path, "began.txt")) == 1
