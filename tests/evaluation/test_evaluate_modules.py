@@ -1,5 +1,5 @@
-"""The evaluate modules under spaces/: the metrics' own figures, whatever the sizes, batches and processes; only sums are written; their
-pages score real files."""
+"""The evaluate modules under spaces/: the metrics' own figures for all sizes, batches and processes; only sums are written; the pages
+score files."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def test_combined_with_another():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_written_about_it(name, monkeypatch):
+def test_description_and_card(name, monkeypatch):
     """The examples run, every score and option is explained, and the Space's header is whole."""
     metric, module = load(name), sys.modules[type(load(name)).__module__]
     monkeypatch.chdir(SPACES.parent)

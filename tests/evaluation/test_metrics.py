@@ -1,5 +1,5 @@
-"""Scores worked out by hand, by pixel loops written from the definitions, and by torchmetrics and scikit-learn where they have them;
-sums of parts are the sum of the whole."""
+"""Metrics compared with scores computed by hand, by loops over pixels from the definitions, and by torchmetrics and scikit-learn; the
+states of parts add to the state of the whole."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_flow_by_hand():
     metric = FlowMetric()
     metric.update(prediction, target, occluded)
     scores = metric.compute()
-    assert np.isnan(scores.pop("ause"))  # nobody said how certain it is
+    assert np.isnan(scores.pop("ause"))  # no uncertainty was given
     assert scores == {
         "epe": 11.5 / 4,
         "1px": 75.0,
@@ -85,7 +85,7 @@ def test_flow_by_hand():
     }
     metric.update(target[..., :4], target[..., :4])  # a perfect image, weighted by its pixels
     assert metric.compute()["epe"] == pytest.approx(11.5 / 8)
-    assert metric.compute()["epe_matched"] == 1.25  # without a mask nothing is said to be matched
+    assert metric.compute()["epe_matched"] == 1.25  # an image without a mask doesn't count here
     errors = flow_errors(prediction, target)
     assert errors.dtype == np.float32 and np.array_equal(errors, [[0.5, 5, 4, 2, NAN, NAN]], equal_nan=True)
 
@@ -96,7 +96,7 @@ def test_sparsification_and_ause():
     assert curve.tolist() == best.tolist() == [2.5, 2.0, 1.5, 1.0]
     assert sparsification(error, -error, steps=4)[0].tolist() == [2.5, 3.0, 3.5, 4.0]
     target, metric = np.zeros((2, 2, 3)), FlowMetric()
-    target[:, 0, 0] = NAN  # unknown: whatever is believed there doesn't count
+    target[:, 0, 0] = NAN  # unknown: the uncertainty there doesn't count
     prediction = np.zeros((2, 2, 3))
     prediction[0] = [[9, 1, 2], [3, 4, 5]]
     metric.update(prediction, target, uncertainty=prediction[0])
@@ -104,7 +104,7 @@ def test_sparsification_and_ause():
     metric.update(prediction, target, uncertainty=-prediction[0])
     worst = sparsification(np.arange(1.0, 6), -np.arange(1.0, 6))
     assert metric.compute()["ause"] == pytest.approx((worst[0] - worst[1]).mean() / 3 / 2)  # the mean of two images
-    metric.update(target, target, uncertainty=prediction[0])  # without an error nothing can be wrongly believed
+    metric.update(target, target, uncertainty=prediction[0])  # no error: every order is best
     assert metric.compute()["ause"] == pytest.approx((worst[0] - worst[1]).mean() / 3 / 3)
     metric.update(prediction, target)
     assert metric.compute()["ause"] == pytest.approx((worst[0] - worst[1]).mean() / 3 / 3)
@@ -202,7 +202,7 @@ def test_flow_of_double_resolution_by_hand():
     assert flow_sums(np.zeros((2, 1, 1)), far, half, "best")["n_unmatched"] == 1
     assert flow_sums(np.zeros((2, 1, 1)), far, half, "mean")["n_unmatched"] == 2
     assert flow_sums(np.zeros((2, 1, 1)), far, np.array([[True]]), "mean")["n_unmatched"] == 4
-    # Ground truth of the image's own size is read as ever.
+    # Ground truth of the image's own size is compared as without `double`.
     assert flow_sums(far, far + 1, double="best") == flow_sums(far, far + 1, double="mean") == flow_sums(far, far + 1)
 
 
@@ -393,8 +393,8 @@ def test_nothing_known_is_nan(metric):
 
 @pytest.mark.parametrize("value", [NAN, np.inf, -np.inf, 1e300])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_prediction_that_is_no_number_is_an_error(value, dtype):
-    """It can't make a score better by passing for no outlier, nor spoil all sums unseen."""
+def test_a_prediction_that_is_not_finite_is_an_error(value, dtype):
+    """It neither counts as an inlier nor makes all sums NaN."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # 1e300 as float32
         value = dtype(value)

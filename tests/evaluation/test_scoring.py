@@ -143,7 +143,7 @@ def evaluate_there(model, output):
 
 
 def check_same_files(one, two):
-    """All but the times is the same."""
+    """Everything but the times is the same."""
     records = [json.loads((output / "results.json").read_text()) for output in (one, two)]
     assert [record["settings"]["processes"] for record in records] == [1, 2]
     first, second = ([{**line, "seconds": 0} for line in record["results"]] for record in records)

@@ -1,1 +1,1 @@
-"""Whole frames scored: metrics, methods by name, tables, benchmark submissions."""
+"""Scores whole frames: metrics, methods by name, tables, benchmark submissions, modules of Hugging Face's evaluate."""
