@@ -1,17 +1,13 @@
-"""What is drawn: old recipes as before, shares and ranges, seeds, errors; and colours, blur and noise."""
+"""What is drawn: shares and ranges, seeds, errors; and colours, blur and noise."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-import cv2
 import numpy as np
 import pytest
 
 from winwin_hf.checked import build
 from winwin_hf.data.augmentation import FlowAugmentation, ImageAugmentation, Recolour, Sensor
 from winwin_hf.data.resampling import Placement, place
-from winwin_hf.data.sample import augmented_view
 
 STILL = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "gamma": 0.0}
 
@@ -24,121 +20,17 @@ def noise(height=60, width=80, seed=0):
     return rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-# ---------------------------------------------------------------------------------- recipes from before stay as they were
-
-# what commit 52b09e5 drew: settings, seed, (scale, mirror, brightness, contrast, saturation, gamma), the next random number
-OTHER = {"flip": 0.2, "scale": (0.5, 1.5), "brightness": 0, "contrast": 0.1, "saturation": 0, "gamma": 0.3}
-DRAWN = [
-    (
-        {},
-        0,
-        (
-            1.4008351346496652,
-            True,
-            0.8147633336820528,
-            0.8059226726317257,
-            1.2346820358748818,
-            1.1624251610891423,
-        ),
-        0.6066357757671799,
-    ),
-    (
-        {},
-        1,
-        (
-            1.2390284313261766,
-            False,
-            0.8531610241098077,
-            1.2216793906212005,
-            0.8810622612703302,
-            0.9724287388934444,
-        ),
-        0.8277025938204418,
-    ),
-    (
-        {},
-        2,
-        (0.9693929402089386, True, 1.1505440245496932, 0.8334991039695716, 1.0696827355956142, 1.0869145803753864),
-        0.18790107336660344,
-    ),
-    (OTHER, 7, (0.9936108784350896, False, 1.0, 0.9489671424975474, 1.0, 1.2165441191675024), 0.005265304565574724),
-]
-
-
-@pytest.mark.parametrize(("settings", "seed", "values", "after"), DRAWN)
-def test_old_recipes_draw_what_they_drew(settings, seed, values, after):
-    augmentation = ImageAugmentation(**settings)
-    generator = rng(seed)
-    scale, mirror, recolour = augmentation.draw(generator)
-    assert (scale, mirror) == pytest.approx(values[:2], rel=1e-12)
-    assert recolour == Recolour(*(pytest.approx(value, rel=1e-12) for value in values[2:]))
-    assert generator.random() == after
-    generator = rng(seed)  # nothing more is drawn where the view is made, so windows stay where they were, too
-    view, same = augmented_view(noise(), noise()[..., 0], augmentation, generator)
-    assert same == scale and generator.random() == after
-    assert (view.height, view.width, view.mirror) == (round(60 * scale), round(80 * scale), mirror)
-
-
-def as_it_was(image, target, height, width, mirror, factors, box):
-    """The rendering of commit 52b09e5, in one piece."""
-    top, left, h, w = box
-    stored_h, stored_w = image.shape[:2]
-    step_y, step_x = stored_h / height, stored_w / width
-    rows = np.minimum(((np.arange(top, top + h) + 0.5) * step_y).astype(int), stored_h - 1)
-    columns = np.minimum(((np.arange(left, left + w) + 0.5) * step_x).astype(int), stored_w - 1)
-    k = max(int(np.ceil(step_y - 1e-6)), int(np.ceil(step_x - 1e-6)), 1)
-    scale_x, shift_x = step_x / k, (left + 0.5 / k) * step_x - 0.5
-    scale_y, shift_y = step_y / k, (top + 0.5 / k) * step_y - 0.5
-    if mirror:
-        columns, scale_x, shift_x = stored_w - 1 - columns, -scale_x, stored_w - 1 - shift_x
-    matrix = np.array([[scale_x, 0, shift_x], [0, scale_y, shift_y]])
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    shown = cv2.warpAffine(image, matrix, (w * k, h * k), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-    shown = cv2.resize(shown, (w, h), interpolation=cv2.INTER_AREA) if k > 1 else shown
-    brightness, contrast, saturation, gamma = factors
-    grey = np.array([0.299, 0.587, 0.114], np.float32)
-    mix = saturation * np.eye(3, dtype=np.float32) + (1 - saturation) * grey[None, :]
-    curve = (((np.arange(256) / 255.0) ** gamma * brightness - 0.5) * contrast + 0.5) * 255.0
-    table = np.clip(np.rint(curve), 0, 255).astype(np.uint8)
-    return cv2.LUT(cv2.transform(shown, mix), table), target[np.ix_(rows, columns)]
-
-
-@pytest.mark.parametrize("settings", [{}, OTHER, {"scale": (0.3, 0.6)}, {"scale": (1.0, 1.0)}])
-def test_old_recipes_show_what_they_showed(settings):
-    image, target = noise(90, 121), noise(90, 121, 1)[..., 0]
-    for seed in range(10):
-        generator = rng(seed)
-        sample, _ = augmented_view(image, target, ImageAugmentation(**settings), generator)
-        top, left = (int(generator.integers(side // 2)) for side in (sample.height, sample.width))
-        box = (top, left, sample.height - top, sample.width // 3)
-        c = sample.recolour
-        old = as_it_was(
-            image,
-            target,
-            sample.height,
-            sample.width,
-            sample.mirror,
-            (c.brightness, c.contrast, c.saturation, c.gamma),
-            box,
-        )
-        for new, before in zip(sample.first(box), old, strict=True):
-            assert new.dtype == before.dtype and (new == before).all()
-
-
-def test_options_that_came_later_follow_what_was_drawn_before():
-    for seed in range(5):
-        base = ImageAugmentation().draw(rng(seed))
-        later = ImageAugmentation(stretch=0.2, rotate=5, hue=0.1, blur=0.5, noise=3, least=(8, 8))
-        scale, mirror, recolour = later.draw(rng(seed))
-        assert (scale, mirror, replace(recolour, hue=0.0)) == base and abs(recolour.hue) <= 0.1 and recolour.hue
-        # each alone draws what it draws in company
-        everything = later.draw_view(rng(seed), 60, 80)
-        stretched = replace(later, rotate=0, blur=0, noise=0, least=None).draw_view(rng(seed), 60, 80)
-        assert (everything[0].height, everything[0].width) == (stretched[0].height, stretched[0].width)
-        assert everything[1] == stretched[1] and everything[3] == stretched[3]
-
-
 # --------------------------------------------------------------------------------------------------------- single images
+
+
+def test_geometry_options_that_are_off_do_not_change_the_others():
+    for seed in range(5):
+        plain = ImageAugmentation(hue=0.1).draw(rng(seed), 60, 80)
+        everything = ImageAugmentation(stretch=0.2, rotate=5, hue=0.1, blur=1, noise=3).draw(rng(seed), 60, 80)
+        assert plain[1] == everything[1] and plain[3] == pytest.approx(everything[3])
+        assert plain[2] is None and everything[2] is not None
+        stretched = ImageAugmentation(stretch=0.2, hue=0.1).draw(rng(seed), 60, 80)
+        assert (everything[0].height, everything[0].width) == (stretched[0].height, stretched[0].width)
 
 
 def test_image_views_are_within_their_ranges():
@@ -147,13 +39,14 @@ def test_image_views_are_within_their_ranges():
     )
     aspects, turns, blurs, noises, hues, mirrored = [], [], [], [], [], []
     for seed in range(400):
-        placement, recolour, sensor, scale = augmentation.draw_view(rng(seed), 600, 800)
+        placement, recolour, sensor, scale = augmentation.draw(rng(seed), 600, 800)
         assert scale == pytest.approx(np.sqrt(placement.height * placement.width / (600 * 800)), rel=3e-3)
         assert 0.5 <= scale <= 2
         aspects.append(placement.width / placement.height / (800 / 600))
         a, b, _, d, e, _ = placement.matrix
         turns.append(np.degrees(np.arctan2(d, e)))
         mirrored.append(a * e - b * d < 0)
+        assert sensor is not None
         blurs.append(sensor.blur)
         noises.append(sensor.noise)
         hues.append(recolour.hue)
@@ -174,7 +67,7 @@ def test_frames_have_at_least_so_many_pixels():
         floor = max(160 / height, 224 / width)
         raised = set()
         for seed in range(40):
-            placement, _, _, scale = augmentation.draw_view(rng(seed), height, width)
+            placement, _, _, scale = augmentation.draw(rng(seed), height, width)
             for placed in (placement, pair.draw(rng(seed), height, width).first):
                 assert placed.height >= least[0] and placed.width >= least[1]
             raised.add(scale == pytest.approx(floor))
@@ -242,7 +135,7 @@ def test_colour_settings_do_not_change_the_geometry():
         one = FlowAugmentation().draw(rng(seed), 100, 120)
         other = FlowAugmentation(brightness=1, contrast=0, saturation=0.1, gamma=0.5).draw(rng(seed), 100, 120)
         assert one.first == other.first and one.second == other.second and one.colours != other.colours
-        mild, wild = (ImageAugmentation(stretch=0.1, contrast=c).draw_view(rng(seed), 100, 120) for c in (0.0, 1.0))
+        mild, wild = (ImageAugmentation(stretch=0.1, contrast=c).draw(rng(seed), 100, 120) for c in (0.0, 1.0))
         assert mild[0] == wild[0] and mild[3] == wild[3] and mild[1] != wild[1]
 
 
@@ -253,8 +146,7 @@ def test_from_recipes():
     made = build(FlowAugmentation, {"scale": [-0.4, 0.8], "erase_size": [10, 20], "least": [64, 96]}, "settings")
     assert made == FlowAugmentation(scale=(-0.4, 0.8), erase_size=(10, 20), least=(64, 96))
     assert FlowAugmentation(least=[64, 96]) == FlowAugmentation(least=(64, 96))
-    assert build(ImageAugmentation, {"stretch": 0.1, "least": [64, 96]}, "settings").extended
-    assert not build(ImageAugmentation, {"scale": [0.8, 1.6]}, "settings").extended
+    assert build(ImageAugmentation, {"scale": [0.8, 1.6], "least": [64, 96]}, "settings").least == (64, 96)
     for kind in (FlowAugmentation, ImageAugmentation):
         with pytest.raises(ValueError, match=r"settings: unknown stretsh"):
             build(kind, {"stretsh": 0.1}, "settings")
@@ -327,7 +219,7 @@ def test_a_stretched_view_of_known_size():
     """The drawn placement is the one of these sizes, mirrored or not."""
     seen = set()
     for seed in range(10):
-        placement = ImageAugmentation(stretch=0.3).draw_view(rng(seed), 60, 80)[0]
+        placement = ImageAugmentation(stretch=0.3).draw(rng(seed), 60, 80)[0]
         mirror = placement.matrix[0] < 0
         assert placement == place((60, 80), (placement.height, placement.width), mirror)
         seen.add(mirror)

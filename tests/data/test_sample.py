@@ -315,7 +315,7 @@ def test_a_right_angle_is_a_turned_array():
     """Of a square: clockwise, image and labels alike, nothing lost."""
     image = rng().integers(0, 256, (64, 64, 3), dtype=np.uint8)
     placement = place((64, 64), (64, 64), degrees=90)
-    shown, target = ImageSample(image, image[..., 0], placement=placement).first((0, 0, 64, 64))
+    shown, target = ImageSample(image, image[..., 0], placement).first((0, 0, 64, 64))
     assert (target == np.rot90(image[..., 0], -1)).all()
     assert np.abs(shown.astype(int) - np.rot90(image, -1)).max() <= 1
 
@@ -388,8 +388,9 @@ def test_colours_leave_geometry_and_are_the_same_everywhere():
 def test_blur_and_noise_come_after_colours_and_windows_agree():
     image = rough_pair()[0]
     sensor, recolour = Sensor(1.2, 9.0, 4), Recolour(1.1, 0.8, 0.5, 1.2, 0.1)
-    sample = ImageSample(image, image[..., 0], 100, 190, True, recolour, sensor=sensor)
-    crisp = ImageSample(image, image[..., 0], 100, 190, True, recolour)
+    placement = place((HEIGHT, WIDTH), (100, 190), mirror=True)
+    sample = ImageSample(image, image[..., 0], placement, recolour, sensor)
+    crisp = ImageSample(image, image[..., 0], placement, recolour)
     shown, plain = sample.first((0, 0, 100, 190))[0], crisp.first((0, 0, 100, 190))[0]
     blurred = cv2.GaussianBlur(plain, (9, 9), 1.2, borderType=cv2.BORDER_REPLICATE).astype(float)
     assert (shown - blurred).std() == pytest.approx(9, rel=0.05) and np.abs((shown - blurred).mean()) < 0.3

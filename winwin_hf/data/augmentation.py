@@ -1,10 +1,8 @@
-"""How frames are varied in training: what recipes say (`ImageAugmentation`, `FlowAugmentation`), and what is drawn from it.
+"""Random variation of frames in training: the settings of recipes (`ImageAugmentation`, `FlowAugmentation`) and the draws.
 
 What is notable here:
-- `draw` takes the frame's size and a generator, and gives a fixed description; pixels are made later, in the windows only
-  (`sample.py`), by maps of a pixel's place and value that are the same in all windows of a frame.
-- `ImageAugmentation` draws what it always drew, in the same order, unless an option that came later is turned on; then the
-  frame is also rendered exactly (see `ImageSample`).
+- `draw` takes a generator and the frame's size, and returns a fixed description. Pixels are computed later, in the windows only
+  (`sample.py`), from a pixel's place and value, so all windows of a frame agree.
 - `FlowAugmentation`'s defaults follow RAFT's augmentor for dense flow (Teed and Deng 2020), whose trainings differ in
   `scale`; but factors of brightness and the like are log-uniform, contrast is about mid-grey, hue turns in YIQ and the
   eraser's rectangles are measured in the augmented frame. The rest is ours.
@@ -33,7 +31,7 @@ _BLOCK = 64  # side of the blocks in which noise is made
 
 @dataclass(frozen=True)
 class Recolour:
-    """A fixed change of colours, the same in all windows of an image: it depends on no statistics of what is shown."""
+    """A fixed change of colours. It depends on no statistics of the pixels, so all windows of an image get the same one."""
 
     brightness: float = 1.0
     contrast: float = 1.0  # about mid-grey
@@ -61,7 +59,7 @@ def _hue_turn(turns: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Sensor:
-    """How a frame is taken: a Gaussian blur of deviation `blur` pixels, then normal noise of deviation `noise` grey levels.
+    """A Gaussian blur of standard deviation `blur` pixels, then normal noise of standard deviation `noise` grey levels.
 
     A pixel's noise depends on `seed` and its place in the frame.
     """
@@ -71,7 +69,7 @@ class Sensor:
     seed: int = 0
 
     def __call__(self, render: Callable[[Box], np.ndarray], box: Box, height: int, width: int) -> np.ndarray:
-        """The box, which lies in the frame of `height` x `width`, of what `render` shows: uint8 (h, w, 3)."""
+        """The blurred and noisy box of `render`'s frame of `height` x `width` pixels, in which it lies: uint8 (h, w, 3)."""
         top, left, h, w = box
         reach = math.ceil(3 * self.blur)
         y, x = max(0, top - reach), max(0, left - reach)
@@ -85,7 +83,7 @@ class Sensor:
         return image
 
     def _deviates(self, box: Box) -> np.ndarray:
-        """Standard normal deviates of the box, float32 (h, w, 3), from blocks that have a generator each."""
+        """Standard normal deviates of the box, float32 (h, w, 3). Each block has its own generator."""
         top, left, h, w = box
         rows = range(top // _BLOCK, (top + h - 1) // _BLOCK + 1)
         columns = range(left // _BLOCK, (left + w - 1) // _BLOCK + 1)
@@ -99,7 +97,7 @@ class Sensor:
 
 
 def _draw_recolour(rng: np.random.Generator, factors: tuple[float, float, float, float], hue: float) -> Recolour:
-    """brightness, contrast, saturation, gamma: a factor in [1 / (1 + x), 1 + x] each; hue in [-hue, hue], if that is on."""
+    """factors: x of brightness, contrast, saturation and gamma, which are drawn from [1 / (1 + x), 1 + x]; hue from [-hue, hue]."""
     ranges = np.log1p(factors)
     recolour = Recolour(*np.exp(rng.uniform(-ranges, ranges)).tolist())
     return replace(recolour, hue=float(rng.uniform(-hue, hue))) if hue else recolour
@@ -197,31 +195,24 @@ class ImageAugmentation:
         if self.least is not None:
             object.__setattr__(self, "least", _sides(kind, "least", self.least))
 
-    @property
-    def extended(self) -> bool:
-        """Whether any of the options that are off by default is on."""
-        return any((self.stretch, self.rotate, self.hue, self.blur, self.noise, self.least))
+    def draw(
+        self, rng: np.random.Generator, height: int, width: int
+    ) -> tuple[Placement, Recolour, Sensor | None, float]:
+        """(placement, colour change, blur and noise, scale) of an image of `height` x `width` pixels.
 
-    def draw(self, rng: np.random.Generator) -> tuple[float, bool, Recolour]:
-        """(scale factor, mirror or not, colour change) of one image."""
+        The scale is the geometric mean of both sides'. The sensor is None where there is neither blur nor noise.
+        """
         scale = float(np.exp(rng.uniform(*np.log(self.scale))))
         mirror = bool(rng.random() < self.flip)
-        factors = (self.brightness, self.contrast, self.saturation, self.gamma)
-        return scale, mirror, _draw_recolour(rng, factors, self.hue)
-
-    def draw_view(self, rng: np.random.Generator, height: int, width: int) -> tuple[Placement, Recolour, Sensor, float]:
-        """(placement, colour change, blur and noise, scale) of one image; scale is the geometric mean of both sides'.
-
-        What `draw` gives comes first, and is the same.
-        """
-        scale, mirror, recolour = self.draw(rng)
+        recolour = _draw_recolour(rng, (self.brightness, self.contrast, self.saturation, self.gamma), self.hue)
         aspect = math.exp(rng.uniform(-1, 1) * math.log1p(self.stretch) / 2)
         degrees = self.rotate * rng.uniform(-1, 1)
         blurred, sigma = rng.random() < self.blur, rng.uniform(*self.blur_sigma)
         sensor = Sensor(float(sigma) if blurred else 0.0, self.noise * rng.random(), int(rng.integers(2**63)))
         down, right = _at_least((scale / aspect, scale * aspect), height, width, self.least)
         size = max(1, round(height * down)), max(1, round(width * right))
-        return place((height, width), size, mirror, degrees=degrees), recolour, sensor, math.sqrt(down * right)
+        placement = place((height, width), size, mirror, degrees=degrees)
+        return placement, recolour, sensor if sensor.blur or sensor.noise else None, math.sqrt(down * right)
 
 
 # ------------------------------------------------------------------------------------------------------ pairs of frames

@@ -1,11 +1,11 @@
-"""Where the pixels of an augmented frame come from, and how they are fetched: pure functions, a box at a time.
+"""Resampling of augmented frames: pure functions, a box at a time.
 
 What is notable here:
 - A `Placement` is an affine map from the view's pixels to stored ones; `place` makes it from sizes, flips, a turn and a shift.
 - A box is the same crop of the whole view, bit for bit: coordinates are computed in float64 from a pixel's place in the view,
-  and `cv2.remap` looks at one pixel's coordinates only (`cv2.warpAffine` accumulates from the box's corner, so it does not).
+  and `cv2.remap` uses one pixel's coordinates only (`cv2.warpAffine` accumulates from the box's corner, so its rounding differs).
 - Where a view only mirrors or moves by whole pixels, stored pixels are copied.
-- Flow is never averaged over two motions, nor depth or labels over two things.
+- Flow is never averaged over two motions, nor depth or labels over two objects.
 
 Coordinates: pixel centres at integers, x right, y down. Source: ours.
 """
@@ -77,7 +77,7 @@ def compose(outer: Affine, inner: Affine) -> Affine:
 def coordinates(matrix: Affine, box: Box, times: tuple[int, int] = (1, 1)) -> tuple[np.ndarray, np.ndarray]:
     """x and y (float64) of the box's pixels under an affine map, of shapes that broadcast to (h, w).
 
-    `times` (vertical, horizontal): of the pixels of a view so many times as fine, in the same place.
+    times: (vertical, horizontal) factor by which the view is subdivided: each pixel becomes times[0] x times[1] finer ones.
     """
     top, left, h, w = box
     a, b, c, d, e, f = matrix
@@ -100,7 +100,7 @@ def _line(step: float, offset: float, start: int, length: int, stored: int) -> s
 
 
 def _whole_pixels(matrix: Affine, box: Box, stored: tuple[int, ...]) -> tuple[slice, slice] | None:
-    """Which stored pixels the box shows, if it shows each as it is."""
+    """The stored pixels that the box shows, if it shows each unchanged; else None."""
     a, b, c, d, e, f = matrix
     if b or d:
         return None
@@ -109,15 +109,15 @@ def _whole_pixels(matrix: Affine, box: Box, stored: tuple[int, ...]) -> tuple[sl
 
 
 def render(image: np.ndarray, placement: Placement, box: Box) -> np.ndarray:
-    """The image uint8 (H, W, 3) seen in the box: linear interpolation, area averages where it shrinks, its edge repeated.
+    """The image uint8 (H, W, 3) in the box: linear interpolation, area averages where it shrinks, its edge repeated.
 
-    A view of the stored pixels where nothing is to be computed.
+    Where stored pixels are shown unchanged, the result is a view of them.
     """
     matrix = placement.matrix
     exact = _whole_pixels(matrix, box, image.shape)
     if exact is not None:
         return image[exact]
-    # linear interpolation looks at 2x2 pixels: where the image shrinks, render k times too large, then average
+    # linear interpolation uses 2x2 pixels: where the image shrinks, render it k times larger, then average
     a, b, _, d, e, _ = matrix
     ky, kx = (max(1, math.ceil(math.hypot(*step) - 1e-6)) for step in ((b, e), (a, d)))
     x, y = np.broadcast_arrays(*coordinates(matrix, box, (ky, kx)))
@@ -127,7 +127,7 @@ def render(image: np.ndarray, placement: Placement, box: Box) -> np.ndarray:
 
 
 def nearest(target: np.ndarray, placement: Placement, box: Box) -> np.ndarray:
-    """The target (H, W, ...) seen in the box, each pixel the nearest stored one.
+    """The target (H, W, ...) in the box, each pixel the nearest stored one.
 
     Outside: NaN; for integers `IGNORE`; for booleans True.
     """
@@ -146,8 +146,8 @@ def nearest(target: np.ndarray, placement: Placement, box: Box) -> np.ndarray:
 def flow_between(flow: np.ndarray, first: Placement, second: Placement, box: Box) -> np.ndarray:
     """Flow from the first to the second view of a pair, float32 (h, w, 2) in pixels of the views, in a box of the first.
 
-    A stored point q moves to q + flow(q); seen, p = first^-1(q) moves to second^-1(q + flow(q)). Flow at q is interpolated
-    where its four neighbours are known and differ by at most `ONE_MOTION`, else it is the nearest pixel's: NaN stays NaN.
+    A stored point q moves to q + flow(q); in the views, first^-1(q) moves to second^-1(q + flow(q)). Flow at q is interpolated
+    where its four neighbours are known and differ by at most `ONE_MOTION`; elsewhere the nearest pixel's is used, so NaN stays.
 
     flow: float32 (H, W, 2), contiguous, from the stored first frame to the stored second, in stored pixels.
     """
@@ -162,7 +162,7 @@ def flow_between(flow: np.ndarray, first: Placement, second: Placement, box: Box
     else:
         u, v = moved[..., 0], moved[..., 1]  # no matrix product: its rounding depends on the box's size
         seen = np.stack([np.float32(a) * u + np.float32(b) * v, np.float32(d) * u + np.float32(e) * v], axis=-1)
-    if first.matrix != second.matrix:  # what stands still moves, too
+    if first.matrix != second.matrix:  # still content moves, too
         a, b, c, d, e, f = compose(back, first.matrix)
         x, y = coordinates((a - 1, b, c, d, e - 1, f), box)
         seen = seen + np.stack(np.broadcast_arrays(x, y), axis=-1).astype(np.float32)
@@ -172,7 +172,7 @@ def flow_between(flow: np.ndarray, first: Placement, second: Placement, box: Box
 def _interpolate(flow: np.ndarray, placement: Placement, box: Box) -> np.ndarray:
     """Stored flow at the box's pixels, float32 (h, w, 2); see `flow_between`."""
     height, width = flow.shape[:2]
-    pairs = flow.view(np.complex64)[..., 0]  # (u, v) as one number: only to gather several times as quickly
+    pairs = flow.view(np.complex64)[..., 0]  # (u, v) as one number, to gather faster
     x, y = coordinates(placement.matrix, box)
     x, y = np.clip(x, 0, width - 1), np.clip(y, 0, height - 1)
     x0, y0 = np.floor(x).astype(np.intp), np.floor(y).astype(np.intp)

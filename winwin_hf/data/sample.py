@@ -1,13 +1,12 @@
-"""What a reader hands to the collator: a frame that is looked at through boxes, and two array-backed kinds of it.
+"""What readers return: a frame whose pixels are computed box by box, and two kinds of it that are backed by arrays.
 
 What is notable here:
-- A `Sample` is asked for boxes, never for the whole frame, so work on pixels (rendering, resizing, jitter) costs in
-  proportion to the windows' area. (A PNG or JPEG must still be decoded whole; the synthetic source need not be.)
-- `ImageSample` and `FlowSample` are *views*: the augmented frame (resized, flipped, recoloured) exists only where it is
-  looked at.
-- A box may stick out of the frame at the bottom and right, where the frame is no multiple of the patch: there the image
+- A `Sample` is asked for boxes, never for the whole frame, so the work on pixels (rendering, resizing, jitter) is proportional
+  to the windows' area. (A PNG or JPEG must still be decoded whole, a synthetic scene not.)
+- `ImageSample` and `FlowSample` are *views*: the augmented frame (resized, flipped, recoloured) exists only inside the boxes.
+- A box may extend beyond the frame's bottom and right edge, where the frame is no multiple of the patch: there the image
   repeats its edge and the target is unknown.
-- How a view is drawn is in `augmentation.py`, where its pixels come from in `resampling.py`.
+- `augmentation.py` draws views, `resampling.py` finds their pixels.
 
 Targets: flow float32 (h, w, 2) pixels, NaN unknown; labels uint8 (h, w), 255 ignored; depth float32 (h, w) metres, NaN
 unknown.
@@ -16,7 +15,6 @@ unknown.
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import ceil
 from typing import Any, Protocol
 
 import cv2
@@ -28,7 +26,7 @@ from winwin_hf.data.resampling import Box, Placement, flow_between, nearest, ren
 
 
 class Sample(Protocol):
-    """One frame (or pair of frames) of `height` x `width` pixels, seen through boxes."""
+    """One frame (or pair of frames) of `height` x `width` pixels."""
 
     height: int
     width: int
@@ -46,7 +44,7 @@ Reader = Callable[[dict[str, Any], np.random.Generator], Sample]  # (example, ge
 
 
 def inside(box: Box, height: int, width: int) -> Box:
-    """The part of a box that lies in the frame. Raises ValueError where there is none or it begins outside."""
+    """The part of a box that lies in the frame. Raises ValueError for a box that doesn't begin in it."""
     top, left, h, w = box
     if not (0 <= top < height and 0 <= left < width and h > 0 and w > 0):
         raise ValueError(
@@ -74,39 +72,30 @@ def pad_target(target: np.ndarray, box: Box) -> np.ndarray:
 
 
 class ImageSample:
-    """An image with a target per pixel, seen resized to `height` x `width`, mirrored and recoloured (default: as is).
+    """An image with a target per pixel, seen through `placement`, recoloured and blurred (default: as stored).
 
-    Images are interpolated linearly, with area averaging where they shrink; targets (labels, depth) take the nearest
-    pixel, so no label and no depth is invented between two objects.
-
-    With a `placement` a window is the same crop of the whole view, bit for bit. Without one, as in the recipes that came
-    before there were any, it differs in a few of 10,000 pixels by a grey level where the view is resized: OpenCV's
-    `warpAffine` rounds from a window's corner.
+    Images are interpolated linearly, with area averages where they shrink. Targets (labels, depth) take the nearest pixel, so
+    no label and no depth is invented between two objects. A window is the same crop of the whole view, bit for bit.
     """
 
     def __init__(
         self,
         image: np.ndarray,
         target: np.ndarray,
-        height: int | None = None,
-        width: int | None = None,
-        mirror: bool = False,
-        recolour: Recolour | None = None,
         placement: Placement | None = None,
+        recolour: Recolour | None = None,
         sensor: Sensor | None = None,
     ) -> None:
-        """`image` uint8 (H, W, 3) and `target` (H, W) as stored; the rest describes the view.
-
-        placement: instead of height, width and mirror.
+        """
+        Args:
+            image, target: uint8 (H, W, 3) and (H, W), as stored.
+            placement: where the view's pixels come from; None: the whole image, in its own size.
         """
         if image.shape[:2] != target.shape[:2]:
             raise ValueError(f"image of {image.shape[:2]} and target of {target.shape[:2]} pixels differ in size")
-        self.image, self.target, self.mirror = image, target, mirror
-        self.recolour, self.placement, self.sensor = recolour, placement, sensor
-        if placement is not None:
-            height, width = placement.height, placement.width
-        self.height = image.shape[0] if height is None else height
-        self.width = image.shape[1] if width is None else width
+        self.image, self.target, self.recolour, self.sensor = image, target, recolour, sensor
+        self.placement = Placement(*image.shape[:2]) if placement is None else placement
+        self.height, self.width = self.placement.height, self.placement.width
 
     def first(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
         part = inside(box, self.height, self.width)
@@ -114,68 +103,30 @@ class ImageSample:
             image = self._coloured(part)
         else:
             image = self.sensor(self._coloured, part, self.height, self.width)
-        return pad_image(image, box), pad_target(self._target(part), box)
+        return pad_image(image, box), pad_target(nearest(self.target, self.placement, part), box)
 
     def second(self, box: Box) -> np.ndarray:
         raise ValueError("a single image has no second view")
 
     def _coloured(self, part: Box) -> np.ndarray:
-        image = self._resized(part) if self.placement is None else render(self.image, self.placement, part)
-        return image if self.recolour is None else self.recolour(np.ascontiguousarray(image))
-
-    def _target(self, part: Box) -> np.ndarray:
-        if self.placement is not None:
-            return nearest(self.target, self.placement, part)
-        top, left, h, w = part
-        stored_h, stored_w = self.image.shape[:2]
-        # nearest stored pixel of each row and column; a mirrored column counts from the right
-        rows = np.minimum(((np.arange(top, top + h) + 0.5) * (stored_h / self.height)).astype(int), stored_h - 1)
-        columns = np.minimum(((np.arange(left, left + w) + 0.5) * (stored_w / self.width)).astype(int), stored_w - 1)
-        return self.target[np.ix_(rows, stored_w - 1 - columns if self.mirror else columns)]
-
-    def _resized(self, part: Box) -> np.ndarray:
-        """The part of the resized frame, computed from the stored pixels beneath it only."""
-        top, left, h, w = part
-        stored_h, stored_w = self.image.shape[:2]
-        if (stored_h, stored_w) == (self.height, self.width):  # no resizing: exact pixels
-            left = self.width - left - w if self.mirror else left
-            return self.image[top : top + h, left : left + w][:, :: -1 if self.mirror else 1]
-        step_y, step_x = stored_h / self.height, stored_w / self.width  # stored pixels for one pixel of the view
-        # linear interpolation looks at 2x2 pixels: where the image shrinks, render k times too large, then average
-        k = max(ceil(step_y - 1e-6), ceil(step_x - 1e-6), 1)
-        # pixel i of the k times larger view has its centre at (left + (i + 0.5) / k) * step - 0.5 of the stored image
-        scale_x, shift_x = step_x / k, (left + 0.5 / k) * step_x - 0.5
-        scale_y, shift_y = step_y / k, (top + 0.5 / k) * step_y - 0.5
-        if self.mirror:
-            scale_x, shift_x = -scale_x, stored_w - 1 - shift_x
-        matrix = np.array([[scale_x, 0, shift_x], [0, scale_y, shift_y]])
-        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        image = cv2.warpAffine(self.image, matrix, (w * k, h * k), flags=flags, borderMode=cv2.BORDER_REPLICATE)
-        return cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA) if k > 1 else image
+        return _recoloured(render(self.image, self.placement, part), self.recolour)
 
 
 def augmented_view(
     image: np.ndarray, target: np.ndarray, augmentation: ImageAugmentation | None, rng: np.random.Generator
 ) -> tuple[ImageSample, float]:
-    """A randomly resized, mirrored and recoloured view, and the scale it was resized by; None is the plain image, 1.
-
-    A stretched view's scale is the geometric mean of its two sides': depth is divided by that.
-    """
+    """A randomly varied view (None: the plain image), and the scale it is resized by: the geometric mean of its two sides'."""
     if augmentation is None:
         return ImageSample(image, target), 1.0
-    if augmentation.extended:
-        placement, recolour, sensor, scale = augmentation.draw_view(rng, *image.shape[:2])
-        return ImageSample(image, target, recolour=recolour, placement=placement, sensor=sensor), scale
-    scale, mirror, recolour = augmentation.draw(rng)
-    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
-    return ImageSample(image, target, height, width, mirror, recolour), scale
+    placement, recolour, sensor, scale = augmentation.draw(rng, *image.shape[:2])
+    return ImageSample(image, target, placement, recolour, sensor), scale
 
 
 # ------------------------------------------------------------------------------------------------------ pairs of frames
 
 
 class FlowSample:
-    """Two frames and the flow from the first to the second, seen as `view` says (default: as they are).
+    """Two frames and the flow from the first to the second, seen through `view` (default: as stored).
 
     Images are rendered as in `ImageSample`; flow is that between the views, see `flow_between`. A window is the same crop
     of the whole view, bit for bit.
@@ -194,7 +145,7 @@ class FlowSample:
             image1, image2: uint8 (H, W, 3).
             flow: float32 (H, W, 2) in pixels of the images, NaN where unknown. Of (2 H, 2 W, 2), as Spring's, every
                 second pixel is taken.
-            occluded: bool (H, W), or (2 H, 2 W) likewise: what the first frame shows can't be seen in the second.
+            occluded: bool (H, W), or (2 H, 2 W) likewise: the first frame's content isn't visible in the second.
         """
         size = image1.shape[:2]
         flow = _of_size(flow, size)
@@ -220,10 +171,10 @@ class FlowSample:
         return pad_image(_recoloured(image, self.view.colours[1]), box)
 
     def occlusion(self, box: Box) -> np.ndarray:
-        """bool (h, w): what the first view shows is not to be seen in the second; True outside the frame.
+        """bool (h, w): the first view's content isn't visible in the second; True outside the frame.
 
-        Hidden is what `occluded` says, what was erased, and, if the second view lies elsewhere than the first, what that
-        puts outside. Raises ValueError where the pair has no `occluded`.
+        That is what `occluded` marks, what was erased, and what leaves the frame if the second view lies elsewhere than the
+        first. Raises ValueError for a pair without `occluded`.
         """
         if self.occluded is None:
             raise ValueError("this pair of frames has no occlusion mask")
@@ -243,7 +194,7 @@ class FlowSample:
         return flow_between(self.flow, self.view.first, self.view.second, part)
 
     def _erase(self, image: np.ndarray, part: Box) -> np.ndarray:
-        """Fill what lies in erased boxes with the stored second frame's mean colour."""
+        """Fills the erased boxes with the stored second frame's mean colour."""
         boxes = [(y - part[0], x - part[1], height, width) for y, x, height, width in self.view.erased]
         pieces = [(slice(max(y, 0), max(y + h, 0)), slice(max(x, 0), max(x + w, 0))) for y, x, h, w in boxes]
         pieces = [piece for piece in pieces if image[piece].size]
