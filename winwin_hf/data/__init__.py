@@ -1,1 +1,1 @@
-"""Readers of data sets, synthetic scenes and the collator that makes the windows."""
+"""Data sets, their readers, synthetic scenes, and the collator that cuts windows."""

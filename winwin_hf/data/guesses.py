@@ -1,8 +1,8 @@
-"""Guesses of the flow, as a first pass at half the size would make them, to train what refines them. Ours.
+"""Guesses of the flow, like those of a first pass at half the size, to train networks that start from one. Source: ours.
 
-At test time such a pass tells a network where to look (`inference.coarse_flow`). It is blurred at the edges of things, misses by a little
-everywhere and by much here and there, and at times loses a small thing altogether, which then seems to move as what is around it.
-No bundled checkpoint was trained with it: see the README on what was tried.
+At test time such a pass gives the initial flow (`coarse_flow` in inference/flow.py). Its flow is blurred at the edges of objects, has small
+errors everywhere and large ones in places, and at times misses a small object, which then seems to move with its surroundings.
+No bundled checkpoint was trained with guesses.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import Field
 from winwin_hf.model.losses_winwin import UNKNOWN_FLOW
 from winwin_hf.windows import robust_mean
 
-CELL = 32  # pixels from one independent miss to the next
+CELL = 32  # pixels between two independent errors
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,13 @@ class GuessStrategy:
             raise ValueError(f"expected blur >= 0 and 0 < least miss <= greatest; got {self.blur} and {self.miss}")
 
     def __call__(self, targets: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """True flows of one example's windows (N, h, w, 2), unknown where NaN or huge -> guesses of the same shape, float32."""
+        """Guesses for one example's windows, float32 (N, h, w, 2). targets: their true flows, unknown where NaN or huge."""
         if rng.random() >= self.probability:
             return np.zeros(targets.shape, np.float32)
         return np.stack([self._guess(target, rng) for target in targets])
 
     def _guess(self, target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        motion = np.nan_to_num(robust_mean(target)).astype(np.float32)  # nothing known: no motion is guessed
+        motion = np.nan_to_num(robust_mean(target)).astype(np.float32)  # zero where nothing is known
         known = (np.abs(target) < UNKNOWN_FLOW).all(axis=-1, keepdims=True)
         guess = np.where(known, target, motion).astype(np.float32)
         radius, lost = round(rng.uniform(0, self.blur)), rng.random() < self.lost

@@ -1,15 +1,15 @@
-"""The rows of every data set: references to files, and how to decode them.
+"""The rows of every data set: references to files, and their formats.
 
 Notable:
-- A row is self-describing: each target's column has a `*_format` beside it, which names its decoder and the decoder's
-  numbers. So one reader a task reads any data set, shards of it, and mixtures.
-- Nothing is decoded when a set is opened or sliced. A cell is {"path", "bytes"}, as the Hub's own image cells are stored: a
+- A row describes itself: each target's column has a `*_format` beside it, which names its decoder and the decoder's
+  parameters. So one reader a task reads any data set, shards of it, and mixtures.
+- Nothing is decoded when a set is opened or sliced. A cell is {"path", "bytes"}, as in the Hub's own image columns: a
   local file has a path, a shard has bytes too. `path.mat::17` is entry 17 of a file that holds many.
-- A file that can't be decoded is a `BrokenExample` that names the row and the file; a pipeline may skip and count those.
+- A file that can't be decoded raises a `BrokenExample` that names the row and the file; `SkippingReader` replaces and counts those.
 
-Columns (cells may be None where a set has no such thing):
+Columns (a cell is None where a set lacks it):
 - all: name, unique in its set and split, such as "alley_1/frame_0001".
-- flow: image1, image2; flow and flow_format; occluded and occluded_format (pixels of image1 whose match can't be seen in
+- flow: image1, image2; flow and flow_format; occluded and occluded_format (pixels of image1 whose match isn't visible in
   image2).
 - depth: image; depth and depth_format.
 - segmentation: image; label and label_format.
@@ -26,10 +26,10 @@ from datasets import Dataset, Features, Image, Value
 
 from winwin_hf.task import DataTask
 
-CELL = {"bytes": Value("binary"), "path": Value("string")}  # how datasets stores an undecoded image, too
+CELL = {"bytes": Value("binary"), "path": Value("string")}  # as `datasets` stores an undecoded image
 TEXT = Value("string")
 
-# For the Dataset a person opens: images decode to PIL when they are looked at, targets stay cells for `decode`.
+# In a Dataset that a user opens, images decode to PIL on access; targets stay cells for `decode_*`.
 COLUMNS: dict[DataTask, Features] = {
     "optical-flow": Features(
         name=TEXT,
@@ -46,7 +46,7 @@ COLUMNS: dict[DataTask, Features] = {
 
 
 class BrokenExample(ValueError):
-    """An example that can't be used: a file is missing, unreadable or doesn't fit the others. Its message names both."""
+    """A file of an example is missing, unreadable or doesn't fit the others. The message names the example and the file."""
 
 
 @dataclass
@@ -85,8 +85,8 @@ def table(rows: Iterable[dict[str, Any]], task: DataTask) -> Dataset:
 
 
 def undecoded(dataset: Any) -> Any:
-    """The data set (map-style or streamed) with its images as cells instead of PIL images: a reader decodes them, and names the
-    file if it can't."""
+    """The data set (map-style or streamed) with its images as cells instead of PIL images: a reader then decodes them and can
+    name a broken file."""
     for name, feature in (dataset.features or {}).items():
         if isinstance(feature, Image) and feature.decode:
             dataset = dataset.cast_column(name, Image(mode=feature.mode, decode=False))

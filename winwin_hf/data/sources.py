@@ -1,4 +1,4 @@
-"""From a recipe's words to a data set, its reader and its labels: one face for local folders, shards, the Hub and synthetic scenes."""
+"""Opens a recipe's data set with its reader and labels: local folders, shards, the Hub and synthetic scenes behind one interface."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from winwin_hf.data.synthetic.scenes import SyntheticFlow, scene_seed, scene_str
 from winwin_hf.data.synthetic.settings import SceneSettings
 from winwin_hf.task import TASKS, DataTask
 
-HELD_OUT = 1_000_003  # added to seeds: held-out scenes and textures are others than the training's
+HELD_OUT = 1_000_003  # added to the seeds of held-out scenes and textures
 SYNTHETIC: dict[str, tuple[DataTask, Any, Any]] = {  # task, settings and reader
     "synthetic-flow": ("optical-flow", SceneSettings, SyntheticFlow),
     "synthetic-depth": ("depth-estimation", RoomSettings, SyntheticDepth),
@@ -34,9 +34,9 @@ OTHERS = (*SYNTHETIC, "shards", "hub")
 @dataclass
 class Source:
     """
-    dataset: examples, undecoded. reader: example -> Sample. labels: class names, of segmentation only.
-    entry: what is known of a catalogued set. missing: files that examples would have needed and that were left out.
-    at: of endless sets: example n, made from its number.
+    dataset: examples, undecoded. reader: example -> Sample. labels: class names (segmentation only).
+    entry: the catalogue's, of a catalogued set. missing: paths of files that left-out examples lack.
+    at: number -> example, of endless sets.
     """
 
     name: str
@@ -103,16 +103,18 @@ def open_source(
     skip_broken: bool = False,
 ) -> Source:
     """
+    Opens one data set.
+
     Args:
         name: a catalogued set (`winwin data list`), one of `SYNTHETIC`, "shards" (made by `winwin data shards`) or "hub".
         path: its folder; for the Hub the repository; for synthetic scenes an optional folder of photographs.
-        split: "train", or a held-out one; a part of one as "train[:80%]".
+        split: "train" or a held-out one; "train[:80%]" is a part.
         settings: fields of SceneSettings, RoomSettings, FlowAugmentation or ImageAugmentation.
         seed, length, num_shards, start: of the synthetic stream; see `scene_stream`.
-        options: of the set itself: `HubOptions`, or the keywords of a catalogued set's function.
-        augment: whether to augment where there are no settings, by the defaults.
-        skip_broken: leave out examples of which a file is missing.
-    Raises: ValueError, FileNotFoundError: an unknown name, split or option; a folder that isn't what it should be.
+        options: fields of `HubOptions`, or the keywords of a catalogued set's function.
+        augment: augment with the default settings where none are given.
+        skip_broken: leave out examples that lack a file.
+    Raises: ValueError for an unknown name, split or option; FileNotFoundError for a folder without the expected files.
     """
     options, where = options or {}, f"settings of {name}"
     if name in SYNTHETIC:
@@ -151,7 +153,7 @@ def make_reader(
     labels: tuple[str, ...] | None,
     format: str | None = None,
 ) -> Reader:
-    """The task's reader, with an augmentation if there are settings for one, or by the defaults."""
+    """The task's reader; with an augmentation if there are settings, or by the default ones if `augment`."""
     kind: Any = FlowAugmentation if task == "optical-flow" else ImageAugmentation
     augmentation = build(kind, settings or {}, f"settings of {task}") if settings or augment else None
     if task == "optical-flow":
@@ -169,7 +171,7 @@ def _scene(seed: int, num_shards: int, n: int) -> dict[str, Any]:
 
 def _hub(path: str, split: str, settings: dict[str, Any] | None, augment: bool, options: HubOptions) -> Source:
     """A data set that `load_dataset` opens, its columns under our names."""
-    # a local folder, or a repository; `split` with a slice only without streaming, as `datasets` has it
+    # with streaming, `datasets` accepts no slice in `split`
     dataset = datasets.load_dataset(
         path,
         options.config,

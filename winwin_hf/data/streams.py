@@ -1,11 +1,11 @@
-"""The order in which a training sees its data: endless, seeded, each process and worker its own share.
+"""The order of a training's examples: endless, seeded, with a share for each process and worker.
 
 Notable:
-- which example comes at which place depends on (seed, place) alone, so a training resumes exactly by starting at a later place.
-- a mixture repeats each set `weight` times an epoch (CroCo-Flow: 40 x Sintel + 4 x Things + ...) and shuffles the whole. A
-  fractional weight takes turns: with 0.5 one half of the set in one epoch, the other half in the next.
-- sets without random access (streamed shards, the Hub) are read by worker, each its own shards; a mixture with one of them
-  draws the set of each example at random, in the same proportions.
+- The example at a place depends on (seed, place) alone, so a training resumes exactly by starting at a later place.
+- A mixture repeats each set `weight` times an epoch (CroCo-Flow: 40 x Sintel + 4 x Things + ...) and shuffles the whole. A
+  fractional weight takes turns: with 0.5, one half of the set comes in one epoch, the other half in the next.
+- Sets without random access (streamed shards, the Hub) are read by workers, each with its own shards. A mixture that contains
+  one draws the set of each example at random, in the same proportions.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 from winwin_hf.data.sample import Reader, Sample
 from winwin_hf.data.sources import Source
 
-SHUFFLE_BUFFER = 256  # examples of a stream that wait to be drawn; they are undecoded
+SHUFFLE_BUFFER = 256  # undecoded examples of a stream from which the next is drawn
 
 
 @dataclass
 class Part:
-    """One set of a mixture. weight: how often an epoch repeats it. length: how many examples an epoch's pass over it is: all of a
-    finite set unless given; an endless one must have it in a mixture."""
+    """One set of a mixture. weight: number of passes over it in an epoch. length: number of examples of a pass; default: the whole
+    set. An endless set in a mixture needs it."""
 
     source: Source
     weight: float = 1.0
@@ -37,25 +37,27 @@ class Part:
 
     @property
     def streamed(self) -> bool:
-        """No random access: neither rows nor, as synthetic scenes, examples made from their number."""
+        """Whether there is no random access: neither rows nor, as in synthetic scenes, examples made from their number."""
         return self.source.at is None and isinstance(self.source.dataset, datasets.IterableDataset)
 
     def size(self) -> int | None:
-        """Examples of one pass; None where it is unknown."""
+        """Number of examples of one pass; None where it is unknown."""
         if self.source.at is not None or self.streamed:
             return self.length
         return min(len(self.source.dataset), self.length or len(self.source.dataset))
 
     def slots(self) -> int:
-        """Examples that one epoch takes from this set."""
+        """Number of examples of this set in an epoch."""
         size = self.size()
         if size is None:
-            raise ValueError(f"{self.source.name} has no end: in a mixture it needs a length, the examples of one pass")
+            raise ValueError(
+                f"{self.source.name} has no end: in a mixture it needs a length, the number of examples of one pass"
+            )
         return max(1, round(self.weight * size))
 
 
 class PartReader:
-    """The reader of a mixture: each example by the reader of its set."""
+    """Reads each example of a mixture by the reader of its set."""
 
     def __init__(self, readers: Sequence[Reader]):
         self.readers = list(readers)
@@ -65,7 +67,7 @@ class PartReader:
 
 
 class Mixture(Dataset):
-    """Example n of an endless training on finite sets: epoch n // slots, in that epoch's own order."""
+    """Endless training on finite sets: example n belongs to epoch n // slots, and each epoch has its own order."""
 
     def __init__(self, parts: Sequence[Part], seed: int):
         self.parts, self.seed = list(parts), seed
@@ -80,7 +82,7 @@ class Mixture(Dataset):
         slot = int(self.order[place])
         k = int(np.searchsorted(self.ends, slot, side="right"))
         part, first = self.parts[k], int(self.ends[k - 1]) if k else 0
-        count = epoch * part.slots() + slot - first  # the how-manieth example of its set
+        count = epoch * part.slots() + slot - first  # number of examples of this set before it
         if part.source.at is not None:
             return {**part.source.at(count), "index": n, "part": k}
         return {**part.source.dataset[count % (part.size() or 1)], "index": n, "part": k}
@@ -89,7 +91,7 @@ class Mixture(Dataset):
 class Streams(IterableDataset):
     """Examples of a mixture with streamed sets, for one process; every worker begins `skip` examples later.
 
-    Skipping reads what it skips, undecoded: a stream has no other way to a place within it.
+    Skipped examples are read, but not decoded: a stream can't start in its middle.
     """
 
     def __init__(self, parts: Sequence[Part], seed: int, rank: int, world: int, skip: int = 0):
@@ -118,7 +120,7 @@ class Streams(IterableDataset):
         return (mixture[n] for n in itertools.count(place, lanes))
 
     def _stream(self, part: Part, workers: int) -> Iterator[dict[str, Any]]:
-        """Pass after pass over this worker's shards, shuffled anew each time."""
+        """Passes over this worker's shards without an end, shuffled anew each time."""
         name, stream = part.source.name, part.source.dataset.shuffle(seed=self.seed, buffer_size=SHUFFLE_BUFFER)
         stream = split_dataset_by_node(stream, self.rank, self.world)
         if stream.num_shards < workers:
@@ -150,15 +152,13 @@ def ordered(
     parts: Sequence[Part], seed: int, rank: int, world: int, workers: int, batches: int, batch_size: int
 ) -> tuple[Any, Counter | None]:
     """
-    What a DataLoader of one process takes, (dataset, sampler), to go on after `batches` batches of each process.
+    (dataset, sampler) for the DataLoader of one process, to continue after `batches` batches of each process.
 
-    Every `workers` batches come from that many workers in turn, so `batches` must be a multiple of `workers` (or 0).
+    Workers deliver batches in turn, so `batches` must be a multiple of `workers`.
     """
     workers = max(1, workers)
     only = parts[0].source
-    if (
-        len(parts) == 1 and only.at is not None
-    ):  # synthetic scenes by themselves: a stream that starts anywhere at no cost
+    if len(parts) == 1 and only.at is not None:  # synthetic scenes alone: a stream that starts anywhere at no cost
         return split_dataset_by_node(only.dataset, rank, world), None
     if any(part.streamed for part in parts):
         return Streams(parts, seed, rank, world, skip=batches // workers * batch_size), None

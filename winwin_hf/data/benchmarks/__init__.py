@@ -1,1 +1,1 @@
-"""The data sets by name: where each benchmark keeps its files, and whether a folder has them."""
+"""The benchmarks' data sets by name: where each keeps its files, and whether a folder is complete."""

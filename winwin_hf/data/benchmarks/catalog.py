@@ -1,4 +1,4 @@
-"""All data sets that the package reads, by name, and opening one of them."""
+"""The catalogue of all data sets by name, and opening one of them."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def load(
     name: str, root: str | Path, split: str | None = None, skip_missing: bool = False, **options: Any
 ) -> datasets.Dataset:
     """
-    The examples of a data set on disk, with the columns of `rows.COLUMNS`; nothing is decoded before it is looked at.
+    The examples of a data set on disk, with the columns of `rows.COLUMNS`; files are decoded on access.
 
     Args:
-        split: one of the set's (default: the one that is scored), or a part of it as in `datasets`: "train[:80%]".
+        split: one of the set's (default: the scored one), or a part of it as in `datasets`: "train[:80%]".
         skip_missing: leave out examples of which a file is missing, instead of raising.
         options: keywords of the set's own function.
     Raises: ValueError for an unknown name, split or option; FileNotFoundError for a folder without the expected layout, or a
@@ -61,7 +61,7 @@ def load(
 
 
 def table_of(found: Found, name: str, root: str | Path, split: str, skip_missing: bool = False) -> datasets.Dataset:
-    """What was found, as a Dataset; see `load`."""
+    """The found rows as a Dataset; see `load`."""
     entry = entry_of(name)
     if found.missing and not skip_missing:
         more = f" and {len(found.missing) - 1} more files are" if len(found.missing) > 1 else " is"
@@ -77,7 +77,7 @@ def table_of(found: Found, name: str, root: str | Path, split: str, skip_missing
 
 
 def labels_of(name: str, root: str | Path) -> tuple[str, ...] | None:
-    """Class names in the order of their ids; of a folder of one's own, those of its names.txt. None for other tasks."""
+    """Class names in the order of their ids; for your own folder, those of its names.txt. None for other tasks."""
     entry = entry_of(name)
     if entry.labels is None and entry.task == "semantic-segmentation":
         return segmentation_sets.folder_names(Path(root))
@@ -85,7 +85,7 @@ def labels_of(name: str, root: str | Path) -> tuple[str, ...] | None:
 
 
 def sliced(dataset: datasets.Dataset, split: str) -> datasets.Dataset:
-    """The part of a data set that a split such as "train[10:20]", "train[:80%]" names; the whole one without brackets."""
+    """The part of a data set that a split such as "train[10:20]" or "train[:80%]" names; all of it without brackets."""
     if "[" not in split:
         return dataset
     base = split.partition("[")[0]

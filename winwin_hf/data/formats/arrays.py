@@ -1,7 +1,7 @@
-"""Files of plain numbers: Middlebury's .flo, .pfm, numpy's .npy and .npz. Others import `formats`.
+"""Files of plain numbers: Middlebury's .flo, .pfm, NumPy's .npy and .npz.
 
 Notable:
-- .pfm is read by our own code: OpenCV's divides by the header's scale, which benchmarks use as a bare sign of the byte order.
+- .pfm is read by our own code: OpenCV's divides by the header's scale, whose sign alone benchmarks use, for the byte order.
 - numpy's files are parsed with numpy's own header reader, never unpickled, and must have exactly the size they claim.
 """
 
@@ -33,12 +33,12 @@ from winwin_hf.data.formats.files import (
 )
 
 FLO_MAGIC = 202021.25  # its four little-endian bytes spell "PIEH"
-FLO_UNKNOWN = 1e10  # what we write for an unknown vector
+FLO_UNKNOWN = 1e10  # written for an unknown vector
 FLO_LIMIT = 1e9  # Middlebury: a component above this is unknown
 
 # Type, width, height, scale; one white space (or "\r\n") ends the header, whatever bytes follow.
 PFM_HEADER = re.compile(rb"P([fF])\s+(\d{1,10})\s+(\d{1,10})\s+([-+]?[0-9.]+(?:[eE][-+]?\d{1,3})?)(\s)")
-NPY_HEADER = 4096  # bytes of header that we look at; that of a plain array has 118
+NPY_HEADER = 4096  # largest header that is read, bytes; that of a plain array has 118
 
 # ---- .flo ----
 

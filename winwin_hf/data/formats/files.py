@@ -1,9 +1,9 @@
-"""Opening, checking and writing files: what the readers and writers of every format share. Others import `formats`.
+"""Opening, checking and writing files, for the readers and writers of every format.
 
 Notable:
 - A source is a path, or a `Blob`: bytes with a name. Every reader takes either.
-- Nothing is allocated on the word of a header alone: `check_claim` holds it against what is stored.
-- Every writer goes through `write_atomic`: a reader never sees half a file, and a failed write leaves what was there.
+- Nothing is allocated on the word of a header alone: `check_claim` compares it with the stored size.
+- Every writer uses `write_atomic`: a reader never sees half a file, and a failed write leaves the old one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def name_of(source: Source) -> str:
 
 @contextmanager
 def opened(source: Source) -> Iterator[tuple[BinaryIO, int]]:
-    """Gives a binary file at its start and its size in bytes. Raises FileNotFoundError (or another OSError) naming the path."""
+    """Yields (binary file at its start, its size in bytes). Raises FileNotFoundError or another OSError naming the path."""
     if isinstance(source, Blob):
         yield io.BytesIO(source.data), len(source.data)
         return
@@ -62,7 +62,7 @@ def content_of(source: Source) -> bytes:
 
 
 def read_values(source: Source, file: BinaryIO, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """The next values of the opened source, as an array that owns them. The caller has checked that there are as many."""
+    """The next values of the opened source, as an array that owns them. The caller has checked that the file holds them."""
     done = 0
     with decoding(source, "file"):
         values = np.empty(shape, dtype)
@@ -77,9 +77,9 @@ def read_values(source: Source, file: BinaryIO, dtype: Any, shape: tuple[int, ..
 
 @contextmanager
 def decoding(source: Source, kind: str) -> Iterator[None]:
-    """Whatever a library raises on a malformed file becomes one ValueError that names it.
+    """Turns any exception of a library into one ValueError that names the file.
 
-    All of Exception, because decoders raise nearly anything: struct.error, zlib.error, KeyError, RuntimeError, OverflowError.
+    Any: decoders raise struct.error, zlib.error, KeyError, RuntimeError, OverflowError and others for malformed files.
     """
     try:
         yield
@@ -89,8 +89,8 @@ def decoding(source: Source, kind: str) -> Iterator[None]:
 
 
 def check_claim(name: str, shape: tuple[int, ...], value_bytes: float, stored: int, ratio: float) -> None:
-    """Raises ValueError if an array that a header claims can't come out of `stored` bytes packed at most `ratio` : 1, or is
-    larger than anything we decode."""
+    """Raises ValueError if an array of this shape can't come from `stored` bytes packed at most `ratio` : 1, or has more than
+    MAX_VALUES values."""
     count = math.prod(shape)
     if count < 1 or count > MAX_VALUES:
         raise ValueError(f"{name}: an array of {_times(shape)} values; expected between 1 and {MAX_VALUES}.")
@@ -104,7 +104,7 @@ def _times(shape: tuple[int, ...]) -> str:
 
 @contextmanager
 def write_atomic(path: PathLike) -> Iterator[Path]:
-    """Gives a temporary name in `path`'s folder, with its suffix; what was written there becomes `path` if nothing failed.
+    """Yields a temporary name in `path`'s folder, with its suffix; the file written there becomes `path` if nothing failed.
 
     ```python
     with write_atomic("flow.flo") as temporary:
@@ -143,7 +143,7 @@ def check_suffix(path: PathLike, suffix: str) -> None:
 
 
 def flow_array(path: PathLike, flow: Any) -> np.ndarray:
-    """What is to be written as flow -> float32 (H, W, 2)."""
+    """Flow to be written, as float32 (H, W, 2). Raises ValueError for another shape."""
     array = np.asarray(to_numpy(flow), np.float32)
     if array.ndim != 3 or array.shape[2] != 2 or 0 in array.shape:
         raise ValueError(
@@ -153,7 +153,7 @@ def flow_array(path: PathLike, flow: Any) -> np.ndarray:
 
 
 def map_array(path: PathLike, values: Any, what: str, dtype: Any = np.float32) -> np.ndarray:
-    """What is to be written as a map of one value a pixel -> (H, W)."""
+    """A map to be written, as (H, W). Raises ValueError for another shape."""
     array = np.asarray(to_numpy(values), dtype)
     if array.ndim != 2 or 0 in array.shape:
         raise ValueError(f"{path}: {what} is (H, W), got a shape of {array.shape}.")
@@ -161,7 +161,7 @@ def map_array(path: PathLike, values: Any, what: str, dtype: Any = np.float32) -
 
 
 def to_numpy(values: Any) -> Any:
-    """A torch tensor, on any device, to numpy; anything else as it is."""
+    """A torch tensor on any device as a NumPy array; anything else unchanged."""
     if not hasattr(values, "detach"):
         return values
     values = values.detach().cpu()

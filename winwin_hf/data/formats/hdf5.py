@@ -1,14 +1,13 @@
-"""Ground truth in HDF5: Spring's .flo5 and .dsp5, Hypersim, NYUv2's labelled .mat. Others import `formats`.
+"""Ground truth in HDF5: Spring's .flo5 and .dsp5, Hypersim, NYUv2's labelled .mat.
 
 Notable:
 - Files are opened through Python's own file objects: the same way for a path and a Blob, and without HDF5's file locks, which
   fail on some network drives.
-- Before a value is read, the data set must be a plain one inside this file: no links to or parts in other files, no filter
-  but gzip and shuffle, and no larger than what is stored can unpack to.
-- The HDF5 library (2.0.0, too) trusts a file in ways that make it crash or hang where a few bytes are damaged: the sizes of
-  chunks, which are therefore unpacked or at least checked here, and a list in the file that can run in a circle, see `_Watched`.
-  With these, 270,000 files with random damage gave an array or an error. Files that were crafted to do harm are
-  another matter: they are better converted in a process of their own.
+- Only plain data sets inside the file are read: no links to or parts in other files, no filter but gzip and shuffle, and no
+  larger than the stored bytes can unpack to.
+- The HDF5 library (also 2.0.0) crashes or hangs on some damaged files, because it trusts two things: the sizes of chunks, which
+  are therefore unpacked or checked here, and a list in the file that can run in a circle, see `_Watched`. With both checks,
+  270,000 randomly damaged files gave an array or an error. Maliciously crafted files should be converted in a separate process.
 """
 
 from __future__ import annotations
@@ -103,12 +102,12 @@ def _check_chunk(size: int, chunk: Any) -> None:
 class _Watched(io.RawIOBase):
     """The file as the HDF5 library reads it.
 
-    A local heap (the names of a group's members) has a list of its free blocks. If that runs in a circle, the library follows it
-    for ever and fills the memory; so the list is followed here first.
+    A local heap (the names of a group's members) has a list of its free blocks. If it runs in a circle, the library follows it
+    without end and fills the memory, so the list is checked here first.
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        self.file, self.base = file, 0  # addresses count from where HDF5 begins: at 0, 512, 1024, 2048 ...
+        self.file, self.base = file, 0  # addresses count from the start of HDF5: at 0, 512, 1024, 2048 ...
         while (start := self._bytes(self.base, 8)) and start != b"\x89HDF\r\n\x1a\n":
             self.base = max(512, 2 * self.base)
 
@@ -152,7 +151,7 @@ class _Watched(io.RawIOBase):
 
 
 def _own_dataset(archive: h5py.File, path: str) -> h5py.Dataset | None:
-    """The data set, unless it or a part of it is in another file: a data set mustn't make us open what it names."""
+    """The data set; None if it, or a part of it, is in another file, which a data set must not make us open."""
     item: h5py.File | h5py.Group | h5py.Dataset = archive
     for part in path.strip("/").split("/"):
         if not isinstance(item, h5py.Group) or not isinstance(item.get(part, getlink=True), h5py.HardLink):

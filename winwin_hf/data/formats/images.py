@@ -1,10 +1,10 @@
-"""Pictures, and the ground truth that is kept in them: KITTI's flow and disparity, depth, labels. Others import `formats`.
+"""Pictures, and ground truth stored in them: KITTI's flow and disparity, depth, labels.
 
 Notable:
 - Pillow reads pictures and labels (it keeps a palette's indices); OpenCV reads 16-bit PNGs, whose colours Pillow cuts to 8 bits.
-- OpenCV fills a damaged PNG up with what it has. So every chunk's checksum is verified before it sees the file.
-- 16-bit PNGs hold steps, not floats: what was read is written again as the same samples; other values are rounded to the
-  nearest step. A value that 16 bits can't hold is written as unknown, never as another value.
+- OpenCV decodes a damaged PNG partly, without an error. So every chunk's checksum is verified first.
+- 16-bit PNGs hold steps, not floats: values that were read are written as the same samples; others are rounded to the nearest
+  step. A value that 16 bits can't hold is written as unknown.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type: grey, RGB, pale
 
 # ---- pictures ----
 
-# What Pillow may open: the raster formats of data sets and cameras. It would also run Ghostscript for a file that says it is EPS.
+# Formats that Pillow may open: those of data sets and cameras. For others it may run Ghostscript (EPS).
 RASTERS = ("PNG", "JPEG", "PPM", "BMP", "TIFF", "GIF", "WEBP", "TGA", "JPEG2000")
 
 
@@ -133,7 +133,7 @@ def write_labels(path: PathLike, ids: Any, palette: Sequence[Sequence[int]] | No
         )
     image = Image.fromarray(array.astype(np.uint8 if high <= 255 else np.uint16))
     if palette is not None:
-        colours = np.zeros((256, 3), np.uint8)  # all of them: with fewer, Pillow would store ids of fewer bits
+        colours = np.zeros((256, 3), np.uint8)  # all 256: with fewer, Pillow would store ids of fewer bits
         colours[: len(palette)] = palette
         image.putpalette(colours.tobytes())
     with write_atomic(path) as temporary:
@@ -163,7 +163,7 @@ def read_kitti_flow(source: Source) -> np.ndarray:
 def write_kitti_flow(path: PathLike, flow: Any) -> None:
     """(H, W, 2) -> KITTI's 16-bit PNG, rounded to the nearest 1/64 pixel; blue is 1 where known.
 
-    Unknown: not finite, or outside -512 to 511.98 pixels. Those are written as zero flow that isn't valid, as KITTI's are.
+    Unknown: not finite, or outside -512 to 511.98 pixels. Those are written as zero flow marked as unknown, as KITTI's are.
     """
     check_suffix(path, ".png")
     steps = np.rint(flow_array(path, flow).astype(np.float64) * 64 + 32768)
@@ -203,7 +203,7 @@ def write_depth_png(path: PathLike, depth: Any, scale: float = 1000.0) -> None:
     _write_steps(path, array, array > 0, scale)
 
 
-# ---- what the functions above share ----
+# ---- shared by the functions above ----
 
 
 def _read_grey16(source: Source, scale: float, unknown: Sequence[int], what: str) -> np.ndarray:

@@ -15,7 +15,7 @@ UNITS = {
     "flow": "optical flow from image1 to image2 in pixels, (u right, v down)",
     "depth": "depth along the optical axis in metres",
     "label": "a class id for each pixel, 255 where ignored",
-    "occluded": "pixels of image1 whose match can't be seen in image2",
+    "occluded": "pixels of image1 whose match isn't visible in image2",
 }
 KINDS = {
     ("flow", "flo"): "Middlebury's .flo; unknown above 1e9",
@@ -27,12 +27,12 @@ KINDS = {
     ("flow", "disparity-dsp5"): "HDF5 of disparities: as disparity-pfm",
     ("flow", "disparity-kitti"): "16-bit PNG of disparities d = value / 256, 0 unknown: as disparity-pfm",
     ("flow", "disparity-npz"): "NumPy .npz of disparities: as disparity-pfm",
-    ("depth", "png"): "16-bit PNG, after the colon: steps a metre, and values that are unknown as 0 is",
+    ("depth", "png"): "16-bit PNG; after the colon: steps a metre, then values that are unknown besides 0",
     ("depth", "npy"): "NumPy, float (H, W), after a colon: steps a metre",
     ("depth", "pfm"): "PFM, after a colon: steps a metre",
     ("depth", "hdf5"): "HDF5, after the colon: the array's name",
     ("depth", "hypersim"): "HDF5 of the distance along each pixel's ray, 1024x768, focal length 886.81 pixels",
-    ("label", "ids"): "PNG of class ids; ids after a colon are ignored as 255 is",
+    ("label", "ids"): "PNG of class ids; 255 and the ids after a colon are ignored",
     ("label", "minus-one"): "PNG of ids from 1; 0 is ignored",
     ("label", "cityscapes"): "PNG of Cityscapes' raw ids, of which 19 are classes",
     ("label", "camvid-colours"): "PNG in CamVid's colours",
@@ -80,10 +80,10 @@ def card(info: dict[str, Any], suffix: str) -> str:
 # {info["name"]}, {info["split"]}
 
 {info["rows"]} examples in {len(info["files"])} files, {size} in all{skipped}. Each row holds the bytes of the original files.
-`dataset.json` has the number of rows and the SHA-256 of each file, and the names of what was left out.
+`dataset.json` has the number of rows and the SHA-256 of each file, and the names of the examples that were left out.
 
 - source: {info["source"] or "not given"}
-- terms: {info["terms"] or "not given"}. They go with the data, and with what is made of them.
+- terms: {info["terms"] or "not given"}. They apply to the data and to everything made from them.
 
 ## Columns
 

@@ -1,1 +1,1 @@
-"""Endless scenes and rooms with exact flow or depth, rendered only where the windows look."""
+"""Endless scenes and rooms with exact flow or depth, rendered only inside the windows."""

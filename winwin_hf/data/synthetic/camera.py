@@ -1,10 +1,10 @@
-"""How the frames of a synthetic scene are taken: tone curves, blur of the lens, shadow, noise, compression.
+"""The camera of a synthetic scene: tone curves, blur of the lens, shadow, noise, compression.
 
 Notable here:
-- everything is drawn once for a scene and is a function of a pixel's place in the frame, so a window is the crop of the
-  full frame; what needs a pixel's surroundings asks for a larger box (`Camera.needs`);
-- JPEG works on blocks of 8 x 8 pixels, with halved colours on 16 x 16, and makes halved colours whole again from
-  neighbouring blocks: boxes are enlarged to the frame's blocks, and with halved colours by one more.
+- Everything is drawn once for a scene and depends on a pixel's place in the frame, so a window is the crop of the full frame.
+  Effects that need a pixel's surroundings get a larger box (`Camera.needs`).
+- JPEG works on blocks of 8 x 8 pixels, with halved colours on 16 x 16, and interpolates halved colours from neighbouring
+  blocks: boxes are enlarged to the frame's blocks, and with halved colours by one more.
 
 Source: ours.
 """
@@ -60,12 +60,12 @@ class Camera:
         return math.ceil(3 * self._blur)
 
     def needs(self, box: Box) -> Box:
-        """What must be rendered for a box to be developed."""
+        """The box that must be rendered so that `develop` can return `box`."""
         top, left, height, width = self._blocks(box)
         return top - self._margin, left - self._margin, height + 2 * self._margin, width + 2 * self._margin
 
     def _blocks(self, box: Box) -> Box:
-        """The compressed blocks that a box depends on."""
+        """The box of the compressed blocks that a box depends on."""
         if self.quality is None:
             return box
         side, spare = (_BLOCK, 1) if self.halved else (_BLOCK // 2, 0)
@@ -76,7 +76,7 @@ class Camera:
         return top, left, height - top, width - left
 
     def develop(self, image: np.ndarray, frame: int, box: Box) -> np.ndarray:
-        """The frame in the box, uint8 RGB (h, w, 3), of what was rendered in `needs(box)`."""
+        """The final frame in the box, uint8 RGB (h, w, 3). image: rendered in `needs(box)`."""
         margin, blocks = self._margin, self._blocks(box)
         if margin:
             image = cv2.GaussianBlur(image, (2 * margin + 1,) * 2, self._blur)[margin:-margin, margin:-margin]
@@ -100,8 +100,8 @@ class Camera:
         return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
     def _noise_tile(self, frame: int, box: Box) -> np.ndarray:
-        """The sensor's noise in the box, float32 (h, w, 3). One tile of noise, laid from a random place for each frame:
-        a normal deviate a pixel would cost more than the rest, and so windows keep the frame's noise."""
+        """The sensor's noise in the box, float32 (h, w, 3): one tile of noise, shifted at random for each frame. Drawing normal
+        deviates for each pixel would cost more than the rest."""
         top, left = ((at + start) % _NOISE_SIDE for at, start in zip(self._noise_at[frame], box[:2], strict=True))
         tile = _gaussian_tile()
         if top + box[2] <= len(tile) and left + box[3] <= len(tile):
@@ -123,8 +123,8 @@ def _tones(deviates: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _gaussian_tile() -> np.ndarray:
-    """Normal deviates times `_NOISE_UNIT`, int8 (768, 768, 3), of period 512, the same in every process. It is larger
-    than its period so that most windows are a plain slice."""
+    """Normal deviates times `_NOISE_UNIT`, int8 (768, 768, 3), with period 512, the same in every process. It is larger than
+    its period so that most windows are a slice of it."""
     values = np.random.default_rng(0).standard_normal((_NOISE_SIDE, _NOISE_SIDE, 3), dtype=np.float32) * _NOISE_UNIT
     tile = np.clip(np.rint(values), -127, 127).astype(np.int8)
     return np.ascontiguousarray(np.pad(tile, ((0, 256), (0, 256), (0, 0)), mode="wrap"))

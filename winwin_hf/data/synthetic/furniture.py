@@ -1,7 +1,7 @@
-"""What stands in a synthetic room: tables, chairs, shelves, cupboards, frames of bars, balls and boxes, made of a few solids each.
+"""The furniture of a synthetic room: tables, chairs, shelves, cupboards, frames of bars, balls and boxes, of a few solids each.
 
-Sizes are those of real furniture, in metres: they are what tells depth from an image. Everything is painted with a texture of the bank or
-in one colour. Source: ours.
+Sizes are those of real furniture, in metres: from them a network can tell depth in one image. Every side has a texture of the bank or
+one colour. Source: ours.
 """
 
 from __future__ import annotations
@@ -16,16 +16,26 @@ from winwin_hf.data.synthetic.raycast import BALL, BOX, CYLINDER, Pinhole, Solid
 from winwin_hf.data.synthetic.textures import LEVELS, desaturate, rotation
 
 SIDES = {BOX: 6, BALL: 1, CYLINDER: 2}
-PIECES = {"table": 3, "chair": 3, "shelf": 2, "cupboard": 3, "frame": 2, "heap": 3, "hanging": 2}  # how often each
+PIECES = {
+    "table": 3,
+    "chair": 3,
+    "shelf": 2,
+    "cupboard": 3,
+    "frame": 2,
+    "heap": 3,
+    "hanging": 2,
+}  # relative frequencies
 Size = tuple[float, float, float]
-Painter = Callable[[bool], int]  # whether it is for the room itself -> number of a new paint
+Painter = Callable[[bool], int]  # (is it for the room itself) -> number of a new paint
 
 
 @dataclass(frozen=True)
 class Paint:
     """
-    texture: number in the bank, None for one colour. colour: (3,) 0 to 255, a texture's multiplied by it / 255. density: pixels of the
-    texture a metre. turn: (2, 2), of the texture on the side. shift: (2,) pixels.
+    What one side of a solid is painted with.
+
+    texture: number in the bank; None: one colour. colour: (3,) 0 to 255; a texture is multiplied by colour / 255. density: the
+    texture's pixels a metre. turn: (2, 2) rotation of the texture. shift: (2,) pixels.
     """
 
     texture: int | None
@@ -36,8 +46,8 @@ class Paint:
 
     @classmethod
     def draw(cls, rng: np.random.Generator, fresh: int, count: int, plain: float, room: bool) -> Paint:
-        """fresh, count: the bank's textures that are used, from which on and how many. plain: probability of one
-        colour, half as much more on walls."""
+        """fresh, count: first texture of the bank and number of textures to choose from. plain: probability of one colour; on
+        walls it is 1.5 times as high."""
         number = None if rng.random() < plain * (1.5 if room else 1.0) else fresh + int(rng.integers(count))
         low, high = (40.0, 255.0) if number is None else (200.0, 255.0)
         colour = desaturate(np.clip(rng.uniform(low, high) + rng.normal(0, 40, 3), 20, 255), rng).astype(np.float32)
@@ -46,11 +56,11 @@ class Paint:
         return cls(number, colour, density, quarter, rng.uniform(0, 512, 2))
 
     def level(self, distance: float, focal: float) -> int:
-        """Of the texture's prefiltered sizes, that whose pixels are about the frame's, seen frontally from `distance`."""
+        """The prefiltered size of the texture whose pixels, seen frontally from `distance`, are about as large as the frame's."""
         return int(np.clip(round(math.log2(max(self.density * distance / focal, 1e-3))), 0, LEVELS - 1))
 
     def place(self, u: np.ndarray, v: np.ndarray, level: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """Pixels (x, y) of the texture at this level for places (u, v) on a side, in metres."""
+        """Pixels (x, y) of the texture at this level for points (u, v) on a side, in metres."""
         (a, b), (c, d) = (self.turn * self.density).tolist()
         x, y = a * u + b * v + self.shift[0], c * u + d * v + self.shift[1]
         return (x + 0.5) / 2**level - 0.5, (y + 0.5) / 2**level - 0.5
@@ -63,7 +73,7 @@ def upright(yaw: float) -> np.ndarray:
 
 
 class Builder:
-    """One piece of furniture in its own coordinates (middle of its foot at the origin), then put somewhere."""
+    """One piece of furniture in its own coordinates, the middle of its foot at the origin."""
 
     def __init__(self, rng: np.random.Generator, paint: Painter):
         self.rng, self.paint = rng, paint
@@ -77,18 +87,18 @@ class Builder:
         paint: int | None = None,
         turn=None,
     ) -> None:
-        """A solid of full sizes around `middle`."""
+        """Adds a solid. size: full width, height and depth around `middle`."""
         paint = self.paint(False) if paint is None else paint
         turn = np.eye(3) if turn is None else turn
         self.parts.append(Solid(kind, np.array(middle), np.array(size) / 2, turn, (paint,) * SIDES[kind]))
 
     def put(self, at: np.ndarray, yaw: float) -> list[Solid]:
-        """The parts in the room."""
+        """The parts in the room's coordinates."""
         turn = upright(yaw)
         return [Solid(p.kind, turn.T @ p.centre + at, p.half, p.turn @ turn, p.paints) for p in self.parts]
 
     def things(self, wide: float, deep: float, height: float, most: int, largest: float = 0.35) -> None:
-        """Up to so many small things on a surface."""
+        """Adds up to `most` small objects on a surface."""
         for _ in range(int(self.rng.integers(most + 1))):
             size = np.exp(self.rng.uniform(math.log(0.04), math.log(largest), 3))
             kind = int(self.rng.choice([BOX, BOX, BALL, CYLINDER]))
@@ -145,7 +155,7 @@ class Builder:
             self.things(wide, deep, height, 4)
 
     def frame(self) -> None:
-        """Bars, wheels and a body that lean any way, as of a bicycle, a machine or a heap of tools."""
+        """Bars, wheels and a body that lean in any direction, like a bicycle, a machine or a heap of tools."""
         u = self.rng.uniform
         wide, height = u(0.5, 1.8), u(0.5, 1.2)
         paint = self.paint(False)
@@ -165,7 +175,7 @@ class Builder:
                 self.add(CYLINDER, (x * wide * 0.8, radius, 0), (2 * radius, u(0.04, 0.18), 2 * radius), turn=flat)
 
     def heap(self) -> None:
-        """Boxes, balls and drums on the floor, one on the other at times."""
+        """Boxes, balls and drums on the floor, some on top of others."""
         u, height = self.rng.uniform, 0.0
         for _ in range(int(self.rng.integers(1, 4))):
             size = np.exp(self.rng.uniform(math.log(0.15), math.log(0.8), 3))
@@ -191,7 +201,7 @@ def lean_by(rng: np.random.Generator, angle: float) -> np.ndarray:
 def furnish(
     rng: np.random.Generator, room: Solid, camera: Pinhole, pieces: tuple[int, int], nearest: float, paint: Painter
 ) -> list[Solid]:
-    """Solids in the room (its floor at y = 0), none nearer than `nearest` to the camera; half of the pieces stand at a wall."""
+    """Solids in the room (floor at y = 0), none nearer than `nearest` to the camera; about half of the pieces stand at a wall."""
     names, weights = list(PIECES), np.array(list(PIECES.values()), float)
     found: list[Solid] = []
     for _ in range(int(rng.integers(pieces[0], pieces[1], endpoint=True))):

@@ -1,11 +1,11 @@
-"""How a layer of a synthetic scene moves from frame 1 to frame 2: affine maps, planes in perspective, smooth bending.
+"""Motions of a synthetic scene's layers from frame 1 to frame 2: affine maps, planes in perspective, smooth bending.
 
 Notable here:
-- a `Motion` is p -> outer(q + b(q)), q = inner(p): an affine `inner`, a bending b (or none), an affine map or a homography
-  `outer`. That form is kept when a turn comes before it, so a limb moves with the body it hangs on;
-- an affine motion takes the short way, whose bits are those of the maps themselves (`textures.grid`);
-- forward, bending is exact on a pixel grid at the cost of a few products: sin(u + v) of a column's u and a row's v;
-- backward, the bending's shift is found by fixed-point iteration on a grid of `STEP` pixels that is tied to the frame, and
+- A `Motion` is p -> outer(q + b(q)), q = inner(p): an affine `inner`, a bending b (or none), an affine map or a homography
+  `outer`. That form is kept when a turn comes before it, so a limb can move with its body.
+- An affine motion is applied directly (`textures.grid`).
+- Forward, bending is exact on a pixel grid at the cost of a few products: sin(u + v) of a column's u and a row's v.
+- Backward, the bending's shift is found by fixed-point iteration on a grid of `STEP` pixels that is tied to the frame, and
   interpolated in between. Values and weights are short binary fractions, so the sums are exact in float64 and a window has
   the bits of the full frame, in whatever order they are summed. The error is below 0.02 pixels.
 
@@ -24,12 +24,14 @@ from winwin_hf.data.synthetic.textures import about, compose, grid, invert, poin
 STEP = 8  # pixels between the places at which the inverse of a bending is computed
 _TAIL = 1.0  # sigma of the log-normal motion magnitude
 MARGIN = 64  # pixels about the frame in which no perspective may fold
-_TILT = 0.25  # most that the depth of a plane in perspective varies from its centre to its rim, as a share
+_TILT = 0.25  # largest relative change of a plane's depth from its centre to its rim
 _WAVES = (80.0, 500.0)  # wavelengths of a bending, pixels
-_GRADIENT = 0.25  # bound of a bending's gradient: below 1 it is invertible, and the iteration gains so much each time
-_CURVATURE = 0.01  # bound of its second derivative, per pixel: short waves are low, which the interpolation needs
-_CLOSE = 0.004  # pixels: where the iteration may stop
-_FRACTION = 1024.0  # shifts are kept in so many parts of a pixel
+_GRADIENT = (
+    0.25  # bound of a bending's gradient: below 1 it is invertible, and each iteration shrinks the error by this factor
+)
+_CURVATURE = 0.01  # bound of its second derivative, per pixel, so that the interpolation is precise
+_CLOSE = 0.004  # pixels: error at which the iteration stops
+_FRACTION = 1024.0  # shifts are multiples of 1 / 1024 pixel
 
 
 def _taps() -> np.ndarray:
@@ -135,7 +137,7 @@ class Motion:
         return Motion(self.outer, self.bend, compose(self.inner, first))
 
     def forward(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
-        """Where each pixel of a box of frame 1 is in frame 2, (x, y) as float64 (h, w) each."""
+        """The place in frame 2 of each pixel of a box of frame 1, (x, y) as float64 (h, w) each."""
         if self.bend is None:
             return grid(self.outer, box)
         x, y = grid(self.inner, box)
@@ -153,7 +155,7 @@ class Motion:
         return x, y
 
     def points(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where any places of frame 1 are in frame 2."""
+        """The places in frame 2 of any places of frame 1."""
         x, y = project(self.inner, x, y)
         if self.bend is not None:
             dx, dy = self.bend.at(x, y)
@@ -161,7 +163,7 @@ class Motion:
         return project(self.outer, x, y)
 
     def sources(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where any places of frame 2 were in frame 1; not interpolated, so slower than `seen` on many pixels."""
+        """The places in frame 1 of any places of frame 2; not interpolated, so slower than `seen` for many pixels."""
         x, y = project(self._outer_back, x, y)
         if self.bend is not None:
             dx, dy = self.bend.undo(x, y)
@@ -169,9 +171,9 @@ class Motion:
         return project(self._inner_back, x, y)
 
     def seen(self, first: np.ndarray, second: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
-        """What each pixel of a box of frame 2 shows, in coordinates to which the affine `first` leads from frame 1.
+        """For each pixel of a box of frame 2, the place it shows, in the coordinates that the affine `first` maps frame 1 to.
 
-        second: compose(first, self.back), made once.
+        second: compose(first, self.back), computed once by the caller.
         """
         x, y = grid(second, box)
         if self.bend is not None:
@@ -182,7 +184,7 @@ class Motion:
         return x, y
 
     def _undo(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
-        """The bending's shift back. Kept for the next call: a layer's texture is looked up where its shape was."""
+        """The bending's shift back. It is cached: a layer's texture and shape are sampled at the same places."""
         assert self.bend is not None
         if self._undone is not None:
             (top, left, height, width), dx, dy = self._undone
@@ -200,23 +202,23 @@ class Motion:
         return float(u[0]), float(v[0])
 
     def jacobian(self, x: float, y: float) -> np.ndarray:
-        """2 x 2: how the surroundings of a place turn and stretch."""
+        """2 x 2: the derivative of the motion at a place."""
         if self.affine is not None:
             return self.affine[:, :2]
         u, v = self.points(x + np.array([1.0, -1.0, 0, 0]), y + np.array([0, 0, 1.0, -1.0]))
         return np.array([[u[0] - u[1], u[2] - u[3]], [v[0] - v[1], v[2] - v[3]]]) / 2
 
     def depth(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """What the homography divides by at places of frame 1: 1 at its centre, 0 on the plane's horizon."""
+        """The homography's denominator at places of frame 1: 1 at its centre, 0 on the plane's horizon."""
         if len(self.outer) == 2:
             return np.ones_like(x)
         x, y = project(self.inner, x, y)
         return self.outer[2, 0] * x + self.outer[2, 1] * y + self.outer[2, 2]
 
     def hull(self, axes: np.ndarray, centre: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
-        """Places of frame 1 and of frame 2, (2, n) each, that have the ellipse centre + axes @ unit circle between them.
+        """Corners in frame 1 and in frame 2, (2, n) each, of a polygon that contains the ellipse centre + axes @ unit circle.
 
-        They are corners of a polygon about the ellipse: with no horizon between them a homography keeps it convex.
+        With no horizon between the corners, a homography keeps the polygon convex.
         """
         angles = np.arange(16) * (math.pi / 8)
         corners = axes @ np.stack([np.cos(angles), np.sin(angles)]) / math.cos(math.pi / 16)
@@ -241,12 +243,13 @@ def in_perspective(
     reach: float,
     frame: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """A homography that agrees with the affine map at the centre, as of a plane that turns in depth and approaches.
+    """A homography that agrees with the affine map at the centre: a plane that turns in depth and approaches.
 
     Args:
         unit: of the scene's motion, pixels.
-        reach: how far from the centre the layer is seen, pixels. The further, the weaker.
-        frame: (height, width): nothing may fold there and `MARGIN` pixels about it, in either frame; None: in the reach.
+        reach: distance from the centre to which the layer extends, pixels; the perspective is weaker for larger layers.
+        frame: (height, width): the plane must not fold within it and `MARGIN` pixels around it, in either frame; None: within
+            the reach.
     """
     strength = unit / 10 * math.sqrt(magnitude(rng))
     approach = math.exp(min(0.2, max(-0.2, strength * 0.03 * float(rng.standard_normal()))))
@@ -268,7 +271,8 @@ def in_perspective(
 
 
 def draw_bending(rng: np.random.Generator, unit: float) -> Bending:
-    """Two or three waves, whose height grows with the motion's unit (pixels) up to the bounds of gradient and curvature."""
+    """Two or three waves with amplitudes in proportion to the motion's unit (pixels), limited by the bounds of gradient and
+    curvature."""
     count = int(rng.integers(2, 4))
     steepness = 2 * math.pi / np.exp(rng.uniform(math.log(_WAVES[0]), math.log(_WAVES[1]), count))
     along, aside, phase = rng.uniform(0, 2 * math.pi, (3, count))

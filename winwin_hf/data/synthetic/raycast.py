@@ -1,11 +1,11 @@
-"""Rays against boxes, ellipsoids and cylinders: where each ray of a camera ends, and on what. Source: ours.
+"""Ray casting against boxes, ellipsoids and cylinders: the depth and the solid that each pixel sees. Source: ours.
 
 Notable here:
-- a solid is a unit shape (cube, ball or cylinder of half-sizes 1) moved by one affine map, so there are three intersections,
-  each in the solid's own coordinates, in which a ray's parameter is the same as in the world's;
-- a ray's parameter is its depth, as rays have length 1 along the camera's axis (`Pinhole.rays`);
-- a solid is only asked about the pixels of its own bounding box;
-- arithmetic is elementwise, in float32, so a pixel's answer doesn't depend on which others are asked about.
+- A solid is a unit shape (cube, ball or cylinder of half-sizes 1) moved by one affine map, so there are three intersections,
+  each in the solid's own coordinates, in which a ray's parameter is the same as in the world.
+- A ray's parameter is its depth, as rays have length 1 along the camera's axis (`Pinhole.rays`).
+- A solid is intersected only with the rays of its own bounding box.
+- Arithmetic is elementwise, in float32, so a pixel's result doesn't depend on which other pixels are computed.
 
 World: metres, y up. Camera: x right, y down, z forward. Pixel centres at integers.
 """
@@ -24,16 +24,18 @@ from winwin_hf.data.synthetic.textures import intersect
 
 BOX, BALL, CYLINDER = range(3)
 SIGNS = np.array([(x, y, z) for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)])  # of a cube's corners
-NEAR = 0.05  # metres; what is nearer is not seen
+NEAR = 0.05  # metres; nearer surfaces are not seen
 Vectors = tuple[np.ndarray, np.ndarray, np.ndarray]  # x, y and z, each of any one shape
 
 
 @dataclass(frozen=True)
 class Solid:
     """
-    kind: BOX, BALL or CYLINDER. centre: (3,) metres. half: (3,) half of its width, height and depth. turn: (3, 3), the world's
-    directions to its own. paints: what its sides are painted with, as many as it has sides: left, right, bottom, top, back, front of a
-    box; one of a ball; round and caps of a cylinder.
+    A box, an ellipsoid or a cylinder in the world.
+
+    kind: BOX, BALL or CYLINDER. centre: (3,) metres. half: (3,) half of its width, height and depth. turn: (3, 3) from the world's
+    directions to its own. paints: numbers of its sides' paints: left, right, bottom, top, back, front of a box; one of a ball; round
+    side and caps of a cylinder.
     """
 
     kind: int
@@ -48,11 +50,11 @@ class Solid:
 
     @cached_property
     def corners(self) -> np.ndarray:
-        """(8, 3), of the box around it."""
+        """(8, 3), of its bounding box."""
         return (SIGNS * self.half) @ self.turn + self.centre
 
     def span(self, origin: Vectors, direction: Vectors) -> tuple[np.ndarray, np.ndarray]:
-        """Parameters at which rays enter and leave it; they miss it unless enter < leave."""
+        """(enter, leave): parameters at which rays enter and leave it; they miss it unless enter < leave."""
         o, d = self.local(origin, direction)
         if self.kind == BOX:
             return slabs(o, d, (0, 1, 2))
@@ -67,7 +69,7 @@ class Solid:
         return rotate(self.turn / self.half[:, None], (points[0] - x, points[1] - y, points[2] - z))
 
     def side(self, p: Vectors) -> np.ndarray:
-        """Which side each point in its own coordinates lies on, as `paints` are numbered."""
+        """The side that each point (in its own coordinates) lies on, numbered as `paints`."""
         x, y, z = (np.abs(v) for v in p)
         if self.kind == BALL:
             return np.zeros(x.shape, np.int8)
@@ -78,7 +80,7 @@ class Solid:
         return (2 * axis + positive).astype(np.int8)
 
     def normal(self, points: Vectors) -> Vectors:
-        """Unit vectors out of its surface, in the world."""
+        """Outward unit normals, in the world."""
         p = self.at(points)
         side = self.side(p)
         zero = np.zeros(side.shape)
@@ -99,7 +101,7 @@ class Solid:
         return rotate(self.turn.T, (x / length, y / length, z / length))
 
     def surface(self, points: Vectors) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Side of each point, and its place (u, v) there, in metres."""
+        """(side, u, v) of each point; u and v in metres on the side."""
         p = self.at(points)
         side = self.side(p)
         a, b, c = self.half.tolist()
@@ -113,19 +115,19 @@ class Solid:
 
 
 def rotate(matrix: np.ndarray, vectors: Vectors) -> Vectors:
-    """(3, 3) times vectors, without BLAS, whose sums depend on how many there are."""
+    """(3, 3) times vectors, without BLAS, whose rounding depends on the number of vectors."""
     x, y, z = vectors
     return tuple(a * x + b * y + c * z for a, b, c in matrix.tolist())
 
 
 def take(vectors: Vectors, where: Any) -> Vectors:
-    """Those that an index or a mask names."""
+    """The vectors at an index or mask."""
     x, y, z = vectors
     return x[where], y[where], z[where]
 
 
 def slabs(o: Vectors, d: Vectors, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Where rays enter and leave |x_i| <= 1 for these axes; enter > leave where they miss."""
+    """(enter, leave) of the slabs |x_i| <= 1 of these axes; enter > leave where rays miss."""
     enter = leave = None
     for axis in axes:
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -139,7 +141,7 @@ def slabs(o: Vectors, d: Vectors, axes: tuple[int, ...]) -> tuple[np.ndarray, np
 
 
 def quadric(o: Vectors, d: Vectors, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Where rays enter and leave the sum of x_i^2 <= 1; inf and -inf where they miss."""
+    """(enter, leave) of the sum of x_i^2 <= 1 over these axes; (inf, -inf) where rays miss."""
     a = sum(d[i] * d[i] for i in axes)
     b = sum(o[i] * d[i] for i in axes)
     c = sum(o[i] * o[i] for i in axes) - 1.0
@@ -162,13 +164,13 @@ class Pinhole:
     centre: tuple[float, float]
 
     def rays(self, rows: np.ndarray, columns: np.ndarray) -> Vectors:
-        """Directions in the world through pixels, of the shape of both broadcast; their parameter is depth along the camera's axis."""
+        """Directions in the world through pixels, of the broadcast shape; a ray's parameter is depth along the camera's axis."""
         x, y = (columns - self.centre[0]) / self.focal, (rows - self.centre[1]) / self.focal
         x, y = np.broadcast_arrays(x.astype(np.float32), y.astype(np.float32))
         return rotate(self.axes.T, (x, y, np.ones_like(x)))
 
     def bounds(self, solid: Solid) -> Box | None:
-        """The pixels (top, left, height, width) that can show a solid: all of them where it reaches behind the camera, none behind it."""
+        """The pixels (top, left, height, width) that can show a solid: all if it reaches behind the camera; None if it is behind."""
         x, y, z = rotate(self.axes, tuple((solid.corners - self.position).T))
         if z.max() < NEAR:
             return None
@@ -181,7 +183,7 @@ class Pinhole:
 
 @dataclass
 class Hits:
-    """What rays ended on: depth (...), index of the solid (...), -1 for the room's own walls."""
+    """The ends of rays: depth (...), and index of the solid (...), -1 for the room's walls."""
 
     depth: np.ndarray
     solid: np.ndarray
@@ -189,16 +191,16 @@ class Hits:
 
 @dataclass
 class World:
-    """A room (seen from inside, a box) and solids in it."""
+    """A room (a box seen from inside) and the solids in it."""
 
     room: Solid
     solids: list[Solid] = field(default_factory=list)
 
     def cast(self, camera: Pinhole, rows: np.ndarray, columns: np.ndarray, box: Box | None = None) -> Hits:
         """
-        What the camera sees at rows (h, 1) and columns (1, w): depth along its axis, and of what.
+        Depth and solid that the camera sees at rows (h, 1) and columns (1, w).
 
-        box: the pixels (top, left, height, width) that these are, if they are consecutive ones: then solids are asked about theirs only.
+        box: (top, left, height, width) of these pixels if they are consecutive; solids outside it are then skipped.
         """
         position: Vectors = tuple(camera.position.tolist())
         direction = camera.rays(rows, columns)
@@ -220,7 +222,7 @@ class World:
         return Hits(depth, solid)
 
     def lit(self, points: Vectors, lamp: np.ndarray) -> np.ndarray:
-        """Whether nothing stands between points and a lamp (3,), bool."""
+        """Whether each point sees a lamp (3,), bool."""
         towards: Vectors = tuple(to - p for to, p in zip(lamp.tolist(), points, strict=True))
         free = np.ones(points[0].shape, bool)
         if not free.size:
@@ -233,6 +235,6 @@ class World:
             if any(low > b or high < a for (a, b), low, high in zip(reach, ends.min(0), ends.max(0), strict=True)):
                 continue  # not between any of them and the lamp
             enter, leave = one.span(points, towards)
-            # a ray that begins on it, and leads away from it, leaves at 0, but for rounding
+            # a ray that begins on its surface and leads away leaves it at 0, up to rounding
             free &= ~((enter < leave) & (enter < 1.0) & (leave > 1e-3))
         return free

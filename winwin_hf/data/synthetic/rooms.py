@@ -4,9 +4,9 @@ A room is a box seen from inside, furnished (furniture.py) and lit by a lamp tha
 head looks into it. Depth is that along the camera's axis, in metres.
 
 Notable here:
-- the field of view is drawn too, as real cameras' differ, so how far a thing is can't be told from its size in the image alone;
-- a window equals the same crop of the full frame, bit for bit: what a pixel shows depends on its place in the frame alone
-  (raycast.py), and what depends on the whole frame, as the exposure, is found once on a coarse grid.
+- The field of view is drawn, too, as real cameras differ; so the distance of an object doesn't follow from its size in the image.
+- A window equals the same crop of the full frame, bit for bit: a pixel's content depends on its place in the frame alone
+  (raycast.py), and quantities of the whole frame, such as the exposure, are computed once on a coarse grid.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from winwin_hf.data.synthetic.settings import (
     TextureSteps,
     TextureWeights,
 )
-from winwin_hf.data.synthetic.textures import TextureBank, look
+from winwin_hf.data.synthetic.textures import TextureBank, sample_at
 
-COARSE = 16  # pixels between those from which the exposure is found
+COARSE = 16  # pixels between those that the exposure is computed from
 WALL = -1  # index of the room itself among the solids
 
 
@@ -135,7 +135,7 @@ class SyntheticDepth(SceneReader[RoomSettings]):
 class SyntheticRoom:
     """One room as a Sample (see `sample.py`): `first` renders the box it is asked for.
 
-    The room goes on outside the frame; only the depth is NaN there.
+    The room continues outside the frame; only the depth is NaN there.
     """
 
     def __init__(self, settings: RoomSettings, seed: int, bank: TextureBank, step: int = 0) -> None:
@@ -181,7 +181,7 @@ class SyntheticRoom:
         self.brightness = rng.uniform(0.6, 1.0)
 
     def _place_camera(self, rng: np.random.Generator, wide: float, long: float) -> Pinhole:
-        """Somewhere in the room, looking more often across it than at the next wall."""
+        """A camera in the room that more often looks across it than at the nearest wall."""
         s = self.settings
         at = np.array([rng.uniform(-0.45, 0.45) * wide, rng.uniform(*s.eye), rng.uniform(-0.45, 0.45) * long])
         if rng.random() < 0.6:  # with its back to a wall
@@ -199,7 +199,7 @@ class SyntheticRoom:
 
     @cached_property
     def exposure(self) -> float:
-        """What makes the frame's mean light `brightness`; from every 16th pixel."""
+        """The factor that makes the frame's mean light `brightness`, from every 16th pixel."""
         rows = np.arange(min(COARSE, self.height) // 2, self.height, COARSE, dtype=np.float64)[:, None]
         columns = np.arange(min(COARSE, self.width) // 2, self.width, COARSE, dtype=np.float64)
         hits = self.world.cast(self.view, rows, columns)
@@ -215,7 +215,7 @@ class SyntheticRoom:
         return self.world.room if index == WALL else self.world.solids[index]
 
     def _light(self, depth: np.ndarray, solid: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        """Light on what is seen, before exposure: from everywhere, and from the lamp where nothing is in its way."""
+        """Light on the visible surfaces before exposure: ambient light, and the lamp's where nothing is in its way."""
         points = self._points(depth, rows, columns)
         normals = tuple(np.zeros(depth.shape, np.float32) for _ in range(3))
         for index in np.unique(solid).tolist():
@@ -234,7 +234,7 @@ class SyntheticRoom:
         return self.ambient * (0.85 + 0.15 * normals[1]) + (1 - self.ambient) * lamp
 
     def _colours(self, points: Vectors, solid: np.ndarray) -> np.ndarray:
-        """What everything is painted with, float32 (h, w, 3), side by side."""
+        """Paint of the visible surfaces, float32 (h, w, 3), 0 to 255."""
         image = np.zeros((*solid.shape, 3), np.float32)
         for index in np.unique(solid).tolist():
             one = self._solid(index)
@@ -250,12 +250,12 @@ class SyntheticRoom:
                     continue
                 level = paint.level(self.distance(one), self.view.focal)
                 x, y = paint.place(u, v, level)
-                seen = look(self.bank.levels(paint.texture)[level], x, y, cv2.BORDER_REFLECT_101)
+                seen = sample_at(self.bank.levels(paint.texture)[level], x, y, cv2.BORDER_REFLECT_101)
                 image[box][part] = seen[part] * paint.colour / 255
         return image
 
     def distance(self, solid: Solid) -> float:
-        """Of a solid from the camera; of the room: to its middle or so. Textures are filtered for it."""
+        """A solid's distance from the camera, metres, for which its textures are filtered; of the room half its mean side."""
         if solid is self.world.room:
             return float(solid.half[[0, 2]].mean())
         return float(np.linalg.norm(solid.centre - self.view.position))

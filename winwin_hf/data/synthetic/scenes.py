@@ -1,10 +1,10 @@
 """Synthetic scenes for optical flow: endless, seeded, with exact flow and occlusion, rendered only where asked.
 
 Notable here:
-- `scene_stream` is a `datasets.IterableDataset` of seeds; nothing is rendered until a window is asked for;
+- `scene_stream` is a `datasets.IterableDataset` of seeds; nothing is rendered until a window is requested.
 - `SyntheticFlow` (the reader) turns such an example into a `SyntheticScene`: layers (a background and objects) with a
-  texture, a shape and a motion M each. Flow is M(p) - p of the topmost layer, exact at every pixel;
-- a window equals the same crop of the full frame, bit for bit: texture coordinates are computed in float64 from the
+  texture, a shape and a motion M each. Flow is M(p) - p of the topmost layer, exact at every pixel.
+- A window equals the same crop of the full frame, bit for bit: texture coordinates are computed in float64 from the
   pixel's place in the frame and sampled with `cv2.remap` (`cv2.warpAffine` rounds otherwise when moved).
 
 Coordinates: pixel centres at integers, x right, y down. Affine maps are 2 x 3 float64. Source: ours.
@@ -29,7 +29,7 @@ from winwin_hf.data.synthetic.textures import TextureBank, intersect, view
 
 
 def scene_seed(seed: int, index: int) -> int:
-    """63-bit seed of example `index` of set `seed` (splitmix64: one to one in the index, but for its last bit)."""
+    """63-bit seed of example `index` of set `seed` (splitmix64: distinct for distinct indices, except for the last bit)."""
     mask = (1 << 64) - 1
     value = seed & mask
     for step in (0, index):
@@ -62,7 +62,7 @@ def scene_stream(
 
     Args:
         seed: of the set; a held-out set has another (and a `length`).
-        start: leave out this many examples of each shard, in no time. To resume after n batches of size b with W
+        start: skip this many examples of each shard, at no cost. To resume after n batches of size b with W
             workers (W = 1 without workers), n a multiple of W: `start = n * b // W`.
     """
     if num_shards < 1 or start < 0 or (length is not None and length < 0):
@@ -73,7 +73,7 @@ def scene_stream(
 
 
 class TexturedSettings(Protocol):
-    """What settings say of textures; see `SceneSettings`."""
+    """The settings of a texture bank; see `SceneSettings`."""
 
     @property
     def textures(self) -> str | None: ...
@@ -91,7 +91,7 @@ Textured = TypeVar("Textured", bound=TexturedSettings)
 
 
 class SceneReader(Generic[Textured]):
-    """Settings and their textures. Picklable; each process has its textures."""
+    """Settings and their texture bank. Picklable; each process has its own bank."""
 
     def __init__(self, settings: Textured) -> None:
         self.settings = settings
@@ -118,7 +118,7 @@ class SyntheticFlow(SceneReader[SceneSettings]):
     def __call__(self, example: Mapping[str, Any], rng: np.random.Generator | None = None) -> SyntheticScene:
         """The scene depends on the example's `seed` (and `step`) and the settings alone; `rng` is not used."""
         settings, seed = self.settings, int(example["seed"])
-        if settings.sizes is not None:  # the seed is as good as random, and the scene draws from it afresh
+        if settings.sizes is not None:  # the seed is itself a hash, so it can choose the size
             height, width = settings.sizes[seed % len(settings.sizes)]
             settings = replace(settings, height=height, width=width, sizes=None)
         return SyntheticScene(settings, seed, self.bank, int(example.get("step", 0)))
@@ -127,7 +127,7 @@ class SyntheticFlow(SceneReader[SceneSettings]):
 class SyntheticScene:
     """One scene as a Sample (see `sample.py`): `first`, `second` and `occlusion` render the box they are asked for.
 
-    The scene goes on outside the frame; only the flow is NaN (and `occlusion` True) there.
+    The scene continues outside the frame; only the flow is NaN (and `occlusion` True) there.
     """
 
     def __init__(self, settings: SceneSettings, seed: int, bank: TextureBank, step: int = 0) -> None:
@@ -141,7 +141,7 @@ class SyntheticScene:
                 layer.expose(self.camera.exposure, (self.height, self.width))
 
     def _visible(self, frame: int, box: Box, sharp: bool = False) -> tuple[int, list[tuple[int, Box, np.ndarray]]]:
-        """The lowest layer that is seen in the box, and those above it: index, part of the box, opacity there.
+        """(lowest visible layer in the box, layers above it as (index, part of the box, opacity there)).
 
         sharp: without motion blur.
         """
@@ -168,7 +168,7 @@ class SyntheticScene:
         return cv2.LUT(layer.colours(image, frame, box), self.camera.curve(layer.tint, frame))
 
     def _render(self, frame: int, box: Box) -> tuple[np.ndarray, int, list[tuple[int, Box, np.ndarray]]]:
-        """The image uint8 (h, w, 3) of the box, and what `_visible` found in the box that the camera needs."""
+        """The image uint8 (h, w, 3) of the box, and `_visible` of the larger box that the camera needs."""
         outer = self.camera.needs(box)
         base, above = self._visible(frame, outer)
         image = self._texture(base, frame, outer)
@@ -200,7 +200,7 @@ class SyntheticScene:
     def first(self, box: Box) -> tuple[np.ndarray, np.ndarray]:
         """Frame 1 in the box, uint8 RGB (h, w, 3), and its flow, float32 (h, w, 2), NaN outside the frame."""
         image, base, above = self._render(0, box)
-        if self.camera.exposure:  # a blurred edge is not where the flow changes
+        if self.camera.exposure:  # the flow changes at sharp edges
             base, above = self._visible(0, box, sharp=True)
         flow = self._layer_flow(base, box)
         for index, part, alpha in above:
@@ -217,7 +217,7 @@ class SyntheticScene:
         return self._render(1, box)[0]
 
     def occlusion(self, box: Box) -> np.ndarray:
-        """True where what frame 1 shows is behind another layer in frame 2 or has left the frame, bool (h, w)."""
+        """bool (h, w): True where the content of frame 1 is behind another layer in frame 2, or outside it."""
         labels = self._labels(box)
         hidden = self._outside(box)
         for label in np.unique(labels).tolist():

@@ -1,13 +1,13 @@
-"""The layers of a synthetic scene: what shape each has, how it is painted, and how it is seen in either frame.
+"""The layers of a synthetic scene: their shapes, their paint, and their pixels in either frame.
 
 Notable here:
-- a layer lies in frame 1 by affine maps (to its texture, to its shape's raster); in frame 2 what it shows is looked up
-  where its motion came from, so shape, texture and flow agree;
-- a blob's raster is small and its edge is steepened when it is enlarged; a thin shape is drawn at the frame's size, or
-  its strands would be as wide as the raster's pixels become;
-- motion blur is the mean of the layer as it is seen at a few moments of the exposure, moving straight and evenly. It is
-  centred, so the flow between the middles of the exposures is that of the sharp scene. Sums are of whole numbers and
-  their count is a power of two, so a window has the bits of the full frame.
+- Affine maps lead from frame 1 to a layer's texture and to its shape's raster. In frame 2 both are sampled where the motion
+  came from, so shape, texture and flow agree.
+- A blob's raster is small, and its edge is steepened when it is enlarged. A thin shape is drawn at the frame's size, because
+  enlarging would widen its strands.
+- Motion blur is the mean of the layer at a few moments of the exposure, moving straight and evenly. It is centred, so the flow
+  between the middles of the exposures is that of the sharp scene. Sums are of whole numbers and their count is a power of
+  two, so a window has the bits of the full frame.
 
 Source: ours.
 """
@@ -21,7 +21,7 @@ import numpy as np
 
 from winwin_hf.data.sample import Box
 from winwin_hf.data.synthetic.motions import Motion, magnitude
-from winwin_hf.data.synthetic.textures import about, compose, desaturate, grid, look, project, rotation
+from winwin_hf.data.synthetic.textures import about, compose, desaturate, grid, project, rotation, sample_at
 
 MASK_SIDE, MASK_RADIUS = 96, 36.0  # a blob's raster, and the radius in it that stands for 1
 MASK_REACH = 1.28  # no shape reaches further, in radii (edge blur included)
@@ -101,7 +101,7 @@ def thin_mask(rng: np.random.Generator, radii: tuple[float, float]) -> np.ndarra
 
 
 def flat_image(rng: np.random.Generator) -> np.ndarray:
-    """One colour, or every second time a gentle gradient of it: uint8 RGB (64, 64, 3)."""
+    """One colour, or with probability 1/2 a gentle gradient of it: uint8 RGB (64, 64, 3)."""
     corners = np.repeat(desaturate(rng.uniform(20, 235, (1, 3)), rng), 4, axis=0)
     steps = rng.normal(0, 14, (4, 1)) + rng.normal(0, 4, (4, 3))
     if rng.random() < 0.5:
@@ -114,10 +114,10 @@ class Layer:
     """One layer: where its texture and shape lie in frame 1, and how it moves to frame 2.
 
     Attributes:
-        texture, level: its number in the bank and its size there; image: what is seen instead, if it is not None.
+        texture, level: number and prefiltered size in the bank. image: shown instead of the texture if it is not None.
         motion: frame 1 -> frame 2.
-        placing, shape: frame 1 and frame 2 -> the texture's and the mask's pixels; see `Motion.seen`.
-        bounds: the box in each frame that holds the shape; of a shape only.
+        placing, shape: maps from frame 1 and from frame 2 to the texture's and to the mask's pixels; see `Motion.seen`.
+        bounds: the box in each frame that contains the shape; not of the background.
         centre, radii, angle: of the shape's ellipse, pixels of frame 1.
     """
 
@@ -138,7 +138,7 @@ class Layer:
         return first, compose(first, self.motion.back)
 
     def paint(self, image: np.ndarray, centre: tuple[float, float], reach: float) -> None:
-        """Show this image, spread over `reach` pixels about the centre, instead of the texture."""
+        """Shows this image, spread over `reach` pixels about the centre, instead of the texture."""
         side = image.shape[0] - 1
         self.image = image
         self.placing = self._both(about(np.eye(2) * (side / 2 / reach), centre, (side / 2, side / 2)))
@@ -167,13 +167,13 @@ class Layer:
             self.bounds = _around(first, 2), _around(second, 2)
 
     def axes(self) -> np.ndarray:
-        """The ellipse that holds the shape is centre + axes @ unit circle: (2, 2)."""
+        """(2, 2): centre + axes @ unit circle is the ellipse that contains the shape."""
         c, s = math.cos(self.angle), math.sin(self.angle)
         (rx, ry) = self.radii
         return np.array([[c * rx, -s * ry], [s * rx, c * ry]]) * MASK_REACH
 
     def expose(self, exposure: float, frame: tuple[int, int]) -> None:
-        """Blur by its own motion during this share of the time between the frames. frame: (height, width)."""
+        """Blurs the layer by its motion during `exposure`, a share of the time between the frames. frame: (height, width)."""
         if self.shape_seed is None:
             height, width = frame
             ends = np.array([[width / 2, 0], [0, height / 2]]) * math.sqrt(2), (width / 2, height / 2)
@@ -182,7 +182,7 @@ class Layer:
         first, _ = self.motion.hull(*ends)
         there = np.stack(self.motion.points(*first))
         path = exposure * float(np.hypot(*(there - first)).max())
-        if path < 0.5:  # it would not be seen
+        if path < 0.5:  # invisible
             return
         needed = path / _BLUR_STEP
         self._exposure, self._moments = exposure, next((n for n in _MOMENTS if n >= needed), _MOMENTS[-1])
@@ -191,15 +191,15 @@ class Layer:
             one, two = ((top - pad, left - pad, h + 2 * pad, w + 2 * pad) for top, left, h, w in self.bounds)
             self.bounds = one, two
 
-    def _look(
+    def _sample(
         self, image: np.ndarray, maps: Places, frame: int, box: Box, border: int, table: np.ndarray | None, sharp: bool
     ) -> np.ndarray:
-        """A texture or mask as it is seen in the box of a frame, its levels changed by a table: uint8."""
+        """A texture or mask in the box of a frame, its levels changed by a table: uint8."""
         x, y = self.motion.seen(*maps, box) if frame else grid(maps[0], box)
         if sharp or not self._exposure:
-            seen = look(image, x, y, border)
+            seen = sample_at(image, x, y, border)
             return seen if table is None else cv2.LUT(seen, table)
-        # How far what is seen here moves from frame to frame, in pixels of the texture or mask.
+        # The motion from frame to frame of what each pixel shows, in pixels of the texture or mask.
         if frame:
             u, v = grid(maps[0], box)
             u, v = u - x, v - y
@@ -211,30 +211,30 @@ class Layer:
         total = np.zeros(box[2:] + image.shape[2:], np.uint16)
         for moment in range(self._moments):
             time = np.float32(self._exposure * ((moment + 0.5) / self._moments - 0.5))
-            seen = look(image, x - time * u, y - time * v, border)
+            seen = sample_at(image, x - time * u, y - time * v, border)
             cv2.add(total, seen if table is None else cv2.LUT(seen, table), total, dtype=cv2.CV_16U)
         return cv2.convertScaleAbs(total, alpha=1 / self._moments)
 
     def colours(self, image: np.ndarray, frame: int, box: Box) -> np.ndarray:
-        """The texture `image` as it is seen in the box of a frame, uint8 (h, w, 3)."""
-        return self._look(image, self.placing, frame, box, cv2.BORDER_REFLECT_101, None, sharp=False)
+        """The texture `image` in the box of a frame, uint8 (h, w, 3)."""
+        return self._sample(image, self.placing, frame, box, cv2.BORDER_REFLECT_101, None, sharp=False)
 
     def opacity(self, frame: int, box: Box, sharp: bool = False) -> np.ndarray:
         """The shape's opacity in the box of a frame, uint8 (h, w), 255 is opaque. sharp: without motion blur."""
         mask, table = self._drawn()
-        return self._look(mask, self.shape, frame, box, cv2.BORDER_CONSTANT, table, sharp)
+        return self._sample(mask, self.shape, frame, box, cv2.BORDER_CONSTANT, table, sharp)
 
     def opacity_behind(self, motion: Motion, box: Box) -> np.ndarray:
-        """The shape's opacity in frame 2, without motion blur, where each pixel of a box of frame 1 goes by that motion."""
+        """The shape's opacity in frame 2, without motion blur, at the places that `motion` moves the box of frame 1 to."""
         mask, table = self._drawn()
         if motion.affine is not None and self.motion.affine is not None:
             x, y = grid(compose(self.shape[1], motion.affine), box)
         else:
             x, y = project(self.shape[0], *self.motion.sources(*motion.forward(box)))
-        return cv2.LUT(look(mask, x, y, cv2.BORDER_CONSTANT), table)
+        return cv2.LUT(sample_at(mask, x, y, cv2.BORDER_CONSTANT), table)
 
     def _drawn(self) -> tuple[np.ndarray, np.ndarray]:
-        """The mask and the look-up table that steepens its edge; made when first needed."""
+        """(mask, look-up table that steepens its edge), made on first use."""
         if self._mask is None:
             rng = np.random.default_rng(self.shape_seed)
             mask = shape_mask(rng) if self._thin is None else thin_mask(rng, self._thin)
@@ -247,10 +247,10 @@ class Layer:
 def hang(
     rng: np.random.Generator, parent: Layer, unit: float
 ) -> tuple[tuple[float, float], tuple[float, float], float, Motion] | None:
-    """A limb that hangs on a layer: centre, radii and angle of its shape, and its motion, which is the parent's after a
-    turn about the joint. None where the parent's perspective would distort it too much.
+    """A limb of a layer: centre, radii and angle of its shape, and its motion, which is the parent's after a turn about the
+    joint. None where the parent's perspective would distort it too much.
 
-    unit: of the scene's motion, pixels; about so far moves the limb's end by the turn.
+    unit: of the scene's motion, pixels; the turn moves the limb's end by about as much.
     """
     size = math.sqrt(parent.radii[0] * parent.radii[1])
     long, thick = size * rng.uniform(0.6, 1.5), rng.uniform(0.2, 0.55)

@@ -1,11 +1,11 @@
-"""What synthetic scenes are made of: a bank of textures, and sampling through affine maps and homographies.
+"""The texture bank of synthetic scenes, and sampling through affine maps and homographies.
 
 Texture i is a pure function of the bank's seed and i.
 
 Notable here:
-- three kinds: coloured noise (also as marble, stripes and checks), dead leaves, photographs from a folder;
-- textures are made when first asked for and kept in a cache with a bound in megabytes (least recently used goes first);
-- each texture comes with prefiltered half and quarter sizes, so that minifying it does not alias.
+- Three kinds: coloured noise (also as marble, stripes and checks), dead leaves, photographs from a folder.
+- Textures are made on first use and kept in a least-recently-used cache with a bound in megabytes.
+- Each texture comes with prefiltered half and quarter sizes, so that minifying it does not alias.
 
 A procedural texture is 512 x 512 RGB and takes about 1 MB with its levels, a photograph of 768 x 512 1.6 MB.
 Source: ours (dead leaves after Lee, Mumford and Huang, 2001).
@@ -27,11 +27,11 @@ KINDS = ("noise", "leaves", "photographs")
 SIDE = 512  # pixels of a procedural texture
 LEVELS = 3  # full, half and quarter size
 PHOTOGRAPH_SUFFIXES = (".jpg", ".jpeg", ".png")
-NEAREST = 0.05  # a homography divides by no less: what lies near or behind its horizon goes far away, and is not seen
+NEAREST = 0.05  # lower bound of a homography's denominator: points near or behind the horizon go far outside the frame
 
 
 def desaturate(colours: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Colours moved towards their grey by a random share: independent channels are gaudier than the world is."""
+    """Colours moved towards their grey by a random share: independent channels would be more colourful than photographs."""
     share = rng.uniform(0.2, 0.95)
     return share * colours.mean(-1, keepdims=True) + (1 - share) * colours
 
@@ -92,7 +92,7 @@ def leaves_texture(rng: np.random.Generator) -> np.ndarray:
     power = rng.uniform(1.2, 2.4)  # of the density of radii; inverse of its cumulative distribution below
     low, high = smallest ** (1 - power), largest ** (1 - power)
     radii = (low + (high - low) * rng.random(count)) ** (1 / (1 - power))
-    # Many large leaves must lie below the small ones, else hardly any small one is seen: half of them in order.
+    # Sort half of the radii, so that large leaves lie below small ones; else hardly any small leaf would be visible.
     half = count // 2
     radii[:half] = np.sort(radii[:half])[::-1]
     centres = rng.uniform(-20, SIDE + 20, (count, 2))
@@ -245,7 +245,7 @@ def point(affine: np.ndarray, x: float, y: float) -> tuple[float, float]:
 
 
 def grid(plane: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
-    """The map (2 x 3 or 3 x 3) at each pixel of the box, (x, y) as float64 (h, w) each; the same bits whatever the box."""
+    """The map (2 x 3 or 3 x 3) at each pixel of the box, (x, y) as float64 (h, w) each; its bits don't depend on the box."""
     top, left, height, width = box
     xs = np.arange(left, left + width, dtype=np.float64)
     ys = np.arange(top, top + height, dtype=np.float64)[:, None]
@@ -264,7 +264,7 @@ def project(plane: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray
     return u, v
 
 
-def look(image: np.ndarray, x: np.ndarray, y: np.ndarray, border: int) -> np.ndarray:
+def sample_at(image: np.ndarray, x: np.ndarray, y: np.ndarray, border: int) -> np.ndarray:
     """The image at places (x, y), (h, w) each, interpolated linearly."""
     return cv2.remap(
         image, x.astype(np.float32, copy=False), y.astype(np.float32, copy=False), cv2.INTER_LINEAR, borderMode=border
@@ -278,6 +278,6 @@ def intersect(a: Box, b: Box) -> Box | None:
 
 
 def view(image: np.ndarray, box: Box, outer: Box) -> np.ndarray:
-    """The part `box` of an image that shows `outer`."""
+    """The part `box` of an image of the box `outer`."""
     top, left = box[0] - outer[0], box[1] - outer[1]
     return image[top : top + box[2], left : left + box[3]]
