@@ -15,8 +15,9 @@ from winwin_hf.data import formats
 from winwin_hf.data.augmentation import FlowAugmentation, ImageAugmentation
 from winwin_hf.data.benchmarks import catalog
 from winwin_hf.data.collator import WinWinCollator
-from winwin_hf.data.readers import DepthReader, FlowReader, SegmentationReader, SkippingReader
+from winwin_hf.data.readers import DepthReader, FlowReader, SegmentationReader
 from winwin_hf.data.rows import BrokenExample, cell, table, undecoded
+from winwin_hf.data.skipping import SkippingReader
 from winwin_hf.windows import Strategy
 
 DATA = FRAMES

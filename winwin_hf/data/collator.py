@@ -23,8 +23,8 @@ from pydantic import Field
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from winwin_hf.data.guesses import GuessStrategy
-from winwin_hf.data.readers import read_batch
 from winwin_hf.data.sample import Box, Reader, Sample
+from winwin_hf.data.skipping import read_batch
 from winwin_hf.task import DENSE, DataTask
 from winwin_hf.windows import Size, Strategy, follow, robust_mean
 

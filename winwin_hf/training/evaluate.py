@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from winwin_hf.data.collator import WinWinCollator
-from winwin_hf.data.readers import SkippingReader
 from winwin_hf.data.sample import Reader
+from winwin_hf.data.skipping import SkippingReader
 from winwin_hf.data.sources import SYNTHETIC, Source, open_source
 from winwin_hf.evaluation.figures import FIGURE_LABELS, figure_text
 from winwin_hf.evaluation.scoring import new_metric, score

@@ -30,8 +30,8 @@ from accelerate.utils import ProjectConfiguration, set_seed
 from tqdm import tqdm
 
 from winwin_hf.data.collator import tokens_kept
-from winwin_hf.data.readers import SkippingReader
 from winwin_hf.data.rows import BrokenExample
+from winwin_hf.data.skipping import SkippingReader
 from winwin_hf.data.sources import Source
 from winwin_hf.training.build import learning_rate, make_average, make_loader, make_model, make_optimizer, open_parts
 from winwin_hf.training.evaluate import evaluate, show
