@@ -426,9 +426,10 @@ def test_real_frames_still_match(real_data):
     folder = next(f for f in ("image_2", "colored_0") if (kitti / f).is_dir())
     pairs += [(*(kitti / folder / f"000000_1{i}.png" for i in (0, 1)), sparse)]
     for path1, path2, flow in pairs:
-        image1, image2 = (cv2.cvtColor(cv2.imread(str(p)), cv2.COLOR_BGR2RGB) for p in (path1, path2))
+        image1, image2 = (cv2.cvtColor(cv2.imread(str(p)), cv2.COLOR_BGR2RGB)[40:360, 256:768] for p in (path1, path2))
+        flow = np.ascontiguousarray(flow[40:360, 256:768])
         before = difference(FlowSample(image1, image2, flow))
-        for seed in range(3):
+        for seed in range(2):
             settings = {**OFF, **FLOWS["all"], **STILL, "scale": (0.0, 0.4), "turn": 0.5, "erase": 0}
             sample = augmented_pair(image1, image2, flow, FlowAugmentation(**settings), rng(seed))
             after, wrong = difference(sample), difference(sample, factor=-1)

@@ -43,7 +43,7 @@ def test_an_epoch_of_one_set_is_a_permutation_and_the_next_another() -> None:
 
 
 def test_order_of_one_set_is_pinned() -> None:
-    """Trainings begun with an earlier version go on in the same order: epoch e is `default_rng([seed, e]).permutation`."""
+    """A resumed training continues in the same order on any version: epoch e is `default_rng([seed, e]).permutation`."""
     mixture = Mixture([Part(source("a", 10))], seed=0)
     expected = [f"a{i}" for e in (0, 1) for i in np.random.default_rng([0, e]).permutation(10)]
     assert names(mixture, range(20)) == expected
@@ -118,8 +118,8 @@ MIXES = {
 def test_two_processes_with_two_workers_resume_exactly(mix: str) -> None:
     run = Run(MIXES[mix]())
     whole = run(0, 8)
-    head, tail = run(0, 4), run(4, 4)
-    assert [a + b for a, b in zip(head, tail, strict=True)] == whole
+    half = 4 * run.batch
+    assert run(4, 4) == [rank[half:] for rank in whole]
     indices = [index for rank in whole for index, _ in rank]
     assert len(set(indices)) == len(indices)  # no two draw the same randomness
 
@@ -140,8 +140,8 @@ def test_streams_too_few_shards_is_an_error_that_says_what_to_do() -> None:
 def test_streamed_mixture_keeps_the_shares() -> None:
     parts = [Part(source("a", 30, shards=2), length=30, weight=3), Part(source("b", 10))]
     stream = iter(Streams(parts, 0, 0, 1))
-    tally = Tally(next(stream)["name"][0] for _ in range(2000))
-    assert 0.87 < tally["a"] / 2000 < 0.93
+    tally = Tally(next(stream)["name"][0] for _ in range(600))
+    assert 0.86 < tally["a"] / 600 < 0.94
 
 
 def test_stream_is_shuffled_anew_each_pass() -> None:

@@ -126,7 +126,7 @@ def fuzz(file: str, content: bytes, cases: int) -> None:
 @pytest.mark.filterwarnings("ignore:::PIL")
 def test_damaged_files(files, file):
     assert READERS[file][1](Blob(files[file], READERS[file][0])).shape[:2] == (12, 16)
-    fuzz(file, files[file], 120)
+    fuzz(file, files[file], 60)
 
 
 @pytest.mark.slow

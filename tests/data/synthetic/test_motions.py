@@ -95,7 +95,7 @@ def test_an_affine_motion_is_its_map() -> None:
 
 def test_perspective_agrees_at_the_centre_and_never_folds() -> None:
     bent = 0
-    for seed in range(200):
+    for seed in range(60):
         rng = np.random.default_rng(seed)
         centre, unit = (60.0, 150.0), (0.5, 10.0, 80.0)[seed % 3]
         affine = about(rotation(0.1), centre, (centre[0] + 30, centre[1] - 60))
@@ -108,7 +108,7 @@ def test_perspective_agrees_at_the_centre_and_never_folds() -> None:
         m = Motion(h)
         np.testing.assert_allclose(m.depth(x, y), h[2, 0] * x + h[2, 1] * y + h[2, 2])
         bent += abs(h[2, :2] @ (100, 100)) > 0.01
-    assert bent > 50
+    assert bent > 15
 
 
 def test_strength_grows_with_the_unit() -> None:
@@ -120,7 +120,7 @@ def test_strength_grows_with_the_unit() -> None:
 
 
 def test_bending_is_bounded_and_smooth() -> None:
-    for seed in range(300):
+    for seed in range(100):
         bend = draw_bending(np.random.default_rng(seed), (1.0, 10.0, 100.0)[seed % 3])
         length, steepness = np.hypot(*bend.shifts.T), np.hypot(*bend.waves[:, :2].T)
         assert len(length) in (2, 3) and (2 * math.pi / steepness > 79).all() and (2 * math.pi / steepness < 501).all()

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -62,13 +61,13 @@ def test_a_seed_gives_the_scene_it_always_gave() -> None:
 
 
 @pytest.mark.parametrize("settings", [PLAIN, SHARP, RICH], ids=["plain", "sharp", "rich"])
-@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("number", range(4))
 def test_flow_is_the_motion_of_the_topmost_layer(number: int, settings: SceneSettings) -> None:
     s = scene(number, settings)
     _, flow = s.first(whole(PLAIN))
     assert flow.dtype == np.float32 and np.isfinite(flow).all()
     rng = np.random.default_rng(number)
-    for y, x in rng.integers(0, (PLAIN.height, PLAIN.width), (60, 2)).tolist():
+    for y, x in rng.integers(0, (PLAIN.height, PLAIN.width), (30, 2)).tolist():
         owner = s.layers[0]
         for layer in s.layers[1:]:
             if layer.opacity(0, (y, x, 1, 1), sharp=True)[0, 0] >= 128:
@@ -95,7 +94,7 @@ def test_frame_2_warped_by_the_flow_is_frame_1_where_nothing_is_hidden(settings:
 
 @pytest.mark.parametrize("settings", [PLAIN, SHARP, RICH], ids=["plain", "sharp", "rich"])
 def test_occlusion_is_where_another_layer_or_nothing_is_seen(settings: SceneSettings) -> None:
-    for number in range(8):
+    for number in range(5):
         s = scene(number, settings)
         _, flow = s.first(whole(PLAIN))
         hidden = s.occlusion(whole(PLAIN))
@@ -120,7 +119,7 @@ def test_occlusion_is_where_another_layer_or_nothing_is_seen(settings: SceneSett
 @pytest.mark.parametrize("settings", [PLAIN, NOISY, SHARP, RICH], ids=["plain", "noisy", "sharp", "rich"])
 def test_a_window_is_the_crop_of_the_frame(settings: SceneSettings) -> None:
     rng = np.random.default_rng(0)
-    for number in range(10):
+    for number in range(6):
         s = scene(number, settings)
         image, flow = s.first(whole(settings))
         second = s.second(whole(settings))
@@ -142,18 +141,15 @@ def test_outside_the_frame_the_scene_goes_on_and_the_flow_is_unknown() -> None:
     assert image[16:, 20:].std() > 0 and s.occlusion((180, 240, 32, 32))[12:].all()
 
 
-@pytest.mark.parametrize("settings", [NOISY, RICH], ids=["noisy", "rich"])
-def test_a_scene_is_a_function_of_its_seed_in_any_process(settings: SceneSettings) -> None:
+def test_a_scene_is_a_function_of_its_seed_in_any_process() -> None:
+    settings = RICH
     example = {"index": 3, "seed": scene_seed(5, 3), "step": 3}
     here = SyntheticFlow(settings)(example, np.random.default_rng(1)).first((8, 8, 64, 64))
     again = pickle.loads(pickle.dumps(READER))
     assert again._bank is None
     np.testing.assert_array_equal(SyntheticFlow(settings)(example).first((8, 8, 64, 64))[0], here[0])
-    # The package's folder stands in for the package, whose models take seconds to import.
-    folder = Path(synthetic.__file__).parents[2]
     code = (
-        f"import sys, types; p = types.ModuleType('winwin_hf'); p.__path__ = [{str(folder)!r}]; sys.modules['winwin_hf'] = p;"
-        "import pickle, hashlib; r, e = pickle.load(sys.stdin.buffer); a, f = r(e).first((8, 8, 64, 64));"
+        "import pickle, hashlib, sys; r, e = pickle.load(sys.stdin.buffer); a, f = r(e).first((8, 8, 64, 64));"
         "print(hashlib.sha256(a.tobytes() + f.tobytes()).hexdigest())"
     )
     message = pickle.dumps((SyntheticFlow(settings), example))
@@ -182,12 +178,11 @@ def test_cost_follows_the_area(monkeypatch: pytest.MonkeyPatch) -> None:
         assert sum(sampled) <= 16 * 16 * (1 + 2 * 8)
 
 
-@pytest.mark.parametrize("motion", [3.0, 10.0])
-@pytest.mark.parametrize("more", [{}, MOVED], ids=["plain", "rich"])
+@pytest.mark.parametrize(("motion", "more"), [(3.0, MOVED), (10.0, {})], ids=["rich", "plain"])
 def test_mean_motion(motion: float, more: dict) -> None:
     settings = SceneSettings(motion=motion, texture_count=16, **more)
     step, means, largest = 32, [], []
-    for number in range(200):
+    for number in range(120):
         s = scene(number, settings)
         at = np.s_[step // 2 :: step, step // 2 :: step]
         labels = s._labels(whole(settings))[at]

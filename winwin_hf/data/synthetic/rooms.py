@@ -133,7 +133,7 @@ class SyntheticDepth(SceneReader[RoomSettings]):
 
 
 class SyntheticRoom:
-    """One room as a Sample (see `sample.py`): `first` renders the box it is asked for.
+    """One room as a Sample (see `sample.py`): `first` renders one box.
 
     The room continues outside the frame; only the depth is NaN there.
     """

@@ -125,7 +125,7 @@ class SyntheticFlow(SceneReader[SceneSettings]):
 
 
 class SyntheticScene:
-    """One scene as a Sample (see `sample.py`): `first`, `second` and `occlusion` render the box they are asked for.
+    """One scene as a Sample (see `sample.py`): `first`, `second` and `occlusion` each render one box.
 
     The scene continues outside the frame; only the flow is NaN (and `occlusion` True) there.
     """
