@@ -3,8 +3,8 @@
 Notable:
 - Every button is also a named endpoint (`/flow`, `/compare_with_tiles`, `/flow_of_video`, `/depth`, `/segment`); the page's footer
   links to their documentation, which is made from the docstrings in events.py.
-- All that runs a network shares one queue (one at a time, MAX_WAITING wait, the rest are told so). Nothing is kept per visitor:
-  results are looked up by the content of the pictures (networks.py), files are deleted after KEEP_FILES seconds.
+- All events that run a network share one queue: one runs, MAX_WAITING wait, others are told that the queue is full. Nothing is kept per
+  visitor: results are looked up by the content of the pictures (networks.py), files are deleted after KEEP_FILES seconds.
 - The page opens with the first example of each tab already computed.
 - Fonts and scripts come from the gradio package: the page works without a network.
 """
@@ -29,20 +29,20 @@ from networks import TILE, Networks
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE / "examples"
-MAX_WAITING = 20  # requests in the queue; with one running, the next is told that the queue is full
+MAX_WAITING = 20  # requests in the queue, beside the one that runs
 KEEP_FILES = 3600  # seconds
 SIZES = [key for key in AREAS if key != "360p"]
 
 INTRO = """
 # Win-Win: motion, depth and things in whole pictures
 
-Three small neural networks that look at a **whole picture in one go**, although they were trained on two small windows cut out of each
-picture, which is several times cheaper. They are small first versions: they show how it works, and they make mistakes.
+Three small neural networks that look at a **whole picture at once**. They were trained on only two small windows of each picture, which
+is several times cheaper than training on whole pictures. They show how the method works, and they make mistakes.
 """
 ABOUT = """
 This is an independent implementation of [Win-Win](https://arxiv.org/abs/2310.00632) (Leroy et al., ICLR 2024) for the Hugging Face stack.
-What you upload is used for your request only and deleted within about an hour. The example pictures' authors and licences are
-listed in `examples/README.md`.
+Uploads are used for your request only and are deleted within about an hour. `examples/README.md` lists the authors and licences of the
+example pictures.
 """
 CSS = """
 .ww-figures { display: flex; flex-wrap: wrap; gap: .35rem .5rem; }
@@ -60,22 +60,22 @@ CSS = """
 .gradio-container p { line-height: 1.45; }
 """
 
-# The viewer of 3-D models tries WebGPU first and stays black where a browser promises it and fails (chromium without a GPU does).
+# The viewer of 3D models tries WebGPU first, and stays black in a browser that has it but no GPU (chromium).
 HEAD = "<script>Object.defineProperty(navigator, 'gpu', {value: undefined});</script>"
 
 # ------------------------------------------------------------------ the page
 
 
 def build(networks: Networks, filled: bool = True) -> gr.Blocks:
-    """The page. `filled`: with the first example of each tab computed now, so that it opens with something to see."""
+    """The page. With `filled`, the first example of each tab is computed now, so that the page opens with results."""
     demo = Demo(networks)
     with gr.Blocks(title="Win-Win: motion, depth and things in whole pictures", delete_cache=(600, KEEP_FILES)) as page:
         gr.Markdown(INTRO)
         with gr.Tabs():
             with gr.Tab("Motion", id="flow"):
                 gr.Markdown(
-                    "Two frames of the same scene go in; out comes **where each point of the first is in the second**. "
-                    "Editors use it to slow films down, cars to see what moves, compressors to save bits."
+                    "Upload two frames of the same scene to see **where each point of the first frame is in the second**. "
+                    "This is called optical flow. It is used to slow films down, to see what moves on a road, and to compress video."
                 )
                 with gr.Tabs():
                     with gr.Tab("Two frames", id="frames"):
@@ -94,13 +94,13 @@ def build(networks: Networks, filled: bool = True) -> gr.Blocks:
 
 # Results have no button for sharing, which would ask the Hub.
 SHOWN: dict[str, Any] = {"interactive": False, "buttons": ["download", "fullscreen"]}
-# All that runs a network waits in one line.
+# Events that run a network wait in one queue.
 RUNS: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "network"}
 
 
 @dataclass(frozen=True)
 class Filled:
-    """Values to begin with: what an event returned for an example, or nothing."""
+    """Initial values of a tab: the results of an event for an example, or None."""
 
     inputs: tuple
     outputs: tuple
@@ -109,7 +109,7 @@ class Filled:
     def by(cls, event: Any, inputs: list, outputs: int, filled: bool) -> Filled:
         if not filled:
             return cls((None,) * len(inputs), (None,) * outputs)
-        silent = lambda *_, **__: None  # noqa: E731  no request runs whose progress could be shown
+        silent = lambda *_, **__: None  # noqa: E731  there is no request to show progress in
         return cls(tuple(inputs), event(*inputs, progress=silent))
 
 
@@ -150,8 +150,8 @@ def _connect(
 ) -> None:
     """Runs `fn` by its button, as the endpoint `name`, and by a click on an example.
 
-    The first output shows the progress. Outputs are cleared first, so that a failed run doesn't leave the last one's results
-    beside the new input; so is `also_clear`.
+    The first output shows the progress. Outputs and `also_clear` are cleared first, so that a failed run doesn't leave the last
+    run's results beside the new input.
     """
     cleared = [*outputs, *(also_clear or [])]
     ways = [(run.click, name, "public")]
@@ -207,8 +207,8 @@ def _flow_tab(demo: Demo, filled: bool) -> None:
                 start.outputs[2], label="Frame 1 | frame 2 moved back", elem_id="flow-slider", **SHOWN
             )
             gr.Markdown(
-                "Drag the handle. Left is frame 1; right is frame 2 with every point **moved back** to where it came from. Where the "
-                "motion is right, the two look the same. Smears are what was hidden in one of the frames; black left the frame."
+                "Drag the handle. Left is frame 1; right is frame 2 with every point **moved back** to its place in frame 1. Where the "
+                "motion is right, the two look the same. Smears are points that are hidden in one frame; black points left the frame."
             )
         with gr.Column(min_width=300):
             arrows = gr.Image(start.outputs[3], label="Motion as arrows", elem_id="flow-arrows", **SHOWN)
@@ -222,9 +222,9 @@ def _flow_tab(demo: Demo, filled: bool) -> None:
             )
     gr.Markdown(
         "### Whole frames against tiles\n"
-        "Most networks of this kind must be used as they were trained, on small pieces: the frame is cut into overlapping tiles, each is "
-        "solved without seeing the others, and the results are blended. Points that move out of a tile can't be found, and seams stay "
-        "visible. Win-Win needs no tiles."
+        "Most networks that are trained on small pieces must also be used on small pieces. The frame is cut into overlapping tiles, the "
+        "motion in each tile is computed without seeing the others, and the results are blended. Points that move out of a tile can't be "
+        "found, and seams can stay visible. Win-Win needs no tiles."
     )
     compare = gr.Button(f"Compare with tiles of {TILE[1]} x {TILE[0]} pixels", elem_id="compare-run")
     compared_figures = gr.HTML(compared.outputs[3], label="Times and differences", padding=False)
@@ -235,12 +235,12 @@ def _flow_tab(demo: Demo, filled: bool) -> None:
             tiled = gr.Image(compared.outputs[1], label="Tiles, blended", elem_id="compare-tiled", **SHOWN)
         with gr.Column(min_width=300):
             apart = gr.Image(compared.outputs[2], label="Where they differ", elem_id="compare-apart", **SHOWN)
-    gr.Markdown("The darker, the further the two answers are apart; red lines are the borders of tiles.")
+    gr.Markdown("Dark points are where the two results differ most; red lines are the borders of the tiles.")
 
     inputs = [frame1, frame2, size]
     outputs = [picture, legend, slider, arrows, arrows_text, confidence, confidence_legend, figures, *files]
     comparison = [direct, tiled, apart, compared_figures]
-    # A comparison belongs to its frames: with new ones it goes.
+    # A comparison belongs to its frames, so new frames clear it.
     _connect("flow", demo.flow, inputs, outputs, run, examples, also_clear=comparison)
     _connect("compare_with_tiles", demo.compare_with_tiles, inputs, comparison, compare)
 
@@ -274,7 +274,7 @@ def _video_tab(demo: Demo) -> None:
             )
             legend = gr.HTML(views.wheel_legend(), label="Colour legend", padding=False)
             gr.Markdown(
-                "Each frame with its motion to the next one. The download button in the video's corner saves it as .mp4."
+                "Each frame and its motion to the next frame. The download button in the video's corner saves it as .mp4."
             )
     outputs = [film, legend, figures]
     _connect("flow_of_video", demo.flow_of_video, [clip, size], outputs, run, examples)
@@ -283,8 +283,8 @@ def _video_tab(demo: Demo) -> None:
 def _depth_tab(demo: Demo, filled: bool) -> None:
     start = Filled.by(demo.depth, _example("bedroom_1.jpg"), 7, filled)
     gr.Markdown(
-        "One picture goes in; out comes **how far away each point is**. The bundled checkpoint has seen a single kitchen through a single "
-        "camera: elsewhere near and far are often right, metres are not."
+        "Upload one picture to see **how far away each point is**. The network was trained on one kitchen and one camera. In other places, "
+        "it often knows near from far, but its metres are wrong."
     )
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
@@ -312,8 +312,8 @@ def _depth_tab(demo: Demo, filled: bool) -> None:
         interactive=False,
     )
     gr.Markdown(
-        "The same picture bent to its depth: drag to turn it, scroll to come nearer. Where depth jumps the surface is cut, so holes are "
-        "what the camera could not see. The camera's angle of view isn't known and taken to be 57 degrees."
+        "The picture as a surface in space: drag to turn it, scroll to come nearer. The surface is cut where depth jumps; holes are what "
+        "the camera could not see. The camera's angle of view is unknown and assumed to be 57 degrees."
     )
     outputs = [slider, legend, model, figures, *files]
     _connect("depth", demo.depth, [image, size], outputs, run, examples)
@@ -323,8 +323,8 @@ def _segmentation_tab(demo: Demo, filled: bool) -> None:
     start = Filled.by(demo.segment, _example("street.jpg"), 6, filled)
     names = demo.networks.label_names
     gr.Markdown(
-        f"One picture goes in; out comes **what each point belongs to**: {', '.join(names[:-1])} or {names[-1]}. There is nothing "
-        "else for it: whatever you show it is forced into these classes. The bundled checkpoint has only seen one town's streets."
+        f"Upload one picture to see **what each point belongs to**: {', '.join(names[:-1])} or {names[-1]}. The network knows only "
+        "these classes, and gives everything one of them. It was trained on the streets of one town."
     )
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
@@ -349,7 +349,7 @@ def _segmentation_tab(demo: Demo, filled: bool) -> None:
                 files = [_download(name, value) for name, value in kinds]
     inputs, outputs = [image, opacity, size], [picture, legend, figures, *files]
     _connect("segment", demo.segment, inputs, outputs, run, examples)
-    # The result is kept, so moving the slider only mixes two pictures.
+    # The result is kept, so moving the slider only blends two pictures.
     opacity.release(
         demo.overlay,
         inputs,
@@ -367,7 +367,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--host", help="0.0.0.0 to be reached from other machines; default: this machine only")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     for task, name in (("flow", "winwin-flow"), ("depth", "winwin-depth"), ("segmentation", "winwin-seg")):
-        # A Space sets its variables in its settings; a command line is easier at home.
+        # a Space has variables in its settings, no command line
         default = os.environ.get(f"WINWIN_{task.upper()}", name)
         parser.add_argument(
             f"--{task}",

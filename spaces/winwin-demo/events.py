@@ -1,8 +1,8 @@
-"""What the page's buttons do, which is also the API: one method an endpoint. The docstrings are the endpoints' documentation.
+"""The page's events, which are also the API: one method for each endpoint. The docstrings are the endpoints' documentation.
 
 Notable:
-- Nothing is kept per visitor: every event gets the input again, and networks.py knows results by their pictures' content.
-- Files to download are written into Gradio's cache, from where it serves them and deletes them after a while.
+- Nothing is kept per visitor: every event gets its input again, and networks.py finds results by their pictures' content.
+- Files to download are written into Gradio's cache, which serves them and deletes them later.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from winwin_hf.model.flow_colours_winwin import flow_to_image
 
 
 class Demo:
-    """What the page's events call. The docstrings are the endpoints' documentation."""
+    """The events."""
 
     def __init__(self, networks: Networks) -> None:
         self.networks = networks
 
     def flow(self, frame1: str, frame2: str, size: str = "1080p", progress: gr.Progress = gr.Progress()) -> tuple:  # noqa: B008
-        """Optical flow: where each point of frame 1 is in frame 2, from one pass over the whole frames.
+        """Optical flow: where each point of frame 1 is in frame 2, in one pass over the whole frames.
 
         Args:
             frame1: the first frame, a picture file of at least 32 pixels a side.
@@ -45,7 +45,7 @@ class Demo:
             what the colours mean (HTML);
             frame 1, and frame 2 warped to it by the flow;
             frame 1 with arrows;
-            how long the arrows are (HTML);
+            the scale of the arrows (HTML);
             the network's confidence in colours;
             what the colours of the confidence mean (HTML);
             size, seconds and figures (HTML);
@@ -93,7 +93,7 @@ class Demo:
         size: str = "1080p",
         progress: gr.Progress = gr.Progress(track_tqdm=True),  # noqa: B008
     ) -> tuple:
-        """The same frames once in one pass and once in overlapping tiles of 384 x 512 pixels, as other networks need it.
+        """Optical flow in one pass and in overlapping tiles of 384 x 512 pixels, which other networks need.
 
         Args:
             frame1: the first frame, a picture file.
@@ -103,7 +103,7 @@ class Demo:
         Returns, in this order:
             the flow of one pass in colours;
             the flow from tiles in the same colours;
-            where they differ (dark), the tiles' borders in red;
+            where they differ (dark), with the tiles' borders in red;
             times and differences (HTML).
         """
         first, second = read_pair(frame1, frame2, size)
@@ -215,15 +215,15 @@ class Demo:
         size: str = "1080p",
         progress: gr.Progress = gr.Progress(),  # noqa: B008
     ) -> tuple:
-        """What each point of a picture belongs to: road, tree, car, ...
+        """The class of each point of a picture: road, tree, car, ...
 
         Args:
             image: a picture file of at least 32 pixels a side.
-            opacity: of the colours over the picture, 0 (only the picture) to 1 (only colours).
+            opacity: of the colours, 0 (only the picture) to 1 (only colours).
             size: "540p", "720p" or "1080p": pictures with more pixels than that are scaled down first.
 
         Returns, in this order:
-            the picture under its classes' colours;
+            the classes' colours over the picture;
             the classes that occur, their colours and shares (HTML);
             size, seconds and figures (HTML);
             class ids as an 8-bit grey .png file;
@@ -250,7 +250,7 @@ class Demo:
         )
 
     def overlay(self, image: str | None, opacity: float = 0.6, size: str = "1080p") -> np.ndarray | None:
-        """Only the first output of `segment`, for a slider that was moved; nothing where there is no picture yet."""
+        """The first output of `segment` alone, for the opacity slider; None where there is no picture yet."""
         if image is None:
             return None
         pixels = read_picture(image, size).pixels
@@ -266,7 +266,7 @@ def _size(pixels: np.ndarray) -> str:
 
 
 def _folder() -> Path:
-    """A new folder in Gradio's cache, from where it serves files and deletes them."""
+    """A new folder in Gradio's cache, which serves its files and deletes them later."""
     folder = Path(get_upload_folder()) / f"winwin-{uuid.uuid4().hex}"
     folder.mkdir(parents=True)
     return folder

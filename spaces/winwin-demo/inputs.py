@@ -1,10 +1,10 @@
-"""What people upload -> arrays of a size that two CPU cores can take, or one clear sentence about why not.
+"""Uploads -> arrays of a size that two CPU cores can process, or one clear sentence about why not.
 
 Notable:
-- Gradio opens an uploaded picture before the app sees it, and a damaged one ends in "Error" without a word. `as_path` makes an
-  input component hand over the file's path unopened; `read_picture` then refuses what it must with a `gr.Error`.
-- Sizes are read from the file's header first: nothing is decoded that claims too many pixels.
-- A picture larger than asked for is scaled down, never refused, and the note that comes with it says so.
+- By default Gradio opens an uploaded picture before the app sees it, and a damaged one ends in a bare "Error". With `as_path` an input
+  component gives the path of the unopened file, and `read_picture` refuses a bad one with a `gr.Error`.
+- Sizes are read from the file's header first, so a picture that claims too many pixels is never decoded.
+- A picture larger than the chosen size is scaled down, and a note says so.
 
 Pictures are RGB uint8 (H, W, 3).
 """
@@ -31,8 +31,8 @@ AREAS = {"360p": 640 * 360, "540p": 960 * 540, "720p": 1280 * 720, "1080p": 1920
 MAX_FRAMES = 24
 MAX_VIDEO_PIXELS = 3840 * 2160
 
-# What the containers of clips begin with. Anything else isn't handed to the video decoder, which would also follow playlists
-# and lists of files.
+# Where the files of video containers have which bytes. The video decoder gets nothing else: it would follow playlists and lists of
+# files.
 CONTAINERS = ((4, b"ftyp"), (0, b"\x1a\x45\xdf\xa3"), (8, b"AVI "))
 
 
@@ -41,12 +41,12 @@ class Picture:
     """An uploaded picture, ready to use."""
 
     pixels: np.ndarray  # (H, W, 3) uint8
-    note: str  # what was done to it, "" for nothing
+    note: str  # how it was changed, "" if it was not
 
 
 @dataclass(frozen=True)
 class Clip:
-    """The frames of an uploaded clip that are used."""
+    """The frames used of an uploaded clip."""
 
     frames: list[np.ndarray]  # each (H, W, 3) uint8
     rate: float  # frames per second
@@ -73,7 +73,7 @@ def as_path(component: Any) -> Any:
 
 
 def refuse(message: str) -> gr.Error:
-    """The error that a person sees, without a traceback in the server's log: nothing is wrong there."""
+    """An error that is shown on the page, without a traceback in the server's log."""
     return gr.Error(message, duration=15, print_exception=False)
 
 
@@ -91,7 +91,7 @@ def read_picture(path: str | None, size: str, what: str = "a picture") -> Pictur
     if min(width, height) < MIN_SIDE:
         raise refuse(f"{name} has {width} x {height} pixels; at least {MIN_SIDE} on each side are needed.")
     try:
-        # By its bytes: the name in messages is the person's, not a path of this server.
+        # from bytes, so that messages have the file's own name, not a path of this server
         pixels = formats.read_image(formats.Blob(Path(path).read_bytes(), name))
     except ValueError as error:
         raise refuse(f"{error} Please send a PNG, JPEG, WebP, GIF, BMP or TIFF picture.") from None
@@ -140,7 +140,7 @@ def read_clip(path: str | None, size: str) -> Clip:
                 raise refuse(f"{name} has frames of {width} x {height} pixels; at least {MIN_SIDE} a side are needed.")
             frames.append(scale_down(frame, area))
     except (ValueError, OSError) as error:
-        # The person's name for the file, not this server's path.
+        # the file's own name, not this server's path
         raise refuse(f"{str(error).replace(path, name)} {kinds}") from None
     if len(frames) < 2:
         raise refuse(f"{name} has {len(frames)} frame; motion needs at least two.")
@@ -175,7 +175,7 @@ def scale_down(pixels: np.ndarray, area: int) -> np.ndarray:
 
 
 def _header(path: str, name: str) -> tuple[int, int, int]:
-    """(width, height, number of frames) as the file's header claims; no pixel is decoded."""
+    """(width, height, number of frames) from the file's header; no pixel is decoded."""
     try:
         with Image.open(path) as image:
             return image.width, image.height, getattr(image, "n_frames", 1)

@@ -1,12 +1,11 @@
 """A depth map and its picture -> a surface in space, as the bytes of a binary glTF file (.glb).
 
 Notable:
-- The surface is the picture laid over a grid of points, whose depth is the median of its neighbours'; where it still jumps, the
-  surface is cut, so that near things don't hang together with what is behind them. The nearest and the farthest hundredth of
-  the points are drawn to the others.
+- The surface is the picture laid over a grid of points. Depth is smoothed by a median filter; the surface is cut where depth still
+  jumps, so that near things aren't joined to what is behind them. The nearest and the farthest hundredth of the depths are clipped.
 - It is unlit (KHR_materials_unlit): the viewer shows the picture's own colours.
-- The camera isn't known. The field of view is that of the sensor the bundled checkpoint was trained with, which makes a room's
-  corner roughly square and nothing exact.
+- The camera is unknown. The field of view is that of the sensor of the bundled checkpoint's training data, so shapes are only roughly
+  right.
 
 Axes are glTF's: x right, y up, the camera looks along -z; units are metres.
 """
@@ -36,7 +35,7 @@ CLAMP_TO_EDGE = 33071
 def surface(depth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Depth (H, W) metres -> points (P, 3) float32, texture coordinates (P, 2) float32, triangles (T, 3) uint32.
 
-    T is 0 where nothing holds together (a picture of one row, no finite depth).
+    T is 0 where no triangle is left (a picture of one row, no finite depth).
     """
     height, width = depth.shape
     step = max(1.0, math.sqrt(height * width / GRID_POINTS))
@@ -44,7 +43,7 @@ def surface(depth: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     columns = np.linspace(0, width - 1, max(2, int(width / step))).round().astype(np.intp)
     z = depth[np.ix_(rows, columns)].astype(np.float32)
     known = np.isfinite(z) & (z > 0)
-    if known.any():  # a few wild points would make the rest small in the viewer
+    if known.any():  # a few extreme points would make the rest small in the viewer
         z = z.clip(*np.percentile(z[known], (1, 99)))
     z = cv2.medianBlur(np.where(known, z, np.float32(1)).astype(np.float32), 5)
     focal = FOCAL_SHARE * max(height, width)

@@ -29,7 +29,7 @@ KEPT_BYTES = 256 << 20
 
 
 class Networks:
-    """The checkpoints by their names, loaded at once: a wrong name is an error before anybody is served."""
+    """The three checkpoints, all loaded at the start, so that a wrong name is an error before the page opens."""
 
     def __init__(self, flow: str, depth: str, segmentation: str, device: str = "auto") -> None:
         self.names = {"flow": flow, "depth": depth, "segmentation": segmentation}

@@ -1,7 +1,7 @@
-"""Results -> what is shown: pictures for their boxes, legends and sentences as HTML. Pure functions.
+"""Results -> pictures, legends and sentences (HTML) of the page. Pure functions.
 
-Notable: legends are HTML, not part of a picture, so that they keep their size on a phone and follow a dark page. Names that come
-from a checkpoint's configuration are escaped.
+Notable: legends are HTML, not part of a picture, so that they keep their size on a phone and fit a dark page. Names from a
+checkpoint's configuration are escaped.
 
 Pictures are RGB uint8 (H, W, 3); flow (2, H, W) is (right, down) in pixels.
 """
@@ -20,11 +20,13 @@ from PIL import Image
 
 from winwin_hf.inference import drawing, figures
 
-ARROWS_SIDE = 640  # of the picture that arrows are drawn on, at most: on a larger one they would be too thin to see
+ARROWS_SIDE = (
+    640  # pixels: the picture under the arrows is at most this long; on a larger one they would be too thin to see
+)
 
 
 def arrows(image: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, int]:
-    """The frame with about 20 arrows across its longer side, and how many times as long as the motion they are."""
+    """The frame with about 20 arrows across its longer side, and their length as a multiple of the motion."""
     height, width = image.shape[:2]
     factor = min(1.0, ARROWS_SIDE / max(height, width))
     size = max(1, round(width * factor)), max(1, round(height * factor))
@@ -35,7 +37,7 @@ def arrows(image: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, int]:
     rows, columns = (np.minimum((at / factor).astype(np.intp), end - 1) for at, end in ((ys, height), (xs, width)))
     motion = flow[:, rows[:, None], columns].transpose(1, 2, 0) * np.float32(factor)
     times = _times(np.hypot(motion[..., 0], motion[..., 1]), step)
-    # A dark line below the bright one: arrows show on anything.
+    # a dark line below the bright one, visible on any picture
     for colour, thickness in (((0, 0, 0), 3), ((255, 225, 40), 1)):
         for y, line in zip(ys, motion, strict=True):
             for x, (u, v) in zip(xs, line, strict=True):
@@ -45,22 +47,22 @@ def arrows(image: np.ndarray, flow: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _times(lengths: np.ndarray, step: int) -> int:
-    """1, 2, 3, 5 or 10: so that usual arrows can be seen and the longest don't cross more than about three cells."""
+    """1, 2, 3, 5 or 10, so that usual arrows are visible and the longest cross at most about three cells."""
     usual, longest = (max(float(np.percentile(lengths, share)), 1e-3) for share in (70, 99))
     return max(times for times in (1, 2, 3, 5, 10) if times <= 1 or times <= min(step / 3 / usual, 3 * step / longest))
 
 
 def error_picture(error: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
-    """The error that a network expects (H, W), pixels -> colours: a small one is pale, a large one dark."""
+    """The expected error (H, W), pixels -> colours: small is pale, large is dark."""
     return drawing.depth_to_image(error, *bounds)
 
 
 def error_legend(error: np.ndarray | None, bounds: tuple[float, float]) -> str:
-    """What the colours of `error_picture` mean, and a word where the network says the same everywhere."""
+    """The meaning of the colours of `error_picture`, with a warning where the network is unsure everywhere."""
     low, high = bounds
     text = (
-        "How sure the network is of each point: the number of pixels by which it expects to be wrong. Dark is usual at edges, and where "
-        "something comes into sight or goes out of it."
+        "How sure the network is of each point: the number of pixels by which it expects to be wrong. It is often unsure (dark) at edges, "
+        "and where something appears or disappears."
     )
     if error is not None:
         text += f" Here it expects {error.mean():.1f} px on average."
@@ -70,7 +72,7 @@ def error_legend(error: np.ndarray | None, bounds: tuple[float, float]) -> str:
 
 
 def difference(direct: np.ndarray, tiled: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """How far two flows are apart: picture (same is white, different is dark), the distances (H, W) in pixels, its full scale."""
+    """The difference of two flows: a picture (white where equal), the distances (H, W) in pixels, and the distance that is black."""
     apart = np.hypot(*(direct - tiled))
     scale = max(1.0, float(np.percentile(apart, 99)))
     shade = (255 * (1 - np.clip(apart / scale, 0, 1))).astype(np.uint8)
@@ -94,7 +96,7 @@ def draw_tiles(picture: np.ndarray, rows: list[int], columns: list[int], tile: t
 
 
 def depth_range(depth: np.ndarray) -> tuple[float, float]:
-    """From the 1st to the 99th percentile, metres: the range of the colours."""
+    """The range of the colours in metres: the 1st and the 99th percentile."""
     known = depth[np.isfinite(depth)]
     if not known.size:
         return 0.0, 1.0
@@ -103,7 +105,7 @@ def depth_range(depth: np.ndarray) -> tuple[float, float]:
 
 
 def stacked(frame: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """A frame and its flow colours in one picture: below each other, or side by side where the frame is upright."""
+    """A frame and its flow colours in one picture: one below the other, or side by side where the frame is upright."""
     return np.concatenate([frame, colours], axis=0 if frame.shape[1] >= frame.shape[0] else 1)
 
 
@@ -123,18 +125,18 @@ def _wheel() -> str:
 
 
 def wheel_legend(scale: float | None = None) -> str:
-    """The wheel, and what its colours mean."""
+    """The colour wheel and its meaning."""
     far = "" if scale is None else f" Full colour here is a motion of <b>{scale:.3g} pixels</b> or more."
     return (
         f'<div class="ww-legend"><img src="{_wheel()}" alt="Colour wheel: red is right, yellow is down, cyan is left, '
         'violet is up" width="88" height="88"/><div>The colour says <b>which way</b> a point moves from frame 1 to frame 2: '
-        "look for it on the wheel, whose middle is where the point was. The stronger the colour, the <b>further</b>; white "
-        f"stands still.{far}</div></div>"
+        "find it on the wheel, whose middle is the point in frame 1. A stronger colour means a <b>longer</b> motion; white "
+        f"points stand still.{far}</div></div>"
     )
 
 
 def scale_legend(left: str, right: str, text: str) -> str:
-    """A bar of the pale-to-dark colours with what its ends mean, and a sentence."""
+    """A bar of the colours from pale to dark with the meaning of its ends, and a sentence."""
     colours = drawing.depth_colors()[::-1]
     stops = ", ".join("#{:02x}{:02x}{:02x}".format(*colours[i]) for i in np.linspace(0, 255, 12).astype(int))
     return (
@@ -144,17 +146,17 @@ def scale_legend(left: str, right: str, text: str) -> str:
 
 
 def arrows_text(times: int = 1) -> str:
-    longer = f" They are drawn <b>{times} times</b> as long as the motion, which is small." if times > 1 else ""
-    return f"<p>The same motion on frame 1: an arrow begins at a point and points to <b>where it is in frame 2</b>.{longer}</p>"
+    longer = f" The motion is small, so arrows are <b>{times} times</b> as long." if times > 1 else ""
+    return f"<p>The same motion on frame 1: each arrow begins at a point and ends at <b>its place in frame 2</b>.{longer}</p>"
 
 
 def depth_legend(low: float, high: float) -> str:
-    text = "The colour says how far a point is from the camera, measured straight ahead. Drag the handle to compare with the picture."
+    text = "The colour says how far a point is from the camera, measured along the viewing direction. Drag the handle to compare."
     return scale_legend(f"near, {low:.1f} m", f"far, {high:.1f} m", text)
 
 
 def class_legend(labels: np.ndarray | None, names: Sequence[str]) -> str:
-    """A swatch, the name and the share of the pixels for each class that occurs; all classes, without shares, for None."""
+    """A swatch, the name and the share of the pixels for each class that occurs. For None: all classes, without shares."""
     palette = drawing.default_palette(len(names))
     shares = dict.fromkeys(names) if labels is None else figures.label_shares(labels, names)
     items = []
@@ -166,6 +168,6 @@ def class_legend(labels: np.ndarray | None, names: Sequence[str]) -> str:
 
 
 def summary(parts: list[str], notes: list[str]) -> str:
-    """One line of figures, and what was done to the input below it."""
+    """A line of figures; below it, notes on how the input was changed."""
     said = "".join(f'<p class="ww-note">{html.escape(note)}.</p>' for note in notes if note)
     return f'<div class="ww-figures">{"".join(f"<span>{html.escape(part)}</span>" for part in parts)}</div>{said}'

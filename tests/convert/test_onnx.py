@@ -19,6 +19,7 @@ from winwin_hf import WinWinImageProcessor, bundled
 from winwin_hf.convert import onnx as export
 from winwin_hf.inference import flow as inference
 from winwin_hf.inference import onnx as inference_onnx
+from winwin_hf.inference import predictor
 from winwin_hf.inference.predictor import Predictor
 from winwin_hf.task import TASKS
 
@@ -131,12 +132,24 @@ def test_it_is_the_network_at_any_size(small, runtime, size):
 @pytest.mark.parametrize("tile", [None, (16, 24)], ids=["whole", "tiles"])
 def test_a_predictor_takes_images_of_any_size(small, tile):
     checkpoint, exported = small
-    predictor = Predictor.load(exported.folder / "onnx", tile=tile)
+    loaded = Predictor.load(exported.folder / "onnx", tile=tile)
     expected = Predictor.load(checkpoint, tile=tile, device="cpu")(image(37, 50)).values
-    assert predictor.task == "depth-estimation" and predictor.labels is None and predictor.name == "exported-model"
-    found = predictor(image(37, 50)).values
+    assert loaded.task == "depth-estimation" and loaded.labels is None and loaded.name == "exported-model"
+    found = loaded(image(37, 50)).values
     assert found.shape == (37, 50) and expected.std() > 1e-3
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_exported_files_of_a_hub_repository(small, monkeypatch):
+    asked = []
+    download = lambda name, allow_patterns: asked.append((name, allow_patterns)) or str(small[1].folder)  # noqa: E731
+    monkeypatch.setattr(predictor, "snapshot_download", download)
+    found = Predictor.load("somebody/depth", "depth-estimation", runtime="onnxruntime")
+    assert isinstance(found.model, inference_onnx.OnnxModel) and asked == [("somebody/depth", ["*.json", "onnx/*"])]
+    with pytest.raises(ValueError, match="exported files run on the CPU, not on meta"):
+        Predictor.load(small[1].folder, device="meta")
+    with pytest.raises(ValueError, match="needs a PyTorch network"):
+        found.frames([])
 
 
 def test_names_of_exported_files(small, tmp_path):
@@ -327,15 +340,15 @@ def test_int8_costs_little_on_real_frames(tmp_path, real_data):
     predictors = {how: Predictor.load(path) for how, path in exported.files.items()}
     predictors["pytorch"] = export.load("winwin-flow")
     errors = {}
-    for how, predictor in predictors.items():
-        errors[how] = score(predictor, source, new_metric(source), Accelerator(cpu=True)).figures["epe"]
+    for how, method in predictors.items():
+        errors[how] = score(method, source, new_metric(source), Accelerator(cpu=True)).figures["epe"]
     assert errors["fp32"] == pytest.approx(errors["pytorch"], abs=1e-3)
     assert abs(errors["int8"] - errors["fp32"]) < 0.02
 
 
 def test_a_bundled_name_is_the_bundled_folder():
-    predictor = export.load("winwin-depth")
-    model = predictor.model
-    assert type(model).__name__ == "WinWinForDepthEstimation" and predictor.processor.patch_size == 16
+    loaded = export.load("winwin-depth")
+    model = loaded.model
+    assert type(model).__name__ == "WinWinForDepthEstimation" and loaded.processor.patch_size == 16
     assert bundled.resolve("winwin-depth") == str(bundled.CHECKPOINTS / "winwin-depth")
     assert model.config._attn_implementation == "sdpa" and not model.training

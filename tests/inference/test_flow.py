@@ -21,8 +21,8 @@ from winwin_hf.evaluation import methods
 from winwin_hf.inference.flow import (
     DensePrediction,
     coarse_flow,
+    coarse_sizes,
     consistency,
-    first_sizes,
     flow_of_frames,
     predict_flow,
     predict_tiled,
@@ -438,7 +438,7 @@ def test_what_a_first_pass_needs_is_said():
     frames = torch.zeros(1, 3, 32, 32)
     with pytest.raises(ValueError, match="needs a model with matching"):
         coarse_flow(torch.nn.Identity(), frames, frames)
-    with pytest.raises(ValueError, match="is for whole frames"):
+    with pytest.raises(ValueError, match="for whole frames"):
         predict_flow(torch.nn.Identity(), frames, frames, tile=(16, 16), coarse=True)
 
 
@@ -452,7 +452,7 @@ def test_what_a_first_pass_needs_is_said():
     ],
 )
 def test_sizes_of_the_first_passes(frame, sizes):
-    assert first_sizes(*frame, 16) == sizes
+    assert coarse_sizes(*frame, 16) == sizes
 
 
 def test_each_pass_begins_where_the_one_before_led():

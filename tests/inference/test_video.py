@@ -129,7 +129,7 @@ def test_an_interrupted_run_goes_on(clip, checkpoint, tmp_path, monkeypatch, enc
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(formats, "write_flo", interrupted)
         run(clip, tmp_path / "out", checkpoint, say=said.append, **settings)
-    assert f"{whole} pairs are whole" in said[0]
+    assert f"{whole} pairs are complete" in said[0]
     encoded.clear()
     summary = run(clip, tmp_path / "out", checkpoint, **settings)
     assert (summary.pairs, summary.reused) == (6, whole) and len(encoded) == 7 - whole

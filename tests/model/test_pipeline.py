@@ -161,7 +161,7 @@ def test_code_travels_with_the_pipeline(folder, tmp_path):
 
     copied = {path.rsplit("/", 1)[-1] for path in map(str, custom_object_save(OpticalFlowPipeline, tmp_path) or [])}
     present = {path.name for path in tmp_path.iterdir()}
-    assert {"pipeline_winwin.py", "visualization.py", "image_arrays_winwin.py"} <= copied | present
+    assert {"pipeline_winwin.py", "flow_colours_winwin.py", "image_arrays_winwin.py"} <= copied | present
 
 
 # ---- the stock pipelines ----

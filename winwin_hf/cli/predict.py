@@ -45,14 +45,12 @@ def flow(
     images = [read_image(frame1), read_image(frame2)]
     from winwin_hf.data.formats import write_flo
     from winwin_hf.inference.figures import mean_magnitude
-    from winwin_hf.inference.predictor import Method, Predictor
     from winwin_hf.inference.sheets import flow_picture
     from winwin_hf.inference.variational import Refined
 
-    with progress.status(f"loading {model}"):
-        options: dict[str, Any] = {"tile": tile_size, "coarse": coarse, "min_pixels": min_pixels, "progress": True}
-        method: Method = Predictor.load(model, "optical-flow", device, **options)
-        method = Refined(method) if variational else method
+    options: dict[str, Any] = {"tile": tile_size, "coarse": coarse, "min_pixels": min_pixels, "progress": True}
+    method = load(model, "optical-flow", device, **options)
+    method = Refined(method) if variational else method
     with progress.status(f"optical flow of {frame1.name} and {frame2.name}"):
         result = method(*images)
     write_flo(output, result.values.transpose(1, 2, 0))
@@ -75,11 +73,9 @@ def depth(
     check_picture(picture)
     loaded = read_image(image)
     from winwin_hf.data.formats import write_depth
-    from winwin_hf.inference.predictor import Predictor
     from winwin_hf.inference.sheets import depth_picture
 
-    with progress.status(f"loading {model}"):
-        predictor = Predictor.load(model, "depth-estimation", device)
+    predictor = load(model, "depth-estimation", device)
     with progress.status(f"depth of {image.name}"):
         result = predictor(loaded)
     write_depth(output, result.values)
@@ -101,11 +97,9 @@ def segment(
     loaded = read_image(image)
     from winwin_hf.data.formats import write_labels
     from winwin_hf.inference.figures import label_shares
-    from winwin_hf.inference.predictor import Predictor
     from winwin_hf.inference.sheets import segmentation_picture
 
-    with progress.status(f"loading {model}"):
-        predictor = Predictor.load(model, "semantic-segmentation", device)
+    predictor = load(model, "semantic-segmentation", device)
     with progress.status(f"segmentation of {image.name}"):
         result = predictor(loaded)
     names = predictor.labels or ()
@@ -125,6 +119,14 @@ def demo(
     from winwin_hf.cli import demo as demo_module
 
     demo_module.run(output, frames=frames, device=device, say=progress.print)
+
+
+def load(model: str, task: str, device: str, **options: Any) -> Any:
+    """`Predictor.load`, while the terminal says what it is doing."""
+    with progress.status(f"loading {model}"):
+        from winwin_hf.inference.predictor import Predictor
+
+        return Predictor.load(model, task, device, **options)
 
 
 def report(path: Path, result: Any, what: str) -> None:

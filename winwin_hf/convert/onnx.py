@@ -1,17 +1,15 @@
-"""ONNX: a checkpoint as files that ONNX Runtime and OpenVINO run, for any height, width and batch, and a model made of such a file.
+"""Exports a checkpoint to ONNX files that ONNX Runtime and OpenVINO run, for any height, width and batch.
 
 Notable:
-- what is exported is what `AutoModel` loads, plain PyTorch; height and width are multiples of the patch, as the processor pads them.
-- attention: an ONNX file that spells out softmax(Q K^T) V, or says `Attention` (opset 23), makes ONNX Runtime hold all weights at
-  once: 32,640 x 32,640 of the matching at 1080 x 1920 are 4.3 GB. "fused", the default, says
-  `com.microsoft.MultiHeadAttention`, which ONNX Runtime computes in blocks on a CPU and OpenVINO knows too. "standard" keeps to
-  ONNX's own operators, for other runtimes.
-- quantisation is of the weights alone (fp16, bf16, int8 with a scale for each output channel): the file shrinks, all sums stay
-  float32. The bundled checkpoints are stored in half precision, so fp16 loses nothing of them.
-- nothing is written before it agrees with PyTorch, at sizes and batches other than the traced one.
-- `OnnxModel` is a module with the face of our models, so whatever takes one (`predictors.Network`, tiles) takes it.
+- The exported network is the one that `AutoModel` loads. Height and width must be multiples of the patch; the processor pads.
+- Attention: in standard operators (softmax(Q K^T) V, or `Attention` of opset 23) ONNX Runtime holds all attention weights at once:
+  the matching at 1080 x 1920 has 32,640 x 32,640 of them, 4.3 GB. The default, "fused", uses `com.microsoft.MultiHeadAttention`, which
+  ONNX Runtime computes in blocks on a CPU and OpenVINO knows too. "standard" uses only ONNX's own operators, for other runtimes.
+- Only weights are quantised (fp16, bf16, int8 with a scale for each output channel): the file shrinks, all sums stay float32. The
+  bundled checkpoints are stored in half precision, so fp16 loses nothing.
+- No file is written unless the float32 one agrees with PyTorch, at sizes and batches other than the traced one.
 
-A folder, ready to be pushed; written whole or not at all:
+The files, written together or not at all, ready to be pushed:
 
     config.json, preprocessor_config.json      as `AutoConfig` and `AutoImageProcessor` read them
     onnx/model.onnx, onnx/model_int8.onnx ...  the graph, and its variants
@@ -51,23 +49,24 @@ from winwin_hf.task import ARCHITECTURES, Task
 
 QUANTISATIONS = ("fp16", "bf16", "int8")
 ATTENTIONS = ("fused", "standard")
-# In patches, (batch, rows, columns); none of the checked sizes is the traced one, and one batch is.
+# (batch, rows, columns), in patches. No checked size is the traced one, but one batch is.
 TRACED = (2, 4, 6)
 CHECKED = ((1, 13, 21), (1, 24, 32), (1, 9, 40), (2, 10, 7))
 TOLERANCE = 1e-4  # largest difference from PyTorch over the largest value, float32
-# Where that is more: so many times the difference between two ways in which PyTorch itself computes attention (blocks, or all weights at
-# once). Sharp matching and what refines its answer make of float32's last digit more than 1e-4, in PyTorch as elsewhere.
+# PyTorch itself computes attention in two ways (in blocks, or with all weights at once), which round differently. Sharp matching and
+# refinement amplify this to more than 1e-4, so a difference of up to ROUNDINGS times theirs is allowed.
 ROUNDINGS = 4
-LEAST_WEIGHTS = 1024  # smaller tensors stay as they are: they save nothing
+MIN_WEIGHTS = 1024  # smaller tensors are not quantised: it would save nothing
 
 
 @dataclass
 class Difference:
     """
-    How far one output of one file is from PyTorch's at one size.
+    The difference of one output of one file from PyTorch's, at one size.
 
-    size: (batch, height, width). largest: of PyTorch's values. rounding: how far those by fused and by plain attention
-    are apart.
+    Attributes:
+        size: (batch, height, width). max, mean: of the absolute difference. largest: PyTorch's largest absolute value.
+        rounding: the largest difference between PyTorch with fused and with plain attention.
     """
 
     file: str
@@ -82,7 +81,7 @@ class Difference:
 
 @dataclass
 class Exported:
-    """What an export left: the model folder, {"fp32": path, ...}, and the differences found (none if it wasn't checked)."""
+    """The result of an export: the model folder, {"fp32": path, ...}, and the differences (none if it wasn't checked)."""
 
     folder: Path
     files: dict[str, Path]
@@ -101,16 +100,18 @@ def export(
     attention: str = "fused",
 ) -> Exported:
     """
-    Writes a checkpoint for optical flow, segmentation or depth as ONNX files.
+    Exports a checkpoint for optical flow, segmentation or depth to ONNX files.
 
     Args:
         checkpoint: a bundled name, a folder or a Hub repository.
-        output: a model folder, new or not; it may be the checkpoint's own. Its `onnx` folder is replaced.
-        quantise: which of `QUANTISATIONS` to write beside the float32 file.
-        opset: of ONNX, 18 or newer. With attention="standard", 23 and newer say `Attention`, older ones spell it out.
-        check: compare with PyTorch, in ONNX Runtime and, if it is installed, in OpenVINO; four sizes and two batches.
-    Raises: ValueError: a checkpoint that can't be exported, or an unknown option; ImportError: the packages of
-        `winwin-hf[export]` are missing; RuntimeError: a float32 file differs from PyTorch by more than `allowed`.
+        output: a model folder, new, existing or the checkpoint's own. Its `onnx` folder is replaced.
+        quantise: items of `QUANTISATIONS` to write beside the float32 file.
+        opset: of ONNX, 18 or newer. attention="standard" uses the operator `Attention` from 23 on.
+        check: compare with PyTorch in ONNX Runtime and, if installed, OpenVINO, at four sizes and two batches.
+    Raises:
+        ValueError: a checkpoint that can't be exported, or an unknown option.
+        ImportError: the packages of `winwin-hf[export]` are missing.
+        RuntimeError: the float32 file differs from PyTorch by more than `allowed`.
     """
     known: tuple[tuple[str, Any, tuple], ...] = tuple(("quantise", how, QUANTISATIONS) for how in quantise)
     for name, value, choices in (*known, ("attention", attention, ATTENTIONS)):
@@ -134,7 +135,7 @@ def export(
         differences: list[Difference] = []
         _write_json(temporary / "export.json", description)
         if check:
-            model.config.save_pretrained(temporary)  # what OnnxModel reads, also before the folder has its place
+            model.config.save_pretrained(temporary)  # for OnnxModel, while the folder is temporary
             for file in files.values():
                 differences += compare(model, temporary / file)
             (temporary / "config.json").unlink()
@@ -143,7 +144,7 @@ def export(
         if not _same_folder(checkpoint, output):
             model.config.save_pretrained(output)
             processor.save_pretrained(output)
-        temporary.chmod(0o755)  # a temporary folder is its owner's alone
+        temporary.chmod(0o755)  # temporary folders are private
         shutil.rmtree(output / "onnx", ignore_errors=True)
         temporary.rename(output / "onnx")
     finally:
@@ -166,7 +167,7 @@ def load(checkpoint: str | Path) -> Predictor:
 
 
 class Plain(nn.Module):
-    """A model of ours as the exporter wants it: tensors in, a tuple of tensors out, in the order of its task's outputs."""
+    """Wraps a model for the exporter: tensors in, a tuple of tensors out, in the order of its task's outputs."""
 
     def __init__(self, model: Any, fused: bool = False):
         super().__init__()
@@ -183,7 +184,7 @@ class Plain(nn.Module):
 
 
 class FusedAttention(TorchFunctionMode):
-    """While a graph is traced, every `scaled_dot_product_attention` becomes one `com.microsoft.MultiHeadAttention`."""
+    """Replaces every `scaled_dot_product_attention` in a traced graph by one `com.microsoft.MultiHeadAttention`."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         options = dict(kwargs or {})
@@ -210,7 +211,7 @@ class FusedAttention(TorchFunctionMode):
 
 
 def trace(model: Any, path: Path, opset: int, attention: str) -> None:
-    """Writes the graph of a model, with any batch, rows and columns of patches, to `path`."""
+    """Writes the graph of a model, for any batch, rows and columns of patches, to `path`."""
     import onnx
 
     task, patch = task_of(model), model.config.patch_size
@@ -241,8 +242,9 @@ def trace(model: Any, path: Path, opset: int, attention: str) -> None:
 
 def quantise_weights(source: Path, destination: Path, how: str) -> None:
     """
-    Writes a graph again with the weights of its matrix products and convolutions in fp16, bf16 or int8, brought back to float32 where
-    they are used. int8: symmetric, one scale an output channel.
+    Copies a graph with the weights of its matrix products and convolutions in fp16, bf16 or int8, cast to float32 before use.
+
+    int8 is symmetric, with one scale for each output channel.
     """
     import ml_dtypes
     import onnx
@@ -259,7 +261,7 @@ def quantise_weights(source: Path, destination: Path, how: str) -> None:
             axis = {"MatMul": 1, "Conv": 0, "ConvTranspose": 1, "Gemm": 0 if flags.get("transB") else 1}.get(
                 node.op_type
             )
-            if axis is not None and math.prod(weights[node.input[1]].dims) >= LEAST_WEIGHTS:
+            if axis is not None and math.prod(weights[node.input[1]].dims) >= MIN_WEIGHTS:
                 used_by[node.input[1]] = axis
     nodes = []
     for name, axis in used_by.items():
@@ -274,7 +276,7 @@ def quantise_weights(source: Path, destination: Path, how: str) -> None:
             shape = [-1 if i == axis else 1 for i in range(values.ndim)]
             small = np.rint(values / scale.reshape(shape)).clip(-127, 127).astype(np.int8)
             graph.initializer.append(numpy_helper.from_array(scale.reshape(shape).astype(np.float32), f"{name}.scale"))
-            # not DequantizeLinear: ONNX Runtime works these two out once, at the start, but that one anew for every input
+            # not DequantizeLinear, which ONNX Runtime computes for every input; these two it computes once, at the start
             nodes.append(helper.make_node("Cast", [stored], [f"{name}.steps"], to=onnx.TensorProto.FLOAT))
             nodes.append(helper.make_node("Mul", [f"{name}.steps", f"{name}.scale"], [name]))
         else:
@@ -288,7 +290,7 @@ def quantise_weights(source: Path, destination: Path, how: str) -> None:
 
 
 def _fold_transposes(graph: Any, weights: dict[str, Any]) -> None:
-    """A linear layer's weight is often stored as PyTorch has it and turned in the graph: turned here, for good."""
+    """Transposes the weights themselves where the graph transposes them, as it does for most linear layers."""
     from onnx import numpy_helper
 
     uses = [name for node in graph.node for name in node.input]
@@ -304,7 +306,7 @@ def _fold_transposes(graph: Any, weights: dict[str, Any]) -> None:
 
 
 def describe(model: Any, files: dict[str, str], opset: int, attention: str) -> dict[str, Any]:
-    """What export.json says of the files: everything that somebody who calls them needs to know."""
+    """The content of export.json: what a program needs to call the files."""
     task, patch, config = task_of(model), model.config.patch_size, model.config
     sides = ["batch", "height", "width"]
     shapes = {
@@ -335,7 +337,7 @@ def describe(model: Any, files: dict[str, str], opset: int, attention: str) -> d
 
 @torch.inference_mode()
 def compare(model: Any, path: Path) -> list[Difference]:
-    """How far a file's outputs are from PyTorch's, at each of `CHECKED`, in every runtime that is installed."""
+    """Differences of a file's outputs from PyTorch's, at each size of `CHECKED`, in every installed runtime."""
     patch, task = model.config.patch_size, task_of(model)
     cases = []
     for index, (batch, rows, columns) in enumerate(CHECKED):
@@ -360,24 +362,24 @@ def compare(model: Any, path: Path) -> list[Difference]:
 
 
 def allowed(difference: Difference) -> float:
-    """How far a float32 file's output may be from PyTorch's."""
+    """The largest allowed difference of a float32 file's output from PyTorch's."""
     return max(TOLERANCE * max(1.0, difference.largest), ROUNDINGS * difference.rounding)
 
 
 def refuse_different(differences: list[Difference]) -> None:
-    """Raises RuntimeError for a float32 file that PyTorch doesn't agree with. Quantised ones differ, as they must."""
+    """Raises RuntimeError for a float32 file with a difference above `allowed`. Quantised files may differ."""
     for d in differences:
         if d.file == "model.onnx" and not d.max <= allowed(d):
             batch, height, width = d.size
             raise RuntimeError(
                 f"{d.output} by {d.runtime} differs from PyTorch by up to {d.max:.2e} (values up to {d.largest:.3g}; "
-                f"{allowed(d):.2e} is allowed) at {batch} x {height} x {width}: nothing was written. --no-check writes it all "
-                "the same."
+                f"{allowed(d):.2e} is allowed) at {batch} x {height} x {width}: nothing was written. --no-check writes it "
+                "anyway."
             )
 
 
 def pictures(size: tuple[int, int, int], channels: int = 3, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two views (B, C, H, W), normalised: smooth random patterns with some noise; the second is the first, moved by (5, 3) pixels."""
+    """Two normalised views (B, C, H, W): a smooth random pattern with noise, and the same moved by (5, 3) pixels."""
     batch, height, width = size
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.randn(batch, channels, height // 8 + 1, width // 8 + 1, generator=generator)
@@ -387,7 +389,7 @@ def pictures(size: tuple[int, int, int], channels: int = 3, seed: int = 0) -> tu
 
 
 def show(exported: Exported) -> None:
-    """Prints the files, with their sizes and the differences from PyTorch, the largest of each output."""
+    """Prints the files with their sizes, and each output's largest difference from PyTorch."""
     table = Table("file", "MB", "runtime", "output", "max diff.", "mean diff.", "up to", box=None)
     for path in exported.files.values():
         size = sum(part.stat().st_size for part in path.parent.glob(f"{path.name}*")) / 1e6
@@ -436,7 +438,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 @contextmanager
 def _silent() -> Iterator[None]:
-    """The exporter without its remarks on packages that aren't there and on axes that share a name."""
+    """Hides the exporter's warnings about missing packages and axes that share a name."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

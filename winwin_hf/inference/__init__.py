@@ -1,1 +1,1 @@
-"""Running a network by its name: images, pairs, tiles, videos, exported files."""
+"""Run a network by its name on images, pairs and videos, from PyTorch's weights or an exported file."""

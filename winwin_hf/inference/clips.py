@@ -1,8 +1,8 @@
-"""Clips: reading the frames of a video or of a folder of images one by one, and writing a video.
+"""Clips: read the frames of a video or of a folder of images one by one, and write a video.
 
 Notable:
-- PyAV reads and writes videos: its wheels bring FFmpeg and an H.264 encoder, so nothing of the system's is called.
-- A clip holds no frame. It is decoded anew by each pass over it, so memory doesn't grow with its length.
+- PyAV reads and writes videos: its wheels bring FFmpeg and an H.264 encoder, so the system needs neither.
+- A clip holds no frames. Each pass decodes it again, so memory doesn't grow with its length.
 
 Frames are RGB uint8 (H, W, 3), upright.
 """
@@ -32,7 +32,7 @@ from winwin_hf.data import formats
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 IMAGE_RATE = Fraction(10)  # frames a second of a video made from images
 
-# Encoders of what browsers play, the best first, with options for a video that is looked at.
+# Encoders of formats that browsers play, the best first, with options for high quality.
 ENCODERS: dict[str, tuple[str, dict[str, str]]] = {
     "libx264": ("H.264", {"crf": "18"}),
     "libopenh264": ("H.264", {"b": "20M"}),
@@ -47,15 +47,15 @@ class Clip:
     name: str
     files: tuple[Path, ...]  # the images, or the one video
     is_video: bool
-    rate: Fraction  # frames a second of the chosen ones
-    length: int | None  # frames of the whole clip: exact for images, what a video says of itself, None where it doesn't
+    rate: Fraction  # chosen frames a second
+    length: int | None  # frames of the whole clip: exact for images; of a video as its header says, or None
     size: tuple[int, int] | None = None  # (height, width) that frames are resized to
     start: int = 0
     end: int | None = None
     stride: int = 1
 
     def frames(self, skip: int = 0) -> Iterator[np.ndarray]:
-        """The chosen frames but for the first `skip`. A video is read from its beginning in any case.
+        """The chosen frames after the first `skip`. A video is always read from its beginning.
 
         Raises: ValueError, while running, for a frame that can't be decoded or is of another size than the first one read.
         """
@@ -74,12 +74,12 @@ class Clip:
                 yield frame if self.size is None else _resize(frame, self.size)
 
     def count(self) -> int | None:
-        """How many frames are chosen, as far as a video says; None where it doesn't and `end` is open."""
+        """The number of chosen frames; None where a video doesn't say its length and `end` is open."""
         end = min((limit for limit in (self.end, self.length) if limit is not None), default=None)
         return None if end is None else len(range(self.start, end, self.stride))
 
     def number(self, index: int) -> int:
-        """Of a chosen frame: its place in the whole clip, counted from 1."""
+        """The place of a chosen frame in the whole clip, counted from 1."""
         return self.start + index * self.stride + 1
 
     def digest(self) -> str:
@@ -91,7 +91,7 @@ class Clip:
         return None if self.end is None else max(first, self.end)
 
     def _loaders(self) -> Generator[Callable[[], np.ndarray], None, None]:
-        """For every frame a function that gives it, so that those that aren't chosen cost little."""
+        """For every frame a function that decodes it, so that frames that aren't chosen cost little."""
         if not self.is_video:
             yield from (functools.partial(formats.read_image, path) for path in self.files)
             return
@@ -114,10 +114,10 @@ def open_clip(
     end: int | None = None,
     stride: int = 1,
 ) -> Clip:
-    """The clip at `source`: a video file, a folder of images, or a pattern of them such as "shots/*.png". Images are sorted as
-    people count, 2 before 10.
+    """The clip at `source`: a video file, a folder of images, or a pattern of images such as "shots/*.png". Images are sorted
+    by the numbers in their names, 2 before 10.
 
-    Raises: FileNotFoundError where there is nothing; ValueError where it is no video, or the choice of frames makes no sense.
+    Raises: FileNotFoundError where nothing is found; ValueError for a file that isn't a video, or a range without frames.
     """
     if start < 0 or stride < 1 or (end is not None and end <= start):
         raise ValueError(f"start {start}, end {end}, stride {stride}: expected 0 <= start < end and stride >= 1.")
@@ -141,7 +141,7 @@ def open_clip(
 
 
 def _probe(path: Path) -> tuple[Fraction, int | None]:
-    """Frames a second and frames, as the video says."""
+    """Frames a second and the number of frames, as the video's header says."""
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -155,7 +155,7 @@ def _probe(path: Path) -> tuple[Fraction, int | None]:
 
 
 def _picture(frame: av.VideoFrame) -> np.ndarray:
-    """A decoded frame, turned as the video says: a phone writes what its sensor sees, and how it was held."""
+    """A decoded frame, turned upright: phones store the sensor's picture and how the phone was held."""
     turns = round(frame.rotation / 90) % 4  # counter-clockwise, as rot90's
     return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
 
@@ -166,7 +166,7 @@ def _resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def write_video(path: str | Path, pictures: Iterable[np.ndarray], rate: Fraction | float) -> str:
-    """Writes pictures of one size as an .mp4 that browsers play, `rate` a second; returns its kind, "H.264" where PyAV has that.
+    """Writes pictures of one size as an .mp4 that browsers play, `rate` a second; returns its format, "H.264" where PyAV has it.
 
     Odd sides grow by a pixel, the last one repeated, because colour has half the resolution there.
     Raises: ValueError for another suffix, for no pictures, or where PyAV came without any of `ENCODERS`.
@@ -188,7 +188,7 @@ def write_video(path: str | Path, pictures: Iterable[np.ndarray], rate: Fraction
                 stream = cast(av.VideoStream, container.add_stream(encoder, fraction, options=options))
                 stream.height, stream.width = (side + side % 2 for side in picture.shape[:2])
                 stream.pix_fmt = "yuv420p"
-                # BT.709, done in _encodable and said here: players guess how YUV was made of RGB where nothing says it
+                # _encodable converts by BT.709; without these tags, players would guess the conversion
                 context = stream.codec_context
                 context.colorspace = context.color_primaries = context.color_trc = Colorspace.ITU709
                 context.color_range = ColorRange.MPEG

@@ -1,11 +1,12 @@
-"""Predicting at any size: directly (Win-Win), from overlapping tiles (the baseline it replaces), along a video.
+"""Predicts at any size: in one pass (Win-Win), from coarse to fine, from overlapping tiles (the baseline), along a video.
 
-- direct: one forward pass on the whole frame. This is what a model trained from windows is for.
-- tiled: the network sees one tile of training size at a time, in both frames at the same place, and overlapping predictions
-  are blended; flow by its confidence as CroCo-Flow does (PAPER: "Tiled inference"), other maps by their mean. A tile can't
-  contain a match that moved further than the tile, and every pixel is computed several times.
-- video: `flow_of_frames`, where each frame is encoded once, for the pairs that it is in and for both directions; whatever the
-  number of frames, two of them are held. What comes out is what the pairs give one by one, bit for bit.
+- direct: one forward pass over the whole frame, which a model trained on windows allows.
+- coarse: passes over smaller versions of the frames first; each flow is the next pass's initial flow (ours).
+- tiled: the network sees one tile of training size at a time, at the same place in both frames. Overlapping predictions are blended,
+  flow by its confidence as in CroCo-Flow (paper: "Tiled inference"), other maps by their mean. Matches that leave the tile can't be
+  found, and every pixel is computed several times.
+- video: `flow_of_frames` encodes each frame once, for both pairs that it belongs to and for both directions. It holds two frames at a
+  time, and gives the same flow as the pairs one by one, bit for bit.
 
 Shapes: B batch, L classes, H W pixels (multiples of the patch, as the image processor makes them).
 """
@@ -27,24 +28,24 @@ from tqdm.auto import tqdm
 
 @dataclass
 class DensePrediction:
-    """Maps of whole frames; those the model doesn't predict are None. `WinWinImageProcessor.post_process_*` takes it."""
+    """Maps of whole frames, None where the model doesn't predict them; for `WinWinImageProcessor.post_process_*`."""
 
     flow: torch.Tensor | None = None  # (B, 2, H, W) pixels
     log_scale: torch.Tensor | None = None  # (B, H, W), the raw channel c; tiled: its weighted mean
     predicted_depth: torch.Tensor | None = None  # (B, H, W) metres
     logits: torch.Tensor | None = None  # (B, L, H, W)
-    passes: int = 1  # forward passes this took
+    passes: int = 1  # forward passes
 
 
-COARSEST = 256  # pixels: below it no side of a first pass is halved again
-MAPS = {"flow": 4, "log_scale": 3, "predicted_depth": 3, "logits": 4}  # number of axes of a full image's map
+COARSEST = 256  # pixels: sizes are halved again while the shorter side is at least twice this
+MAPS = {"flow": 4, "log_scale": 3, "predicted_depth": 3, "logits": 4}  # map -> its number of axes
 
 
 def tile_positions(length: int, tile: int, overlap: float) -> list[int]:
-    """Starts of the tiles along one axis: the first at 0, the last ends at `length`, evenly spaced (rounded to pixels).
+    """Starts of the tiles along one axis, evenly spaced (rounded to pixels): the first at 0, the last tile ends at `length`.
 
-    The fewest tiles whose mean overlap is at least `overlap` (a share of the tile, 0 <= overlap < 1). A tile that covers the
-    axis gives [0].
+    As few tiles as possible whose mean overlap is at least `overlap` (a share of the tile, 0 <= overlap < 1). [0] for a tile that
+    covers the axis.
     """
     if not 0 <= overlap < 1:
         raise ValueError(f"overlap is a share of the tile, 0 <= overlap < 1; got {overlap}.")
@@ -52,7 +53,7 @@ def tile_positions(length: int, tile: int, overlap: float) -> list[int]:
         raise ValueError(f"A tile must have at least one pixel, got {tile}.")
     if tile >= length:
         return [0]
-    # Not guarded against (1 - 0.9) being a little less than 0.1: CroCo-Flow's 1050 passes at overlap 0.9 come from there.
+    # (1 - 0.9) is a little less than 0.1. This rounding error is kept: CroCo-Flow's 1050 passes at overlap 0.9 include it.
     steps = math.ceil((length - tile) / ((1 - overlap) * tile))
     return [round((length - tile) * index / steps) for index in range(steps + 1)]
 
@@ -68,19 +69,21 @@ def predict_flow(
 ) -> DensePrediction:
     """Optical flow from the first frames (B, 3, H, W) to the second ones.
 
-    `tile` None: direct. Otherwise `predict_tiled`, whose options (`beta`, `beta_sigmoid`, `tile_batch`, `progress`) pass.
-    `coarse`: direct, after a first pass at half the size (of large frames at a quarter, then half); see `coarse_flow`.
+    Args:
+        tile: (height, width); None: one pass.
+        coarse: start from `coarse_flow`; not in tiles.
+        options: of `predict_tiled`.
     """
     _check_frames(pixel_values, second_pixel_values)
     if coarse:
         if tile is not None:
-            raise ValueError("A first pass at half the size is for whole frames; got tiles too.")
+            raise ValueError("A coarse pass is for whole frames; got tiles too.")
         with _evaluating(model), torch.inference_mode():
             guess = coarse_flow(model, pixel_values, second_pixel_values)
             outputs = model(pixel_values, second_pixel_values, initial_flow=guess)
         height, width = pixel_values.shape[-2:]
         patch: int = model.config.patch_size  # type: ignore[union-attr, assignment]
-        passes = 1 + len(first_sizes(height, width, patch))
+        passes = 1 + len(coarse_sizes(height, width, patch))
         return DensePrediction(outputs.flow, outputs.log_scale, passes=passes)
     if tile is None:
         tile = (pixel_values.shape[-2], pixel_values.shape[-1])
@@ -92,26 +95,26 @@ def predict_flow(
 
 def coarse_flow(model: torch.nn.Module, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """
-    Flow (B, 2, H, W) of frames (B, 3, H, W) seen at half their size: what `initial_flow` takes, at a quarter of a pass's cost.
+    Initial flow (B, 2, H, W) of frames (B, 3, H, W), predicted at half their size, for a quarter of a pass's cost (ours).
 
-    There motions are half as long, and the matching's learnt prior reaches twice as far (ours). Large frames are seen at a quarter of
-    their size before that, see `first_sizes`.
+    At half the size, motions are half as long, and the matching's learned prior reaches twice as far. Larger frames get passes at
+    smaller sizes before that, see `coarse_sizes`.
     """
     _check_frames(first, second)
     if getattr(getattr(model, "config", None), "matching_stride", None) is None:
-        raise ValueError(f"{type(model).__name__}: a first pass at half the size needs a model with matching.")
+        raise ValueError(f"{type(model).__name__}: a coarse pass needs a model with matching.")
     height, width = first.shape[-2:]
     patch: int = model.config.patch_size  # type: ignore[union-attr, assignment]
     flow = None
-    for size in first_sizes(height, width, patch):
+    for size in coarse_sizes(height, width, patch):
         frames = [F.interpolate(x, size, mode="bilinear", antialias=True) for x in (first, second)]
-        flow = model(*frames).flow if flow is None else model(*frames, initial_flow=_of_size(flow, *size)).flow
+        flow = model(*frames).flow if flow is None else model(*frames, initial_flow=_resize_flow(flow, *size)).flow
     assert flow is not None
-    return _of_size(flow, height, width)
+    return _resize_flow(flow, height, width)
 
 
-def first_sizes(height: int, width: int, patch: int) -> list[tuple[int, int]]:
-    """(height, width) of the passes before that of a whole frame, in whole patches: the half, and while that is large, the half of it."""
+def coarse_sizes(height: int, width: int, patch: int) -> list[tuple[int, int]]:
+    """(height, width) of the passes before that of a whole frame, in whole patches: half, and halved again while that is large."""
     sizes: list[tuple[int, int]] = []
     while not sizes or min(height, width) >= 2 * COARSEST:
         height, width = (math.ceil(side / (2 * patch)) * patch for side in (height, width))
@@ -119,8 +122,8 @@ def first_sizes(height: int, width: int, patch: int) -> list[tuple[int, int]]:
     return sizes[::-1]
 
 
-def _of_size(flow: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """A flow (B, 2, h, w) of another frame's size, in its pixels."""
+def _resize_flow(flow: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Resizes a flow (B, 2, h, w) to another frame's size, in its pixels."""
     h, w = flow.shape[-2:]
     flow = F.interpolate(flow.float(), (height, width), mode="bilinear")
     return flow * flow.new_tensor([width / w, height / h])[:, None, None]
@@ -138,14 +141,14 @@ def predict_tiled(
     tile_batch: int = 1,
     progress: bool = False,
 ) -> DensePrediction:
-    """Predicts from tiles of (height, width) pixels and blends them. A tile that covers the frame is the direct prediction.
+    """Predicts from tiles of (height, width) pixels and blends them. With a tile that covers the frame this is the direct prediction.
 
-    Flow is averaged with the weight exp(-2 * beta * (sigmoid(c / beta_sigmoid) - 0.5)), c its log_scale channel: CroCo-Flow's,
-    with its values. Depth and logits have no confidence and are averaged plainly.
+    Flow is averaged with the weight exp(-2 * beta * (sigmoid(c / beta_sigmoid) - 0.5)), where c is its log_scale channel: CroCo-Flow's
+    formula and values. Depth and logits have no confidence; their plain mean is taken.
 
     Args:
-        overlap: least mean share of a tile that its neighbour repeats, in each direction.
-        tile_batch: tiles per forward pass; more is faster where memory allows, and leaves the result the same.
+        overlap: share of a tile that its neighbour repeats, in each direction: the mean is at least this.
+        tile_batch: tiles per forward pass; more is faster where memory allows, with the same result.
 
     Raises:
         ValueError: frames differ in size; the tile isn't made of whole patches; the model's maps aren't its input's size.
@@ -211,16 +214,16 @@ class FlowPair:
 def flow_of_frames(
     model: Any, processor: Any, frames: Iterable[np.ndarray], backward: bool = False
 ) -> Iterator[FlowPair]:
-    """Flow from each frame to the next, lazily: a frame is taken from `frames` when its pair is asked for.
+    """Yields the flow from each frame to the next; takes a frame from `frames` only when its pair is needed.
 
     Args:
-        model: a `WinWinForOpticalFlow`, on any device. Under `torch.autocast` it runs as that says.
-        processor: its image processor, with any resizing of its own; flow comes back at the frames' size.
+        model: a `WinWinForOpticalFlow` on any device, in the caller's `torch.autocast`.
+        processor: its image processor; it may resize, flow comes back at the frames' size.
         frames: uint8 RGB (H, W, 3), all of one size.
-        backward: also the flow back, and the occlusion in both frames, from the two flows' `consistency`.
+        backward: also predict the backward flow and the occluded pixels of both frames, see `consistency`.
 
     Raises:
-        ValueError, also while running: frames differ in size; fewer than two came; the model has no flow.
+        ValueError, also while running: frames differ in size; there are fewer than two; the model predicts no flow.
     """
     if not hasattr(model, "decode"):
         raise ValueError(f"{type(model).__name__} predicts no flow; expected a WinWinForOpticalFlow.")
@@ -240,7 +243,7 @@ def flow_of_frames(
             if backward:
                 back = _decode(model, processor, second, first, size)
                 pair.backward = back.cpu().numpy()
-                # on the model's device, where it is fast
+                # on the model's device, which is faster
                 pair.occluded = _occluded(flow, back).cpu().numpy()
                 pair.backward_occluded = _occluded(back, flow).cpu().numpy()
             yield pair
@@ -329,7 +332,7 @@ def _forward(model: torch.nn.Module, first: torch.Tensor, second: torch.Tensor |
 
 @contextmanager
 def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode for the time of a prediction (drop-out off), then as it was."""
+    """Evaluation mode (no drop-out) during a prediction, then the mode of before."""
     training = model.training
     model.eval()
     try:

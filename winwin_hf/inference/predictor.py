@@ -205,10 +205,8 @@ class Predictor(Method):
 
     def frames(self, frames: Iterable[np.ndarray], backward: bool = False) -> Iterator[FlowPair]:
         """Flow from each frame of a video to the next; each frame is encoded once. See `flow.flow_of_frames`."""
-        if self.tile is not None or self.coarse:
-            raise ValueError(
-                f"{self.name}: a video's frames are predicted in one pass, without tiles and coarse passes"
-            )
+        if self.tile is not None or self.coarse or isinstance(self.model, OnnxModel):
+            raise ValueError(f"{self.name}: a video needs a PyTorch network, without tiles and coarse passes")
         return flow_of_frames(self.model, self.processor, frames, backward)
 
 

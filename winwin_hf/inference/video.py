@@ -1,11 +1,11 @@
-"""A clip in, the flow between its frames out: what `winwin video` runs.
+"""Writes the flow between the frames of a clip: `winwin video`.
 
 Notable:
-- the number in a file's name is that of the pair's first frame in the clip, counted from 1 as in Sintel. With video.json, which
-  says how the files were made, this is all that an interrupted run needs to go on, and parts of a clip can share a folder.
-- every file appears whole or not at all.
-- a video's colours need one scale for all frames. So they are made in a second pass, from the .flo files; only where
-  `max_motion` gives the scale and no .flo is wanted, the video grows beside the prediction.
+- A file's name has the number of the pair's first frame in the clip, counted from 1 as in Sintel; video.json holds the settings. With
+  these an interrupted run can continue, and parts of a clip can share a folder.
+- Every file appears whole or not at all.
+- All pictures of a video share one scale of colours. So the video is written in a second pass, from the .flo files, unless
+  `max_motion` gives the scale and no .flo is wanted.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ FOLDERS = {"flow": ".", "backward": "backward", "occluded": "occlusions", "backw
 
 @dataclass
 class Summary:
-    """What a run left."""
+    """The result of a run."""
 
-    pairs: int  # whose flow is there now
-    reused: int  # those of them that an earlier run left
-    seconds: float  # of the prediction, without loading the model and without a second pass for the video
+    pairs: int  # with flow in the folder
+    reused: int  # of them, written by an earlier run
+    seconds: float  # of the prediction, without loading the model and writing the video
     video: Path | None = None
     kind: str | None = None  # of the video, such as "H.264"
-    max_motion: float | None = None  # pixels that got the video's full colour
+    max_motion: float | None = None  # pixels that get full colour in the video
 
 
 def run(
@@ -69,28 +69,29 @@ def run(
     progress: bool = True,
     say: Callable[[str], Any] = print,
 ) -> Summary:
-    """Predicts the flow from each chosen frame of a clip to the next one; the folder `output` gets the files of `Results`.
+    """Predicts the flow from each chosen frame of a clip to the next one, and writes the files of `Results` into the folder `output`.
 
-    If it is interrupted, the same call goes on after the last pair that is whole. Without .flo files a video starts again.
+    After an interruption, the same call continues after the last complete pair. A video without .flo files starts again.
 
     Args:
         clip: a video file, a folder of images, or a pattern of images.
         model_name: a bundled name, a folder or a Hub repository.
-        flo: write the flow as .flo files.
-        video: an .mp4 of the flow in colours.
-        backward: also the flow from each frame to the one before it, and what is occluded in either.
-        side_by_side: the video shows the frame to the left of its flow.
-        max_motion: the length in pixels that gets the video's full colour. None: by `full_colour`; with `flo` off all flow then lies
-            in `output` until the video is done (16.6 MB a pair in Full HD).
-        rate: pictures a second of the video. None: as in the clip, or 10 for images.
+        flo: write .flo files.
+        video: path of an .mp4 of the flow in colours.
+        backward: also write the flow from each frame to the one before it, and the occluded pixels of both directions.
+        side_by_side: show each frame to the left of its flow in the video.
+        max_motion: the length in pixels that gets full colour in the video. None: from `full_colour`; without `flo`, all flow is then
+            stored in `output` until the video is done (16.6 MB a pair in Full HD).
+        rate: pictures a second of the video. None: the clip's, or 10 for images.
         start, end, stride: the frames start, start + stride, ... before `end`, counted from 0.
-        size: (height, width) that frames are resized to; all that is written has this size.
-        min_pixels: smaller frames are enlarged to so many for the network alone; 0: never; None: as the checkpoint says.
-        overwrite: begin again, and throw away what an earlier run left in `output`.
+        size: (height, width) that frames are resized to; all files have this size.
+        min_pixels: see `Predictor.load`; the files keep the frames' size.
+        overwrite: delete the files of an earlier run in `output` and start again.
 
     Raises:
-        FileNotFoundError, ValueError: no such clip, fewer than two frames, frames of several sizes; nothing to write; an `output`
-            that holds the .flo files of another program, or of other settings.
+        FileNotFoundError: there is no such clip.
+        ValueError: fewer than two frames, or frames of several sizes; nothing to write; `output` holds .flo files of another program or
+            of other settings.
     """
     source = open_clip(clip, size, start, end, stride)
     folder, target = Path(output), Path(video) if video else None
@@ -106,7 +107,7 @@ def run(
         settings |= {"min_pixels": predictor.processor.min_pixels}
         results.claim(settings | {"model": model_name, "weights": _checksum(predictor.model)}, overwrite)
     resumable = flo or not target
-    done = results.whole(source) if resumable else 0
+    done = results.complete(source) if resumable else 0
     summary = Summary(done, done, 0.0, target, max_motion=max_motion)
     with contextlib.ExitStack() as stack:
         places = [results]
@@ -130,7 +131,7 @@ def run(
                 collections.deque(flows, maxlen=0)
         except KeyboardInterrupt:
             if resumable:
-                say(f"{folder}: {summary.pairs} pairs are whole; the same command goes on from there.")
+                say(f"{folder}: {summary.pairs} pairs are complete; the same command continues from there.")
             raise
         if target:
             if stored:
@@ -144,9 +145,9 @@ def run(
 
 
 def full_colour(flows: Iterable[np.ndarray]) -> float:
-    """The length in pixels that gets full colour all through a clip: in nine pairs of ten, 99 % of the vectors are shorter (ours).
+    """The length in pixels that gets full colour in a clip: in nine pairs of ten, 99 % of the vectors are shorter (ours).
 
-    With the longest vector, which may be an error's or a cut's, all else would be pale.
+    The longest vector may come from an error or a cut, and would make all others pale.
     """
     lengths = [np.percentile(np.hypot(*flow[:, ::4, ::4]), 99) for flow in flows]
     return max(float(np.percentile(lengths, 90)), 1.0)
@@ -156,11 +157,11 @@ def full_colour(flows: Iterable[np.ndarray]) -> float:
 class Results:
     """The files of a run in its folder:
 
-    frame_0001.flo                      from the clip's first frame to the next one chosen (`flo`)
-    backward/frame_0001.flo             from that one back to the first (`flo` and `backward`)
-    occlusions/frame_0001.png           255 where the next frame doesn't show what the first does (`backward`)
-    backward_occlusions/frame_0001.png  255 where the first frame doesn't show what the next one does (`backward`)
-    video.json                          how they were made
+    frame_0001.flo                      flow from the clip's first frame to the next chosen one (`flo`)
+    backward/frame_0001.flo             flow from the next frame back to the first (`flo` and `backward`)
+    occlusions/frame_0001.png           255 where a pixel of the first frame is hidden in the next one (`backward`)
+    backward_occlusions/frame_0001.png  255 where a pixel of the next frame is hidden in the first one (`backward`)
+    video.json                          the settings of the run
     """
 
     folder: Path
@@ -190,15 +191,15 @@ class Results:
     def read(self, number: int) -> np.ndarray:
         return formats.read_flo(self.files(number)["flow"]).transpose(2, 0, 1)
 
-    def whole(self, clip: Clip) -> int:
-        """How many of the clip's pairs, from its first one on, are there with all their files."""
+    def complete(self, clip: Clip) -> int:
+        """The number of pairs with all their files, from the clip's first pair to the first incomplete one."""
         count = clip.count()
         indices = itertools.count() if count is None else range(count - 1)
         there = (all(path.is_file() for path in self.files(clip.number(index)).values()) for index in indices)
         return sum(1 for _ in itertools.takewhile(bool, there))
 
     def claim(self, settings: dict[str, Any], overwrite: bool) -> None:
-        """Writes video.json, unless what is there came from elsewhere.
+        """Writes video.json, unless the folder holds results of another run.
 
         Raises: ValueError where the folder has results but no video.json, or one with other settings and `overwrite` is off.
         """
@@ -218,7 +219,7 @@ class Results:
         elif found:
             try:
                 before = json.loads(record.read_text(encoding="utf-8"))
-            except ValueError:  # damaged: what it said is not known
+            except ValueError:  # damaged
                 before = {}
             other = [
                 f"{name} {before.get(name)}, not {value}"
@@ -238,9 +239,9 @@ class Results:
 
 
 def _check(folder: Path, video: Path | None, files: bool, max_motion: float | None, rate: float | None) -> None:
-    """What can be known to be wrong before anything is done."""
+    """Raises for arguments that are wrong whatever the clip holds."""
     if not files and video is None:
-        raise ValueError("Nothing to write: expected .flo files, a video or the backward flow's occlusion masks.")
+        raise ValueError("Nothing to write: expected .flo files, a video or occlusion masks (backward).")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder}: a file; expected a folder to write to.")
     if video is not None and video.suffix.lower() != ".mp4":
@@ -253,7 +254,7 @@ def _check(folder: Path, video: Path | None, files: bool, max_motion: float | No
 
 
 def _predict(predictor: Predictor, clip: Clip, backward: bool, done: int, progress: bool) -> Iterator[FlowPair]:
-    """The pairs of a clip but for the first `done`, under a progress bar."""
+    """The pairs of a clip after the first `done`, under a progress bar."""
     frames = clip.frames(skip=done)
     known = list(itertools.islice(frames, 2))
     if done and len(known) < 2:
@@ -273,7 +274,7 @@ def _pictures(
 
 
 def _checksum(model: torch.nn.Module) -> str:
-    """Of all weights: a model that was trained on has another one."""
+    """Tells weights apart: a checksum of all of them."""
     checksum = 0
     for tensor in model.state_dict().values():
         checksum = zlib.crc32(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy(), checksum)

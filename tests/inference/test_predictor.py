@@ -1,0 +1,176 @@
+"""`Predictor`: loading by name, task and file; what a prediction holds; what it leaves alone."""
+
+from __future__ import annotations
+
+import os
+import random
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.utils import are_progress_bars_disabled
+from support.model_cases import make
+from transformers.utils import logging
+
+from winwin_hf import WinWinImageProcessor
+from winwin_hf.data import formats
+from winwin_hf.inference.predictor import Method, Prediction, Predictor
+from winwin_hf.inference.variational import Refined
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[str, str]:
+    """Small random checkpoints by task."""
+    found = {}
+    for task in ("optical-flow", "semantic-segmentation", "depth-estimation", "pre-training"):
+        folder = tmp_path_factory.mktemp(task)
+        model = make(task, "matching" if task == "optical-flow" else "linear")
+        model.save_pretrained(folder)
+        WinWinImageProcessor(patch_size=model.config.patch_size).save_pretrained(folder)
+        found[task] = str(folder)
+    return found
+
+
+def image(seed: int = 0, height: int = 37, width: int = 50) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def test_flow_has_confidence(folders):
+    predictor = Predictor.load(folders["optical-flow"], device="cpu")
+    found = predictor(image(0), image(1))
+    assert (predictor.task, predictor.labels) == ("optical-flow", None)
+    assert found.values.shape == (2, 37, 50) and found.values.dtype == np.float32 and found.values.flags.c_contiguous
+    np.testing.assert_allclose(found.confidence, 1 / (1 + np.exp(found.log_scale)), atol=1e-6)
+    assert found.log_scale.shape == (37, 50) and found.log_scale.std() > 0
+    assert found.seconds > 0 and found.passes == 1 and found.device == "cpu"
+
+
+def test_flow_is_what_model_and_processor_give(folders):
+    predictor = Predictor.load(folders["optical-flow"], device="cpu")
+    inputs = predictor.processor(images=image(0), second_images=image(1), return_tensors="pt")
+    with torch.no_grad():
+        outputs = predictor.model(**inputs)
+    expected = predictor.processor.post_process_optical_flow(outputs, target_sizes=[(37, 50)])[0]
+    np.testing.assert_array_equal(predictor(image(0), image(1)).values, expected["flow"].numpy())
+
+
+def test_depth_and_classes(folders):
+    depth = Predictor.load(folders["depth-estimation"], device="cpu")(image())
+    assert depth.values.shape == (37, 50) and depth.values.dtype == np.float32 and (depth.values > 0).all()
+    assert depth.confidence is None and depth.log_scale is None
+    predictor = Predictor.load(folders["semantic-segmentation"], device="cpu")
+    classes = predictor(image()).values
+    assert classes.shape == (37, 50) and classes.dtype == np.uint8 and classes.max() < len(predictor.labels)
+
+
+def test_paths_are_read(folders, tmp_path):
+    predictor = Predictor.load(folders["depth-estimation"], device="cpu")
+    formats.save_image(tmp_path / "image.png", image())
+    for path in (tmp_path / "image.png", str(tmp_path / "image.png")):
+        np.testing.assert_array_equal(predictor(path).values, predictor(image()).values)
+
+
+def test_another_way_with_the_same_network(folders):
+    predictor = Predictor.load(folders["optical-flow"], device="cpu", min_pixels=0)
+    tiled, coarse = replace(predictor, tile=(16, 24)), replace(predictor, coarse=True)
+    assert tiled.model is coarse.model is predictor.model
+    plain, tiles, passes = (p(image(0), image(1)) for p in (predictor, tiled, coarse))
+    assert plain.passes == 1 and tiles.passes > 4 and passes.passes == 2
+    assert not np.array_equal(plain.values, tiles.values) and not np.array_equal(plain.values, passes.values)
+
+
+def test_frames_are_the_pairs(folders):
+    predictor = Predictor.load(folders["optical-flow"], device="cpu")
+    frames = [image(seed) for seed in range(3)]
+    pairs = list(predictor.frames(frames))
+    for pair, first, second in zip(pairs, frames, frames[1:], strict=False):
+        np.testing.assert_array_equal(pair.flow, predictor(first, second).values)
+    with pytest.raises(ValueError, match="without tiles"):
+        replace(predictor, tile=(16, 24)).frames(frames)
+
+
+def test_min_pixels(folders):
+    assert Predictor.load(folders["depth-estimation"], min_pixels=4000).processor.min_pixels == 4000
+
+
+@pytest.mark.parametrize(
+    ("task", "wanted", "message"),
+    [
+        ("depth-estimation", "optical-flow", "is a checkpoint for depth estimation; expected one for optical flow$"),
+        ("pre-training", None, "for pre-training; expected one for optical flow or semantic segmentation or depth"),
+    ],
+)
+def test_a_wrong_task_is_named(folders, task, wanted, message):
+    with pytest.raises(ValueError, match=message):
+        Predictor.load(folders[task], wanted)
+
+
+def test_what_else_is_wrong_is_named(folders, tmp_path):
+    with pytest.raises(OSError, match=r"'nobody-has-this' \(bundled: .*winwin-flow"):
+        Predictor.load("nobody-has-this")
+    with pytest.raises(ValueError, match="device abacus"):
+        Predictor.load(folders["depth-estimation"], device="abacus")
+    with pytest.raises(ValueError, match="on whole frames"):
+        Predictor.load(folders["depth-estimation"], coarse=True)
+    with pytest.raises(ValueError, match="on whole frames"):
+        Predictor.load(folders["optical-flow"], coarse=True, tile=(16, 16))
+    with pytest.raises(ValueError, match="needs two frames"):
+        Predictor.load(folders["optical-flow"])(image())
+    with pytest.raises(ValueError, match="needs a single image"):
+        Predictor.load(folders["depth-estimation"])(image(), image())
+    with pytest.raises(FileNotFoundError, match=r"missing\.onnx"):
+        Predictor.load(tmp_path / "missing.onnx")
+    with pytest.raises(FileNotFoundError, match=r"missing\.png"):
+        Predictor.load(folders["depth-estimation"])(tmp_path / "missing.png")
+
+
+def test_half_precision_by_autocast(folders):
+    predictor = Predictor.load(folders["depth-estimation"], device="cpu")
+    half = replace(predictor, autocast=lambda: torch.autocast("cpu", torch.bfloat16))
+    full, rounded = predictor(image()).values, half(image()).values
+    assert rounded.dtype == np.float32 and not np.array_equal(full, rounded)
+    np.testing.assert_allclose(rounded, full, rtol=0.1)
+
+
+def test_any_method_has_this_face():
+    class Still(Method):
+        name, task = "still", "optical-flow"
+
+        def predict(self, image, second):
+            return Prediction(np.zeros((2, *image.shape[:2]), np.float32))
+
+    for method in (Still(), Refined(Still())):
+        found = method(image(0), image(1))
+        assert found.values.shape == (2, 37, 50) and found.seconds > 0 and method.tile is None
+
+
+def host_state() -> dict[str, object]:
+    """What a library must leave as it finds it."""
+    return {
+        "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
+        "random": (random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()),  # noqa: NPY002
+        "filters": list(warnings.filters),
+        "environment": dict(os.environ),
+        "bars": (logging.is_progress_bar_enabled(), are_progress_bars_disabled(), logging.set_tqdm_hook(None)),
+        "gradients": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_autocast_enabled("cpu")),
+        "type": torch.get_default_dtype(),
+    }
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_the_host_process_is_left_as_it_was(folders, shown, capfd):
+    was_shown = logging.is_progress_bar_enabled()
+    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+    try:
+        before = host_state()
+        predictor = Predictor.load(folders["optical-flow"], device="cpu")
+        predictor(image(0), image(1))
+        list(predictor.frames([image(0), image(1)]))
+        with pytest.raises(OSError, match="no-such-name"):
+            Predictor.load("no-such-name")
+        assert host_state() == before
+    finally:
+        (logging.enable_progress_bar if was_shown else logging.disable_progress_bar)()
+    assert "it/s" not in capfd.readouterr().err  # no bar for loading weights
