@@ -221,9 +221,13 @@ def still_frames(count: int, height: int, width: int) -> list[np.ndarray]:
     return [np.ascontiguousarray(wide[:, 2 * (count - i) : 2 * (count - i) + width]) for i in range(count)]
 
 
-def prepare_readme() -> None:
+def prepare_frames() -> None:
     for name in ("frame1", "frame2", "image"):
         variables()[name].save(f"{name}.png")
+
+
+def prepare_readme() -> None:
+    prepare_frames()
     for path in (DATA / "CamVid").rglob("*.png"):
         target = "CamVid" / path.relative_to(DATA / "CamVid")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -272,6 +276,7 @@ def prepare_training() -> None:
 
 PREPARE: dict[str, Callable[[], None]] = {
     "README.md": prepare_readme,
+    "docs/api/inference.md": prepare_frames,
     "docs/data.md": prepare_data,
     "docs/tutorial.md": prepare_masks,
     "docs/tutorial-flow.md": prepare_clips,

@@ -1,0 +1,12 @@
+"""A griffe extension for mkdocs.yml: lists in docstrings get the empty line before them that Markdown needs."""
+
+import re
+from typing import Any
+
+import griffe
+
+
+class Lists(griffe.Extension):
+    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
+        if obj.docstring:
+            obj.docstring.value = re.sub(r"^(?! *- )(.*\S.*)\n(?=- )", r"\1\n\n", obj.docstring.value, flags=re.MULTILINE)
