@@ -23,8 +23,9 @@ from winwin_hf.data.formats.files import write_atomic
 from winwin_hf.evaluation.figures import figure_text
 from winwin_hf.evaluation.results import NAMES, read_results
 from winwin_hf.hub.cards import CURVE, WORST, card, licence_of
-from winwin_hf.hub.facts import FACTS, Facts, datasets_of, read_facts, write_facts
+from winwin_hf.hub.facts import FACTS, Facts, read_facts, write_facts
 from winwin_hf.task import TASKS
+from winwin_hf.training.published import datasets_of
 from winwin_hf.training.recipe import dump_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,9 +90,9 @@ def bundle(
     """
     if not (run / "model" / "config.json").is_file():
         raise FileNotFoundError(f"{run / 'model'}: no model there; has the training ended?")
-    read = [read_results(path, {"model", run.name, destination.name}) for path in results or []]
-    facts = read_facts(run / "model", limits, photographs, read)
-    facts.init_licence = init_licence
+    facts = read_facts(run / "model")
+    facts.limits, facts.photographs, facts.init_licence = limits, photographs or facts.photographs, init_licence
+    facts.results = [read_results(path, {"model", run.name, destination.name}) for path in results or []]
     temporary = destination.with_name(destination.name + ".tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -181,6 +182,12 @@ def draw_worst(pictures: list[Path], target: Path, whole: bool = False) -> None:
 
 # ------------------------------------------------------------------ cards
 
+# Checkpoint -> pages of docs/results about it.
+PAGES = {
+    "winwin-depth": ("depth",),
+    "winwin-flow": ("benchmarks", "large-motion", "speed"),
+    "winwin-seg": ("segmentation",),
+}
 FAMILY = """# Model card
 
 The checkpoints of the package: small RoPE vision transformers, trained on windows of each frame and run once on whole frames of any
@@ -212,7 +219,10 @@ This page and the cards are made by `python scripts/make_cards.py cards`, from t
 def bundled_cards() -> dict[Path, str]:
     """Path -> text of the bundled checkpoints' cards and of MODEL_CARD.md."""
     known = {name: read_facts(folder) for name, folder in bundled.folders().items()}
-    texts = {bundled.folders()[name] / "README.md": card(name, facts) for name, facts in known.items()}
+    texts = {}
+    for name, facts in known.items():
+        pages = [f"[{page}](../../../docs/results/{page}.md)" for page in PAGES.get(name, ())]
+        texts[bundled.folders()[name] / "README.md"] = card(name, facts, details=", ".join(pages))
     return {**texts, ROOT / "MODEL_CARD.md": family_card(known)}
 
 

@@ -237,3 +237,18 @@ def examples_folder() -> Path:
 PAIRS = (("bedroom_1.jpg", "bedroom_2.jpg"), ("bedroom_2.jpg", "bedroom_3.jpg"))
 SEGMENTED = ("street.jpg", "barn.jpg")
 MEASURED = ("room.jpg", "bedroom_1.jpg")
+# Task -> what a card shows it on.
+SHOWN = {
+    "optical-flow": PAIRS[0],
+    "semantic-segmentation": SEGMENTED[:1],
+    "depth-estimation": MEASURED[:1],
+}
+
+
+def example_credit(name: str) -> str:
+    """Author, licence and changes of an example frame, from the README.md beside the frames."""
+    for line in (examples_folder() / "README.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if f"`{name}`" in cells[0] and len(cells) == 5:
+            return f"{cells[2]}; {cells[3]}; changes: {cells[4]}"
+    return name

@@ -67,7 +67,9 @@ def test_scores_in_several_settings(run, tmp_path):
         read_results(results_json(tmp_path, "flow", options="--min-pixels 0", figures={"epe": 2.0}), {"flow"}),
         read_results(results_json(tmp_path, "flow", options="--length 2", figures={"epe": 3.0}), {"flow"}),
     ]
-    text = card("flow", read_facts(run / "model", results=results), "me/flow")
+    facts = read_facts(run / "model")
+    facts.results = results
+    text = card("flow", facts, "me/flow")
     assert "| middlebury:train | 4 (-1) | 1.53 | 56.25 | - | 1.53 |" in text
     assert "| middlebury:train, length 2 | 4 (-1) | 3.00 | - | - | 1.53 |" in text
     heads = "| set | **me/flow**, one pass | **me/flow**, coarse | **me/flow**, min_pixels 0 | opencv-dis |"
@@ -122,7 +124,9 @@ def test_a_card_that_came_with_the_weights_is_kept_and_gets_the_scores(tmp_path)
 
 def test_limits(run):
     assert "It has only seen synthetic-flow." in card("x", read_facts(run / "model"))
-    assert "Mine." in card("x", read_facts(run / "model", limits="Mine."))
+    facts = read_facts(run / "model")
+    facts.limits = "Mine."
+    assert "Mine." in card("x", facts)
 
 
 def test_eval_results_are_of_data_sets_of_the_hub(tmp_path):

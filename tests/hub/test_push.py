@@ -137,11 +137,12 @@ def bare(hub_server, tmp_path_factory):
 
 
 PUSH = """
+from winwin_hf.cli.push import plan_lines
 from winwin_hf.hub.push import push
 warnings = []
 plan = push(source, repo_id, type, warn=warnings.append, **options)
 states = {path: state for path, (size, state) in plan.files.items()}
-result = {"states": states, "url": plan.url, "lines": plan.lines(), "warnings": warnings, "deleted": plan.deleted}
+result = {"states": states, "url": plan.url, "lines": plan_lines(plan), "warnings": warnings, "deleted": plan.deleted}
 """
 
 
@@ -390,6 +391,7 @@ def test_scores_of_other_weights_are_pointed_at(server, push, checkpoint):
 def test_dry_run_sends_nothing(server, push, checkpoint):
     done = push(checkpoint, "tester/winwin-small", dry_run=True)
     assert server.repos == {} and not server.large and done["url"] is None
+    assert any(line.startswith("  new     config.json ") and line.endswith(" MB") for line in done["lines"])
     assert done["lines"][0] == "model tester/winwin-small: will be created" and done["states"]["config.json"] == "new"
     push(checkpoint, "tester/winwin-small")
     (checkpoint / "recipe.yaml").unlink()
@@ -617,7 +619,7 @@ def test_shards_that_have_changed_do_not_go(server, push, shards):
     with pytest.raises(Failed, match="another SHA-256"):
         push(shards, "tester/mine", "dataset")
     first.write_bytes(whole[:-1])
-    with pytest.raises(Failed, match="not as it was written"):
+    with pytest.raises(Failed, match="bytes; expected"):
         push(shards, "tester/mine", "dataset")
     (shards / "dataset.json").unlink()
     with pytest.raises(Failed, match=r"no dataset\.json"):
@@ -690,7 +692,7 @@ def test_command(server, here, checkpoint, runs):
     assert (
         code == 0 and "/tester/seg/commit/" in out[-1] and err[0].startswith("warning: not for commercial use: CamVid")
     )
-    assert run(runs["seg"], "tester/seg", "--no-picture")[1][-1] == "all of it is there already"
+    assert run(runs["seg"], "tester/seg", "--no-picture")[1][-1] == "nothing to upload: the Hub has all of it"
     code, out, err = run(checkpoint, "somebody/small", "--no-picture")
     assert (code, out, len(err)) == (1, [], 1) and err[0].startswith(
         "winwin: the token may not write to somebody/small"

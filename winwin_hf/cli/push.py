@@ -1,11 +1,11 @@
-"""`winwin push`: a model, a data set or a Space to the Hub."""
+"""`winwin push`: upload a model, a data set or a Space to the Hub."""
 
 from __future__ import annotations
 
 import os
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,22 +18,26 @@ def push(
         str,
         typer.Argument(
             metavar="CHECKPOINT_OR_FOLDER",
-            help="A bundled name, the folder of a checkpoint or a training; of `winwin data shards`; of a Space.",
+            help="A bundled name, or a folder: of a checkpoint, a training, `winwin data shards` or a Space.",
         ),
     ],
-    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="OWNER/NAME; made if it isn't there.")],
+    repo_id: Annotated[str, typer.Argument(metavar="REPO_ID", help="OWNER/NAME; created if it doesn't exist.")],
     type: Annotated[str, typer.Option(help="model, dataset or space.")] = "model",
-    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go, and what is there.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Create a private repository.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list the files to upload and the state of the repository.")
+    ] = False,
     overwrite_card: Annotated[
         bool, typer.Option("--overwrite-card", help="Replace a README.md that is on the Hub already.")
     ] = False,
     results: Annotated[
         list[Path] | None,
-        typer.Option(help="Figures for the card: a results.json of `winwin evaluate --output`; repeatable."),
+        typer.Option(help="Scores for the card: a results.json of `winwin evaluate --output`; repeatable."),
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="The branch, made if it isn't there. Default: main.")] = None,
-    pr: Annotated[bool, typer.Option("--pr", help="As a pull request.")] = False,
+    revision: Annotated[
+        str | None, typer.Option(help="The branch, created if it doesn't exist. Default: main.")
+    ] = None,
+    pr: Annotated[bool, typer.Option("--pr", help="Propose the commit in a pull request.")] = False,
     limits: Annotated[
         str | None, typer.Option(help="For the card: what somebody who uses the model should know.")
     ] = None,
@@ -48,7 +52,7 @@ def push(
         bool, typer.Option("--picture/--no-picture", help="Run the model for a picture in the card.")
     ] = True,
 ) -> None:
-    """Push a checkpoint, shards or a Space to the Hub, in one commit. The token is that of `hf auth login`, or HF_TOKEN."""
+    """Upload a checkpoint, shards or a Space to the Hub, in one commit. The token is that of `hf auth login`, or HF_TOKEN."""
     benchmarks = {}
     for item in hub_dataset or []:
         match = re.fullmatch(r"([^=\s]+)=(\S+)", item)
@@ -73,16 +77,29 @@ def push(
             picture=picture,
             warn=lambda text: typer.echo(f"warning: {text}", err=True),
         )
-    except publish.PublishError as error:  # one line however long it took: what it says is what to do
+    except publish.PublishError as error:  # one line, however long it took: it says what to do
         if os.environ.get("WINWIN_TRACEBACK"):
             raise
         typer.echo(f"winwin: {error}", err=True)
         raise typer.Exit(1) from None
-    for line in plan.lines():
+    for line in plan_lines(plan):
         typer.echo(line)
     if dry_run:
-        typer.echo("a dry run: nothing was sent")
+        typer.echo("a dry run: nothing was uploaded")
     elif plan.url is None:
-        typer.echo("all of it is there already")
+        typer.echo("nothing to upload: the Hub has all of it")
     else:
         typer.echo(plan.url)
+
+
+def plan_lines(plan: Any) -> list[str]:
+    """A `Plan` for a person to read."""
+    width, total = max(map(len, plan.files)), sum(plan.files[path][0] for path in plan.upload)
+    files = sorted(plan.files.items())
+    return [
+        plan.title,
+        *(f"  {state:8}{path:{width}}{size / 1e6:12.3f} MB" for path, (size, state) in files),
+        f"{len(plan.upload)} of {len(files)} files to upload, {total / 1e6:.3f} MB",
+        *(f"  deleted on the Hub, because replaced: {path}" for path in plan.deleted),
+        *(f"  left out: {path} ({reason})" for path, reason in plan.left_out.items()),
+    ]

@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from winwin_hf.evaluation.depth_baselines import METHODS
-from winwin_hf.evaluation.figures import FIGURE_LABELS
+from winwin_hf.evaluation.figures import FIGURE_LABELS, figure_text
 from winwin_hf.evaluation.methods import BASELINES
 
 NAMES = {**FIGURE_LABELS, "loss": "loss"}  # metric -> how a table names it; the loss is that of pre-training
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # of the Hub
+# Metrics that a card shows; results.json and card.json have all.
+SHOWN = ("epe", "1px", "fl", "miou", "accuracy", "mean_accuracy", "abs_rel", "rmse", "delta1", "loss")
 ONE_PASS = "one pass"
+WINDOWS = "windows as in training"  # how a training also scores itself
 # Options of `winwin evaluate` that change scores, and how they are named beside a score.
 OPTIONS = {
     "--min-pixels": "min_pixels ",
@@ -211,3 +214,33 @@ def public_command(command: str, method: str) -> str:
             shown.append(word)
         option = word if word.startswith("--") and not equals else ""
     return shlex.join(shown)
+
+
+def results_markdown(scores: list[Score], key: str, place: str) -> str:
+    """
+    Tables of scores: the model's own by metric; the metric `key` of other methods and other ways to run it; the commands.
+
+    Args:
+        key: the task's main metric.
+        place: the model's name in tables and commands.
+    """
+    own = [score for score in scores if score.run in (ONE_PASS, WINDOWS)]
+    shown = [name for name in SHOWN if any(name in score.metrics for score in own)]
+    rows = [[s.place, s.count, *(figure_text(s.metrics.get(name)) for name in shown), s.time] for s in own]
+    parts = [_table(["set", "images", *(NAMES[name] for name in shown), "s / image"], rows)] if rows else []
+    measured = [score for score in scores if score.date and key in score.metrics]
+    methods = dict.fromkeys(score.label(place) for score in sorted(measured, key=lambda score: score.method != ""))
+    if len(methods) > 1:
+        found = {(score.place, score.label(place)): figure_text(score.metrics[key]) for score in measured}
+        places = dict.fromkeys(row for row, _ in found)
+        rows = [[row, *(found.get((row, method), "-") for method in methods)] for row in places]
+        parts.append(f"{NAMES[key]} of other settings and methods:\n\n{_table(['set', *methods], rows)}")
+    sources = [re.sub(r"\bMODEL\b", place, text, count=1) for text in dict.fromkeys(s.source for s in scores) if text]
+    if sources:
+        head = "<details><summary>Commands, machines, versions</summary>\n"
+        parts.append("\n".join([head, *(f"- {source}" for source in sources), "\n</details>"]))
+    return "\n\n".join(parts)
+
+
+def _table(heads: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))

@@ -12,30 +12,27 @@ from typing import Any
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from winwin_hf import bundled
-from winwin_hf.data import formats
-from winwin_hf.evaluation.figures import figure_text
 from winwin_hf.evaluation.report import folder_name
-from winwin_hf.evaluation.results import NAMES, ONE_PASS, REPOSITORY
-from winwin_hf.hub.facts import WINDOWS, Facts, base_model, datasets_of, package_recipe
-from winwin_hf.inference import drawing, sheets
-from winwin_hf.inference.predictor import Predictor
+from winwin_hf.evaluation.results import NAMES, ONE_PASS, SHOWN, WINDOWS, results_markdown
+from winwin_hf.hub.facts import Facts
+from winwin_hf.training.published import REPOSITORY, base_model, datasets_of, package_recipe
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
-CURVE, WORST, EXAMPLE = "curve.png", "worst.jpg", "example.jpg"  # pictures beside a card
-# Metrics that a card shows; card.json has all.
-SHOWN = ("epe", "1px", "fl", "miou", "accuracy", "mean_accuracy", "abs_rel", "rmse", "delta1", "loss")
+CURVE, WORST, EXAMPLE = "curve.png", "worst.jpg", "example.jpg"  # pictures beside a card, as the template names them
 HUB_METRICS = {"miou": "mean_iou"}  # names of hf.co/metrics that differ from ours
 SOURCE, HUB = "winwin evaluate", "https://huggingface.co"
 
 
-def card(name: str, facts: Facts, repo_id: str | None = None, picture: tuple[str, str] | None = None) -> str:
+def card(
+    name: str, facts: Facts, repo_id: str | None = None, picture: tuple[str, str] | None = None, details: str = ""
+) -> str:
     """
     A checkpoint's README.md.
 
     Args:
         name: its title.
         repo_id: OWNER/NAME on the Hub; None for a bundled checkpoint, which is used by its bare name.
-        picture: file name and caption of an example.
+        picture: file name and caption of an example. details: links to pages about the results.
     """
     terms, task, recipe, place = facts.terms, facts.task, facts.recipe, repo_id or name
     scores, index = facts.scores(), model_index(facts, repo_id)
@@ -64,10 +61,9 @@ def card(name: str, facts: Facts, repo_id: str | None = None, picture: tuple[str
         facts=facts,
         picture=picture,
         licence=licence_of(facts),
-        results=results(facts, place),
+        results=results_markdown(scores, task.figure, place),
         training=" ".join(["winwin train", (recipe and package_recipe(recipe)) or "recipe.yaml", *folders]),
-        curve=CURVE,
-        worst=WORST,
+        details=details,
     )
     return f"{str(made).rstrip()}\n"
 
@@ -80,7 +76,7 @@ def with_scores(text: str, name: str, facts: Facts, repo_id: str) -> str:
     data: Any = made.data
     data.model_name = data.model_name or name
     data.eval_results = [*(data.eval_results or []), *model_index(facts, repo_id)]
-    return f"{str(made).rstrip()}\n\n## Results\n\n{results(facts, repo_id)}\n"
+    return f"{str(made).rstrip()}\n\n## Results\n\n{results_markdown(facts.scores(), facts.task.figure, repo_id)}\n"
 
 
 def licence_of(facts: Facts) -> str:
@@ -90,34 +86,6 @@ def licence_of(facts: Facts) -> str:
 
 
 # ------------------------------------------------------------------ scores
-
-
-def results(facts: Facts, place: str) -> str:
-    """Markdown: the model's own scores; the main metric of other methods and other ways to run it beside it; commands."""
-    scores, key = facts.scores(), facts.task.figure
-    own = [score for score in scores if score.run in (ONE_PASS, WINDOWS)]
-    shown = [name for name in SHOWN if any(name in score.metrics for score in own)]
-    rows = [
-        [score.place, score.count, *(figure_text(score.metrics.get(name)) for name in shown), score.time]
-        for score in own
-    ]
-    parts = [_table(["set", "images", *(NAMES[name] for name in shown), "s / image"], rows)] if rows else []
-    measured = [score for score in scores if score.date and key in score.metrics]
-    methods = dict.fromkeys(score.label(place) for score in sorted(measured, key=lambda score: score.method != ""))
-    if len(methods) > 1:
-        found = {(score.place, score.label(place)): figure_text(score.metrics[key]) for score in measured}
-        places = dict.fromkeys(place for place, _ in found)
-        rows = [[row, *(found.get((row, method), "-") for method in methods)] for row in places]
-        parts.append(f"{NAMES[key]} of other settings and methods:\n\n{_table(['set', *methods], rows)}")
-    sources = [re.sub(r"\bMODEL\b", place, text, count=1) for text in dict.fromkeys(s.source for s in scores) if text]
-    if sources:
-        head = "<details><summary>Commands, machines, versions</summary>\n"
-        parts.append("\n".join([head, *(f"- {source}" for source in sources), "\n</details>"]))
-    return "\n\n".join(parts)
-
-
-def _table(heads: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))
 
 
 def model_index(facts: Facts, repo_id: str | None) -> list[EvalResult]:
@@ -175,45 +143,3 @@ def eval_results(facts: Facts, repo_id: str, hub_datasets: dict[str, str]) -> di
         )
         files[file] = eval_result_entries_to_yaml([entry])
     return files
-
-
-# ------------------------------------------------------------------ picture
-
-
-def example_picture(folder: Path, facts: Facts, path: Path) -> str | None:
-    """
-    Writes a picture of the model's prediction for the package's example frames.
-
-    Returns: its caption with the frames' credit; None, and no picture, for models of features and where the frames are missing.
-    """
-    frames = bundled.examples_folder()
-    task = facts.task.name
-    names = {
-        "optical-flow": bundled.PAIRS[0],
-        "semantic-segmentation": bundled.SEGMENTED[:1],
-        "depth-estimation": bundled.MEASURED[:1],
-    }.get(task, ())
-    if not names or not all((frames / name).is_file() for name in names):
-        return None
-    images = [formats.read_image(frames / name) for name in names]
-    predictor = Predictor.load(folder)
-    values = predictor(*images).values
-    if task == "optical-flow":
-        pictures = [("frame 1", images[0]), ("flow", sheets.flow_picture(values)), ("frame 2", images[1])]
-        pictures.append(("frame 2 warped to frame 1", drawing.warp(images[1], values)))
-    elif task == "semantic-segmentation":
-        classes = sheets.segmentation_picture(images[0], values, predictor.labels or ())
-        pictures = [("image", images[0]), ("classes", classes)]
-    else:
-        pictures = [("image", images[0]), ("depth, near pale, far dark", sheets.depth_picture(values))]
-    formats.save_image(path, sheets.panel(pictures))
-    return f"{facts.task.title.capitalize()} by this model. Picture: {_credit(frames, names[0])}"
-
-
-def _credit(frames: Path, name: str) -> str:
-    """Author and licence of an example frame, from the README.md beside the frames."""
-    for line in (frames / "README.md").read_text(encoding="utf-8").splitlines():
-        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
-        if f"`{name}`" in cells[0] and len(cells) == 5:
-            return f"{cells[2]}; {cells[3]}; changes: {cells[4]}; here scaled, beside the prediction."
-    return name

@@ -15,7 +15,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import yaml
 from huggingface_hub import save_torch_state_dict
@@ -23,10 +22,11 @@ from safetensors.torch import load_file
 
 from winwin_hf import bundled
 from winwin_hf.data.licences import RESTRICTED, UNKNOWN
-from winwin_hf.data.shards import SIDECAR, SUFFIXES, shards_info
+from winwin_hf.data.shards import SIDECAR, SUFFIXES, check_shards, shards_info
 from winwin_hf.evaluation.results import read_results
 from winwin_hf.hub import cards
 from winwin_hf.hub.facts import FACTS, Facts, read_facts, write_facts
+from winwin_hf.inference.examples import example_picture
 from winwin_hf.task import ARCHITECTURES
 from winwin_hf.training.recipe import dump_recipe
 
@@ -82,32 +82,31 @@ def model_contents(
     folder = _checkpoint(source)
     weights = _weights(folder)
     if not (folder / "preprocessor_config.json").is_file():
-        raise FileNotFoundError(
-            f"{folder}: no preprocessor_config.json; expected the image processor's, as its save_pretrained writes it"
-        )
+        raise FileNotFoundError(f"{folder}: no preprocessor_config.json, the image processor's")
     if len(weights) == 1 and weights["model.safetensors"].stat().st_size > MAX_WEIGHTS:
         (temporary / "weights").mkdir()
-        save_torch_state_dict(
-            load_file(weights["model.safetensors"]), temporary / "weights", max_shard_size=MAX_WEIGHTS
-        )
+        tensors = load_file(weights["model.safetensors"])
+        save_torch_state_dict(tensors, temporary / "weights", max_shard_size=MAX_WEIGHTS)
         weights = {file.name: file for file in sorted((temporary / "weights").iterdir())}
     name = repo_id.partition("/")[2]
     names = {Path(source).name, folder.name, name}
-    facts = read_facts(folder, limits, results=[read_results(path, names) for path in results])
+    facts = read_facts(folder)
+    facts.limits = limits or facts.limits
+    facts.results = [read_results(path, names) for path in results] or facts.results
     contents = Contents({**weights, **{path.name: path for path in code_files()}}, replaces=WEIGHTS)
-    written = {
-        "config.json": _json(_config(folder, facts.architecture)),
-        "preprocessor_config.json": _json(_processor(folder)),
-        **({"recipe.yaml": dump_recipe(facts.recipe)} if facts.recipe else {}),
-    }
+    written = _configs(folder, facts.architecture)
+    if facts.recipe is not None:
+        written["recipe.yaml"] = dump_recipe(facts.recipe)
     own = folder / "README.md"
     if facts.recipe is None and not (folder / FACTS).is_file() and own.is_file():  # as `winwin convert` writes it
         written["README.md"] = cards.with_scores(own.read_text(encoding="utf-8"), name, facts, repo_id)
-        contents.warnings += _warnings_of_card(own)
+        licence = bundled.licence_label(bundled.card_metadata(own).get("license"))
+        if licence == "unknown" or "not commercial" in licence:
+            contents.warnings.append(f"licence of the weights, by {own}: {licence}")
     else:
         write_facts(temporary / FACTS, facts)
         contents.files[FACTS] = temporary / FACTS
-        caption = cards.example_picture(folder, facts, temporary / cards.EXAMPLE) if picture else None
+        caption = example_picture(folder, facts.task, temporary / cards.EXAMPLE) if picture else None
         if caption:
             contents.files[cards.EXAMPLE] = temporary / cards.EXAMPLE
         written["README.md"] = cards.card(name, facts, repo_id, (cards.EXAMPLE, caption) if caption else None)
@@ -138,12 +137,10 @@ def _checkpoint(source: str | Path) -> Path:
         if (candidate / "config.json").is_file():
             return candidate
     if folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder}: no config.json there, nor in {folder.name}/model; expected a checkpoint or a finished training"
-        )
-    raise FileNotFoundError(
-        f"{source}: no such folder, nor a bundled checkpoint ({', '.join(bundled.folders()) or 'none'})"
-    )
+        wanted = f"no config.json there, nor in {folder.name}/model; expected a checkpoint or a finished training"
+    else:
+        wanted = f"no such folder, nor a bundled checkpoint ({', '.join(bundled.folders()) or 'none'})"
+    raise FileNotFoundError(f"{source}: {wanted}")
 
 
 def _weights(folder: Path) -> dict[str, Path]:
@@ -158,10 +155,7 @@ def _weights(folder: Path) -> dict[str, Path]:
         pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES]
         if not pickles:
             raise FileNotFoundError(f"{folder}: no model.safetensors")
-        raise ValueError(
-            f"{folder}: weights only as a pickle ({pickles[0]}), which is never pushed; expected model.safetensors, as "
-            "save_pretrained writes it"
-        )
+        raise ValueError(f"{folder}: only a pickle ({pickles[0]}), which is never pushed; expected model.safetensors")
     for path in files.values():
         if not path.is_file():
             raise FileNotFoundError(f"{path}: missing, though the index names it")
@@ -170,9 +164,14 @@ def _weights(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _config(folder: Path, architecture: str) -> dict[str, Any]:
-    """config.json with what `trust_remote_code` reads."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+def _configs(folder: Path, architecture: str) -> dict[str, str]:
+    """config.json with what `trust_remote_code` reads, and preprocessor_config.json without its class, which stands there.
+
+    Where transformers finds an auto_map in the latter, it makes of WinWinImageProcessor the name of a video processor, and asks
+    whether that code may run, even with the package.
+    """
+    names = ("config.json", "preprocessor_config.json")
+    config, processor = (json.loads((folder / name).read_text(encoding="utf-8")) for name in names)
     config["auto_map"] = {
         "AutoConfig": "configuration_winwin.WinWinConfig",
         "AutoImageProcessor": "image_processing_winwin.WinWinImageProcessor",
@@ -182,75 +181,47 @@ def _config(folder: Path, architecture: str) -> dict[str, Any]:
     if architecture == "WinWinForOpticalFlow":
         implementation = {"impl": "pipeline_winwin.OpticalFlowPipeline", "pt": ["AutoModel"], "type": "image"}
         config["custom_pipelines"] = {"optical-flow": implementation}
-    return config
-
-
-def _processor(folder: Path) -> dict[str, Any]:
-    """preprocessor_config.json without its class, which stands in config.json's auto_map.
-
-    Where transformers finds an auto_map here, it makes of WinWinImageProcessor the name of a video processor, and asks whether that
-    code may run, even with the package.
-    """
-    processor = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-    return {key: value for key, value in processor.items() if key not in ("auto_map", "image_processor_type")}
-
-
-def _json(value: dict[str, Any]) -> str:
-    return json.dumps(value, indent=2, sort_keys=True) + "\n"
+    for key in ("auto_map", "image_processor_type"):
+        processor.pop(key, None)
+    texts = (json.dumps(values, indent=2, sort_keys=True) + "\n" for values in (config, processor))
+    return dict(zip(names, texts, strict=True))
 
 
 def _warnings(facts: Facts) -> list[str]:
-    terms = facts.terms
-    if terms is None or facts.recipe is None:
+    terms, recipe = facts.terms, facts.recipe
+    if terms is None or recipe is None:
         return ["no recipe.yaml: the card can't name the training data, nor the licence of the weights"]
-    warnings, text = [], " ".join(terms.text.split())
-    if terms.restricted:
-        warnings.append(f"not for commercial use: {text}")
-    elif terms.unknown:
-        warnings.append(f"licence unknown: {text}")
-    if facts.recipe.model.init and facts.init_licence is None:
-        warnings.append(f"started from {facts.recipe.model.init}: the licence of those weights holds for these too")
+    warnings = []
+    if terms.restricted or terms.unknown:
+        kind = "not for commercial use" if terms.restricted else "licence unknown"
+        warnings.append(f"{kind}: {' '.join(terms.text.split())}")
+    if recipe.model.init and facts.init_licence is None:
+        warnings.append(f"started from {recipe.model.init}: the licence of those weights holds for these too")
     return warnings
-
-
-def _warnings_of_card(path: Path) -> list[str]:
-    licence = str(bundled.card_metadata(path).get("license") or "")
-    if not licence:
-        return [f"{path} names no licence"]
-    return [f"not for commercial use: {path} says {licence}"] if "-nc" in licence.lower() else []
 
 
 # ------------------------------------------------------------------ data sets and Spaces
 
 
 def dataset_contents(folder: Path) -> Contents:
-    """The files that dataset.json names, and the card, of a folder of `winwin data shards`.
-
-    Raises: FileNotFoundError, ValueError: another folder, or one with incomplete shards.
-    """
-    info = shards_info(_folder(folder))
-    shards = {item["file"]: item for item in info["files"]}
-    for file, item in shards.items():
-        path = folder / file
-        size = path.stat().st_size if Path(file).name == file and path.is_file() else None
-        if size is None:
-            raise FileNotFoundError(f"{path}: missing, though {SIDECAR} names it")
-        if size != item["bytes"]:
-            raise ValueError(f"{path}: {size} bytes, expected {item['bytes']}; it is not as it was written")
-    suffix, terms, name = SUFFIXES[info["format"]], info["terms"], info["name"]
-    stem = next(iter(shards)).rpartition("-of-")[0].rpartition("-")[0]
+    """The files of a folder of `winwin data shards`. Raises FileNotFoundError or ValueError for another or an incomplete one."""
+    info = shards_info(folder)
+    check_shards(folder, info)
+    digests = {item["file"]: item["sha256"] for item in info["files"]}
+    stem = next(iter(digests)).rpartition("-of-")[0].rpartition("-")[0]
     contents = Contents(
-        {file: folder / file for file in (*shards, SIDECAR, "README.md") if (folder / file).is_file()},
+        {file: folder / file for file in (*digests, SIDECAR, "README.md") if (folder / file).is_file()},
         replaces=re.compile(re.escape(stem) + r"-\d{5}-of-\d{5}\.(parquet|tar)"),
         conflicts=(
-            re.compile(r"(?!" + re.escape(stem) + r"-\d{5}-of-).*" + re.escape(suffix)),
+            re.compile(rf"(?!{re.escape(stem)}-\d{{5}}-of-).*{re.escape(SUFFIXES[info['format']])}"),
             f"holds other shards than {stem}'s: one repository is for one folder of shards",
         ),
-        digests={file: item["sha256"] for file, item in shards.items()},
+        digests=digests,
     )
     for file, path in _files(folder):
         if file not in contents.files:
             contents.left_out[file] = _never(path) or f"{SIDECAR} doesn't name it"
+    name, terms = info["name"], info["terms"]
     if not terms or UNKNOWN.search(terms):
         contents.warnings.append(f"the licence of {name} is unknown; are you free to publish it?")
     elif RESTRICTED.search(terms):
@@ -259,27 +230,16 @@ def dataset_contents(folder: Path) -> Contents:
 
 
 def space_contents(folder: Path) -> Contents:
-    """All files of a Space's folder but hidden ones and those of `NEVER`. Raises ValueError without a README.md that names its sdk."""
-    settings = bundled.card_metadata(_folder(folder) / "README.md")
+    """All files of a Space but hidden ones and those of `NEVER`. Raises ValueError without a README.md that names its sdk."""
+    settings = bundled.card_metadata(folder / "README.md")
     if not settings.get("sdk"):
         raise ValueError(f"{folder}: expected a README.md that begins with a Space's settings (sdk, app_file, ...)")
     app = folder / settings.get("app_file", "app.py")
     if settings["sdk"] in ("gradio", "streamlit") and not app.is_file():
         raise FileNotFoundError(f"{app}: missing, though README.md says that it is the app")
-    contents = Contents(sdk=settings["sdk"])
-    for file, path in _files(folder):
-        reason = _never(path, folder)
-        if reason:
-            contents.left_out[file] = reason
-        else:
-            contents.files[file] = path
-    return contents
-
-
-def _folder(path: Path) -> Path:
-    if not path.is_dir():
-        raise FileNotFoundError(f"{path}: no such folder")
-    return path
+    reasons = {file: _never(path, folder) for file, path in _files(folder)}
+    files = {file: folder / file for file, reason in reasons.items() if reason is None}
+    return Contents(files, {file: reason for file, reason in reasons.items() if reason}, sdk=settings["sdk"])
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:

@@ -15,15 +15,14 @@ from winwin_hf import bundled
 from winwin_hf.data.formats.files import write_atomic
 from winwin_hf.data.licences import UNKNOWN_PHOTOGRAPHS, Terms, terms_of_set, terms_of_weights
 from winwin_hf.data.sources import SYNTHETIC
-from winwin_hf.evaluation.results import ONE_PASS, REPOSITORY, Results, Score, finite
+from winwin_hf.evaluation.results import ONE_PASS, WINDOWS, Results, Score, finite
 from winwin_hf.model.configuration_winwin import WinWinConfig
 from winwin_hf.task import ARCHITECTURES, Task
+from winwin_hf.training.published import forget_folders, last_evaluation
 from winwin_hf.training.recipe import EvaluationSet, Recipe, load_recipe
 
 FACTS = "card.json"
 NOTES = ("limits", "photographs", "step", "init_licence", "hours", "machine", "training_notes", "worst")
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
-WINDOWS = "windows as in training"  # how the training itself also scores
 
 
 @dataclass
@@ -85,17 +84,10 @@ class Facts:
         return list(found.values())
 
 
-def read_facts(
-    folder: str | Path,
-    limits: str | None = None,
-    photographs: str | None = None,
-    results: list[Results] | None = None,
-) -> Facts:
+def read_facts(folder: str | Path) -> Facts:
     """
     Reads the files of the checkpoint in `folder`, and `metrics.jsonl` of the training that it lies in (`RUN/model`).
 
-    Args:
-        limits, photographs, results: in the place of what `card.json` has.
     Raises: FileNotFoundError without config.json; ValueError for a file that can't be read, named.
     """
     folder = Path(folder)
@@ -128,8 +120,6 @@ def read_facts(
             raise ValueError(f"{folder / FACTS}: expected a card.json of this package; {reason}") from None
     elif (folder.parent / "metrics.jsonl").is_file():
         facts.step, facts.evaluation = last_evaluation(folder.parent / "metrics.jsonl")
-    facts.limits, facts.photographs = limits or facts.limits, photographs or facts.photographs
-    facts.results = results or facts.results
     return facts
 
 
@@ -145,56 +135,3 @@ def write_facts(path: Path, facts: Facts) -> None:
     }
     with write_atomic(path) as temporary:
         temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def last_evaluation(path: Path) -> tuple[int | None, dict[str, dict[str, Any]]]:
-    """Step and scores by set of the last evaluation in a `metrics.jsonl`; (None, {}) if there was none."""
-    try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except ValueError as error:
-        raise ValueError(f"{path}: expected a JSON object a line; {error}") from None
-    for line in reversed(lines):
-        scores = {key: value for key, value in line.items() if isinstance(value, dict)}
-        if scores:
-            return line["step"], scores
-    return None, {}
-
-
-# ------------------------------------------------------------------ recipes
-
-
-def forget_folders(recipe: Recipe) -> None:
-    """Removes a machine's folders from a recipe, but not the names of repositories on the Hub."""
-    places: list[Any] = [recipe.data, *recipe.data.sets, *recipe.evaluation.sets]
-    for chosen in places:
-        if chosen.name != "hub" and not (chosen.path or "").startswith("hf://"):
-            chosen.path = None
-    init = Path(recipe.model.init or "")
-    if recipe.model.init and not base_model(recipe) and init.parts[0] not in ("runs", "outputs"):
-        recipe.model.init = init.name
-    if Path(recipe.output).is_absolute():
-        recipe.output = f"runs/{Path(recipe.output).name}"
-
-
-def package_recipe(recipe: Recipe) -> str | None:
-    """The recipe of the package that trains the same, by its bare name; None if there is none."""
-    for path in sorted(RECIPES.glob("*.yaml")):
-        ours = load_recipe(path)
-        forget_folders(ours)
-        sections = ("task", "data", "model", "windows", "second_windows", "initial_flow", "optimization")
-        if all(getattr(ours, name) == getattr(recipe, name) for name in sections):
-            return path.stem
-    return None
-
-
-def base_model(recipe: Recipe | None) -> str | None:
-    """The repository on the Hub whose weights the training started from; None for a folder or a bundled name."""
-    init = (recipe.model.init if recipe else None) or ""
-    folder = Path(init).is_dir() or init.split("/")[0] in ("runs", "outputs", ".", "..", "~")
-    return init if REPOSITORY.fullmatch(init) and not folder else None
-
-
-def datasets_of(recipe: Recipe | None) -> list[str]:
-    """The training's data sets, those of the Hub by their repositories."""
-    parts = recipe.data.parts() if recipe else []
-    return list(dict.fromkeys(part.path if part.name == "hub" and part.path else part.name for part in parts))

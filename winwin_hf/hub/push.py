@@ -1,9 +1,9 @@
 """Upload models, data sets and Spaces to the Hub.
 
 Notable:
-- all files go in one commit on top of the state that was looked at: either all of them are on the Hub afterwards or none, and a commit
-  of somebody else in the meantime is an error. Large files that arrived before an interruption are not sent again.
-- `HfApi.create_commit` and not `upload_folder`, which makes several commits of many or large files where hf_xet is installed.
+- all files go in one commit on top of the state that was looked at: either all of them are on the Hub afterwards or none, and a
+  commit of somebody else in the meantime is an error. Large files that arrived before an interruption are not sent again.
+  `HfApi.upload_folder` is no way to this: with hf_xet installed it makes several commits of many files.
 - a README.md that somebody wrote on the Hub stays, unless `overwrite_card`.
 - files that would be loaded in the place of the uploaded ones (other shards) are deleted in the same commit; no others are.
 """
@@ -27,6 +27,7 @@ from winwin_hf.data.formats.files import sha256_of
 from winwin_hf.hub.contents import Contents, dataset_contents, model_contents, space_contents
 
 Type = Literal["model", "dataset", "space"]
+WILL_BE_CREATED, UNKNOWN = "will be created", "not known, since the Hub can't be reached"
 
 
 class PublishError(OSError):
@@ -45,7 +46,7 @@ class Plan:
         url: of the commit or pull request; None if there was nothing to do, or in a dry run.
     """
 
-    title: str
+    title: str = ""
     files: dict[str, tuple[int, str]] = field(default_factory=dict)
     deleted: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -56,18 +57,6 @@ class Plan:
     def upload(self) -> list[str]:
         """Files to upload."""
         return [path for path, (_, state) in self.files.items() if state not in ("same", "kept")]
-
-    def lines(self) -> list[str]:
-        """For a person to read."""
-        width = max(map(len, self.files), default=0)
-        size = size_text(sum(self.files[path][0] for path in self.upload))
-        return [
-            self.title,
-            *(f"  {state:8}{path:{width}}  {size_text(size)}" for path, (size, state) in sorted(self.files.items())),
-            f"{len(self.upload)} of {len(self.files)} files to upload, {size}",
-            *(f"  deleted on the Hub, because replaced: {path}" for path in self.deleted),
-            *(f"  left out: {path} ({reason})" for path, reason in self.left_out.items()),
-        ]
 
 
 def push(
@@ -122,26 +111,38 @@ def push(
             contents = model_contents(source, repo_id, Path(temporary), list(results), limits, hub_datasets, picture)
         else:
             contents = (dataset_contents if type == "dataset" else space_contents)(Path(source))
-        for warning in contents.warnings:
-            warn(warning)
-        target = _look(api, repo_id, type, revision, dry_run)
-        title = f"{type} {repo_id}" + ("" if revision == "main" else f", branch {revision}")
-        plan = _plan(contents, title, target, overwrite_card)
-        if target is not None and target.exists and private and not target.private:
+        with _clear_errors(api, repo_id):
+            target = _look(api, repo_id, type, revision, dry_run)
+        plan = _plan(contents, target, overwrite_card)
+        branch = "" if revision == "main" else f", branch {revision}"
+        plan.title = f"{type} {repo_id}{branch}: {target.state}"
+        if private and target.state.startswith("exists, public"):
             raise PublishError(f"{repo_id} exists and is public; --private can't hide it (change it in its settings)")
         for warning in plan.warnings:
             warn(warning)
-        if not dry_run and target is not None and (plan.upload or plan.deleted):
-            _check_digests(contents, plan)
-            plan.url = _commit(api, contents, plan, target, repo_id, type, revision, private=private, pr=pr)
+        if not dry_run and (plan.upload or plan.deleted):
+            for path in contents.digests.keys() & set(plan.upload):
+                if sha256_of(contents.files[path]) != contents.digests[path]:
+                    raise ValueError(f"{contents.files[path]}: another SHA-256 than dataset.json says")
+            new = target.state == WILL_BE_CREATED
+            if new:
+                with _clear_errors(api, repo_id):
+                    api.create_repo(repo_id, repo_type=type, private=private or None, space_sdk=contents.sdk)
+            with _clear_errors(api, repo_id, new):
+                if revision != "main" and not target.branch:
+                    api.create_branch(repo_id, branch=revision, repo_type=type)
+                added = [CommitOperationAdd(path, str(contents.files[path])) for path in plan.upload]
+                commit = api.create_commit(
+                    repo_id,
+                    [*added, *(CommitOperationDelete(path) for path in plan.deleted)],
+                    commit_message=f"Push {repo_id.partition('/')[2]} with winwin-hf",
+                    repo_type=type,
+                    revision=None if pr else revision,
+                    create_pr=pr,
+                    parent_commit=target.sha or api.repo_info(repo_id, repo_type=type, revision=revision).sha,
+                )
+            plan.url = commit.pr_url or commit.commit_url
     return plan
-
-
-def size_text(size: int) -> str:
-    for unit, factor in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if size >= factor:
-            return f"{size / factor:.1f} {unit}"
-    return f"{size} bytes"
 
 
 # ------------------------------------------------------------------ the repository
@@ -149,73 +150,59 @@ def size_text(size: int) -> str:
 
 @dataclass
 class _Target:
-    """The repository before the push. files: path -> file. untouched: only the Hub's own first commit is there."""
+    """The repository before the push. state: in words. files: path -> file. untouched: there is only the Hub's own first commit."""
 
-    exists: bool
-    private: bool = False
+    state: str
     branch: bool = False
     sha: str | None = None
     files: dict[str, RepoFile] = field(default_factory=dict)
     untouched: bool = False
 
 
-def _look(api: HfApi, repo_id: str, type: Type, revision: str, dry_run: bool) -> _Target | None:
-    """The repository's state; in a dry run None where the Hub can't be reached."""
-    with _clear_errors(api, repo_id):
-        if not dry_run:
-            user = api.whoami()
-            if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
-                raise PublishError(f"the token of {user.get('name')} may only read; expected one that may write")
-        try:
-            info = api.repo_info(repo_id, repo_type=type)
-        except errors.RepositoryNotFoundError:
-            return _Target(exists=False)
-        except Exception as error:
-            if dry_run and _unreachable(error):
-                return None
-            raise
-        branch, start, sha = True, revision, info.sha
-        try:
-            sha = api.repo_info(repo_id, repo_type=type, revision=revision).sha
-        except errors.RevisionNotFoundError:
-            branch, start = False, "main"
-        tree = api.list_repo_tree(repo_id, repo_type=type, revision=start, recursive=True)
-        files = {item.path: item for item in tree if isinstance(item, RepoFile)}
-        untouched = False
-        if "README.md" in files:
-            with suppress(errors.HfHubHTTPError):  # a Hub without a history: somebody may have written it
-                commits = api.list_repo_commits(repo_id, repo_type=type, revision=start)
-                untouched = len(commits) == 1 and commits[0].title.lower().startswith("initial commit")
-        return _Target(True, bool(info.private), branch, sha, files, untouched)
+def _look(api: HfApi, repo_id: str, type: Type, revision: str, dry_run: bool) -> _Target:
+    if not dry_run:
+        user = api.whoami()
+        if user.get("auth", {}).get("accessToken", {}).get("role") == "read":
+            raise PublishError(f"the token of {user.get('name')} may only read; expected one that may write")
+    try:
+        info = api.repo_info(repo_id, repo_type=type)
+    except errors.RepositoryNotFoundError:
+        return _Target(WILL_BE_CREATED)
+    except Exception as error:
+        if dry_run and _unreachable(error):
+            return _Target(UNKNOWN)
+        raise
+    state, branch, sha = f"exists, {'private' if info.private else 'public'}", revision, info.sha
+    try:
+        sha = api.repo_info(repo_id, repo_type=type, revision=revision).sha
+    except errors.RevisionNotFoundError:
+        state, branch = f"{state}; the branch will be created from main", "main"
+    tree = api.list_repo_tree(repo_id, repo_type=type, revision=branch, recursive=True)
+    target = _Target(state, branch == revision, sha, {item.path: item for item in tree if isinstance(item, RepoFile)})
+    with suppress(errors.HfHubHTTPError):  # a Hub without a history: somebody may have written its README.md
+        commits = api.list_repo_commits(repo_id, repo_type=type, revision=branch)
+        target.untouched = len(commits) == 1 and commits[0].title.lower().startswith("initial commit")
+    return target
 
 
-def _plan(contents: Contents, title: str, target: _Target | None, overwrite_card: bool) -> Plan:
-    there = target.files if target else {}
-    if target is None:
-        state = "the Hub can't be reached, so what is there is unknown"
-    elif not target.exists:
-        state = "will be created"
-    else:
-        branch = "" if target.branch else "; the branch will be created from main"
-        state = f"exists, {'private' if target.private else 'public'}, {len(there)} files{branch}"
-    plan = Plan(f"{title}: {state}", left_out=contents.left_out)
+def _plan(contents: Contents, target: _Target, overwrite_card: bool) -> Plan:
+    plan, there = Plan(left_out=contents.left_out, warnings=contents.warnings), target.files
     if contents.conflicts and (found := sorted(filter(contents.conflicts[0].fullmatch, there))):
-        raise PublishError(f"{title} {contents.conflicts[1]} ({found[0]})")
+        raise PublishError(f"the repository {contents.conflicts[1]} ({found[0]})")
     for path, local in contents.files.items():
-        state = "?" if target is None else "new"
+        state = "?" if target.state == UNKNOWN else "new"
         if path in there:
             state = "same" if _same(local, there[path]) else "changed"
-        if path == "README.md" and state == "changed" and target and not target.untouched and not overwrite_card:
+        if path == "README.md" and state == "changed" and not target.untouched and not overwrite_card:
             state = "kept"
             plan.warnings.append("README.md on the Hub stays as it is, with its scores; --overwrite-card replaces it")
         plan.files[path] = (local.stat().st_size, state)
-    if contents.replaces:
-        plan.deleted = sorted(path for path in there if contents.replaces.fullmatch(path) and path not in plan.files)
-    if plan.deleted or any(path.endswith(".safetensors") and path in there for path in plan.upload):
-        scores = [path for path in sorted(there) if path.startswith(".eval_results/") and path not in plan.files]
-        if scores:
-            text = f"the weights change, but {', '.join(scores)} on the Hub stays: are these scores still true?"
-            plan.warnings.append(text)
+    gone = [path for path in sorted(there) if path not in plan.files]
+    plan.deleted = [path for path in gone if contents.replaces and contents.replaces.fullmatch(path)]
+    scores = [path for path in gone if path.startswith(".eval_results/")]
+    if scores and (plan.deleted or any(path.endswith(".safetensors") and path in there for path in plan.upload)):
+        stays = f"{', '.join(scores)} on the Hub stays: are these scores still true?"
+        plan.warnings.append(f"the weights change, but {stays}")
     return plan
 
 
@@ -223,44 +210,6 @@ def _same(local: Path, remote: RepoFile) -> bool:
     if local.stat().st_size != remote.size:
         return False
     return sha256_of(local) == remote.lfs.sha256 if remote.lfs else git_hash(local.read_bytes()) == remote.blob_id
-
-
-def _check_digests(contents: Contents, plan: Plan) -> None:
-    for path in plan.upload:
-        local = contents.files[path]
-        if path in contents.digests and sha256_of(local) != contents.digests[path]:
-            raise ValueError(f"{local}: another SHA-256 than dataset.json says; it is not as it was written")
-
-
-def _commit(
-    api: HfApi,
-    contents: Contents,
-    plan: Plan,
-    target: _Target,
-    repo_id: str,
-    type: Type,
-    revision: str,
-    **options: bool,
-) -> str:
-    """Creates repository and branch where they don't exist, then the commit; gives its URL. options: private, pr."""
-    if not target.exists:
-        private = options["private"] or None
-        with _clear_errors(api, repo_id):
-            api.create_repo(repo_id, repo_type=type, private=private, exist_ok=True, space_sdk=contents.sdk)
-    with _clear_errors(api, repo_id, new=not target.exists):
-        if revision != "main" and not target.branch:
-            api.create_branch(repo_id, branch=revision, repo_type=type, exist_ok=True)
-        added = [CommitOperationAdd(path, str(contents.files[path])) for path in plan.upload]
-        commit = api.create_commit(
-            repo_id,
-            [*added, *(CommitOperationDelete(path) for path in plan.deleted)],
-            commit_message=f"Push {repo_id.partition('/')[2]} with winwin-hf",
-            repo_type=type,
-            revision=None if options["pr"] else revision,
-            create_pr=options["pr"],
-            parent_commit=target.sha or api.repo_info(repo_id, repo_type=type, revision=revision).sha,
-        )
-    return commit.pr_url or commit.commit_url
 
 
 # ------------------------------------------------------------------ errors

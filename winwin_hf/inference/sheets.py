@@ -60,6 +60,26 @@ def legend(names: Sequence[str], palette: Any = None, height: int = 20) -> np.nd
     return np.asarray(picture)
 
 
+def prediction_sheet(
+    task: str, images: Sequence[np.ndarray], values: np.ndarray, labels: Sequence[str] | None = None
+) -> np.ndarray:
+    """
+    A prediction beside the images it was made for; for flow also the second frame warped to the first.
+
+    Args:
+        task: a name of task.py. images: as many as it takes.
+        values, labels: as in `Prediction` and `Method`.
+    """
+    if task == "optical-flow":
+        pictures = [("frame 1", images[0]), ("flow", flow_picture(values)), ("frame 2", images[1])]
+        pictures.append(("frame 2 warped to frame 1", drawing.warp(images[1], values)))
+    elif task == "semantic-segmentation":
+        pictures = [("image", images[0]), ("classes", segmentation_picture(images[0], values, labels or ()))]
+    else:
+        pictures = [("image", images[0]), ("depth, near pale, far dark", depth_picture(values))]
+    return panel(pictures)
+
+
 def panel(pictures: Sequence[tuple[str, Any]], columns: int = 2, width: int = 480, gap: int = 8) -> np.ndarray:
     """Titled pictures in a grid on white, filled row by row; each is scaled to `width` pixels and keeps its proportions."""
     if not pictures:

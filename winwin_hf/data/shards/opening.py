@@ -54,6 +54,18 @@ def shards_info(path: str | Path) -> dict[str, Any]:
     return info
 
 
+def check_shards(path: str | Path, info: dict[str, Any]) -> None:
+    """Raises FileNotFoundError or ValueError where a shard of the folder `path` is missing or not as long as `info` says."""
+    for noted in info["files"]:
+        file = Path(path) / noted["file"]
+        if file.parent != Path(path) or not file.is_file():
+            raise FileNotFoundError(f"{file} is missing: {path} has {len(info['files'])} files, by its {SIDECAR}")
+        if file.stat().st_size != noted["bytes"]:
+            raise ValueError(
+                f"{file}: {file.stat().st_size} bytes; expected {noted['bytes']}, by the {SIDECAR} beside it"
+            )
+
+
 def open_shards(
     path: str | Path, streaming: bool = True, split: str | None = None
 ) -> datasets.Dataset | datasets.IterableDataset:
@@ -76,13 +88,8 @@ def open_shards(
     if part and streaming:
         raise ValueError(f"split {split!r}: shards are streamed whole; expected {info['split']!r}, or streaming=False")
     files = [_join(path, file["file"]) for file in info["files"]]
-    for file, noted in zip(files, info["files"], strict=True):
-        if "://" not in file:
-            extent = Path(file).stat().st_size if Path(file).is_file() else None
-            if extent is None:
-                raise FileNotFoundError(f"{file} is missing: {path} has {len(files)} files, by its {SIDECAR}")
-            if extent != noted["bytes"]:
-                raise ValueError(f"{file}: {extent} bytes; expected {noted['bytes']}, by the {SIDECAR} beside it")
+    if "://" not in str(path):
+        check_shards(path, info)
     dataset: Any
     if info["format"] == "parquet":
         exact = [file if "://" in file else glob.escape(file) for file in files]  # `datasets` takes them for patterns

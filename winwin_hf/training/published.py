@@ -1,0 +1,63 @@
+"""What of a training is published: its last scores and its recipe, without folders of the machine."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from winwin_hf.training.recipe import Recipe, load_recipe
+
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # of the Hub
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+
+
+def forget_folders(recipe: Recipe) -> None:
+    """Removes a machine's folders from a recipe, but not the names of repositories on the Hub."""
+    places: list[Any] = [recipe.data, *recipe.data.sets, *recipe.evaluation.sets]
+    for chosen in places:
+        if chosen.name != "hub" and not (chosen.path or "").startswith("hf://"):
+            chosen.path = None
+    init = Path(recipe.model.init or "")
+    if recipe.model.init and not base_model(recipe) and init.parts[0] not in ("runs", "outputs"):
+        recipe.model.init = init.name
+    if Path(recipe.output).is_absolute():
+        recipe.output = f"runs/{Path(recipe.output).name}"
+
+
+def package_recipe(recipe: Recipe) -> str | None:
+    """The recipe of the package that trains the same, by its bare name; None if there is none."""
+    for path in sorted(RECIPES.glob("*.yaml")):
+        ours = load_recipe(path)
+        forget_folders(ours)
+        sections = ("task", "data", "model", "windows", "second_windows", "initial_flow", "optimization")
+        if all(getattr(ours, name) == getattr(recipe, name) for name in sections):
+            return path.stem
+    return None
+
+
+def base_model(recipe: Recipe | None) -> str | None:
+    """The repository on the Hub whose weights the training started from; None for a folder or a bundled name."""
+    init = (recipe.model.init if recipe else None) or ""
+    folder = Path(init).is_dir() or init.split("/")[0] in ("runs", "outputs", ".", "..", "~")
+    return init if REPOSITORY.fullmatch(init) and not folder else None
+
+
+def datasets_of(recipe: Recipe | None) -> list[str]:
+    """The training's data sets, those of the Hub by their repositories."""
+    parts = recipe.data.parts() if recipe else []
+    return list(dict.fromkeys(part.path if part.name == "hub" and part.path else part.name for part in parts))
+
+
+def last_evaluation(path: Path) -> tuple[int | None, dict[str, dict[str, Any]]]:
+    """Step and scores by set of the last evaluation in a `metrics.jsonl`; (None, {}) if there was none."""
+    try:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except ValueError as error:
+        raise ValueError(f"{path}: expected a JSON object a line; {error}") from None
+    for line in reversed(lines):
+        scores = {key: value for key, value in line.items() if isinstance(value, dict)}
+        if scores:
+            return line["step"], scores
+    return None, {}
