@@ -12,6 +12,7 @@ Notable:
 from __future__ import annotations
 
 import argparse
+import html
 import inspect
 import os
 import sys
@@ -75,7 +76,7 @@ def build(networks: Networks, filled: bool = True) -> gr.Blocks:
             with gr.Tab("Motion", id="flow"):
                 gr.Markdown(
                     "Upload two frames of the same scene to see **where each point of the first frame is in the second**. "
-                    "This is called optical flow. It is used to slow films down, to see what moves on a road, and to compress video."
+                    "This is called optical flow. It is used to slow films down, to compress video, and in cars that watch the traffic."
                 )
                 with gr.Tabs():
                     with gr.Tab("Two frames", id="frames"):
@@ -322,8 +323,9 @@ def _depth_tab(demo: Demo, filled: bool) -> None:
 def _segmentation_tab(demo: Demo, filled: bool) -> None:
     start = Filled.by(demo.segment, _example("street.jpg"), 6, filled)
     names = demo.networks.label_names
+    classes = [html.escape(name) for name in names]
     gr.Markdown(
-        f"Upload one picture to see **what each point belongs to**: {', '.join(names[:-1])} or {names[-1]}. The network knows only "
+        f"Upload one picture to see **what each point belongs to**: {', '.join(classes[:-1])} or {classes[-1]}. The network knows only "
         "these classes, and gives everything one of them. It was trained on the streets of one town."
     )
     with gr.Row():

@@ -225,6 +225,14 @@ def test_depth_samples_survive(tmp_path, scale):
     assert np.array_equal(cv2.imread(str(tmp_path / "b.png"), cv2.IMREAD_UNCHANGED), samples)
 
 
+def test_depth_by_suffix(tmp_path):
+    depth = np.float32([[1.2344, 1.2346, 0.0], [np.nan, np.inf, 70.0]])
+    formats.write_depth(tmp_path / "depth.png", depth)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "depth.png")), [[1234, 1235, 0], [0, 0, 65535]])
+    formats.write_depth(tmp_path / "depth.npy", depth)
+    np.testing.assert_array_equal(np.load(tmp_path / "depth.npy"), depth)
+
+
 def test_depth_png(tmp_path):
     write_png16(tmp_path / "depth.png", np.array([[0, 500, 65535]], np.uint16))
     depth = formats.read_depth_png(tmp_path / "depth.png", scale=1000)

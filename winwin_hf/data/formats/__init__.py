@@ -30,7 +30,6 @@ from winwin_hf.data.formats.decode import (
     decode_image,
     decode_label,
     decode_mask,
-    write_depth,
 )
 from winwin_hf.data.formats.files import Blob, PathLike, Source, name_of, write_atomic
 from winwin_hf.data.formats.hdf5 import (
@@ -55,6 +54,7 @@ from winwin_hf.data.formats.images import (
     read_labels,
     read_mask,
     save_image,
+    write_depth,
     write_depth_png,
     write_kitti_disparity,
     write_kitti_flow,

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from winwin_hf.data.formats.arrays import FLO_LIMIT, read_flo, read_npy, read_npz, read_pfm, write_npy
-from winwin_hf.data.formats.files import PathLike, Source, name_of
+from winwin_hf.data.formats.arrays import FLO_LIMIT, read_flo, read_npy, read_npz, read_pfm
+from winwin_hf.data.formats.files import Source, name_of
 from winwin_hf.data.formats.hdf5 import (
     is_mat_entry,
     read_dsp5,
@@ -30,7 +29,6 @@ from winwin_hf.data.formats.images import (
     read_kitti_flow,
     read_labels,
     read_mask,
-    write_depth_png,
 )
 
 IGNORE = 255  # the label of pixels that do not count
@@ -154,14 +152,6 @@ def decode_depth(source: Source, depth_format: str) -> np.ndarray:
     depth = np.ascontiguousarray(depth, np.float32)
     depth[~(np.isfinite(depth) & (depth > 0))] = np.nan
     return depth
-
-
-def write_depth(path: PathLike, depth: Any) -> None:
-    """Depth (H, W) in metres -> .npy (float32) or .png (16-bit millimetres, 0 = unknown or beyond 65.535 m), by the suffix."""
-    if Path(path).suffix.lower() == ".png":
-        write_depth_png(path, depth)
-    else:
-        write_npy(path, np.asarray(depth, np.float32))
 
 
 def decode_label(source: Source, label_format: str) -> np.ndarray:

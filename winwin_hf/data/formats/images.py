@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from winwin_hf.data.formats.arrays import write_npy
 from winwin_hf.data.formats.files import (
     DEFLATE_RATIO,
     PathLike,
@@ -201,6 +202,15 @@ def write_depth_png(path: PathLike, depth: Any, scale: float = 1000.0) -> None:
     """Depth in metres (H, W) -> 16-bit grey PNG of `scale` steps per metre; 0 = unknown, or further than 16 bits reach."""
     array = map_array(path, depth, "a depth map", np.float64)
     _write_steps(path, array, array > 0, scale)
+
+
+def write_depth(path: PathLike, depth: np.ndarray) -> None:
+    """Depth (H, W) in metres -> .npy (float32) or .png (16-bit millimetres; 0 = unknown; 65.535 m and more are 65535), by the suffix."""
+    if Path(path).suffix.lower() == ".png":
+        millimetres = np.rint(np.nan_to_num(depth * 1000, nan=0.0, posinf=0.0, neginf=0.0)).clip(0, 65535)
+        save_image(path, Image.fromarray(millimetres.astype(np.uint16)))
+    else:
+        write_npy(path, depth.astype(np.float32))
 
 
 # ---- shared by the functions above ----
