@@ -9,4 +9,6 @@ import griffe
 class Lists(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring:
-            obj.docstring.value = re.sub(r"^(?! *- )(.*\S.*)\n(?=- )", r"\1\n\n", obj.docstring.value, flags=re.MULTILINE)
+            obj.docstring.value = re.sub(
+                r"^(?! *- )(.*\S.*)\n(?=- )", r"\1\n\n", obj.docstring.value, flags=re.MULTILINE
+            )
