@@ -18,6 +18,8 @@ import yaml
 from packaging.licenses import canonicalize_license_expression
 from support.places import EXAMPLES, ROOT
 
+from winwin_hf import __version__
+
 PACKAGE = ROOT / "winwin_hf"
 SUFFIXES = {".py", ".typed", ".yaml", ".json", ".safetensors", ".md", ".png", ".jpg", ".mp4", ".jinja"}
 
@@ -76,6 +78,7 @@ def test_the_sdist_holds_no_tests_and_no_runs(built):
 
 def test_the_metadata(metadata):
     assert metadata["Name"] == "winwin-hf" and metadata["Requires-Python"] == ">=3.10"
+    assert metadata["Version"] == __version__
     assert {url.split(",")[0] for url in metadata.get_all("Project-URL")} >= {"Homepage", "Changelog", "Issues"}
     assert not [entry for entry in metadata.get_all("Classifier") if entry.startswith("License")], "PEP 639 forbids it"
 
@@ -177,8 +180,8 @@ def test_the_three_tasks(run):
 def test_two_steps_of_a_training_and_a_push(run):
     settings = ["optimization.steps=2", "optimization.batch_size=2", "optimization.num_workers=0", "evaluation.sets=[]"]
     options = [part for setting in [*settings, "evaluation.windows=1"] for part in ("--set", setting)]
-    recipe = str(run.site / "winwin_hf" / "recipes" / "flow-synthetic.yaml")
-    run("winwin", "train", recipe, *options, "--output", "trained")
+    assert "flow-synthetic" in run("winwin", "recipes", "list")
+    run("winwin", "train", "flow-synthetic", *options, "--output", "trained")
     assert (run.home / "trained" / "model" / "model.safetensors").is_file()
     said = run("winwin", "push", "trained", "somebody/trained", "--dry-run")
     assert "model.safetensors" in said and "modeling_winwin.py" in said
