@@ -62,6 +62,7 @@ def test_the_wheel_holds_what_is_read_while_it_runs(wheel_files):
     for needed in (
         "winwin_hf/py.typed",
         "winwin_hf/recipes/camvid.yaml",
+        "winwin_hf/hub/model_card.md.jinja",
         "winwin_hf/checkpoints/winwin-flow/model.safetensors",
         "winwin_hf/checkpoints/winwin-seg/config.json",
         "winwin_hf/checkpoints/winwin-depth/preprocessor_config.json",

@@ -12,7 +12,7 @@ from support.places import ROOT
 from transformers.dynamic_module_utils import custom_object_save
 
 import winwin_hf
-from winwin_hf.hub.parcels import code_files
+from winwin_hf.hub.contents import code_files
 from winwin_hf.model.configuration_winwin import WinWinConfig
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.model.pipeline_winwin import OpticalFlowPipeline
@@ -83,7 +83,6 @@ def test_hidden_imports_are_found():
     assert hidden_imports("if typing.TYPE_CHECKING:\n    import winwin_hf.task\nimport winwin_hf") == [2]
 
 
-@pytest.mark.xfail(reason="being moved", strict=False)
 def test_no_import_of_ours_is_hidden():
     """The command line may: it imports torch only for the commands that need it. So may the package's lazy `__init__`."""
     files = [path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] not in ("cli", "__init__.py")]
