@@ -24,7 +24,7 @@ from rich.table import Table
 
 from winwin_hf.recipes import recipe_path
 from winwin_hf.training.build import make_loader, make_model, make_optimizer, open_parts
-from winwin_hf.training.loop import peak_memory
+from winwin_hf.training.log import peak_memory
 from winwin_hf.training.recipe import load_recipe
 
 PROBE = "--probe"

@@ -191,7 +191,7 @@ def test_train_and_evaluate_hand_their_arguments_over(here: Path, bundle: Path, 
     calls = []
     training, evaluation = types.ModuleType("winwin_hf.training.loop"), types.ModuleType("winwin_hf.training.evaluate")
     training.train = lambda recipe, **options: calls.append((recipe, options))  # type: ignore[attr-defined]
-    evaluation.main = lambda *arguments, **options: calls.append((*arguments, options))  # type: ignore[attr-defined]
+    evaluation.evaluate_by_recipe = lambda *arguments, **options: calls.append((*arguments, options))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "winwin_hf.training.loop", training)
     monkeypatch.setitem(sys.modules, "winwin_hf.training.evaluate", evaluation)
     recipe = here / "recipe.yaml"

@@ -58,7 +58,7 @@ def test_commands_take_bare_names(monkeypatch: pytest.MonkeyPatch):
     calls = []
     training, evaluation = types.ModuleType("winwin_hf.training.loop"), types.ModuleType("winwin_hf.training.evaluate")
     training.train = lambda recipe, **options: calls.append(recipe)  # type: ignore[attr-defined]
-    evaluation.main = lambda checkpoint, recipe, **options: calls.append(recipe)  # type: ignore[attr-defined]
+    evaluation.evaluate_by_recipe = lambda checkpoint, recipe, **options: calls.append(recipe)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "winwin_hf.training.loop", training)
     monkeypatch.setitem(sys.modules, "winwin_hf.training.evaluate", evaluation)
     assert run("train", "camvid", "--set", "data.path=x").exit_code == 0

@@ -109,9 +109,9 @@ def evaluate(
         path = recipe_path(recipe)
         check_overrides(overrides)
         from winwin_hf import bundled
-        from winwin_hf.training.evaluate import main as run
+        from winwin_hf.training.evaluate import evaluate_by_recipe
 
-        run(bundled.resolve(checkpoint), path, overrides=overrides or [])
+        evaluate_by_recipe(bundled.resolve(checkpoint), path, overrides=overrides or [])
         return
     if overrides:
         raise UsageError("--set changes a recipe's settings; expected --recipe with it")

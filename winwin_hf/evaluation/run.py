@@ -17,6 +17,7 @@ from winwin_hf.evaluation import report, submission, worst
 from winwin_hf.evaluation.methods import load
 from winwin_hf.evaluation.report import Line
 from winwin_hf.evaluation.scoring import Frame, new_metric, score
+from winwin_hf.host_process import unchanged_process
 from winwin_hf.inference.predictor import Method
 from winwin_hf.task import TASKS
 
@@ -68,6 +69,7 @@ def parse_data(text: str) -> tuple[str, str | None, str]:
     return name, split or None, path
 
 
+@unchanged_process()
 def evaluate_data(methods: list[str], data: list[str], output: str | Path | None, settings: Settings) -> list[Line]:
     """
     Scores each method on each data set and prints a table; any number of processes gives the same figures.

@@ -1,4 +1,4 @@
-"""Scores of a model during a training: on windows placed as in training, and on full frames of any size, one pass each."""
+"""Scores of a model by a recipe: on windows placed as in training, and on full frames of any size, one pass each."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
+from transformers import AutoModel
 
 from winwin_hf.data.collator import WinWinCollator
 from winwin_hf.data.sample import Reader
@@ -18,6 +19,7 @@ from winwin_hf.data.skipping import SkippingReader
 from winwin_hf.data.sources import SYNTHETIC, Source, open_source
 from winwin_hf.evaluation.figures import FIGURE_LABELS, figure_text
 from winwin_hf.evaluation.scoring import new_metric, score
+from winwin_hf.host_process import unchanged_process
 from winwin_hf.inference.predictor import Predictor
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.training.recipe import EvaluationSet, Recipe, load_recipe
@@ -25,10 +27,10 @@ from winwin_hf.training.recipe import EvaluationSet, Recipe, load_recipe
 
 def evaluate(model: Any, recipe: Recipe, accelerator: Accelerator) -> dict[str, dict[str, Any]]:
     """
-    The model's scores by name: "windows" first, then each of the recipe's full-frame sets. Same result in every process.
+    Scores a model on windows and on each of the recipe's full-frame sets. Same result in every process.
 
-    Each entry holds the metric's figures, "images", "seconds" (mean of a forward pass, this process) and, of full frames,
-    "size" (height, width) of the last one.
+    Returns: "windows" or the set's label -> the metric's figures, "images", "seconds" (mean of a forward pass in this process)
+        and, of full frames, "size": (height, width) of the last one.
     """
     results = {}
     was_training, attention = model.training, model.config._attn_implementation
@@ -36,14 +38,10 @@ def evaluate(model: Any, recipe: Recipe, accelerator: Accelerator) -> dict[str, 
     if attention == "eager":  # full frames have too many tokens for it
         model.set_attn_implementation("sdpa")
     try:
-        sets = list(recipe.evaluation.sets)
-        if recipe.task == "pre-training":
-            sets = []
         if recipe.evaluation.windows:
             results["windows"] = evaluate_windows(model, recipe, accelerator)
-        for chosen in sets:
-            skip = recipe.data.skip_broken
-            results[chosen.label] = evaluate_frames(model, open_set(recipe, chosen), chosen, accelerator, skip)
+        for chosen in recipe.evaluation.sets if recipe.task != "pre-training" else ():
+            results[chosen.label] = evaluate_frames(model, recipe, chosen, accelerator)
     finally:
         model.set_attn_implementation(attention)
         model.train(was_training)
@@ -64,29 +62,29 @@ def open_set(recipe: Recipe, chosen: EvaluationSet | None = None) -> Source:
 
 @torch.no_grad()
 def evaluate_windows(model: Any, recipe: Recipe, accelerator: Accelerator) -> dict[str, Any]:
-    """Held-out examples through the training's own collator. In pre-training: the mean loss."""
+    """Scores held-out examples, read by the training's own collator. In pre-training: the mean loss."""
     source, options = open_set(recipe), recipe.optimization
     collator = make_collator(recipe, source, model.config.patch_size, options.seed + 1, None, recipe.data.skip_broken)
     metric, loss, seconds = new_metric(source), np.zeros(2), 0.0
     world, rank = accelerator.num_processes, accelerator.process_index
     examples = list(source.examples(recipe.evaluation.windows, rank, world))
-    torch_state = torch.get_rng_state()
-    torch.manual_seed(options.seed)  # masks of pre-training are the same in each evaluation
-    for i in range(0, len(examples), options.batch_size):
-        batch = collator(examples[i : i + options.batch_size])
-        targets = batch.pop("labels")
-        batch.pop("initial_flow", None)  # made from the truth
-        batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
-        start = time.perf_counter()
-        with accelerator.autocast():
-            outputs = model(**batch)
-        seconds += time.perf_counter() - start
-        if recipe.task == "pre-training":
-            loss += [float(outputs.loss) * len(targets), len(targets)]
-            continue
-        for prediction, target in zip(prediction_of(outputs).flatten(0, 1), targets.flatten(0, 1), strict=True):
-            metric.update(prediction.cpu().numpy(), target.numpy())
-    torch.set_rng_state(torch_state)
+    devices = [accelerator.device] if accelerator.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(options.seed)  # masks of pre-training are the same in each evaluation
+        for i in range(0, len(examples), options.batch_size):
+            batch = collator(examples[i : i + options.batch_size])
+            targets = batch.pop("labels")
+            batch.pop("initial_flow", None)  # made from the truth
+            batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
+            start = time.perf_counter()
+            with accelerator.autocast():
+                outputs = model(**batch)
+            seconds += time.perf_counter() - start
+            if recipe.task == "pre-training":
+                loss += [float(outputs.loss) * len(targets), len(targets)]
+                continue
+            for prediction, target in zip(prediction_of(outputs).flatten(0, 1), targets.flatten(0, 1), strict=True):
+                metric.update(prediction.cpu().numpy(), target.numpy())
     count = reduce(np.array([len(examples)], dtype=np.float64), accelerator)
     timing = {"images": int(count[0]), "seconds": seconds / max(1, len(examples))}
     if recipe.task == "pre-training":
@@ -96,26 +94,24 @@ def evaluate_windows(model: Any, recipe: Recipe, accelerator: Accelerator) -> di
     return {**metric.compute(), **timing}
 
 
-def evaluate_frames(
-    model: Any, source: Source, chosen: EvaluationSet, accelerator: Accelerator, skip_broken: bool = False
-) -> dict[str, Any]:
-    """Full frames, one at a time, through the image processor as a user would; one forward pass each."""
+def evaluate_frames(model: Any, recipe: Recipe, chosen: EvaluationSet, accelerator: Accelerator) -> dict[str, Any]:
+    """Scores full frames one at a time, through the image processor as in use; one forward pass each."""
+    source, skip_broken = open_set(recipe, chosen), recipe.data.skip_broken
     processor = WinWinImageProcessor(patch_size=model.config.patch_size)
     network = Predictor(model, processor, source.task, device=accelerator.device, autocast=accelerator.autocast)
     title = f"evaluate {chosen.label}"
     result = score(network, source, new_metric(source), accelerator, chosen.length, skip_broken, title=title)
-    seconds = float(np.mean([image.seconds for image in result.images]))
-    broken = {"broken": len(result.broken)} if result.broken else {}
-    return {
+    scores = {
         **result.figures,
         "images": len(result.images),
-        "seconds": seconds,
+        "seconds": float(np.mean([image.seconds for image in result.images])),
         "size": list(result.images[-1].size),
-    } | broken
+    }
+    return {**scores, "broken": len(result.broken)} if result.broken else scores
 
 
 def prediction_of(outputs: Any) -> torch.Tensor:
-    """What is scored of a model's output: flow, depth, or the class of each pixel; axes before it are kept."""
+    """The part of a model's output that is scored: flow, depth, or the class of each pixel. Leading axes are kept."""
     if "flow" in outputs:
         return outputs.flow
     if "predicted_depth" in outputs:
@@ -158,10 +154,11 @@ def show(results: dict[str, dict[str, Any]], title: str) -> None:
     Console(width=160).print(table)
 
 
-def main(checkpoint: str | Path, recipe_path: str | Path, overrides: list[str] | None = None) -> dict[str, Any]:
-    """Scores a checkpoint by a recipe's evaluation section and prints the table."""
-    from transformers import AutoModel
-
+@unchanged_process()
+def evaluate_by_recipe(
+    checkpoint: str | Path, recipe_path: str | Path, overrides: list[str] | None = None
+) -> dict[str, Any]:
+    """Scores a checkpoint by the evaluation section of a recipe and prints the table. Returns what `evaluate` does."""
     recipe = load_recipe(recipe_path, overrides)
     accelerator = Accelerator(mixed_precision=recipe.optimization.mixed_precision)
     model = AutoModel.from_pretrained(checkpoint).to(accelerator.device)

@@ -1,243 +1,279 @@
 """The training loop: Accelerate, windows, and a state on disk that resumes exactly.
 
 Notable:
-- the data's position and the learning rate are functions of the step, so neither has to be saved. `--resume` goes on with the
+- the position in the data and the learning rate are functions of the step, so neither is saved. A resumed training has the
   same weights, bit for bit on a CPU.
-- every process and every worker reads its own share; the loader isn't wrapped by Accelerate, which would read on one process
+- every process and every worker reads its own share. The loader isn't wrapped by Accelerate, which would read on one process
   and send, or read everywhere and drop.
 - a state is written to a temporary folder and renamed: a training that is killed while saving resumes from the state before.
-- SIGTERM and SIGINT save a state at the next step that can be resumed from, and end.
+- SIGTERM and SIGINT save a state at the next step that can be resumed from, and end the training.
+- the calling process is left as it was: random states, signal handlers, threads, environment (host_process.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import resource
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
-from tqdm import tqdm
 
-from winwin_hf.data.collator import tokens_kept
 from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.skipping import SkippingReader
-from winwin_hf.data.sources import Source
+from winwin_hf.host_process import unchanged_process
 from winwin_hf.training.build import learning_rate, make_average, make_loader, make_model, make_optimizer, open_parts
 from winwin_hf.training.evaluate import evaluate, show
+from winwin_hf.training.log import MetricsLog, introduce, peak_memory, progress_bar
 from winwin_hf.training.recipe import Recipe, dump_recipe, load_recipe
 from winwin_hf.training.state import (
     Spent,
     check_same_recipe,
     latest_state,
     load_state,
-    read_spent,
-    read_step,
+    read_progress,
     save_model,
     save_state,
 )
 
-# ------------------------------------------------------------------ data
 
-
-# ------------------------------------------------------------------ model and optimiser
-
-
-# ------------------------------------------------------------------ states
-
-
-class Log:
-    """Figures into `metrics.jsonl` (one JSON object a line) and the trackers."""
-
-    def __init__(self, accelerator: Accelerator, output: Path, step: int):
-        self.accelerator, self.path = accelerator, output / "metrics.jsonl"
-        if accelerator.is_main_process:  # what an interrupted training logged after its last state will be logged again
-            lines = self.path.read_text().splitlines() if step and self.path.exists() else []
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-            self.path.write_text("".join(line + "\n" for line in kept))
-
-    def __call__(self, step: int, figures: dict[str, Any]) -> None:
-        if not self.accelerator.is_main_process:
-            return
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **figures}) + "\n")
-        scalars = {key: value for key, value in figures.items() if isinstance(value, (int, float))}
-        for name, scores in figures.items():
-            if isinstance(scores, dict):
-                scalars |= {f"{name}/{key}": v for key, v in scores.items() if isinstance(v, (int, float))}
-        self.accelerator.log(scalars, step=step)
-
-
-def peak_memory() -> float:
-    """Most memory held so far, GB: the accelerator's if there is one, else this process's."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e9
-    status = Path("/proc/self/status")
-    if status.exists():  # Linux's ru_maxrss also counts what the parent held when it started this process
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        if "VmHWM" in lines:
-            return int(lines["VmHWM"].split()[0]) * 1024 / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
-
-
-# ------------------------------------------------------------------ the loop
-
-
+@unchanged_process()
 def train(
     recipe_path: str | Path, output: str | Path | None = None, resume: bool = False, overrides: list[str] | None = None
 ) -> Path:
     """
-    Trains by a recipe and returns the folder of the final model.
+    Trains by a recipe and returns the folder of the final model. The recipe's seed decides every draw; the caller's random
+    states are as before afterwards.
 
     Args:
+        recipe_path: a YAML file, or the name of a recipe of the package.
         output: instead of the recipe's.
-        resume: go on from the last state in the output folder; without one, begin.
+        resume: continue from the last state in the output folder; start where there is none.
         overrides: "section.key=value" strings on top of the recipe.
-    Raises: ValueError for a recipe that is wrong or, on resuming, another one; FileExistsError for an output folder in use.
+    Raises:
+        ValueError: a wrong recipe or, on resuming, another one than the training was started with.
+        FileExistsError: an output folder that holds a training, without `resume`.
+        FloatingPointError: the loss or its gradient is not finite; the last good state is kept.
     """
     recipe = load_recipe(recipe_path, overrides)
-    folder = Path(output or recipe.output)
-    options = recipe.optimization
-    accelerator = Accelerator(
-        mixed_precision=options.mixed_precision,
-        gradient_accumulation_steps=options.accumulation,
-        log_with=recipe.trackers or None,
-        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
-    )
-    state = latest_state(folder)
-    if state is not None and not resume:
-        raise FileExistsError(f"{folder} holds a training: go on with --resume, or choose another output folder")
-    if state is not None:
-        check_same_recipe(recipe, folder)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "recipe.yaml").write_text(dump_recipe(recipe))
-    set_seed(options.seed, device_specific=False)
+    training = Training(recipe, Path(output or recipe.output), resume)
+    with training.loading() as batches, StopRequest() as stop:
+        while training.step < recipe.optimization.steps:
+            training.train_step(batches)
+            if training.is_due(recipe.log_every):
+                training.report()
+            if training.is_due(recipe.evaluation.every):
+                training.evaluate()
+            if training.can_resume and (stop.requested or training.is_due(recipe.save_every)):
+                training.save()
+                if stop.requested:
+                    break
+    return training.finish()
 
-    step, spent = (read_step(state), read_spent(state)) if state is not None else (0, Spent())
-    parts = open_parts(recipe, accelerator.num_processes, step)
-    source = parts[0].source  # its labels decide the model's
-    model = make_model(recipe, source)
-    if options.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    optimizer = make_optimizer(model, options)
-    average = make_average(model, options.ema_decay).to(accelerator.device) if options.ema_decay else None
-    if average is not None:
-        average.n_averaged = average.n_averaged.cpu()  # it is read at every step, which would wait for an accelerator
-    patch_size = model.config.patch_size
-    model, optimizer = accelerator.prepare(model, optimizer)
-    if state is not None:
-        load_state(accelerator, state, average)
-    else:  # the same model everywhere by now; from here on each process draws for itself
-        set_seed(options.seed, device_specific=True)
 
-    say = accelerator.print
-    loader = make_loader(recipe, accelerator.process_index, accelerator.num_processes, step, patch_size, parts)
-    collator: Any = loader.collate_fn
-    batches = iter(loader)
-    accelerator.init_trackers("winwin")
-    log = Log(accelerator, folder, step)
-    best: Any = average.module if average else accelerator.unwrap_model(model)
-    stop = Stop()
-    idle = peak_memory()
-    model.train()
-    bar = tqdm(
-        total=options.steps,
-        initial=step,
-        disable=not accelerator.is_main_process,
-        mininterval=0.1 if sys.stderr.isatty() else 30,
-        desc=recipe.task,
-    )
-    per_step = options.batch_size * options.accumulation * accelerator.num_processes
-    losses: list[torch.Tensor] = []
-    score, since, waited = "", time.perf_counter(), 0.0
-    introduced = False
-    while step < options.steps:
-        spent.begin()
+class Training:
+    """One training in one process, started or restored; `train` calls its methods in turn."""
+
+    def __init__(self, recipe: Recipe, folder: Path, resume: bool):
+        options = recipe.optimization
+        self.recipe, self.folder = recipe, folder
+        self.accelerator = Accelerator(
+            mixed_precision=options.mixed_precision,
+            gradient_accumulation_steps=options.accumulation,
+            log_with=recipe.trackers or None,
+            project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
+        )
+        state = self._claim_folder(resume)
+        set_seed(options.seed, device_specific=False)
+        self.step, self.spent = read_progress(state) if state is not None else (0, Spent())
+        self.parts = open_parts(recipe, self.accelerator.num_processes, self.step)
+        self.source = self.parts[0].source  # its labels decide the model's
+        model = make_model(recipe, self.source)
+        if options.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        self.patch_size = model.config.patch_size
+        optimizer = make_optimizer(model, options)
+        self.average = make_average(model, options.ema_decay).to(self.accelerator.device) if options.ema_decay else None
+        if self.average is not None:  # its count is read at every step; on an accelerator each read would wait
+            self.average.n_averaged = self.average.n_averaged.cpu()
+        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        if state is not None:
+            load_state(self.accelerator, state, self.average)
+        else:  # every process has the same model by now; from here on each draws for itself
+            set_seed(options.seed, device_specific=True)
+
+    def _claim_folder(self, resume: bool) -> Path | None:
+        """Writes the recipe to the output folder and returns the state to resume from. Raises FileExistsError, ValueError."""
+        state = latest_state(self.folder)
+        if state is not None and not resume:
+            raise FileExistsError(
+                f"{self.folder} holds a training: continue it with --resume, or choose another output folder"
+            )
+        if state is not None:
+            check_same_recipe(self.recipe, self.folder)
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "recipe.yaml").write_text(dump_recipe(self.recipe))
+        return state
+
+    @contextlib.contextmanager
+    def loading(self) -> Iterator[Iterator[dict[str, torch.Tensor]]]:
+        """The batches from the current step on, with log and progress bar open."""
+        accelerator = self.accelerator
+        loader = make_loader(
+            self.recipe, accelerator.process_index, accelerator.num_processes, self.step, self.patch_size, self.parts
+        )
+        collator: Any = loader.collate_fn
+        self.reader = collator.reader
+        batches = iter(loader)  # loader processes start here
+        accelerator.init_trackers("winwin")
+        self.log = MetricsLog(accelerator, self.folder, self.step)
+        self.idle_gb = peak_memory()
+        self.model.train()
+        self.introduced, self.score = False, ""
+        self.restart_rate()
+        try:
+            with progress_bar(self.recipe, self.step, accelerator.is_main_process) as self.bar:
+                yield batches
+        except BaseException:
+            for tracker in accelerator.trackers:  # it may write from a thread of its own
+                tracker.finish()
+            raise
+
+    @property
+    def best(self) -> Any:
+        """The model that is scored and saved: the average of the weights, if there is one."""
+        return self.average.module if self.average is not None else self.accelerator.unwrap_model(self.model)
+
+    @property
+    def ended(self) -> bool:
+        return self.step == self.recipe.optimization.steps
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether every loader process has given equally many batches: only then a resumed training reads the same data."""
+        options = self.recipe.optimization
+        return self.step * options.accumulation % max(1, options.num_workers) == 0
+
+    def is_due(self, every: int) -> bool:
+        """Whether something happens now that happens every so many steps (0: never) and at the end."""
+        return self.ended or bool(every and self.step % every == 0)
+
+    def train_step(self, batches: Iterator[dict[str, torch.Tensor]]) -> None:
+        """One optimiser step: `accumulation` batches forward and backward, then the average."""
+        self.spent.start()
+        options, accelerator = self.recipe.optimization, self.accelerator
         loss_sum = torch.zeros((), device=accelerator.device)
-        rate_now = learning_rate(options, step)
-        for group in optimizer.param_groups:
-            group["lr"] = rate_now
+        self.rate = learning_rate(options, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate
         for _ in range(options.accumulation):
-            before = time.perf_counter()
-            batch = next_batch(batches)
-            waited += time.perf_counter() - before
-            if not introduced:
-                introduce(say, recipe, accelerator, accelerator.unwrap_model(model), batch, source, step)
-                introduced = True
-            if recipe.task == "pre-training":
-                batch.pop("labels")
-            batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-            with accelerator.accumulate(model):
-                loss = model(**batch).loss
+            batch = self._next_batch(batches)
+            with accelerator.accumulate(self.model):
+                loss = self.model(**batch).loss
                 accelerator.backward(loss)
                 loss_sum += loss.detach() / options.accumulation
                 if accelerator.sync_gradients:
-                    norm = accelerator.clip_grad_norm_(model.parameters(), options.clip_norm)
-                optimizer.step()
-                optimizer.zero_grad()
-        if average:
-            average.update_parameters(accelerator.unwrap_model(model))
-        step += 1
-        losses.append(loss_sum)
-        bar.update()
-        spent.end()
+                    self.norm = accelerator.clip_grad_norm_(self.model.parameters(), options.clip_norm)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+        if self.average is not None:
+            self.average.update_parameters(accelerator.unwrap_model(self.model))
+        self.step += 1
+        self.losses.append(loss_sum)
+        self.bar.update()
+        self.spent.stop()
 
-        last = step == options.steps
-        if step % recipe.log_every == 0 or last:
-            elapsed = time.perf_counter() - since
-            mean = finite_mean(accelerator, losses, norm, step, folder)
-            rate = per_step * len(losses) / elapsed
-            figures = {
-                "loss": mean,
-                "norm": float(norm),
-                "rate": rate,
-                "wait": waited / elapsed,
-                "gb": peak_memory(),
-                "idle_gb": idle,
-            }
-            if isinstance(collator.reader, SkippingReader):  # left out since this process began, over all processes
-                count = torch.tensor(float(collator.reader.broken), device=accelerator.device)
-                figures["broken"] = int(accelerator.reduce(count, "sum"))
-            log(step, {**figures, "lr": rate_now, **asdict(spent)})
-            left_out = f", {figures['broken']} left out" if figures.get("broken") else ""
-            bar.set_postfix_str(f"loss {mean:.3f}{score}, {rate:.1f} images/s, {figures['gb']:.1f} GB{left_out}")
-            losses, since, waited = [], time.perf_counter(), 0.0
-        if last or (recipe.evaluation.every and step % recipe.evaluation.every == 0):
-            results = evaluate(best, recipe, accelerator)
-            log(step, {**results, **asdict(spent)} if results else results)
-            if accelerator.is_main_process and results:
-                show(results, f"{recipe.task}, step {step}")
-                score = "".join(f", {k} {next(iter(v.values())):.2f}" for k, v in list(results.items())[:2])
-            since = time.perf_counter()
-        aligned = step * options.accumulation % max(1, options.num_workers) == 0
-        if aligned and (step % recipe.save_every == 0 or stop.wanted or last):
-            if losses:  # a state that can't be gone on from must not replace one that can
-                finite_mean(accelerator, losses, norm, step, folder)
-            save_state(accelerator, folder, step, average, spent)
-            since = time.perf_counter()
-            if stop.wanted and not last:
-                say(f"stopped at step {step}; go on with --resume")
-                break
-    bar.close()
-    final = folder / "model"
-    if accelerator.is_main_process and step == options.steps:
-        final = save_model(best, folder, recipe)
-        say(f"model: {final}")
-    accelerator.wait_for_everyone()
-    accelerator.end_training()
-    return final
+    def _next_batch(self, batches: Iterator[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        start = time.perf_counter()
+        batch = next_batch(batches)
+        self.waited += time.perf_counter() - start
+        if not self.introduced:
+            model = self.accelerator.unwrap_model(self.model)
+            introduce(self.accelerator.print, self.recipe, self.accelerator, model, batch, self.source, self.step)
+            self.introduced = True
+        if self.recipe.task == "pre-training":
+            batch.pop("labels")
+        return {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+
+    def restart_rate(self) -> None:
+        """Starts a new interval over which the next report averages."""
+        self.losses: list[torch.Tensor] = []
+        self.since, self.waited = time.perf_counter(), 0.0
+
+    def report(self) -> None:
+        """Logs loss, gradient, speed and memory since the last report."""
+        options = self.recipe.optimization
+        elapsed = time.perf_counter() - self.since
+        images = options.batch_size * options.accumulation * self.accelerator.num_processes * len(self.losses)
+        figures = {
+            "loss": self.finite_loss(),
+            "norm": float(self.norm),
+            "rate": images / elapsed,
+            "wait": self.waited / elapsed,
+            "gb": peak_memory(),
+            "idle_gb": self.idle_gb,
+        }
+        left_out = ""
+        if isinstance(self.reader, SkippingReader):  # since this process started, over all processes
+            count = torch.tensor(float(self.reader.broken), device=self.accelerator.device)
+            figures["broken"] = int(self.accelerator.reduce(count, "sum"))
+            left_out = f", {figures['broken']} left out" if figures["broken"] else ""
+        self.log(self.step, {**figures, "lr": self.rate, **asdict(self.spent)})
+        self.bar.set_postfix_str(
+            f"loss {figures['loss']:.3f}{self.score}, {figures['rate']:.1f} images/s, {figures['gb']:.1f} GB{left_out}"
+        )
+        self.restart_rate()
+
+    def evaluate(self) -> None:
+        """Scores the best model and logs the scores."""
+        results = evaluate(self.best, self.recipe, self.accelerator)
+        if results:
+            self.log(self.step, {**results, **asdict(self.spent)})
+        if results and self.accelerator.is_main_process:
+            show(results, f"{self.recipe.task}, step {self.step}")
+            self.score = "".join(f", {k} {next(iter(v.values())):.2f}" for k, v in list(results.items())[:2])
+        self.since = time.perf_counter()
+
+    def save(self) -> None:
+        """Writes a state, unless the weights are broken: it must not replace a good one."""
+        if self.losses:
+            self.finite_loss()
+        save_state(self.accelerator, self.folder, self.step, self.average, self.spent)
+        self.since = time.perf_counter()
+
+    def finite_loss(self) -> float:
+        """
+        The mean loss since the last report, over all processes. Raises FloatingPointError if it or the gradient isn't finite.
+
+        In fp16 an infinite gradient is expected: the scaler skips that step and tries a smaller scale.
+        """
+        mean = float(self.accelerator.reduce(torch.stack(self.losses).mean(), "mean"))
+        if not math.isfinite(mean) or (self.accelerator.scaler is None and not math.isfinite(float(self.norm))):
+            raise FloatingPointError(
+                f"at step {self.step} the loss is {mean} and its gradient {float(self.norm)}; "
+                f"the last good state is {latest_state(self.folder)}"
+            )
+        return mean
+
+    def finish(self) -> Path:
+        """Writes the final model if the last step was reached; returns its folder."""
+        final = self.folder / "model"
+        if not self.ended:
+            self.accelerator.print(f"stopped at step {self.step}; continue with --resume")
+        elif self.accelerator.is_main_process:
+            save_model(self.best, self.folder, self.recipe)
+            self.accelerator.print(f"model: {final}")
+        self.accelerator.wait_for_everyone()
+        self.accelerator.end_training()
+        return final
 
 
 def next_batch(batches: Iterator[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -248,58 +284,26 @@ def next_batch(batches: Iterator[dict[str, torch.Tensor]]) -> dict[str, torch.Te
         raise BrokenExample(str(error).strip().splitlines()[-1].rpartition("BrokenExample: ")[2]) from error
 
 
-def finite_mean(accelerator: Accelerator, losses: list[torch.Tensor], norm: Any, step: int, folder: Path) -> float:
-    """
-    The mean loss of the last steps, over all processes. Raises FloatingPointError if it, or the last gradient, is not finite.
-
-    In fp16 an infinite gradient is no accident: the scaler skips that step and looks for a smaller scale.
-    """
-    mean = float(accelerator.reduce(torch.stack(losses).mean(), "mean"))
-    if not math.isfinite(mean) or (accelerator.scaler is None and not math.isfinite(float(norm))):
-        raise FloatingPointError(
-            f"at step {step} the loss is {mean} and its gradient {float(norm)}; the last good state is {latest_state(folder)}"
-        )
-    return mean
-
-
-class Stop:
-    """Remembers that the process was asked to end, so that the loop can save first. A second Ctrl-C ends at once."""
+class StopRequest:
+    """While it is entered, SIGTERM and Ctrl-C set `requested`, so that the loop can save first. A second Ctrl-C ends at once."""
 
     def __init__(self) -> None:
-        self.wanted = False
+        self.requested = False
+        self.previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopRequest:
         for name in (signal.SIGTERM, signal.SIGINT):
-            with contextlib.suppress(ValueError):  # not in the main thread, as in a notebook's executor
-                signal.signal(name, self.ask)
+            # None: a handler that Python didn't set and can't set again. ValueError: not in the main thread.
+            if signal.getsignal(name) is not None:
+                with contextlib.suppress(ValueError):
+                    self.previous[name] = signal.signal(name, self._request)
+        return self
 
-    def ask(self, number: int, _: Any) -> None:
-        if self.wanted and number == signal.SIGINT:
+    def __exit__(self, *_: object) -> None:
+        for name, handler in self.previous.items():
+            signal.signal(name, handler)
+
+    def _request(self, number: int, _: Any) -> None:
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.wanted = True
-
-
-def first_sample(source: Source) -> Any:
-    """The first readable example of a source. Whoever got here has read a batch, so there is one."""
-    for example in source.examples():
-        with contextlib.suppress(BrokenExample):
-            return source.reader(example, np.random.default_rng(0))
-    raise BrokenExample(f"{source.name}: no example could be read")
-
-
-def introduce(
-    say: Any, recipe: Recipe, accelerator: Accelerator, model: Any, batch: Any, source: Source, step: int
-) -> None:
-    """Says what this training is, before its first step."""
-    options, patch = recipe.optimization, model.config.patch_size
-    parameters = sum(p.numel() for p in model.parameters())
-    sample = first_sample(source)
-    kept, total = tokens_kept(batch, (sample.height, sample.width), patch)
-    tokens = f"{kept} of {total} ({100 * kept / total:.0f} %)"
-    if "second_pixel_values" in batch:
-        second = {"pixel_values": batch["second_pixel_values"]}
-        tokens += f", of the second view {tokens_kept(second, (sample.height, sample.width), patch)[0]}"
-    say(
-        f"{recipe.task}: {parameters / 1e6:.1f} M parameters on {accelerator.device}, "
-        f"{accelerator.num_processes} process(es) of {torch.get_num_threads()} threads, {options.mixed_precision} "
-        f"precision, batch {options.batch_size} x {options.accumulation} x {accelerator.num_processes}\n"
-        f"tokens kept of a {sample.height} x {sample.width} frame: {tokens}; steps {step} to {options.steps}"
-    )
+        self.requested = True

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import Field, TypeAdapter
+from pydantic import BeforeValidator, Field, TypeAdapter
 
 from winwin_hf.checked import FORBID, build
 from winwin_hf.data.collator import SecondStrategy
@@ -178,9 +178,9 @@ class EvaluationRecipe:
 class OptimizationRecipe:
     """AdamW, its schedule, and batches."""
 
-    steps: Annotated[int, Field(description="Optimiser steps.")] = 10_000
-    batch_size: Annotated[int, Field(description="Examples of one process and backward pass.")] = 16
-    accumulation: Annotated[int, Field(description="Backward passes of one optimiser step.")] = 1
+    steps: Annotated[int, Field(ge=1, description="Optimiser steps.")] = 10_000
+    batch_size: Annotated[int, Field(ge=1, description="Examples of one process and backward pass.")] = 16
+    accumulation: Annotated[int, Field(ge=1, description="Backward passes of one optimiser step.")] = 1
     learning_rate: Annotated[float, Field(description="Largest learning rate.")] = 3e-4
     weight_decay: Annotated[float, Field(description="AdamW's weight decay; not on norms and biases.")] = 0.05
     betas: Annotated[tuple[float, float], Field(description="AdamW's betas.")] = (0.9, 0.95)
@@ -191,20 +191,17 @@ class OptimizationRecipe:
         float,
         Field(description="Decay of the average of the weights, which is scored and saved at the end; 0: no average."),
     ] = 0.999
-    mixed_precision: Annotated[Literal["no", "bf16", "fp16"], Field(description="Precision of the forward pass.")] = (
-        "no"
-    )
+    mixed_precision: Annotated[
+        Literal["no", "bf16", "fp16"],
+        BeforeValidator(lambda value: "no" if value is False else value),  # YAML reads a bare `no` as false
+        Field(description="Precision of the forward pass."),
+    ] = "no"
     gradient_checkpointing: Annotated[bool, Field(description="Less memory, more time.")] = False
     num_workers: Annotated[
         int, Field(description="Loader processes of one training process; 0: the training process loads.")
     ] = 1
     seed: Annotated[int, Field(description="Seed of the weights, the data's order, windows and augmentation.")] = 0
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
 
 
 @dataclasses.dataclass
@@ -230,8 +227,8 @@ class Recipe:
         dataclasses.field(default_factory=EvaluationRecipe)
     )
     output: Annotated[str, Field(description="Folder of states, logs and the final model.")] = "runs/winwin"
-    save_every: Annotated[int, Field(description="Steps between states.")] = 500
-    log_every: Annotated[int, Field(description="Steps between lines of metrics.jsonl.")] = 20
+    save_every: Annotated[int, Field(ge=1, description="Steps between states.")] = 500
+    log_every: Annotated[int, Field(ge=1, description="Steps between lines of metrics.jsonl.")] = 20
     trackers: Annotated[list[str], Field(description="Where Accelerate also logs to, such as `tensorboard`.")] = (
         dataclasses.field(default_factory=lambda: ["tensorboard"])
     )

@@ -1,4 +1,4 @@
-"""The state of a training on disk: written whole, resumed exactly."""
+"""The state of a training on disk: written as a whole, resumed exactly."""
 
 from __future__ import annotations
 
@@ -17,27 +17,29 @@ from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.training.recipe import Recipe, dump_recipe, load_recipe
 
 STATE = "state-{:08d}"
-
-
-# May differ between a training and its resumption; everything else must be the same.
+# Sections that may differ between a training and its resumption; all others must be the same.
 FREE = {"evaluation", "output", "save_every", "log_every", "trackers"}
 
 
 @dataclass
 class Spent:
-    """Time of all steps so far, over every resumption, without evaluations and states: passed, and of this process's cores."""
+    """
+    Time of all steps, over every resumption, without evaluations and states.
+
+    Attributes:
+        seconds: wall-clock time.
+        cpu_seconds: of this process's cores.
+    """
 
     seconds: float = 0.0
     cpu_seconds: float = 0.0
 
-    def begin(self) -> None:
-        """From here on time is taken."""
-        self._began = time.perf_counter(), time.process_time()
+    def start(self) -> None:
+        self._started = time.perf_counter(), time.process_time()
 
-    def end(self) -> None:
-        """Until here."""
-        self.seconds += time.perf_counter() - self._began[0]
-        self.cpu_seconds += time.process_time() - self._began[1]
+    def stop(self) -> None:
+        self.seconds += time.perf_counter() - self._started[0]
+        self.cpu_seconds += time.process_time() - self._started[1]
 
 
 def latest_state(output: Path) -> Path | None:
@@ -46,10 +48,8 @@ def latest_state(output: Path) -> Path | None:
     return states[-1] if states else None
 
 
-def save_state(
-    accelerator: Accelerator, output: Path, step: int, average: AveragedModel | None, spent: Spent | None = None
-) -> None:
-    """Writes a state beside the last one and then takes its place: at no moment is there none."""
+def save_state(accelerator: Accelerator, output: Path, step: int, average: AveragedModel | None, spent: Spent) -> None:
+    """Writes a state beside the last one, then removes the last one: at no moment is there none."""
     final = output / STATE.format(step)
     if final.exists():
         return
@@ -61,7 +61,7 @@ def save_state(
     if accelerator.is_main_process:
         if average is not None:
             save_file(average.state_dict(), temporary / "average.safetensors")
-        (temporary / "state.json").write_text(json.dumps({"step": step, **asdict(spent or Spent())}))
+        (temporary / "state.json").write_text(json.dumps({"step": step, **asdict(spent)}))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         temporary.replace(final)
@@ -71,26 +71,21 @@ def save_state(
     accelerator.wait_for_everyone()
 
 
-def read_step(state: Path) -> int:
-    """The optimiser step that a state was saved after."""
-    return int(json.loads((state / "state.json").read_text())["step"])
-
-
-def read_spent(state: Path) -> Spent:
-    """The time that a training had taken when a state was saved; nothing for a state of before this was kept."""
+def read_progress(state: Path) -> tuple[int, Spent]:
+    """The optimiser step that a state was saved after, and the time spent until then."""
     stored = json.loads((state / "state.json").read_text())
-    return Spent(stored.get("seconds", 0.0), stored.get("cpu_seconds", 0.0))
+    return stored.pop("step"), Spent(**stored)
 
 
 def load_state(accelerator: Accelerator, state: Path, average: AveragedModel | None) -> None:
-    """Everything back as it was. Model, optimiser and random states by Accelerate, which unpickles none of them."""
+    """Restores model, optimiser, random states and average. Accelerate unpickles none of them."""
     accelerator.load_state(str(state))
     if average is not None:
         average.load_state_dict(load_file(state / "average.safetensors", device=str(accelerator.device)))
 
 
 def save_model(model: Any, output: Path, recipe: Recipe) -> Path:
-    """output/model: what `AutoModel.from_pretrained` and `AutoImageProcessor.from_pretrained` take."""
+    """Writes output/model, which `AutoModel.from_pretrained` and `AutoImageProcessor.from_pretrained` load; returns it."""
     final, temporary = output / "model", output / "model.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
@@ -102,11 +97,11 @@ def save_model(model: Any, output: Path, recipe: Recipe) -> Path:
 
 
 def check_same_recipe(recipe: Recipe, output: Path) -> None:
-    """A resumed training must be the one that was begun."""
+    """Raises ValueError where the training in `output` was started with another recipe."""
     before = asdict(load_recipe(output / "recipe.yaml"))
     changed = [key for key, value in asdict(recipe).items() if key not in FREE and before[key] != value]
     if changed:
         raise ValueError(
-            f"{output}: its training was begun with another recipe ({', '.join(changed)} differ). "
-            "Resume with the same recipe, or begin in another output folder."
+            f"{output}: this training was started with another recipe ({', '.join(changed)} differ); "
+            "resume with the same recipe, or choose another output folder"
         )

@@ -1,0 +1,105 @@
+"""What a training reports: metrics.jsonl, trackers, memory, its progress bar and its first lines."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from winwin_hf.data.collator import tokens_kept
+from winwin_hf.data.rows import BrokenExample
+from winwin_hf.data.sources import Source
+from winwin_hf.training.recipe import Recipe
+
+try:
+    import resource
+except ModuleNotFoundError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+
+class MetricsLog:
+    """Figures into `metrics.jsonl` (one JSON object a line) and the trackers."""
+
+    def __init__(self, accelerator: Accelerator, output: Path, step: int):
+        """`step`: lines of later steps are dropped: a resumed training logs those steps again."""
+        self.accelerator, self.path = accelerator, output / "metrics.jsonl"
+        if accelerator.is_main_process:
+            lines = self.path.read_text().splitlines() if step and self.path.exists() else []
+            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+            self.path.write_text("".join(line + "\n" for line in kept))
+
+    def __call__(self, step: int, figures: dict[str, Any]) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **figures}) + "\n")
+        scalars = {key: value for key, value in figures.items() if isinstance(value, (int, float))}
+        for name, scores in figures.items():
+            if isinstance(scores, dict):
+                scalars |= {f"{name}/{key}": v for key, v in scores.items() if isinstance(v, (int, float))}
+        self.accelerator.log(scalars, step=step)
+
+
+def progress_bar(recipe: Recipe, step: int, shown: bool) -> tqdm:
+    """The bar of a training that starts at `step`; updated rarely where standard error is a file."""
+    return tqdm(
+        total=recipe.optimization.steps,
+        initial=step,
+        disable=not shown,
+        mininterval=0.1 if sys.stderr.isatty() else 30,
+        desc=recipe.task,
+    )
+
+
+def peak_memory() -> float:
+    """Peak memory in GB: of the accelerator if there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    if resource is None:
+        memory = psutil.Process().memory_info()
+        return getattr(memory, "peak_wset", memory.rss) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def introduce(
+    say: Callable[[str], None],
+    recipe: Recipe,
+    accelerator: Accelerator,
+    model: Any,
+    batch: dict[str, torch.Tensor],
+    source: Source,
+    step: int,
+) -> None:
+    """Prints size, processes, batch and tokens of a training, before its first step."""
+    options, patch = recipe.optimization, model.config.patch_size
+    parameters = sum(p.numel() for p in model.parameters())
+    sample = _first_sample(source)
+    kept, total = tokens_kept(batch, (sample.height, sample.width), patch)
+    tokens = f"{kept} of {total} ({100 * kept / total:.0f} %)"
+    if "second_pixel_values" in batch:
+        second = {"pixel_values": batch["second_pixel_values"]}
+        tokens += f", of the second view {tokens_kept(second, (sample.height, sample.width), patch)[0]}"
+    say(
+        f"{recipe.task}: {parameters / 1e6:.1f} M parameters on {accelerator.device}, "
+        f"{accelerator.num_processes} process(es) of {torch.get_num_threads()} threads, {options.mixed_precision} "
+        f"precision, batch {options.batch_size} x {options.accumulation} x {accelerator.num_processes}\n"
+        f"tokens kept of a {sample.height} x {sample.width} frame: {tokens}; steps {step} to {options.steps}"
+    )
+
+
+def _first_sample(source: Source) -> Any:
+    """The first readable example of a source; there is one, since a batch was read before."""
+    for example in source.examples():
+        with contextlib.suppress(BrokenExample):
+            return source.reader(example, np.random.default_rng(0))
+    raise BrokenExample(f"{source.name}: no example could be read")
