@@ -2,12 +2,12 @@
 
 Notable:
 - A bundled checkpoint is a folder `winwin_hf/checkpoints/<name>` with config.json, model.safetensors and friends.
-- `install` lays it into the Hub cache the way a download would (`models--<name>/refs/main`, `snapshots/<commit>/...`), after
+- `install` copies it into the Hub cache as a download would (`models--<name>/refs/main`, `snapshots/<commit>/...`), after
   which `AutoModel.from_pretrained("<name>")` works anywhere on the machine, offline too.
 - The "commit" is a hash of the folder's contents, so installing again is free, a changed checkpoint replaces the old one,
   and a damaged snapshot is noticed.
 - A snapshot appears whole or not at all: it is copied under a temporary name, renamed, and only then does refs/main point to it.
-- Nothing here imports torch or transformers.
+- Nothing here imports torch or transformers: the command line starts with it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from winwin_hf.task import ARCHITECTURES
 
@@ -61,7 +59,7 @@ def resolve(name: str) -> str:
 
 
 def install(names: list[str] | None = None, cache_dir: str | Path | None = None) -> dict[str, Path]:
-    """Lays bundled checkpoints (all of them where `names` is None) into the Hub cache and returns name -> snapshot folder.
+    """Copies bundled checkpoints (all of them where `names` is None) into the Hub cache and returns name -> snapshot folder.
 
     `cache_dir` defaults to huggingface_hub's cache, so `HF_HOME` and `HF_HUB_CACHE` count. Other versions of the same name
     are removed from the cache. Raises ValueError for a name that isn't bundled, OSError where the cache can't be written.
@@ -98,6 +96,8 @@ def checkpoints(cache_dir: str | Path | None = None) -> list[Checkpoint]:
 
 def card_metadata(path: Path) -> dict[str, Any]:
     """The YAML at the head of a card; {} where there is none, or no file. Raises ValueError, naming the file, for broken YAML."""
+    import yaml  # here: the command line imports this module whenever it starts
+
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     head = re.match(r"---\s*\n(.*?)\n---", text, re.S)
     try:
@@ -233,11 +233,11 @@ def examples_folder() -> Path:
     return inside if inside.is_dir() else package.parent / "spaces" / "winwin-demo" / "examples"
 
 
-# What each bundled checkpoint is shown on: files of the examples folder.
+# Files of the examples folder that each bundled checkpoint runs on.
 PAIRS = (("bedroom_1.jpg", "bedroom_2.jpg"), ("bedroom_2.jpg", "bedroom_3.jpg"))
 SEGMENTED = ("street.jpg", "barn.jpg")
 MEASURED = ("room.jpg", "bedroom_1.jpg")
-# Task -> what a card shows it on.
+# Task -> the image or pair of a card's picture.
 SHOWN = {
     "optical-flow": PAIRS[0],
     "semantic-segmentation": SEGMENTED[:1],

@@ -1,4 +1,4 @@
-"""Pushing to a Hub and pulling from it, over HTTP: with the package and without, cut off and gone on with, refused and unreachable.
+"""Pushing to a Hub and pulling from it, over HTTP: with the package and without, interrupted and resumed, refused and unreachable.
 
 huggingface_hub reads its environment once, so pushes and pulls run in two other processes, one of which can't import winwin_hf.
 """

@@ -1,12 +1,12 @@
-"""A Hub of its own on this machine, for tests of pushing and pulling: standard library, everything in memory, loopback only.
+"""A small Hub on this machine, for tests of pushing and pulling: standard library, everything in memory, loopback only.
 
 Notable:
-- It speaks as much of the Hub's HTTP as huggingface_hub needs to create, list, upload (large files by LFS) and download models, data
-  sets and Spaces, on branches and in pull requests. What it doesn't know it notes in `unknown` and answers with 404.
-- A commit is one step: what was uploaded before it is in nobody's repository.
-- `cut_uploads` and `cut_downloads` make it hang up in the middle of a large file, so many times; `received` and `ranges` say
-  what came and what was asked for.
-- Xet is not spoken: a client needs HF_HUB_DISABLE_XET=1, and HF_ENDPOINT before huggingface_hub is imported.
+- It answers those requests by which huggingface_hub creates, lists, uploads (large files by LFS) and downloads models, data sets and
+  Spaces, on branches and in pull requests. Any other request is noted in `unknown` and answered with 404.
+- A commit is one step: large files that were uploaded before it are in no repository yet.
+- `cut_uploads` and `cut_downloads` are numbers of large files in whose middle it hangs up. `received` counts uploads, `ranges` lists the
+  Range headers of downloads.
+- It has no Xet: a client needs HF_HUB_DISABLE_XET=1, and HF_ENDPOINT before huggingface_hub is imported.
 """
 
 from __future__ import annotations

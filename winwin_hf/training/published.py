@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from winwin_hf.recipes import recipe_names, recipe_path
 from winwin_hf.training.recipe import Recipe, load_recipe
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # of the Hub
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 
 
 def forget_folders(recipe: Recipe) -> None:
@@ -28,12 +28,12 @@ def forget_folders(recipe: Recipe) -> None:
 
 def package_recipe(recipe: Recipe) -> str | None:
     """The recipe of the package that trains the same, by its bare name; None if there is none."""
-    for path in sorted(RECIPES.glob("*.yaml")):
-        ours = load_recipe(path)
+    for name in recipe_names():
+        ours = load_recipe(recipe_path(name))
         forget_folders(ours)
         sections = ("task", "data", "model", "windows", "second_windows", "initial_flow", "optimization")
-        if all(getattr(ours, name) == getattr(recipe, name) for name in sections):
-            return path.stem
+        if all(getattr(ours, section) == getattr(recipe, section) for section in sections):
+            return name
     return None
 
 
