@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from functools import cache
 
 import grimp
@@ -89,6 +90,15 @@ def test_no_import_of_ours_is_hidden():
     assert len(files) > 50
     found = {path: hidden_imports(path.read_text(encoding="utf-8")) for path in files}
     assert not [f"{path.relative_to(ROOT)}:{line}" for path, lines in found.items() for line in lines]
+
+
+def test_contributing_names_every_room_and_files_that_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    cells = " ".join(row.split("|")[1] for row in text.splitlines() if row.startswith("| `"))
+    contract = re.search(r"^layers = \[\n(.*?)^\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M | re.S)
+    assert contract and sorted(re.findall(r"`(\w+)(?:/|\.py)`", cells)) == sorted(re.findall(r"\w+", contract[1]))
+    paths = re.findall(r"`((?:winwin_hf|tests|scripts|docs)/[\w./*-]*)`", text)
+    assert len(paths) > 10 and not [path for path in paths if not [*ROOT.glob(path)]]
 
 
 # ---- what travels ----
