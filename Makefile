@@ -81,14 +81,17 @@ lint: $(VENV)/.stamp-dev
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 
+# One process a core, a file of tests always in one: what its tests share is made once.
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
+
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 research: $(VENV)/.stamp-dev
-	$(BIN)/python -m pytest -m research $(PYTEST_ARGS)
+	$(PYTEST) -m research $(PYTEST_ARGS)
 
 format: $(VENV)/.stamp-dev
 	$(BIN)/ruff format .

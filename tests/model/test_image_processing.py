@@ -260,16 +260,11 @@ def test_auto_image_processor(tmp_path):
     assert type(loaded) is WinWinImageProcessor and loaded.patch_size == 8
 
 
-def test_full_hd_is_fast_and_silent(processor):
-    import time
-
+def test_full_hd_is_silent(processor):
     image = picture(1080, 1920)
-    processor(images=image, return_tensors="pt")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        start = time.perf_counter()
         processor(images=image, second_images=image, return_tensors="pt")
-    assert time.perf_counter() - start < 2  # about 0.1 s on two cores
 
 
 # ---- the way back ----

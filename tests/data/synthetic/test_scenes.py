@@ -8,7 +8,6 @@ import math
 import pickle
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
 import cv2
@@ -362,10 +361,7 @@ def test_skip_before_a_split_counts_over_all_nodes_and_after_it_in_each_worker()
             assert drain(resumed, 2, workers=2) == batches[6:]
 
 
-def test_skipping_is_fast() -> None:
-    begin = time.perf_counter()
-    first = next(iter(scene_stream(seed=1).skip(100_000)))
-    assert first["index"] == 100_000 and time.perf_counter() - begin < 5
+def test_a_stream_starts_anywhere_without_counting_to_it() -> None:
     assert next(iter(scene_stream(seed=1, start=10**12)))["index"] == 10**12
 
 
