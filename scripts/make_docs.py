@@ -206,8 +206,10 @@ def recipes_page() -> str:
     parts = [
         "# Recipes\n",
         MADE,
-        "A recipe is a YAML file that holds everything that decides a training. `winwin train NAME` takes a recipe of the package "
-        "(`winwin recipes list`), `winwin train FILE` your own; `winwin recipes show NAME > mine.yaml` gives one to start from.\n",
+        "After this page you can write a recipe: a YAML file that holds everything that decides a training.\n",
+        "```bash\nwinwin recipes list\nwinwin recipes show camvid\n```\n",
+        "`winwin train NAME` takes a recipe of the package, `winwin train FILE` your own. `winwin recipes show camvid > mine.yaml` gives "
+        "one to start from.\n",
         "A recipe is checked before anything starts: an unknown key, a value of the wrong type or an unknown choice is an error that "
         "names it. `--set optimization.steps=100` overrides one value; `--set data.sets.0.path=FOLDER` one of a list. The recipe as it "
         "was used, with all defaults written out, is in the output folder and beside the final weights.\n",
@@ -248,17 +250,15 @@ def presets_table() -> str:
 
 # ------------------------------------------------------------------ data sets
 
-UNITS = """\
-Units, everywhere: flow (right, down) in pixels of the first image; depth in metres along the optical axis; NaN where
-unknown; labels are class ids, 255 where ignored; images are RGB.
-"""
-USE = """\
+INTRODUCTION = """\
+After this page you can check, read and train on {count} data sets by name, or on a folder of your own.
+
 ```bash
 winwin data list --layout
 winwin data check /data/Sintel
 ```
 
-In a recipe: `data: {name: sintel-clean, path: /data/Sintel, split: train}`. In Python:
+In a recipe: `data: {{name: sintel-clean, path: /data/Sintel, split: train}}`. In Python:
 
 ```python
 from winwin_hf.data.benchmarks.catalog import load
@@ -266,14 +266,22 @@ from winwin_hf.data.benchmarks.catalog import load
 pairs = load("sintel-clean", "/data/Sintel", "train[:90%]")  # a datasets.Dataset
 ```
 
-A split may be cut as `datasets` writes it: `train[:80%]`, `train[100:200]`. Nothing is decoded before it is looked at.
-Licences change: the terms below are what the source said when this was written; look there.
+A split may be a slice, as `datasets` writes it: `train[:80%]`, `train[100:200]`. Files are decoded when an example is used.
+
+| what | unit |
+| --- | --- |
+| flow | (right, down) in pixels of the first image; NaN where unknown |
+| depth | metres along the optical axis; NaN where unknown |
+| labels | class ids; 255 where ignored |
+| images | RGB |
+
+The terms below are those of the source when this page was written. Licences change: read the source's own.
 """
 OTHER_SOURCES = """\
 | name | what |
 | --- | --- |
 | `synthetic-flow` | endless scenes with exact flow; its `settings` are in [Recipes](recipes.md) |
-| `synthetic-depth` | endless furnished rooms with exact depth; likewise |
+| `synthetic-depth` | endless furnished rooms with exact depth; its `settings` are there too |
 | `shards` | a folder made by `winwin data shards`: parquet or WebDataset, streamed |
 | `hub` | what `datasets.load_dataset` opens, streamed or not; its `options` are in [Recipes](recipes.md) |
 """
@@ -287,14 +295,14 @@ TASKS = {
 def data_page() -> str:
     entries = list(catalog.SETS.values())
     columns = inspect.getdoc(rows) or ""
-    parts = ["# Data sets\n", MADE, f"{len(entries)} sets on disk are known by name. {UNITS}", USE, "## All of them\n"]
+    parts = ["# Data sets\n", MADE, INTRODUCTION.format(count=len(entries)), "## All of them\n"]
     parts.append(
         table(
             ("name", "task", "splits (scored by default)", "terms"),
             [(f"[{e.name}](#{e.name})", e.task, splits_text(e), e.terms) for e in entries],
         )
     )
-    parts += ["Besides:\n", OTHER_SOURCES, "## Columns\n"]
+    parts += ["Other sources of data:\n", OTHER_SOURCES, "## Columns\n"]
     parts.append(
         "Every row says how its target is stored, so one reader reads every set of a task, its shards and mixtures.\n"
     )
@@ -349,9 +357,11 @@ def cli_page() -> str:
     parts = [
         "# Command line\n",
         MADE,
+        "After this page you know every command and option.\n",
+        "```bash\nwinwin --help\n```\n",
         "Results go to standard output, progress to standard error. A wrong argument ends in one line and exit code 2, work that "
         "failed in one line and exit code 1; `winwin --traceback COMMAND` shows where it comes from. `winwin COMMAND --help` prints "
-        "what stands here.\n",
+        "the same texts.\n",
     ]
     return "\n".join([*parts, *app_parts(cli.app, "winwin")])
 
