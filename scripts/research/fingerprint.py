@@ -38,7 +38,6 @@ SHORT = [
     "evaluation.windows=4",
     "trackers=[]",
 ]
-Folder = Annotated[Path | None, typer.Option(exists=True, file_okay=False)]
 
 
 def digest(tensor: torch.Tensor) -> str:
@@ -99,9 +98,9 @@ def differences(before: Any, after: Any, where: str = "") -> Iterator[str]:
 
 def main(
     output: Annotated[Path, typer.Argument(help="The JSON file to write.")],
-    textures: Folder = None,
-    camvid: Folder = None,
-    room: Folder = None,
+    textures: Annotated[Path | None, typer.Option(exists=True, help="Photographs, for `flow-synthetic`.")] = None,
+    camvid: Annotated[Path | None, typer.Option(exists=True, help="CamVid, for `camvid`.")] = None,
+    room: Annotated[Path | None, typer.Option(exists=True, help="A room of 7-Scenes, for `depth-rooms`.")] = None,
     compare: Annotated[
         Path | None, typer.Option(help="An earlier file: print what differs, exit 1 if anything does.")
     ] = None,
