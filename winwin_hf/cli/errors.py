@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-# A ValueError after half a minute is hardly a mistyped argument: then the traceback is worth more than a short answer.
+# A ValueError after half a minute is hardly a mistyped argument, so its traceback is shown.
 TRACEBACK_AFTER = 30.0  # seconds
 
 
