@@ -146,7 +146,7 @@ def test_evaluate_stops_at_a_torn_file_or_counts_it(tmp_path):
 
 
 def test_evaluate_of_wrong_arguments(camvid):
-    refused(run("evaluate", "zero"), 2, "--data NAME=PATH", "--recipe FILE")
+    refused(run("evaluate", "zero"), 2, "--data NAME=PATH", "--recipe NAME")
     refused(run("evaluate", "zero", "--data", "x=y", "--recipe", "r.yaml"), 2, "either")
     refused(run("evaluate", "zero", "--data", "x=y", "--set", "a=b"), 2, "--recipe")
     refused(run("evaluate", "zero", "--data", "x=y", "--double", "worst"), 2, "--double worst", "mean or best")

@@ -1,9 +1,9 @@
 """`winwin`: the package on the command line.
 
 Notable:
-- what only one command needs is imported inside it.
+- what only one command needs is imported inside it, so that the command line starts quickly.
 - a mistake of the caller's (a missing file, frames of different size, an unknown model) is one line on standard error: exit code
-  2 where the arguments are wrong, 1 where the work failed. `winwin --traceback COMMAND` shows the whole story.
+  2 where the arguments are wrong, 1 where the work failed. `winwin --traceback COMMAND` shows the traceback.
 - results go to standard output, progress to standard error.
 """
 

@@ -67,15 +67,15 @@ def evaluate(
         list[str] | None, typer.Option(help="Another checkpoint or method to score on the same frames; repeatable.")
     ] = None,
     tile: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH: predict in tiles. Default: whole frames.")] = None,
-    overlap: Annotated[float, typer.Option(help="Of the tiles, a share.")] = 0.5,
-    length: Annotated[int | None, typer.Option(min=1, help="At most so many examples of each set.")] = None,
+    overlap: Annotated[float, typer.Option(help="Share of a tile that its neighbour repeats.")] = 0.5,
+    length: Annotated[int | None, typer.Option(min=1, help="Use the first N examples of each set.")] = None,
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Leave out, count and name examples with missing or unreadable files.")
     ] = False,
     submission: Annotated[
         bool, typer.Option("--submission", help="Also write each prediction in its benchmark's format.")
     ] = False,
-    worst: Annotated[int, typer.Option(min=0, help="Pictures of so many of the worst images of each set.")] = 5,
+    worst: Annotated[int, typer.Option(min=0, help="Number of pictures of the worst images of each set.")] = 5,
     double: Annotated[
         str,
         typer.Option(help="Flow truth of twice the resolution (Spring): best of the four values, as there, or mean."),
@@ -89,7 +89,7 @@ def evaluate(
     ] = None,
     min_pixels: MinPixels = None,
     precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "no",
-    cpu: Annotated[bool, typer.Option("--cpu", help="Even if there is an accelerator.")] = False,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Use the CPU even if there is an accelerator.")] = False,
     recipe: Annotated[
         str | None,
         typer.Option(
