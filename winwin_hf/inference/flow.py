@@ -25,6 +25,8 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from winwin_hf.model.image_arrays_winwin import size_text
+
 
 @dataclass
 class DensePrediction:
@@ -233,7 +235,7 @@ def flow_of_frames(
         size = size or frame.shape[:2]
         if frame.shape[:2] != size:
             raise ValueError(
-                f"Frame {index} is {_size_text(frame.shape)} but frame 0 is {_size_text(size)} (height x width); "
+                f"Frame {index} is {size_text(frame.shape[:2])} but frame 0 is {size_text(size)} (height x width); "
                 "expected frames of one size."
             )
         second = _encode(model, processor, frame)
@@ -297,10 +299,6 @@ def _decode(model: Any, processor: Any, first: Any, second: Any, size: tuple[int
 
 
 # ---- what the functions above share ----
-
-
-def _size_text(shape: tuple[int, ...]) -> str:
-    return f"{shape[0]} x {shape[1]}"
 
 
 def _check_frames(first: torch.Tensor, second: torch.Tensor | None) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 from winwin_hf.data import formats
 from winwin_hf.data.formats import Blob, decode_depth, decode_flow, decode_image, decode_label, decode_mask
 from winwin_hf.data.formats.decode import DISPARITIES, FLOWS
+from winwin_hf.model.losses_winwin import IGNORE_LABEL
 
 NAN = np.nan
 FLOW = np.float32([[[1.5, -2], [0, 0.25], [NAN, NAN]], [[3, 4], [NAN, NAN], [-7, 0.5]]])  # fits KITTI's 64ths
@@ -267,3 +268,7 @@ def test_real_flow(real_data):
     annotation = sorted(real_data("CamVid/trainannot").glob("*.png"))[0]
     ids = decode_label(annotation, "ids:11")
     assert 11 not in ids and 255 in ids and ids[ids != 255].max() <= 10
+
+
+def test_ignored_labels_are_those_of_the_losses():
+    assert formats.IGNORE == IGNORE_LABEL

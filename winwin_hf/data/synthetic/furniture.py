@@ -85,7 +85,7 @@ class Builder:
         middle: tuple[float, float, float],
         size: tuple[float, float, float],
         paint: int | None = None,
-        turn=None,
+        turn: np.ndarray | None = None,
     ) -> None:
         """Adds a solid. size: full width, height and depth around `middle`."""
         paint = self.paint(False) if paint is None else paint
