@@ -10,16 +10,8 @@ from PIL import Image
 from support.flow_cases import COLUMNS, DATA, check_occluded, decoded, difference, leaves, wrong
 
 from winwin_hf.data.benchmarks import flow as flow_sets
-from winwin_hf.data.benchmarks.flow import (
-    SETS,
-    flow_folder,
-    flying_chairs,
-    kitti_2012,
-    sintel,
-    spring,
-    tartanair,
-    things,
-)
+from winwin_hf.data.benchmarks.flow import SETS, flow_folder, kitti_2012
+from winwin_hf.data.benchmarks.flow_rendered import flying_chairs, sintel, spring, tartanair, things
 from winwin_hf.data.rows import table
 
 ENTRIES = {entry.name: entry for entry in SETS}

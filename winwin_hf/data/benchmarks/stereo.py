@@ -3,7 +3,7 @@
 Notable:
 - Rows are those of flow (rows.py): image1 is the left view, or the reference view where a set has disparity for both (Spring;
   from right to left the flow is (d, 0)). `occluded` marks its pixels that the other view doesn't show.
-- Sets are listed as in flow.py: names only, in the layout in which each set unpacks.
+- Sets are listed as in flow_rendered.py: names only, in the layout in which each set unpacks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from winwin_hf.data.benchmarks.entry import DataSet
-from winwin_hf.data.benchmarks.flow import (
+from winwin_hf.data.benchmarks.flow_rendered import (
     CAMERAS,
     LMB,
     RENDERS,
