@@ -28,14 +28,14 @@ _BLOCK = 16  # pixels of a compressed block with halved colours; without them it
 
 
 class Camera:
-    """One scene's camera. All is drawn here, from `rng` what was drawn ever since, from `more` what came later.
+    """One scene's camera.
 
     Attributes:
-        exposure: of motion blur, as a share of the time between the frames; 0: none.
-        quality: of compression, 0 to 100; None: none. halved: whether it halves the colours' resolution.
+        exposure: of motion blur, as a share of the time between the frames; 0: no blur.
+        quality: of compression, 0 to 100; None: no compression. halved: whether it halves the colours' resolution.
     """
 
-    def __init__(self, settings: SceneSettings, rng: np.random.Generator, more: np.random.Generator) -> None:
+    def __init__(self, settings: SceneSettings, rng: np.random.Generator) -> None:
         s = settings
         shared = rng.standard_normal(6) * s.photometric
         self._tones = [_tones(shared + s.asymmetric * s.photometric * rng.standard_normal(6)) for _ in range(2)]
@@ -47,9 +47,9 @@ class Camera:
         x, y = rng.uniform(0, s.width), rng.uniform(0, s.height)
         ramp = np.array([math.cos(angle), math.sin(angle)]) / soft
         self._shadow = (ramp[0], ramp[1], 0.5 - ramp[0] * x - ramp[1] * y, rng.uniform(0.15, 0.5))
-        self.exposure = more.uniform(*_EXPOSURE) if more.random() < s.motion_blur else 0.0
-        self.quality = int(more.integers(*_QUALITY, endpoint=True)) if more.random() < s.compression else None
-        self.halved = bool(more.random() < 0.5)
+        self.exposure = rng.uniform(*_EXPOSURE) if rng.random() < s.motion_blur else 0.0
+        self.quality = int(rng.integers(*_QUALITY, endpoint=True)) if rng.random() < s.compression else None
+        self.halved = bool(rng.random() < 0.5)
 
     def curve(self, tint: list[float], frame: int) -> np.ndarray:
         """Tone curve of a layer of this tint in a frame, uint8 (256, 1, 3)."""

@@ -162,8 +162,7 @@ class SyntheticRoom:
         )
         self.view = self._place_camera(rng, wide, long)
         self.world = World(room, furnish(rng, room, self.view, s.furniture, s.nearest, paint))
-        # the camera is drawn apart, so that rooms stay what they are when it changes
-        seen = SceneSettings(
+        camera = SceneSettings(
             s.height,
             s.width,
             photometric=s.photometric,
@@ -173,7 +172,7 @@ class SyntheticRoom:
             noise=s.noise,
             compression=s.compression,
         )
-        self.camera = Camera(seen, np.random.default_rng((seed, 1)), np.random.default_rng((seed, 2)))
+        self.camera = Camera(camera, rng)
         self.ambient = rng.uniform(*s.ambient)
         self.lamp = np.array(
             [rng.uniform(-0.8, 0.8) * half[0], rng.uniform(0.75, 0.97) * tall, rng.uniform(-0.8, 0.8) * half[2]]

@@ -133,9 +133,9 @@ class SyntheticScene:
     def __init__(self, settings: SceneSettings, seed: int, bank: TextureBank, step: int = 0) -> None:
         self.settings, self.seed, self.bank = settings, seed, bank
         self.height, self.width = settings.height, settings.width
-        rng, more = np.random.default_rng(seed), np.random.default_rng((seed, 1))
-        self.layers = draw_layers(settings, rng, more, step)
-        self.camera = Camera(settings, rng, more)
+        rng = np.random.default_rng(seed)
+        self.layers = draw_layers(settings, rng, step)
+        self.camera = Camera(settings, rng)
         if self.camera.exposure:
             for layer in self.layers:
                 layer.expose(self.camera.exposure, (self.height, self.width))
