@@ -14,16 +14,9 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 
+from winwin_hf.model import modeling_winwin as models
 from winwin_hf.model.configuration_winwin import WinWinConfig
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
-from winwin_hf.model.modeling_winwin import (
-    WinWinBackbone,
-    WinWinForDepthEstimation,
-    WinWinForOpticalFlow,
-    WinWinForPreTraining,
-    WinWinForSemanticSegmentation,
-    WinWinModel,
-)
 from winwin_hf.model.pipeline_winwin import register_pipeline
 
 AutoConfig.register("winwin", WinWinConfig, exist_ok=True)
@@ -33,18 +26,18 @@ AutoImageProcessor.register(WinWinConfig, image_processor_classes={"pil": WinWin
 AutoModel.register(
     WinWinConfig,
     (
-        WinWinModel,
-        WinWinForOpticalFlow,
-        WinWinForSemanticSegmentation,
-        WinWinForDepthEstimation,
-        WinWinForPreTraining,
+        models.WinWinModel,
+        models.WinWinForOpticalFlow,
+        models.WinWinForSemanticSegmentation,
+        models.WinWinForDepthEstimation,
+        models.WinWinForPreTraining,
     ),
     exist_ok=True,
 )
-AutoBackbone.register(WinWinConfig, WinWinBackbone, exist_ok=True)
-AutoModelForDepthEstimation.register(WinWinConfig, WinWinForDepthEstimation, exist_ok=True)
-AutoModelForSemanticSegmentation.register(WinWinConfig, WinWinForSemanticSegmentation, exist_ok=True)
-AutoModelForPreTraining.register(WinWinConfig, WinWinForPreTraining, exist_ok=True)
+AutoBackbone.register(WinWinConfig, models.WinWinBackbone, exist_ok=True)
+AutoModelForDepthEstimation.register(WinWinConfig, models.WinWinForDepthEstimation, exist_ok=True)
+AutoModelForSemanticSegmentation.register(WinWinConfig, models.WinWinForSemanticSegmentation, exist_ok=True)
+AutoModelForPreTraining.register(WinWinConfig, models.WinWinForPreTraining, exist_ok=True)
 # The image-segmentation pipeline looks for a model's name here and says "not supported" without it, though it works.
 MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES["winwin"] = "WinWinForSemanticSegmentation"
 register_pipeline()

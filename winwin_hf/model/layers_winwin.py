@@ -143,17 +143,15 @@ MIN_KEYS = 1024  # with fewer, the blocks' small operations cost more than they 
 
 
 def block_attention_forward(
-    module: nn.Module,
+    _: nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
+    *unused: Any,
+    scaling: float,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """`eager_attention_forward` block by block, so that the weights are never held whole. It rounds logits as that does."""
-    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     heads, count = BLOCK
     output = query.new_empty(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])  # (B, T, heads, width)
     with torch.autocast(query.device.type, enabled=False):  # autocast would make the softmax's result float32

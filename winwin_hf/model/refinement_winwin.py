@@ -23,6 +23,9 @@ from .heads_winwin import ConvNextBlock, LayerNorm2d, StdConv2d
 from .layers_winwin import Layout
 
 RADII = (3, 2)  # positions around the one that the flow leads to: at the first stride, and at finer ones
+Views = tuple[
+    torch.Tensor, torch.Tensor, Layout, Layout
+]  # features of the first and the second view, and where they lie
 BLOCK = 8  # side of the blocks of positions that are compared together
 
 
@@ -120,7 +123,7 @@ class RefinementStep(nn.Module):
         """-> (flow (B*N, 2, H, W), log_scale (B*N, H, W)) after each repetition; log_scale is predicted anew, not added to."""
         found, hidden = [], None
         for _ in range(self.iterations):
-            x = self.gather_context(flow, log_scale, first, second, layout, second_layout)
+            x = self.gather_context(flow, log_scale, (first, second, layout, second_layout))
             if self.memory is not None and hidden is not None:
                 x = x + self.memory(hidden)
             hidden = self.norm(self.blocks(x))
@@ -129,17 +132,9 @@ class RefinementStep(nn.Module):
             found.append((flow, log_scale))
         return found
 
-    def gather_context(
-        self,
-        flow: torch.Tensor,
-        log_scale: torch.Tensor,
-        first: torch.Tensor,
-        second: torch.Tensor,
-        layout: Layout,
-        second_layout: Layout,
-    ) -> torch.Tensor:
+    def gather_context(self, flow: torch.Tensor, log_scale: torch.Tensor, views: Views) -> torch.Tensor:
         """Everything that the small network sees of one step, (B*N, C, h, w)."""
-        r = self.radius
+        (first, second, layout, second_layout), r = views, self.radius
         with torch.no_grad():
             mean = F.avg_pool2d(flow.float(), self.stride)  # (B*N, 2, h, w), pixels
             around = F.avg_pool2d(mean, 2 * r + 1, 1, r, count_include_pad=False)

@@ -11,25 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from winwin_hf.data.formats import hdf5, images
 from winwin_hf.data.formats.arrays import FLO_LIMIT, read_flo, read_npy, read_npz, read_pfm
 from winwin_hf.data.formats.files import Source, name_of
-from winwin_hf.data.formats.hdf5 import (
-    is_mat_entry,
-    read_dsp5,
-    read_flo5,
-    read_hdf5,
-    read_hypersim,
-    read_nyu_depth,
-    read_nyu_image,
-)
-from winwin_hf.data.formats.images import (
-    read_depth_png,
-    read_image,
-    read_kitti_disparity,
-    read_kitti_flow,
-    read_labels,
-    read_mask,
-)
 
 IGNORE = 255  # the label of pixels that do not count
 
@@ -61,22 +45,22 @@ CAMVID_COLOURS = (
 # Each returns (H, W) float32 as stored; values that aren't finite are unknown.
 DISPARITIES: dict[str, Callable[[Source], np.ndarray]] = {
     "disparity-pfm": read_pfm,
-    "disparity-dsp5": read_dsp5,
-    "disparity-kitti": read_kitti_disparity,
+    "disparity-dsp5": hdf5.read_dsp5,
+    "disparity-kitti": images.read_kitti_disparity,
     "disparity-npz": read_npz,
 }
 FLOWS: dict[str, Callable[[Source], np.ndarray]] = {
     "flo": read_flo,
-    "flo5": read_flo5,
+    "flo5": hdf5.read_flo5,
     "pfm": read_pfm,
-    "kitti": read_kitti_flow,
+    "kitti": images.read_kitti_flow,
     "npy": read_npy,
 }
 
 
 def decode_image(source: Source) -> np.ndarray:
     """RGB uint8 (H, W, 3) of any image file. `file.mat::17` is image 17, counted from 0, of NYUv2's labelled file."""
-    return read_nyu_image(source) if is_mat_entry(source) else read_image(source)
+    return hdf5.read_nyu_image(source) if hdf5.is_mat_entry(source) else images.read_image(source)
 
 
 @np.errstate(invalid="ignore", over="ignore")  # what float32 can't hold becomes inf, and then unknown
@@ -127,7 +111,7 @@ def decode_depth(source: Source, depth_format: str) -> np.ndarray:
     scale = numbers[0] if numbers else 1.0
     positive = numbers is None or scale > 0
     if kind == "png" and numbers and positive:
-        depth = read_depth_png(source, scale, (0, *(int(value) for value in numbers[1:])))
+        depth = images.read_depth_png(source, scale, (0, *(int(value) for value in numbers[1:])))
     elif kind in ("npy", "pfm") and (not parameter or (numbers and len(numbers) == 1 and positive)):
         depth = read_npy(source) if kind == "npy" else read_pfm(source)
         if depth.ndim == 3 and depth.shape[2] == 1:
@@ -137,11 +121,11 @@ def decode_depth(source: Source, depth_format: str) -> np.ndarray:
         disparity = _disparity(source, kind).astype(np.float64) + (numbers[1] if len(numbers) > 1 else 0.0)
         depth = np.divide(scale, disparity, out=np.full_like(disparity, np.nan), where=disparity > 0)
     elif kind == "hdf5" and parameter:
-        depth = read_hdf5(source, parameter, 2)
+        depth = hdf5.read_hdf5(source, parameter, 2)
     elif depth_format == "hypersim":
-        depth = read_hypersim(source)
+        depth = hdf5.read_hypersim(source)
     elif depth_format == "nyu-mat":
-        depth = read_nyu_depth(source)
+        depth = hdf5.read_nyu_depth(source)
     else:
         known = "png:STEPS[,UNKNOWN...], npy[:STEPS], pfm[:STEPS], hdf5:DATASET, hypersim, nyu-mat, " + ", ".join(
             f"{name}:FB[,OFFSET]" for name in DISPARITIES
@@ -166,12 +150,12 @@ def decode_label(source: Source, label_format: str) -> np.ndarray:
     """
     kind, _, parameter = label_format.partition(":")
     if label_format == "camvid-colours":
-        return _camvid_ids(read_image(source))
+        return _camvid_ids(images.read_image(source))
     ignored = _numbers(parameter) if kind == "ids" else None
     if kind not in ("ids", "minus-one", "cityscapes") or (parameter and not ignored):
         known = "ids[:IGNORED...], minus-one, cityscapes, camvid-colours"
         raise ValueError(f"{name_of(source)}: unknown label format {label_format!r}; known are {known}.")
-    ids = read_labels(source).astype(np.int32)
+    ids = images.read_labels(source).astype(np.int32)
     if ignored:
         ids[np.isin(ids, np.array(ignored))] = IGNORE
     highest = CITYSCAPES_IDS - 1 if kind == "cityscapes" else IGNORE
@@ -201,15 +185,15 @@ def decode_mask(source: Source, mask_format: str) -> np.ndarray:
     """
     kind, _, parameter = mask_format.partition(":")
     if mask_format == "png":
-        return read_mask(source)
+        return images.read_mask(source)
     if mask_format == "npy":
         return np.asarray(read_npy(source) != 0)
     if kind == "visible-png" and parameter.isdecimal():
-        return np.asarray(read_labels(source) == int(parameter))
+        return np.asarray(images.read_labels(source) == int(parameter))
     if mask_format == "kitti-noc":
-        return np.isnan(read_kitti_flow(source)[..., 0])
+        return np.isnan(images.read_kitti_flow(source)[..., 0])
     if mask_format == "kitti-disparity-noc":
-        return np.isnan(read_kitti_disparity(source))
+        return np.isnan(images.read_kitti_disparity(source))
     known = "png, npy, visible-png:VALUE, kitti-noc, kitti-disparity-noc"
     raise ValueError(f"{name_of(source)}: unknown mask format {mask_format!r}; known are {known}.")
 

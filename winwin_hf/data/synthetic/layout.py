@@ -41,7 +41,7 @@ def draw_layers(settings: SceneSettings, rng: np.random.Generator, step: int = 0
     centre = (rng.uniform(0.2, 0.8) * s.width, rng.uniform(0.2, 0.8) * s.height)
     affine = _placed(*_draw_affine(rng, unit), centre)
     reach, shorter = math.hypot(s.height, s.width) / 2, min(s.height, s.width)
-    camera = _draw_motion(s, rng, affine, centre, unit, reach, (s.height, s.width))
+    camera = _draw_motion(s, rng, affine, reach, centre, unit, (s.height, s.width))
     layers = [_make_layer(s, rng, _draw_texture(s, rng, fresh), centre, camera, reach)]
     for _ in range(int(rng.integers(s.objects[0], s.objects[1], endpoint=True))):
         centre = (rng.uniform(-0.05, 1.05) * s.width, rng.uniform(-0.05, 1.05) * s.height)
@@ -65,7 +65,7 @@ def draw_layers(settings: SceneSettings, rng: np.random.Generator, step: int = 0
                 texture = replace(texture, number=parent.texture, tint=parent.tint)
         else:
             affine = _placed(linear, move, centre)
-            motion = _draw_motion(s, rng, affine, centre, own_unit, MASK_REACH * max(radii))
+            motion = _draw_motion(s, rng, affine, MASK_REACH * max(radii), centre, own_unit)
         layer = _make_layer(s, rng, texture, centre, motion, max(radii))
         layer.give_shape(seed, centre, radii, angle, thin=bool(rng.random() < s.thin))
         layers.append(layer)
@@ -94,9 +94,9 @@ def _draw_motion(
     s: SceneSettings,
     rng: np.random.Generator,
     affine: np.ndarray,
+    reach: float,
     centre: tuple[float, float],
     unit: float,
-    reach: float,
     frame: tuple[int, int] | None = None,
 ) -> Motion:
     """The affine motion, with perspective for a share of the layers and with bending for another; see `in_perspective`."""
