@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub.utils import are_progress_bars_disabled
+from PIL import Image
 from support.model_cases import make
 from transformers.utils import logging
 
@@ -65,11 +66,13 @@ def test_depth_and_classes(folders):
     assert classes.shape == (37, 50) and classes.dtype == np.uint8 and classes.max() < len(predictor.labels)
 
 
-def test_paths_are_read(folders, tmp_path):
+def test_paths_and_pil_images_are_read(folders, tmp_path):
     predictor = Predictor.load(folders["depth-estimation"], device="cpu")
     formats.save_image(tmp_path / "image.png", image())
-    for path in (tmp_path / "image.png", str(tmp_path / "image.png")):
-        np.testing.assert_array_equal(predictor(path).values, predictor(image()).values)
+    for given in (tmp_path / "image.png", str(tmp_path / "image.png"), Image.open(tmp_path / "image.png")):
+        np.testing.assert_array_equal(predictor(given).values, predictor(image()).values)
+    with pytest.raises(ValueError, match="got a list"):
+        predictor([image()])
 
 
 def test_another_way_with_the_same_network(folders):

@@ -330,7 +330,7 @@ def _forward(model: torch.nn.Module, first: torch.Tensor, second: torch.Tensor |
 
 @contextmanager
 def _evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode (no drop-out) during a prediction, then the mode of before."""
+    """Evaluation mode (no dropout) during a prediction, then the mode that the model had."""
     training = model.training
     model.eval()
     try:

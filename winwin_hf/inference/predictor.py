@@ -6,7 +6,7 @@ Notable:
 - `Method` is what it has in common with methods that have no network (evaluation/methods.py).
 - What a model predicts is (2, H, W) for flow, as in the pipeline and the metrics; files and ground truth have (H, W, 2).
 
-Images are RGB uint8 (H, W, 3), as `data.formats.read_image` gives them. Shapes: H W pixels of the image as it came in.
+Images are paths, PIL images or RGB uint8 arrays (H, W, 3), as `data.formats.read_image` gives them. Shapes: H W pixels of the image as it came in.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL.Image
+import PIL.ImageOps
 import torch
 from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
@@ -31,7 +33,7 @@ from winwin_hf.inference.flow import FlowPair, flow_of_frames, predict_flow, pre
 from winwin_hf.inference.onnx import OnnxModel, is_exported
 from winwin_hf.task import ARCHITECTURES, DENSE, TASKS
 
-Image = np.ndarray | str | Path  # an array, or the path of a picture
+Image = np.ndarray | PIL.Image.Image | str | Path  # a path is opened
 
 
 @dataclass
@@ -268,7 +270,14 @@ def _device(device: str | torch.device) -> torch.device:
 
 
 def _read(image: Image) -> np.ndarray:
-    return image if isinstance(image, np.ndarray) else formats.read_image(image)
+    """RGB uint8 (H, W, 3) of an image of any kind. Raises ValueError, naming what it got, for anything else."""
+    if isinstance(image, PIL.Image.Image):
+        return np.asarray(PIL.ImageOps.exif_transpose(image).convert("RGB"))
+    if isinstance(image, str | Path):
+        return formats.read_image(image)
+    if not isinstance(image, np.ndarray):
+        raise ValueError(f"an image is an array (H, W, 3), a PIL image or a path; got a {type(image).__name__}")
+    return image
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
