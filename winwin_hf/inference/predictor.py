@@ -6,7 +6,8 @@ Notable:
 - `Method` is what it has in common with methods that have no network (evaluation/methods.py).
 - What a model predicts is (2, H, W) for flow, as in the pipeline and the metrics; files and ground truth have (H, W, 2).
 
-Images are paths, PIL images or RGB uint8 arrays (H, W, 3), as `data.formats.read_image` gives them. Shapes: H W pixels of the image as it came in.
+Images are paths, PIL images or RGB uint8 arrays (H, W, 3), as `data.formats.read_image` gives them.
+Shapes: H W pixels of the image as it came in.
 """
 
 from __future__ import annotations
