@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from winwin_hf import __version__
 from winwin_hf.cli.checkpoints import app as checkpoints_app
 from winwin_hf.cli.data import app as data_app
 from winwin_hf.cli.models import convert, export
@@ -33,8 +34,17 @@ app.add_typer(data_app, name="data")
 app.add_typer(recipes_app, name="recipes")
 
 
+def show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"winwin {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=show_version, is_eager=True)
+    ] = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error comes from.")] = False,
 ) -> None:
     if traceback:
