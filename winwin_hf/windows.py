@@ -1,4 +1,4 @@
-"""Where windows lie: the idea of Win-Win in pure functions (NumPy). None knows networks or data sets.
+"""Where windows lie: the idea of Win-Win in pure functions. None knows networks or data sets.
 
 The idea (arXiv 2310.00632). A transformer with global attention pays with the square of its tokens, so training it on
 large frames is expensive, and training it on small crops teaches it nothing about large frames. Win-Win keeps the large

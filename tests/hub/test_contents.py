@@ -109,6 +109,19 @@ def test_only_whole_safetensors_go(contents_of, checkpoint):
     assert "model.safetensors" in contents_of().files
 
 
+@pytest.mark.parametrize(
+    "index",
+    ['{"weight_map": {"a": "weights.bin"}}', '{"weight_map": {"a": "../secret.safetensors"}}', "{}", "[]", "nonsense"],
+)
+def test_an_index_names_safetensors_beside_it(contents_of, checkpoint, index):
+    (checkpoint / "model.safetensors").unlink()
+    (checkpoint / "weights.bin").write_bytes(b"pickled")
+    (checkpoint.parent / "secret.safetensors").write_bytes(b"secret")
+    (checkpoint / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(ValueError, match=r"index\.json: names .*expected files such as"):
+        contents_of()
+
+
 def test_what_stays_and_why(contents_of, checkpoint):
     (checkpoint / "logs").mkdir()
     for name in ("optimizer.safetensors", "logs/x.log", ".token", "scheduler.json", "mine.txt", "a.py"):

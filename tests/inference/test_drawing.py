@@ -145,14 +145,6 @@ def test_warp_of_a_translated_image():
     assert np.array_equal(vis.warp(image[:1, :1], np.zeros((2, 1, 1))), image[:1, :1])
 
 
-def test_arrows_start_where_they_should():
-    image = np.zeros((64, 64, 3), np.uint8)
-    flow = np.zeros((2, 64, 64), np.float32)
-    flow[0], flow[:, 40:] = 12, np.nan
-    picture = vis.flow_arrows(image, flow, step=32)
-    assert picture[16, 16:28].any(axis=-1).all() and not picture[48].any() and not image.any()
-
-
 def test_legend_and_panel():
     legend = sheets.legend(["road", "sky"], [(255, 0, 0), (0, 0, 255)], height=20)
     assert legend.shape[0] == 40 and tuple(legend[10, 8]) == (255, 0, 0) and tuple(legend[30, 8]) == (0, 0, 255)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from winwin_hf.cli.arguments import complete_recipe
-from winwin_hf.cli.errors import one_line_errors
+from winwin_hf.cli.errors import UsageError, one_line_errors
 from winwin_hf.recipes import list_recipes, recipe_path
 
 app = typer.Typer(help="The recipes that come with the package.", no_args_is_help=True)
@@ -31,4 +31,8 @@ def recipes_show(
     name: Annotated[str, typer.Argument(help="A name of `winwin recipes list`.", autocompletion=complete_recipe)],
 ) -> None:
     """Print a recipe, to start your own from: `winwin recipes show camvid > mine.yaml`."""
-    typer.echo(recipe_path(name).read_text(encoding="utf-8"), nl=False)
+    path = recipe_path(name)
+    try:
+        typer.echo(path.read_text(encoding="utf-8"), nl=False)
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: expected a YAML recipe, which is text") from None

@@ -108,6 +108,21 @@ def evaluate(
     if recipe is not None:
         path = recipe_path(recipe)
         check_overrides(overrides)
+        only_data = {
+            "--beside": beside,
+            "--output": output,
+            "--tile": tile,
+            "--length": length,
+            "--skip-broken": skip_broken,
+            "--submission": submission,
+            "--align": align,
+            "--option": option,
+            "--min-pixels": min_pixels,
+            "--cpu": cpu,
+        }
+        given = [name for name, value in only_data.items() if value not in (None, False, [])]
+        if given:
+            raise UsageError(f"{', '.join(given)}: only with --data; a recipe's settings are changed by --set")
         from winwin_hf import bundled
         from winwin_hf.training.evaluate import evaluate_by_recipe
 

@@ -43,6 +43,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from winwin_hf import bundled
+from winwin_hf.host_process import unchanged_process
 from winwin_hf.inference.onnx import RUNTIMES, OnnxModel, is_exported, need
 from winwin_hf.inference.predictor import Predictor
 from winwin_hf.task import ARCHITECTURES, Task
@@ -91,6 +92,7 @@ class Exported:
 # ------------------------------------------------------------------ export
 
 
+@unchanged_process()
 def export(
     checkpoint: str | Path,
     output: str | Path,

@@ -85,9 +85,6 @@ def licence_of(facts: Facts) -> str:
     return bundled.licence_label(terms.licence, terms.licence_name) if terms else "unknown"
 
 
-# ------------------------------------------------------------------ scores
-
-
 def model_index(facts: Facts, repo_id: str | None) -> list[EvalResult]:
     """The model's own scores on full frames as metadata: one value for each set, split, setting and metric."""
     url = f"{HUB}/{repo_id}" if repo_id else None

@@ -5,7 +5,6 @@ Notable:
   folder is left out and named. Pickles, temporary files and states of a training are never uploaded.
 - weights and shards are checked first: a file of another length than it says is an error.
 - a model can be used with the package and without: the files of `winwin_hf/model` lie beside the weights (`trust_remote_code`).
-- nothing here asks the Hub.
 """
 
 from __future__ import annotations
@@ -149,7 +148,12 @@ def _weights(folder: Path) -> dict[str, Path]:
     if (folder / "model.safetensors").is_file():
         files = {"model.safetensors": folder / "model.safetensors"}
     elif index.is_file():
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        try:
+            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            shards = []
+        if not shards or not all(WEIGHTS.fullmatch(str(shard)) for shard in shards):
+            raise ValueError(f"{index}: names {shards}; expected files such as model-00001-of-00002.safetensors")
         files = {index.name: index, **{shard: folder / shard for shard in shards}}
     else:
         pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES]
@@ -167,8 +171,7 @@ def _weights(folder: Path) -> dict[str, Path]:
 def _configs(folder: Path, architecture: str) -> dict[str, str]:
     """config.json with what `trust_remote_code` reads, and preprocessor_config.json without its class, which stands there.
 
-    Where transformers finds an auto_map in the latter, it makes of WinWinImageProcessor the name of a video processor, and asks
-    whether that code may run, even with the package.
+    An auto_map in the latter would make transformers ask whether that code may run, even with the package.
     """
     names = ("config.json", "preprocessor_config.json")
     config, processor = (json.loads((folder / name).read_text(encoding="utf-8")) for name in names)

@@ -239,8 +239,7 @@ def _explain(error: BaseException, endpoint: str, repo_id: str) -> str:
             401: f"{endpoint} refuses the token ({text}); log in with `hf auth login`, or set HF_TOKEN",
             403: f"the token may not write to {repo_id} ({text}); expected one with write access",
             404: f"{repo_id} doesn't exist, or not for this token ({text})",
-            409: changed,
-            412: changed,
+            **dict.fromkeys((409, 412), changed),
             429: f"{endpoint} asks to wait ({text}); {later}",
         }
         failed = f"{endpoint} failed with {status} ({text}); {later}"
@@ -258,5 +257,6 @@ def _explain(error: BaseException, endpoint: str, repo_id: str) -> str:
 
 def _unreachable(error: BaseException) -> bool:
     """True where the network failed, and not the Hub."""
-    network = errors.HTTPError | ConnectionError | TimeoutError  # errors.HTTPError: that of httpx
-    return isinstance(error, network) and not isinstance(error, errors.HfHubHTTPError)
+    return isinstance(error, errors.HTTPError | ConnectionError | TimeoutError) and not isinstance(
+        error, errors.HfHubHTTPError
+    )

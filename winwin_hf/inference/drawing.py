@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from winwin_hf.model.flow_colours_winwin import _array, _components, flow_to_image
 
@@ -101,32 +101,6 @@ def overlay(image: Any, colours: Any, opacity: float = 0.5) -> np.ndarray:
     if not 0 <= opacity <= 1:
         raise ValueError(f"opacity must lie in 0..1, got {opacity}.")
     return np.rint(below * np.float32(1 - opacity) + above * np.float32(opacity)).astype(np.uint8)
-
-
-def flow_arrows(image: Any, flow: Any, step: int = 32, color: tuple[int, int, int] = (255, 255, 0)) -> np.ndarray:
-    """Draws an arrow as long as the motion every `step` pixels, none where the flow is unknown."""
-    u, v = _components(flow)
-    picture = Image.fromarray(as_picture(image))
-    if picture.size != u.shape[::-1]:
-        raise ValueError(
-            f"The image is {picture.size[::-1]} but the flow is {u.shape} (height, width); expected the same size."
-        )
-    draw = ImageDraw.Draw(picture)
-    for y in range(step // 2, u.shape[0], step):
-        for x in range(step // 2, u.shape[1], step):
-            dx, dy = float(u[y, x]), float(v[y, x])
-            if not np.isfinite(dx + dy):
-                continue
-            tip = np.array([x + dx, y + dy])
-            draw.line([x, y, *tip], fill=color, width=1)
-            length = float(np.hypot(dx, dy))
-            if length > 2:
-                back = np.array([dx, dy]) / length * min(5.0, length / 2)
-                side = np.array([-back[1], back[0]]) / 2
-                draw.polygon([tuple(tip), tuple(tip - back + side), tuple(tip - back - side)], fill=color)
-            else:
-                draw.point([x, y], fill=color)
-    return np.asarray(picture)
 
 
 def warp(image2: Any, flow: Any) -> np.ndarray:

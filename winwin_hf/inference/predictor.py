@@ -31,7 +31,7 @@ from transformers.utils import logging
 from winwin_hf import bundled
 from winwin_hf.data import formats
 from winwin_hf.inference.flow import FlowPair, flow_of_frames, predict_flow, predict_tiled
-from winwin_hf.inference.onnx import OnnxModel, is_exported
+from winwin_hf.inference.onnx import RUNTIMES, OnnxModel, is_exported
 from winwin_hf.task import ARCHITECTURES, DENSE, TASKS
 
 Image = np.ndarray | PIL.Image.Image | str | Path  # a path is opened
@@ -155,6 +155,12 @@ class Predictor(Method):
             ValueError: the checkpoint is for another task, or the device isn't there.
         """
         name = str(name)
+        if task is not None and task not in DENSE:
+            raise ValueError(f"task {task!r}: expected one of {', '.join(DENSE)}")
+        if min_pixels is not None and min_pixels < 0:
+            raise ValueError(f"min_pixels {min_pixels}: expected 0 or more")
+        if runtime not in (None, *RUNTIMES):
+            raise ValueError(f"runtime {runtime!r}: expected one of {', '.join(RUNTIMES)}")
         if runtime is None and is_exported(name):
             runtime = "onnxruntime"
         if runtime is None:

@@ -7,6 +7,7 @@ Notable:
   `window_positions` (B, N, 2) is what training feeds. Tokens outside the windows do not exist: nothing is masked, nothing padded.
 - labels and predictions have the layout of the input: an axis N follows B if the input came in windows.
 - the second view of optical flow and pre-training may have other windows than the first.
+- matching and refinement of optical flow are ours, and off by default: without them the model is the paper's.
 
 Shapes: B batch, N windows, T tokens of all windows, D width, C channels, H W pixels, h w patches, p patch size.
 """

@@ -34,6 +34,8 @@ def recipe_path(name: str | Path) -> Path:
     known = recipe_names()
     if str(name) in known:
         return _FOLDER / f"{name}.yaml"
+    if not str(name).strip():
+        raise FileNotFoundError("the recipe's name is empty; `winwin recipes list` shows those of the package")
     near = difflib.get_close_matches(str(name).removesuffix(".yaml"), known, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "`winwin recipes list` shows those of the package"
     raise FileNotFoundError(f"{name}: no such file, and no recipe of this name; {hint}")

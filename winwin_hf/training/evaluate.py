@@ -22,6 +22,7 @@ from winwin_hf.evaluation.scoring import new_metric, score
 from winwin_hf.host_process import unchanged_process
 from winwin_hf.inference.predictor import Predictor
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
+from winwin_hf.task import TASKS
 from winwin_hf.training.recipe import EvaluationSet, Recipe, load_recipe
 
 
@@ -162,6 +163,9 @@ def evaluate_by_recipe(
     recipe = load_recipe(recipe_path, overrides)
     accelerator = Accelerator(mixed_precision=recipe.optimization.mixed_precision)
     model = AutoModel.from_pretrained(checkpoint).to(accelerator.device)
+    expected = TASKS[recipe.task].architecture
+    if type(model).__name__ != expected:
+        raise ValueError(f"{checkpoint} is a {type(model).__name__}; expected a {expected}, for {recipe_path}")
     results = evaluate(model, recipe, accelerator)
     if accelerator.is_main_process:
         show(results, f"{checkpoint} by {recipe_path}")

@@ -27,7 +27,13 @@ def initialise(model: WinWinPreTrainedModel, source: str | Path) -> list[str]:
     if str(source).endswith((".pth", ".pt")):
         other = load_croco(source)
     else:
-        other = AutoModel.from_pretrained(bundled.resolve(str(source)))
+        place = bundled.resolve(str(source))
+        if not Path(place).is_dir() and place.count("/") != 1:
+            raise ValueError(
+                f"model.init {source}: no such folder, nor the name of a bundled checkpoint or of a Hub repository; if another recipe "
+                "makes it, train by that one first"
+            )
+        other = AutoModel.from_pretrained(place)
     theirs, ours = _full_names(other), _full_names(model)
     parts = [part for part in ("winwin.", "decoder.") if any(name.startswith(part) for name in {*ours} & {*theirs})]
     if "winwin." not in parts:

@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from winwin_hf.data.collator import tokens_kept
+from winwin_hf.data.formats.files import write_atomic
 from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.sources import Source
 from winwin_hf.training.recipe import Recipe
@@ -35,7 +36,8 @@ class MetricsLog:
         if accelerator.is_main_process:
             lines = self.path.read_text().splitlines() if step and self.path.exists() else []
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-            self.path.write_text("".join(line + "\n" for line in kept))
+            with write_atomic(self.path) as temporary:
+                temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 
     def __call__(self, step: int, figures: dict[str, Any]) -> None:
         if not self.accelerator.is_main_process:

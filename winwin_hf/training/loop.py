@@ -25,6 +25,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import ProjectConfiguration, set_seed
 
+from winwin_hf.data.formats.files import write_atomic
 from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.skipping import SkippingReader
 from winwin_hf.host_process import unchanged_process
@@ -120,7 +121,8 @@ class Training:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "recipe.yaml").write_text(dump_recipe(self.recipe))
+            with write_atomic(self.folder / "recipe.yaml") as temporary:
+                temporary.write_text(dump_recipe(self.recipe), encoding="utf-8")
         return state
 
     @contextlib.contextmanager
@@ -133,17 +135,23 @@ class Training:
         collator: Any = loader.collate_fn
         self.reader = collator.reader
         batches = iter(loader)  # loader processes start here
-        accelerator.init_trackers("winwin")
-        self.log = MetricsLog(accelerator, self.folder, self.step)
-        self.idle_gb = peak_memory()
-        self.model.train()
-        self.introduced, self.score = False, ""
-        self.restart_rate()
-        try:
+        with self.trackers_closed_on_failure():
+            accelerator.init_trackers("winwin")
+            self.log = MetricsLog(accelerator, self.folder, self.step)
+            self.idle_gb = peak_memory()
+            self.model.train()
+            self.introduced, self.score = False, ""
+            self.restart_rate()
             with progress_bar(self.recipe, self.step, accelerator.is_main_process) as self.bar:
                 yield batches
+
+    @contextlib.contextmanager
+    def trackers_closed_on_failure(self) -> Iterator[None]:
+        """A tracker may write from a thread of its own, which must not outlive a training that failed."""
+        try:
+            yield
         except BaseException:
-            for tracker in accelerator.trackers:  # it may write from a thread of its own
+            for tracker in getattr(self.accelerator, "trackers", []):
                 tracker.finish()
             raise
 
@@ -269,7 +277,8 @@ class Training:
         if not self.ended:
             self.accelerator.print(f"stopped at step {self.step}; continue with --resume")
         elif self.accelerator.is_main_process:
-            save_model(self.best, self.folder, self.recipe)
+            with self.trackers_closed_on_failure():
+                save_model(self.best, self.folder, self.recipe)
             self.accelerator.print(f"model: {final}")
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()

@@ -25,8 +25,8 @@ def headlines(made: Figures) -> list[list[str]]:
     training, flow = made.get("train_step_720p", {}), made.get("flow_1080p", {})
     croco = flow.get("croco_flow", {})
     lines = [
-        ("training step, 1280x720: time of a full frame over two windows", training.get("time_ratio"), "x"),
-        ("training step, 1280x720: memory of two windows over a full frame", training.get("memory_ratio"), "x"),
+        ("training step, 1280x720: time of a full frame over two windows, fp32", training.get("time_ratio"), "x"),
+        ("training step, 1280x720: memory of two windows over a full frame, bf16", training.get("memory_ratio"), "x"),
         ("1080p pair: time of tiles at overlap 0.9 over one pass", flow.get("tiled_0.9_over_direct"), "x"),
         ("1080p pair: time of tiles at overlap 0.7 over one pass", flow.get("tiled_0.7_over_direct"), "x"),
         ("1080p pair: time of the public CroCo-Flow code over one pass", croco.get("over_direct"), "x"),
