@@ -37,7 +37,9 @@ sys.path.append(str(ROOT / "scripts"))  # last: scripts/evaluate.py must not sta
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "research" in item.path.parts:
+        if "research" in item.path.parts and not item.get_closest_marker(
+            "slow"
+        ):  # the slow ones are run with the other slow tests
             item.add_marker("research")
 
 
