@@ -25,6 +25,9 @@ from typing import Any
 
 from winwin_hf.task import ARCHITECTURES
 
+# transformers looks for this file first. Where it is missing and the Hub says that it knows no such repository, as it must of a bare
+# name, transformers gives up. So an installed checkpoint has it: the same settings as preprocessor_config.json.
+PROCESSOR = "processor_config.json"
 CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
 
 
@@ -88,7 +91,7 @@ def checkpoints(cache_dir: str | Path | None = None) -> list[Checkpoint]:
                 parameters=sum(count_parameters(path) for path in folder.glob("*.safetensors")),
                 size=sum(path.stat().st_size for path in _files(folder)),
                 licence=licence_label(card.get("license"), card.get("license_name")),
-                installed=_read_ref(repository) == commit and snapshot.is_dir() and _commit(snapshot) == commit,
+                installed=_read_ref(repository) == commit and _is_whole(snapshot, commit),
             )
         )
     return found
@@ -132,7 +135,7 @@ def _install_one(folder: Path, repository: Path) -> Path:
     commit = _commit(folder)
     snapshots = repository / "snapshots"
     snapshot = snapshots / commit
-    if not (snapshot.is_dir() and _commit(snapshot) == commit):
+    if not _is_whole(snapshot, commit):
         snapshots.mkdir(parents=True, exist_ok=True)
         # Beside snapshots/, not in it: huggingface_hub takes every folder in there for a revision.
         temporary = Path(tempfile.mkdtemp(prefix=".installing-", dir=repository))
@@ -141,13 +144,14 @@ def _install_one(folder: Path, repository: Path) -> Path:
                 target = temporary / "snapshot" / path.relative_to(folder)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
+            _write_processor(temporary / "snapshot")
             if snapshot.exists():  # damaged: out of the way, and removed with the temporary folder
                 snapshot.rename(temporary / "damaged")
             try:
                 (temporary / "snapshot").rename(snapshot)
             except OSError:
                 # Another process may have installed the same version in the meantime: that is as good.
-                if not (snapshot.is_dir() and _commit(snapshot) == commit):
+                if not _is_whole(snapshot, commit):
                     raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -156,6 +160,19 @@ def _install_one(folder: Path, repository: Path) -> Path:
         if other.name != commit:
             shutil.rmtree(other, ignore_errors=True)
     return snapshot
+
+
+def _is_whole(snapshot: Path, commit: str) -> bool:
+    """True for a snapshot with all files of this version."""
+    has_processor = (snapshot / PROCESSOR).is_file() == (snapshot / "preprocessor_config.json").is_file()
+    return snapshot.is_dir() and has_processor and _commit(snapshot) == commit
+
+
+def _write_processor(snapshot: Path) -> None:
+    settings = snapshot / "preprocessor_config.json"
+    if settings.is_file():
+        text = json.dumps({"image_processor": json.loads(settings.read_text(encoding="utf-8"))}, indent=2)
+        (snapshot / PROCESSOR).write_text(text + "\n", encoding="utf-8")
 
 
 def _repository(name: str, cache_dir: str | Path | None) -> Path:
@@ -169,9 +186,9 @@ def _repository(name: str, cache_dir: str | Path | None) -> Path:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files that belong to a checkpoint, in a fixed order: no hidden ones, no byte code."""
+    """The files that a checkpoint brings along, in a fixed order: no hidden ones, no byte code, not `PROCESSOR`."""
     inside = (path for path in folder.rglob("*") if path.is_file())
-    skip = ("__pycache__",)
+    skip = ("__pycache__", PROCESSOR)
     return sorted(p for p in inside if not any(s.startswith(".") or s in skip for s in p.relative_to(folder).parts))
 
 

@@ -1,8 +1,11 @@
 """The bundled checkpoints: by their bare names, offline, and as good as their cards say."""
 
 import json
+import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -124,3 +127,34 @@ def test_bare_name_in_a_fresh_process_offline():
     code = "import winwin_hf; from transformers import AutoModel; print(type(AutoModel.from_pretrained('winwin-flow')))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "WinWinForOpticalFlow" in result.stdout, result.stderr
+
+
+class UnknownRepository(BaseHTTPRequestHandler):
+    """A Hub that knows no repository, as the real one knows none of a bare name."""
+
+    def do_HEAD(self):
+        self.send_response(401)
+        self.send_header("X-Error-Code", "RepoNotFound")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_HEAD
+
+    def log_message(self, *_):
+        pass
+
+
+def test_bare_names_where_the_hub_knows_no_such_repository():
+    """With a network: the model and its image processor, from the cache."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), UnknownRepository)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    code = (
+        "import winwin_hf; from transformers import AutoImageProcessor, AutoModel\n"
+        "AutoModel.from_pretrained('winwin-depth'); print(AutoImageProcessor.from_pretrained('winwin-flow').min_pixels)"
+    )
+    environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0"}
+    try:
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    finally:
+        server.shutdown()
+    assert result.stdout.split() == ["921600"], result.stderr
