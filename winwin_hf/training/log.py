@@ -66,6 +66,11 @@ def peak_memory() -> float:
     """Peak memory in GB: of the accelerator if there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
+    status = Path("/proc/self/status")
+    if status.exists():  # Linux: ru_maxrss also counts what the parent held when it forked this process
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        if "VmHWM" in lines:
+            return int(lines["VmHWM"].split()[0]) * 1024 / 1e9
     if resource is None:
         memory = psutil.Process().memory_info()
         return getattr(memory, "peak_wset", memory.rss) / 1e9
