@@ -66,7 +66,7 @@ def pages() -> dict[Path, str]:
 # ------------------------------------------------------------------ docstrings
 
 
-def said(doc: str, names: Sequence[str]) -> dict[str, str]:
+def described(doc: str, names: Sequence[str]) -> dict[str, str]:
     """
     What a docstring says of each name: the text after `name:`, `name, other:` or `name (type):` at the begin of a sentence or after
     "and", up to the next such or to an empty line. "Learning rate:" counts for learning_rate.
@@ -335,7 +335,7 @@ def set_parts(entry: DataSet) -> Iterator[str]:
         yield f"- scored: {low:g} to {high:g} m" + (f", crop `{entry.crop}`" if entry.crop else "")
     options = options_of(entry)
     if options:
-        known = {**mentioned(doc, options), **said(doc, options)}
+        known = {**mentioned(doc, options), **described(doc, options)}
         lacking = [name for name in options if name not in known]
         if lacking:
             raise ValueError(f"the docstring of {find.__name__} says nothing of {', '.join(lacking)}")

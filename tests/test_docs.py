@@ -462,7 +462,7 @@ def test_a_docstring_is_taken_apart(make_docs: Any):
         "size",
         "least",
     ]
-    found = make_docs.said(doc, names)
+    found = make_docs.described(doc, names)
     assert found["steps"] == "how many."
     assert found["min_size"] == found["max_size"] == "at least one; None: any."
     assert (found["blur"], found["blur_sigma"]) == ("how likely", "how far.")

@@ -184,5 +184,5 @@ def test_two_steps_of_a_training_and_a_push(run):
     assert "flow-synthetic" in run("winwin", "recipes", "list")
     run("winwin", "train", "flow-synthetic", *options, "--output", "trained")
     assert (run.home / "trained" / "model" / "model.safetensors").is_file()
-    said = run("winwin", "push", "trained", "somebody/trained", "--dry-run")
-    assert "model.safetensors" in said and "modeling_winwin.py" in said
+    output = run("winwin", "push", "trained", "somebody/trained", "--dry-run")
+    assert "model.safetensors" in output and "modeling_winwin.py" in output

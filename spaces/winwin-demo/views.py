@@ -169,5 +169,5 @@ def class_legend(labels: np.ndarray | None, names: Sequence[str]) -> str:
 
 def summary(parts: list[str], notes: list[str]) -> str:
     """A line of figures; below it, notes on how the input was changed."""
-    said = "".join(f'<p class="ww-note">{html.escape(note)}.</p>' for note in notes if note)
-    return f'<div class="ww-figures">{"".join(f"<span>{html.escape(part)}</span>" for part in parts)}</div>{said}'
+    footnotes = "".join(f'<p class="ww-note">{html.escape(note)}.</p>' for note in notes if note)
+    return f'<div class="ww-figures">{"".join(f"<span>{html.escape(part)}</span>" for part in parts)}</div>{footnotes}'

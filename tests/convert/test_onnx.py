@@ -70,12 +70,12 @@ def test_the_folder_says_what_it_is(small):
     names = {path.name for path in (exported.folder / "onnx").iterdir()}
     assert names == {"model.onnx", "model_fp16.onnx", "model_bf16.onnx", "model_int8.onnx", "export.json"}
     assert {path.name for path in exported.folder.iterdir()} == {"config.json", "preprocessor_config.json", "onnx"}
-    said = json.loads((exported.folder / "onnx" / "export.json").read_text())
-    assert said["task"] == "depth-estimation" and said["architecture"] == "WinWinForDepthEstimation"
-    assert said["inputs"] == {"pixel_values": {"shape": ["batch", 3, "height", "width"], "dtype": "float32"}}
-    assert list(said["outputs"]) == ["predicted_depth"] and said["multiple_of"] == 8
-    assert said["files"] == {how: path.name for how, path in exported.files.items()}
-    assert len(said["check"]) == len(exported.differences) > 0
+    description = json.loads((exported.folder / "onnx" / "export.json").read_text())
+    assert description["task"] == "depth-estimation" and description["architecture"] == "WinWinForDepthEstimation"
+    assert description["inputs"] == {"pixel_values": {"shape": ["batch", 3, "height", "width"], "dtype": "float32"}}
+    assert list(description["outputs"]) == ["predicted_depth"] and description["multiple_of"] == 8
+    assert description["files"] == {how: path.name for how, path in exported.files.items()}
+    assert len(description["check"]) == len(exported.differences) > 0
 
 
 def test_a_graph_of_any_size_with_fused_attention_and_no_paths(small):

@@ -118,7 +118,7 @@ def test_a_number_is_that_of_the_frame(clip, checkpoint, whole_run, tmp_path):
 def test_an_interrupted_run_goes_on(clip, checkpoint, tmp_path, monkeypatch, encoded, whole, backward):
     settings = {"backward": backward, "progress": False}
     run(clip, tmp_path / "once", checkpoint, **settings)
-    write, said = formats.write_flo, []
+    write, messages = formats.write_flo, []
 
     def interrupted(path, flow):
         # within the files of a pair: what is whole is those before
@@ -128,8 +128,8 @@ def test_an_interrupted_run_goes_on(clip, checkpoint, tmp_path, monkeypatch, enc
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(formats, "write_flo", interrupted)
-        run(clip, tmp_path / "out", checkpoint, say=said.append, **settings)
-    assert f"{whole} pairs are complete" in said[0]
+        run(clip, tmp_path / "out", checkpoint, say=messages.append, **settings)
+    assert f"{whole} pairs are complete" in messages[0]
     encoded.clear()
     summary = run(clip, tmp_path / "out", checkpoint, **settings)
     assert (summary.pairs, summary.reused) == (6, whole) and len(encoded) == 7 - whole

@@ -100,7 +100,7 @@ class WinWinImageProcessor(PilBackend):
 
         Raises:
             ValueError: the two frames of a pair differ in size; numbers of inputs differ; a batch to be stacked has several
-                padded sizes; an image is empty or its values or layout are not as said above.
+                padded sizes; an image is empty, or its values or layout are not as described above.
         """
         return super().preprocess(images, second_images, segmentation_maps, **kwargs)
 
