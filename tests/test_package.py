@@ -50,9 +50,11 @@ def metadata(wheel_files):
 # ---- what is in it ----
 
 
-def test_the_wheel_holds_the_package_and_the_example_frames_only(wheel_files):
+def test_the_wheel_holds_the_package_its_command_and_the_example_frames_only(wheel_files):
     inside = {name for name in wheel_files if ".dist-info/" not in name}
-    expected = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*") if path.is_file()}
+    expected = {path.relative_to(ROOT).as_posix() for path in PACKAGE.rglob("*") if path.is_file()} | {
+        "winwin_command.py"
+    }
     expected |= {f"winwin_hf/examples/{path.name}" for path in EXAMPLES.iterdir()}
     assert inside == {name for name in expected if "__pycache__" not in name}
     assert {Path(name).suffix for name in inside} <= SUFFIXES, "a file of a kind that no one reads"
