@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from winwin_hf.model.flow_colours_winwin import _array, _components, flow_to_image
+from winwin_hf.model.flow_colours_winwin import as_array, flow_components, flow_to_image
 
 
 def color_wheel_legend(size: int = 151) -> np.ndarray:
@@ -47,7 +47,7 @@ def depth_colors() -> np.ndarray:
 
 def depth_to_image(depth: Any, minimum: float | None = None, maximum: float | None = None) -> np.ndarray:
     """Depth (H, W) -> colours, near pale and far dark; black where it isn't finite. The range defaults to this picture's own."""
-    values = _array(depth)
+    values = as_array(depth)
     if values.ndim != 2:
         raise ValueError(f"A depth map is (H, W), got a shape of {values.shape}.")
     known = np.isfinite(values)
@@ -76,7 +76,7 @@ def default_palette(count: int) -> np.ndarray:
 
 def segmentation_to_image(labels: Any, palette: Any = None, ignore: int = 255) -> np.ndarray:
     """Class ids (H, W) -> colours; `ignore` is black. `palette` is (classes, 3) in 0..255, or None for `default_palette`."""
-    ids = _array(labels, floating=False)
+    ids = as_array(labels, floating=False)
     if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
         raise ValueError(f"Labels are (H, W) whole numbers, got {ids.dtype} of shape {ids.shape}.")
     ids = ids.astype(np.int64)
@@ -109,7 +109,7 @@ def warp(image2: Any, flow: Any) -> np.ndarray:
     Black where the flow is unknown or points out of the frame. With the right flow it looks like frame 1, except at occlusions.
     """
     source = as_picture(image2)
-    u, v = _components(flow)
+    u, v = flow_components(flow)
     height, width = source.shape[:2]
     if u.shape != (height, width):
         raise ValueError(
@@ -140,7 +140,7 @@ def warp(image2: Any, flow: Any) -> np.ndarray:
 
 def as_picture(image: Any) -> np.ndarray:
     """PIL or grey or RGB uint8 -> uint8 (H, W, 3). Raises ValueError for anything else."""
-    array = np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else _array(image, floating=False)
+    array = np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else as_array(image, floating=False)
     if array.ndim == 2:
         array = np.repeat(array[..., None], 3, axis=2)
     if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:

@@ -42,7 +42,7 @@ def flow_to_image(flow: Any, max_motion: float | None = None) -> np.ndarray:
     `max_motion` is the length in pixels of full saturation; None takes the longest vector of this flow, so pictures to be
     compared need one given. Longer vectors are darkened, as the benchmark does.
     """
-    u, v = _components(flow)
+    u, v = flow_components(flow)
     if max_motion is not None and not max_motion > 0:
         raise ValueError(f"max_motion must be a positive number of pixels, got {max_motion}.")
     picture = np.zeros((*u.shape, 3), np.uint8)
@@ -75,7 +75,8 @@ def flow_to_image(flow: Any, max_motion: float | None = None) -> np.ndarray:
     return picture
 
 
-def _array(values: Any, floating: bool = True) -> np.ndarray:
+def as_array(values: Any, floating: bool = True) -> np.ndarray:
+    """NumPy array of a torch tensor or anything array-like; float32 if `floating`."""
     if hasattr(values, "detach"):  # a torch tensor, without importing torch
         values = values.detach().cpu()
         values = values.float().numpy() if floating else values.numpy()
@@ -83,9 +84,9 @@ def _array(values: Any, floating: bool = True) -> np.ndarray:
     return array.astype(np.float32, copy=False) if floating else array
 
 
-def _components(flow: Any) -> tuple[np.ndarray, np.ndarray]:
+def flow_components(flow: Any) -> tuple[np.ndarray, np.ndarray]:
     """(u, v), each (H, W) float32. Both axes of two: (2, H, W) is meant."""
-    array = _array(flow)
+    array = as_array(flow)
     if array.ndim == 3 and array.shape[0] == 2:
         return array[0], array[1]
     if array.ndim == 3 and array.shape[2] == 2:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 
-class Metric:
+class Metric(ABC):
     """Base class: `update` with images one by one, `merge` other metrics, then `compute`.
 
     Attributes:
@@ -23,9 +24,9 @@ class Metric:
     def __init__(self, length: int) -> None:
         self.state = np.zeros(length, dtype=np.float64)
 
+    @abstractmethod
     def row(self, prediction: np.ndarray, target: np.ndarray, *args: Any, **kwargs: Any) -> np.ndarray:
         """The sums of one image, float64, none negative; `state` does not change. Further arguments: maps that a metric can use."""
-        raise NotImplementedError
 
     def update(self, prediction: np.ndarray, target: np.ndarray, *args: Any, **kwargs: Any) -> None:
         """Adds one image; arguments of `row`."""
@@ -37,9 +38,9 @@ class Metric:
             raise ValueError(f"cannot merge {type(other).__name__} of {other.state.shape} into {type(self).__name__}")
         self.state = self.state + other.state
 
+    @abstractmethod
     def compute(self, state: np.ndarray | None = None) -> dict[str, Any]:
         """The scores of `state`, such as one image's row; without it, of all images so far."""
-        raise NotImplementedError
 
 
 def sum_rows(rows: Iterable[np.ndarray]) -> np.ndarray:
