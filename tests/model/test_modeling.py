@@ -19,6 +19,7 @@ from support.model_cases import (
 from support.places import NO_REAL_DATA, REFERENCE
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoBackbone, AutoModel, AutoModelForDepthEstimation, AutoModelForSemanticSegmentation
+from transformers.utils.output_capturing import OutputRecorder
 
 from winwin_hf import WinWinBackbone, WinWinConfig, WinWinModel
 from winwin_hf.convert.croco import load_croco
@@ -138,6 +139,24 @@ def test_hidden_states_attentions_and_tuples(task, variant):
     assert isinstance(short, tuple)
     for a, b in zip(short, list(model(**inputs).values()), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.skipif(
+    "num_hidden_layers_key" not in OutputRecorder.__dataclass_fields__,
+    reason="transformers selects hidden states from the end since 5.23",
+)
+def test_the_last_hidden_state_alone_is_the_decoders_own_too():
+    model = make("optical-flow", "conv")
+    views = frames(model)
+    with torch.no_grad():
+        every = model(*views, output_hidden_states=True)
+        last = model(*views, output_hidden_states=[-1])
+    for all_states, states in (
+        (every.hidden_states, last.hidden_states),
+        (every.decoder_hidden_states, last.decoder_hidden_states),
+    ):
+        assert states[:-1] == (None,) * (len(all_states) - 1)
+        assert torch.equal(states[-1], all_states[-1])
 
 
 def test_backbone():

@@ -12,6 +12,7 @@ Notable:
 Shapes: B batch, N windows, T tokens of all windows, D width, C channels, H W pixels, h w patches, p patch size.
 """
 
+from dataclasses import dataclass
 from math import log
 from typing import Any
 
@@ -195,11 +196,18 @@ class WinWinBackbone(BackboneMixin, WinWinPreTrainedModel):
         )
 
 
+@dataclass
+class DecoderRecorder(OutputRecorder):
+    """Says where the decoder's depth stands; transformers older than 5.23 has no such field and doesn't ask."""
+
+    num_hidden_layers_key: str = "decoder_num_hidden_layers"
+
+
 class WinWinDecoder(WinWinPreTrainedModel):
     """The binocular decoder: tokens of the first view attend to those of the second (CroCo)."""
 
     _can_record_outputs = {
-        "hidden_states": OutputRecorder(WinWinDecoderLayer, num_hidden_layers_key="decoder_num_hidden_layers"),
+        "hidden_states": DecoderRecorder(WinWinDecoderLayer),
         "attentions": OutputRecorder(WinWinAttention, index=1, layer_name="attention"),
         "cross_attentions": OutputRecorder(WinWinAttention, index=1, layer_name="cross_attention"),
     }
