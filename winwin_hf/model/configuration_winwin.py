@@ -13,6 +13,9 @@ from typing import Any
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 from transformers.backbone_utils import BackboneConfigMixin
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 # Encoder parameters / parameters of the whole flow network (tests/model/test_configuration.py counts them):
 # tiny 1.9 M / 5.2 M, small 21.6 M / 37.5 M, base 85.6 M / 218.6 M (the paper's flow network), large 303.1 M / 436.2 M (CroCo v2's).
@@ -37,6 +40,36 @@ PRESETS: dict[str, dict] = {
     "base": {"head_type": "dpt"},
     "large": {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "head_type": "dpt"},
 }
+
+
+def agreed_labels(
+    num_labels: int | None = None, id2label: dict | None = None, label2id: dict | None = None
+) -> dict[int, str]:
+    """
+    Name of each class by its id, in the order of the ids, from those of the three that are given. Without any: two classes.
+
+    Raises: ValueError where they disagree, an id is left out or a name stands twice.
+    """
+    for field, value in (("id2label", id2label), ("label2id", label2id)):
+        if not isinstance(value, dict | None):
+            raise ValueError(f"{field}={value!r}: expected a dict.")
+    # JSON has strings for the ids, and so have many scripts, in both directions.
+    named = None if id2label is None else {int(i): name for i, name in id2label.items()}
+    by_name = None if label2id is None else {int(i): name for name, i in label2id.items()}
+    names = named if named is not None else by_name
+    if names is None:
+        names = {i: f"LABEL_{i}" for i in range(2 if num_labels is None else num_labels)}
+    if num_labels is not None and num_labels != len(names):
+        given = "id2label" if named is not None else "label2id"
+        raise ValueError(f"num_labels={num_labels} with {given} of {len(names)} classes: expected the same number.")
+    if not names or sorted(names) != list(range(len(names))):
+        raise ValueError(f"labels with the ids {sorted(names)}: expected 0, 1, and so on, at least one.")
+    if len(set(names.values())) < len(names):
+        twice = next(name for i, name in names.items() if name in list(names.values())[:i])
+        raise ValueError(f"id2label names {twice!r} twice: expected one name a class.")
+    if by_name is not None and by_name != names:
+        raise ValueError(f"id2label={id2label} and label2id={label2id} disagree: one of them is enough.")
+    return dict(sorted(names.items()))
 
 
 @strict
@@ -124,7 +157,10 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
         semantic_loss_ignore_index (`int`, defaults to 255):
             Label of pixels that the segmentation loss leaves out.
         semantic_loss_weights (`list[float]`, *optional*):
-            Weight of each class in the segmentation loss, in the order of the labels. Default: all alike.
+            Weight of each class in the segmentation loss, in the order of the labels. Default: all alike. Other labels drop the weights
+            of those before, with a warning.
+        num_labels (`int`, *optional*), id2label (`dict[int, str]`, *optional*), label2id (`dict[str, int]`, *optional*):
+            The classes of segmentation. One of them is enough; `id2label` and `label2id` always agree.
         mask_ratio (`float`, defaults to 0.9):
             Share of the first view's tokens that pre-training hides if no mask is given (CroCo v2).
         out_features (`list[str]`, *optional*), out_indices (`list[int]`, *optional*):
@@ -180,12 +216,66 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
     max_flow_scale: float | int = 4.0
     flow_scale_penalty: float | int = 0.0
     semantic_loss_ignore_index: int = 255
-    semantic_loss_weights: list[float] | tuple[float, ...] | None = None
+    semantic_loss_weights: list[float | int] | tuple[float | int, ...] | None = None
     mask_ratio: float | int = 0.9
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
 
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """
+        The config of saved values with `kwargs` over them, checked as a whole, as `from_pretrained` makes it.
+
+        transformers sets `kwargs` one by one and unchecked. Here what was saved for other labels or other blocks also gives way.
+        """
+        saved = dict(config_dict)
+        own = {field for field in cls.__annotations__ if not field.startswith("_")}
+        given = {name: kwargs.pop(name) for name in own & kwargs.keys()}
+        labels = {name: kwargs.pop(name, None) for name in ("num_labels", "id2label", "label2id")}
+        if saved.get("id2label") is not None:
+            saved.pop("label2id", None)  # in files of others it may be of a default of before
+        if given.get("num_hidden_layers", saved.get("num_hidden_layers")) != saved.get("num_hidden_layers"):
+            for name in ("out_features", "out_indices"):  # names of stages that may not be there any more
+                saved.pop(name, None)
+        for name in ("min_depth", "max_depth"):
+            if name in saved and given.get(name, saved[name]) != saved[name]:
+                logger.warning(
+                    f"{name}={given[name]} instead of the saved {saved[name]}: weights of a depth head were trained for the saved "
+                    "range, and give wrong metres until they are trained again."
+                )
+        new_weights = "semantic_loss_weights" in given
+        weights = given.pop("semantic_loss_weights", None)
+        if new_weights:
+            saved.pop("semantic_loss_weights", None)
+        made = super().from_dict({**saved, **given}, **kwargs)
+        config = made[0] if isinstance(made, tuple) else made  # with the unused `kwargs`
+        if labels["id2label"] is not None or labels["label2id"] is not None:
+            config.id2label = agreed_labels(**labels)
+        elif labels["num_labels"] is not None:
+            config.num_labels = labels["num_labels"]  # as many as before keep their names
+        if new_weights:
+            config.semantic_loss_weights = weights
+            config.validate()
+        return made
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        if key not in ("id2label", "label2id") or value is None or "stage_names" not in self.__dict__:
+            super().__setattr__(key, value)  # before `stage_names` is set the config isn't whole: `__post_init__` compares both
+            return
+        before, names = self.id2label, agreed_labels(**{key: value})
+        super().__setattr__("id2label", names)
+        super().__setattr__("label2id", {name: i for i, name in names.items()})
+        if self.semantic_loss_weights is not None and names != before:
+            logger.warning(
+                f"semantic_loss_weights={list(self.semantic_loss_weights)} belong to the labels {', '.join(before.values())}: with "
+                "other labels they are dropped, and all classes weigh alike."
+            )
+            self.semantic_loss_weights = None
+
     def __post_init__(self, **kwargs: Any) -> None:
+        self.id2label = agreed_labels(kwargs.pop("num_labels", None), self.id2label, self.label2id)
+        self.label2id = {name: i for i, name in self.id2label.items()}
+        kwargs.pop("stage_names", None)  # in saved configs
         self.stage_names = ["stem"] + [f"stage{i}" for i in range(1, self.num_hidden_layers + 1)]
         self.set_output_features_output_indices(
             out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
@@ -319,7 +409,7 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
                 "expected 1 or more, and a positive width."
             )
         weights = self.semantic_loss_weights
-        if weights is not None and (min(weights, default=-1) < 0 or not sum(weights)):
+        if weights is not None and (min(weights, default=-1) < 0 or not 0 < sum(weights) < math.inf):
             raise ValueError(f"semantic_loss_weights={list(weights)}: expected one for each label, none negative.")
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"mask_ratio={self.mask_ratio}: expected a share between 0 and 1.")

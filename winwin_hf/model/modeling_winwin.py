@@ -24,7 +24,7 @@ from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.modeling_outputs import BackboneOutput, DepthEstimatorOutput, SemanticSegmenterOutput
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, auto_docstring
+from transformers.utils import TransformersKwargs, auto_docstring, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
@@ -51,6 +51,8 @@ from .outputs_winwin import (
     WinWinPreTrainingOutput,
 )
 from .refinement_winwin import FineFeatures, Refinement
+
+logger = logging.get_logger(__name__)
 
 
 @auto_docstring
@@ -298,6 +300,10 @@ class WinWinForSemanticSegmentation(WinWinPreTrainedModel):
         if weights is not None and len(weights) != labels:
             raise ValueError(
                 f"semantic_loss_weights has {len(weights)} entries: expected one for each of {labels} labels."
+            )
+        if 0 <= config.semantic_loss_ignore_index < labels:
+            logger.warning(
+                f"semantic_loss_ignore_index={config.semantic_loss_ignore_index} is one of {labels} labels: its pixels count as unknown."
             )
         self.winwin = WinWinModel(config)
         self.head = WinWinHead(config, labels)
