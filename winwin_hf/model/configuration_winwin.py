@@ -260,15 +260,17 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def __setattr__(self, key: str, value: Any) -> None:
         if key not in ("id2label", "label2id") or value is None or "stage_names" not in self.__dict__:
-            super().__setattr__(key, value)  # before `stage_names` is set the config isn't whole: `__post_init__` compares both
+            super().__setattr__(
+                key, value
+            )  # before `stage_names` is set the config isn't whole: `__post_init__` compares both
             return
-        before, names = self.id2label, agreed_labels(**{key: value})
+        before, names = self.id2label or {}, agreed_labels(**{key: value})
         super().__setattr__("id2label", names)
         super().__setattr__("label2id", {name: i for i, name in names.items()})
         if self.semantic_loss_weights is not None and names != before:
             logger.warning(
-                f"semantic_loss_weights={list(self.semantic_loss_weights)} belong to the labels {', '.join(before.values())}: with "
-                "other labels they are dropped, and all classes weigh alike."
+                f"semantic_loss_weights={list(self.semantic_loss_weights)} belong to the labels {', '.join(map(str, before.values()))}: "
+                "with other labels they are dropped, and all classes weigh alike."
             )
             self.semantic_loss_weights = None
 
