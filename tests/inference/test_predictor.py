@@ -71,7 +71,7 @@ def test_paths_and_pil_images_are_read(folders, tmp_path):
     formats.save_image(tmp_path / "image.png", image())
     for given in (tmp_path / "image.png", str(tmp_path / "image.png"), Image.open(tmp_path / "image.png")):
         np.testing.assert_array_equal(predictor(given).values, predictor(image()).values)
-    with pytest.raises(ValueError, match="got a list"):
+    with pytest.raises(ValueError, match="got list"):
         predictor([image()])
 
 

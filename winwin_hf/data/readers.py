@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from winwin_hf.data import formats
 from winwin_hf.data.augmentation import FlowAugmentation, ImageAugmentation
 from winwin_hf.data.formats import IGNORE
+from winwin_hf.data.formats.files import to_numpy
 from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.sample import FlowSample, ImageSample, augmented_pair, augmented_view
+from winwin_hf.model.image_arrays_winwin import rgb_image
 from winwin_hf.task import DataTask
 
 
@@ -48,15 +50,12 @@ def source_of(cell: dict[str, Any], name: str) -> Any:
 
 
 def image_of(value: Any, name: str) -> np.ndarray:
-    """A cell, a PIL image or an array (H, W, 3) uint8 -> uint8 RGB (H, W, 3)."""
+    """A cell, a PIL image or an array -> uint8 RGB (H, W, 3). A PIL image is turned as its EXIF says, as a cell is."""
     if isinstance(value, dict):
         return formats.decode_image(source_of(value, name))
     if isinstance(value, Image.Image):
-        return np.asarray(value.convert("RGB"))
-    array = np.asarray(value)
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-        raise ValueError(f"an image is uint8 (H, W, 3), got {array.dtype} {array.shape}")
-    return array
+        return rgb_image(ImageOps.exif_transpose(value))
+    return rgb_image(np.asarray(to_numpy(value)))
 
 
 def target_of(

@@ -12,9 +12,9 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from winwin_hf.model.flow_colours_winwin import as_array, flow_components, flow_to_image
+from winwin_hf.model.image_arrays_winwin import rgb_image
 
 
 def color_wheel_legend(size: int = 151) -> np.ndarray:
@@ -139,13 +139,8 @@ def warp(image2: Any, flow: Any) -> np.ndarray:
 
 
 def as_picture(image: Any) -> np.ndarray:
-    """PIL or grey or RGB uint8 -> uint8 (H, W, 3). Raises ValueError for anything else."""
-    array = np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else as_array(image, floating=False)
-    if array.ndim == 2:
-        array = np.repeat(array[..., None], 3, axis=2)
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-        raise ValueError(f"An image is (H, W, 3) uint8 or PIL, got {array.dtype} of shape {array.shape}.")
-    return array
+    """PIL or an array of any kind -> uint8 (H, W, 3). Raises ValueError for anything else."""
+    return rgb_image(image)
 
 
 def _oklab_to_linear(lightness: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -6,7 +6,8 @@ Notable:
 - `Method` is what it has in common with methods that have no network (evaluation/methods.py).
 - What a model predicts is (2, H, W) for flow, as in the pipeline and the metrics; files and ground truth have (H, W, 2).
 
-Images are paths, PIL images or RGB uint8 arrays (H, W, 3), as `data.formats.read_image` gives them.
+Images are paths, PIL images (turned as their EXIF says) or arrays with the values that the image processor takes; methods get them in
+8 bits.
 Shapes: H W pixels of the image as it came in.
 """
 
@@ -32,9 +33,10 @@ from winwin_hf import bundled
 from winwin_hf.data import formats
 from winwin_hf.inference.flow import FlowPair, flow_of_frames, predict_flow, predict_tiled
 from winwin_hf.inference.onnx import RUNTIMES, OnnxModel, is_exported
+from winwin_hf.model.image_arrays_winwin import rgb_image
 from winwin_hf.task import ARCHITECTURES, DENSE, TASKS
 
-Image = np.ndarray | PIL.Image.Image | str | Path  # a path is opened
+Image = np.ndarray | torch.Tensor | PIL.Image.Image | str | Path  # a path is opened
 
 
 @dataclass
@@ -278,13 +280,9 @@ def _device(device: str | torch.device) -> torch.device:
 
 def _read(image: Image) -> np.ndarray:
     """RGB uint8 (H, W, 3) of an image of any kind. Raises ValueError, naming what it got, for anything else."""
-    if isinstance(image, PIL.Image.Image):
-        return np.asarray(PIL.ImageOps.exif_transpose(image).convert("RGB"))
     if isinstance(image, str | Path):
         return formats.read_image(image)
-    if not isinstance(image, np.ndarray):
-        raise ValueError(f"an image is an array (H, W, 3), a PIL image or a path; got a {type(image).__name__}")
-    return image
+    return rgb_image(PIL.ImageOps.exif_transpose(image) if isinstance(image, PIL.Image.Image) else image)
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:

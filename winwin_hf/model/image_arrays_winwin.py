@@ -1,16 +1,31 @@
-"""What an image may be, made into one kind of array: the image processor's plain functions.
+"""What an image may be, made into one kind of array. Every door of the package reads pictures here: the image processor and
+`rgb_image` (files, predictor, data sets, drawings), so that one picture has the same values everywhere.
+
+Values: 8 bits are 0..255; 16-bit integers are 0..65535; floats are 0..1, whatever an image's own largest value is; booleans are black
+and white. Anything outside is an error: nothing is guessed from the values.
 
 Arrays are (C, H, W) once `channels_first` has run; sizes are (height, width) in pixels.
 """
 
+import base64
+import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
-from transformers.image_utils import PILImageResampling, load_image
+from transformers import image_utils
+from transformers.image_utils import PILImageResampling
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+# Formats that Pillow may open: those of data sets and cameras. For others it may run Ghostscript (EPS).
+RASTERS = ("PNG", "JPEG", "PPM", "BMP", "TIFF", "GIF", "WEBP", "TGA", "JPEG2000")
 
 
 def size_text(size: Any) -> str:
@@ -18,21 +33,67 @@ def size_text(size: Any) -> str:
 
 
 def open_image(source: Any, timeout: float | None = None) -> Any:
-    """A path or URL -> a PIL image turned as its EXIF says, all its bits kept. Anything else comes back as it is."""
+    """A path or URL -> a PIL image turned as its EXIF says, all its bits kept. Anything else comes back as it is.
+
+    Raises: FileNotFoundError for text that is no path, URL or base64; ValueError naming the source where it isn't readable.
+    """
     if not isinstance(source, (str, os.PathLike)):
         return source
     name = os.fspath(source)
-    if not os.path.isfile(name):  # noqa: PTH113 - a URL or base64 text, which is no path
-        return load_image(name, timeout)
+    file: Any = name
+    if name.startswith(("http://", "https://")):
+        file = io.BytesIO(_download(name, timeout))
+    elif not os.path.exists(name):  # noqa: PTH110 - text that may be no path
+        name, file = _shortened(name), io.BytesIO(_base64(name))
     try:
-        with PIL.Image.open(name) as image:
-            return PIL.ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError) as error:
+        return open_raster(file)
+    except Exception as error:  # whatever a decoder raises for a malformed file
         raise ValueError(f"{name}: not a readable image ({error}).") from error
 
 
+def open_raster(file: Any) -> PIL.Image.Image:
+    """A path or binary file of a picture in one of `RASTERS` -> a PIL image turned as its EXIF says. Of an animation, the first frame.
+
+    Raises: what Pillow raises.
+    """
+    try:
+        with PIL.Image.open(file, formats=RASTERS) as image:
+            return PIL.ImageOps.exif_transpose(image)
+    except PIL.UnidentifiedImageError:  # its message has the file again, and no reason
+        known = f"expected {', '.join(RASTERS)}, with samples that Pillow reads: colours in floats are none"
+        raise PIL.UnidentifiedImageError(known) from None
+
+
+@contextmanager
+def naming(source: Any) -> Iterator[None]:
+    """Puts the source, where it is a path or URL, before the message of a ValueError that doesn't name it yet."""
+    try:
+        yield
+    except ValueError as error:
+        name = _shortened(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else ""
+        if str(error).startswith(name):
+            raise
+        raise ValueError(f"{name}: {error}") from error
+
+
+def rgb_image(image: Any, layout: Any = None) -> np.ndarray:
+    """One image of any kind -> RGB uint8 (H, W, 3), rounded to 8 bits; alpha is laid over white. For what it takes, see `image_array`.
+
+    An array that is one already comes back as it is.
+    """
+    with naming(image):
+        array = to_rgb(to_255(image_array(image, layout), checked=True))
+    if array.dtype != np.uint8:
+        array = np.rint(array).clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(array.transpose(1, 2, 0))
+
+
 def image_array(image: Any, layout: Any = None) -> np.ndarray:
-    """One image of any kind -> (C, H, W) of any dtype. `layout` overrides what the shape says ("channels_first", "_last")."""
+    """One image of any kind -> (C, H, W) of any dtype. `layout` overrides what the shape says ("channels_first", "_last").
+
+    Args:
+        image: a path or URL (turned as its EXIF says), a PIL image (as it is held), a NumPy or torch array.
+    """
     image = open_image(image)
     prefer_first = isinstance(image, torch.Tensor)
     if isinstance(image, PIL.Image.Image):
@@ -46,6 +107,9 @@ def image_array(image: Any, layout: Any = None) -> np.ndarray:
         raise ValueError(
             f"An image must be a PIL image, a path or URL, or a NumPy or torch array; got {type(image).__name__}."
         )
+    if array.dtype.kind not in "buif":
+        raise ValueError(f"An image must hold numbers; got an array of {array.dtype}.")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)  # files of other machines: big-endian
     array = channels_first(array, layout, prefer_first)
     if 0 in array.shape:
         raise ValueError(f"An image of {size_text(array.shape[-2:])} (height x width) has no pixels.")
@@ -67,10 +131,11 @@ def as_list(images: Any, name: str, image_ndim: int = 3) -> list[Any]:
 
 def _pil_array(image: PIL.Image.Image) -> np.ndarray:
     """A PIL image of any mode -> (H, W, C) with C 1, 3 or 4; more than 8 bits a channel survive."""
-    if image.mode.startswith("I;16"):
-        return np.asarray(image).astype(np.uint16)[..., None]
-    if image.mode == "I":  # 32-bit storage; PNG's 16-bit grey arrives so from older Pillow
-        return np.asarray(image).clip(0, 65535).astype(np.uint16)[..., None]
+    if image.mode.startswith("I"):  # 16 bits; PNG's and PGM's arrive in 32-bit storage, depending on Pillow
+        samples = np.asarray(image)
+        if samples.min() < 0 or samples.max() > 65535:
+            raise ValueError(f"Pixels of 32 bits must lie in 0..65535; got {samples.min()}..{samples.max()}.")
+        return samples.astype(np.uint16)[..., None]
     if image.mode == "F":
         return np.asarray(image)[..., None]
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -103,17 +168,26 @@ def to_255(array: np.ndarray, checked: bool) -> np.ndarray:
         return array.astype(np.float32)
     if array.dtype == np.bool_:
         return array.astype(np.uint8) * np.uint8(255)
-    if array.dtype == np.uint16:
-        return array.astype(np.float32) / np.float32(257)
     low, high = array.min(), array.max()
+    if array.dtype == np.uint16:
+        if 0 < high < 4096:
+            logger.warning_once(
+                f"An image of 16 bits a channel has no value above {high} and is read as nearly black: white is 65535. "
+                "Multiply values of 10 bits by 64 and of 12 bits by 16."
+            )
+        return array.astype(np.float32) / np.float32(257)
     if np.issubdtype(array.dtype, np.integer):
         if low < 0 or high > 255:
             raise ValueError(f"{array.dtype} pixels must lie in 0..255 (16-bit images: uint16); got {low}..{high}.")
         return array.astype(np.uint8)
     if not (low >= -1e-4 and high <= 1 + 1e-4):  # also true of NaN
         raise ValueError(
-            f"Float pixels must lie in 0..1; got {low}..{high}. Pass 8-bit integers, divide by 255, or set do_rescale=False "
-            "to have the values taken as they are."
+            f"Float pixels must lie in 0..1; got {low:.6g}..{high:.6g}. Divide them by the value of white (255, say) or give integers; the "
+            "image processor's do_rescale=False takes values as they are."
+        )
+    if 0 < high <= 1 / 255:
+        logger.warning_once(
+            f"A float image has no value above {high:.2g} and is read as black: white is 1. Was it divided by 255 twice?"
         )
     return array.astype(np.float32) * np.float32(255)
 
@@ -154,3 +228,41 @@ def label_array(labels: Any) -> np.ndarray:
     if not (np.issubdtype(array.dtype, np.integer) or array.dtype == np.bool_):
         raise ValueError(f"A segmentation map must hold whole numbers (class ids), got {array.dtype}.")
     return array
+
+
+# ---- where images come from ----
+
+
+def _download(url: str, timeout: float | None) -> bytes:
+    """Not `load_image`: it makes 8 bits of 16, and white of most."""
+    http: Any = vars(image_utils)["httpx"]  # the client that this transformers comes with
+    try:
+        answer = http.get(url, timeout=timeout, follow_redirects=True)
+        answer.raise_for_status()
+    except http.HTTPError as error:
+        raise ValueError(f"{url}: no image could be fetched ({error}).") from error
+    return answer.content
+
+
+def _base64(text: str) -> bytes:
+    """The bytes of a data: URL, or of base64 text. Raises FileNotFoundError for other text: it was meant as a path."""
+    encoded = text.partition(",")[2] if text.startswith("data:image/") else text
+    try:
+        content = base64.b64decode(encoded.encode(), validate=True)
+    except ValueError:
+        content = b""
+    if not content or (encoded is text and not _is_picture(content)):
+        raise FileNotFoundError(f"{_shortened(text)}: no such file; an image is a path, a URL or base64 text.")
+    return content
+
+
+def _is_picture(content: bytes) -> bool:
+    try:
+        PIL.Image.open(io.BytesIO(content), formats=RASTERS)
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 200 else f"{name[:60]}..."

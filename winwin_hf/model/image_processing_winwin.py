@@ -23,7 +23,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 from transformers.processing_utils import ImagesKwargs, Unpack
 
-from .image_arrays_winwin import as_list, image_array, label_array, resize, size_text, to_255, to_rgb
+from .image_arrays_winwin import as_list, image_array, label_array, naming, resize, size_text, to_255, to_rgb
 from .losses_winwin import IGNORE_LABEL
 
 MAX_ENLARGEMENT = 2.0  # by `min_pixels`, in each direction
@@ -89,7 +89,7 @@ class WinWinImageProcessor(PilBackend):
 
         Args:
             images: PIL image, path or URL, NumPy or torch array ((H, W), (H, W, C) or (C, H, W)), a list of these, or a 4-D
-                array. For pairs: the first frames.
+                array. A path is turned as its EXIF says; a PIL image is taken as it is held. For pairs: the first frames.
             second_images: the second frames, as many as `images`, each of the size of its first frame.
             segmentation_maps: class ids (H, W), as many as `images`, each of its image's size; 255 = ignore.
             kwargs: the options above for this call, and `return_tensors` ("pt", "np" or None for lists).
@@ -158,7 +158,8 @@ class WinWinImageProcessor(PilBackend):
         **_: Any,
     ) -> np.ndarray:
         """One image of any kind -> (C, H, W), uint8 or float32 with values 0..255 (as given where `do_rescale` is off)."""
-        array = to_255(image_array(image, input_data_format), checked=bool(do_rescale))
+        with naming(image):
+            array = to_255(image_array(image, input_data_format), checked=bool(do_rescale))
         # without rescaling, white is 1 for floats (only alpha needs it)
         white = 255.0 if do_rescale or array.dtype == np.uint8 else 1.0
         return to_rgb(array, white) if do_convert_rgb else array

@@ -17,7 +17,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from winwin_hf.data.formats.arrays import write_npy
 from winwin_hf.data.formats.files import (
@@ -34,34 +34,24 @@ from winwin_hf.data.formats.files import (
     opened,
     write_atomic,
 )
+from winwin_hf.model.image_arrays_winwin import naming, open_raster, rgb_image
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type: grey, RGB, palette, grey and alpha, RGB and alpha
 
 # ---- pictures ----
 
-# Formats that Pillow may open: those of data sets and cameras. For others it may run Ghostscript (EPS).
-RASTERS = ("PNG", "JPEG", "PPM", "BMP", "TIFF", "GIF", "WEBP", "TGA", "JPEG2000")
-
 
 def read_image(source: Source) -> np.ndarray:
-    """Any image Pillow reads -> RGB uint8 (H, W, 3), turned as its EXIF says. 16-bit grey is scaled; alpha is laid over white;
-    of an animation, the first frame."""
+    """Any image Pillow reads -> RGB uint8 (H, W, 3), turned as its EXIF says, values as `rgb_image` says: 16 bits and floats in 0..1 are
+    scaled; alpha is laid over white; of an animation, the first frame."""
     with opened(source) as (file, size):
         _png_header(name_of(source), file.read(33), size)
         file.seek(0)
-        with decoding(source, "image"), Image.open(file, formats=RASTERS) as image:
-            return _as_rgb(ImageOps.exif_transpose(image))
-
-
-def _as_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I"):  # 16-bit grey; Pillow's own conversion clips it to white
-        grey = np.asarray(image).clip(0, 65535).astype(np.float32) / 257
-        return np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, axis=2)
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("RGB"))
+        with decoding(source, "image"):
+            image = open_raster(file)
+    with naming(name_of(source)):
+        return rgb_image(image)
 
 
 def save_image(path: PathLike, image: Any) -> None:
@@ -107,8 +97,8 @@ def _read_samples(source: Source) -> tuple[np.ndarray, str]:
     with opened(source) as (file, size):
         header = _png_header(name_of(source), file.read(33), size)
         file.seek(0)
-        with decoding(source, "image"), Image.open(file, formats=RASTERS) as stored:
-            image = ImageOps.exif_transpose(stored)
+        with decoding(source, "image"):
+            image = open_raster(file)
             mode, samples = image.mode, np.array(image)
     if mode == "1":
         samples = samples.astype(np.uint8)
