@@ -176,6 +176,10 @@ def test_wrong_inputs_are_named(small):
         model(torch.zeros(1, 3, 20, 16))
     with pytest.raises(ValueError, match=r"pixel_values has shape .*expected whole images"):
         model(torch.zeros(1, 2, 3, 16, 16))
+    with pytest.raises(ValueError, match=r"shape \(1, 4, 16, 16\): expected 3 channels"):
+        model(torch.zeros(1, 4, 16, 16))
+    with pytest.raises(ValueError, match=r"pixel_values is of torch.uint8: expected normalised floats"):
+        model(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
     with pytest.raises(ValueError, match="got 2 of them"):
         model(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 16))
     with pytest.raises(ValueError, match="'tensorrt': expected one of onnxruntime"):

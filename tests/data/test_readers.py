@@ -195,6 +195,11 @@ def test_annotations_that_do_not_fit(camvid):
         SegmentationReader(11).decode(dataset[0])
     with pytest.raises(BrokenExample, match=r"0001TP_000060.*: .* ids \[77\]; expected 0 to 10"):
         SegmentationReader(11).decode(dataset[1])
+    colours = {"name": "a", "image": np.zeros((8, 8, 3), np.uint8), "label": np.zeros((8, 8, 3), np.uint8)}
+    with pytest.raises(
+        BrokenExample, match=r"a: its annotation has the shape \(8, 8, 3\); expected class ids \(H, W\)"
+    ):
+        SegmentationReader(11).decode(colours)
 
 
 # ------------------------------------------------------------------ depth

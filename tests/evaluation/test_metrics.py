@@ -95,6 +95,8 @@ def test_sparsification_and_ause():
     curve, best = sparsification(error, error**3, steps=4)
     assert curve.tolist() == best.tolist() == [2.5, 2.0, 1.5, 1.0]
     assert sparsification(error, -error, steps=4)[0].tolist() == [2.5, 3.0, 3.5, 4.0]
+    with pytest.raises(ValueError, match=r"shape \(1,\) .* differ"):  # an index of one image's pixels says nothing here
+        sparsification(error, error[:1])
     target, metric = np.zeros((2, 2, 3)), FlowMetric()
     target[:, 0, 0] = NAN  # unknown: the uncertainty there doesn't count
     prediction = np.zeros((2, 2, 3))

@@ -28,9 +28,12 @@ from winwin_hf.model.rope_winwin import apply_rotary, rotary_embedding
 # ------------------------------------------------------------------ windows
 
 
+CONFIG = WinWinConfig(patch_size=8)
+
+
 def test_a_plain_image_is_one_window_at_the_origin():
     image = torch.randn(2, 3, 16, 24)
-    pixels, layout = as_windows(image, None, 8)
+    pixels, layout = as_windows(image, None, CONFIG)
     assert pixels.shape == (2, 3, 16, 24) and (layout.count, layout.rows, layout.columns) == (1, 2, 3)
     assert layout.positions()[0].tolist() == [[0, 0], [0, 1], [0, 2], [1, 0], [1, 1], [1, 2]]
     assert layout.to_output(pixels) is pixels
@@ -38,7 +41,7 @@ def test_a_plain_image_is_one_window_at_the_origin():
 
 def test_windows_keep_their_place():
     where = torch.tensor([[[5, 1], [0, 7]]])
-    pixels, layout = as_windows(torch.randn(1, 2, 3, 16, 8), where, 8)
+    pixels, layout = as_windows(torch.randn(1, 2, 3, 16, 8), where, CONFIG)
     assert pixels.shape == (2, 3, 16, 8)
     assert layout.positions()[0].tolist() == [[5, 1], [6, 1], [0, 7], [1, 7]]
     fine = layout.positions(2)[0]
@@ -66,7 +69,7 @@ def test_errors_name_the_argument(shape, where, says, prefix):
         "window_positions", f"{prefix}window_positions"
     )
     with pytest.raises(ValueError, match=says):
-        as_windows(torch.zeros(shape), positions, 8, f"{prefix}pixel_values")
+        as_windows(torch.zeros(shape), positions, CONFIG, f"{prefix}pixel_values")
 
 
 def test_patchify_is_what_a_strided_convolution_sees():
@@ -108,14 +111,14 @@ def test_rotary_halves_are_row_and_column():
 
 def test_rotary_is_made_in_float32_whatever_the_weights():
     model = make("semantic-segmentation", "conv").bfloat16()
-    _, layout = as_windows(torch.zeros(1, 3, 8, 2048), None, 8)
+    _, layout = as_windows(torch.zeros(1, 3, 8, 2048), None, CONFIG)
     cos, _ = rotary_of(layout, model.config, 16)
     assert cos.dtype == torch.float32 and cos.shape == (1, 1, 256, 16)
     torch.testing.assert_close(cos[0, 0, 255, 8].double(), torch.tensor(255.0).double().cos(), rtol=0, atol=1e-4)
 
 
 def test_sincos_tells_all_positions_apart():
-    _, layout = as_windows(torch.zeros(1, 3, 80, 96), None, 8)
+    _, layout = as_windows(torch.zeros(1, 3, 80, 96), None, CONFIG)
     x = sincos_embedding(layout.positions(), 32)[0]
     assert x.shape == (120, 32)
     assert (torch.cdist(x, x) + 100 * torch.eye(120)).min() > 0.05

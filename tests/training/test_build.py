@@ -11,7 +11,8 @@ from support.places import FRAMES
 from support.recipes import RECIPE
 
 from winwin_hf.checked import build
-from winwin_hf.training.build import make_loader
+from winwin_hf.data.guesses import GuessStrategy
+from winwin_hf.training.build import make_loader, make_model, open_parts
 from winwin_hf.training.recipe import Recipe
 
 CAMVID = {"name": "camvid", "path": str(FRAMES / "CamVid")}
@@ -37,6 +38,14 @@ def test_what_loader_processes_need_can_be_sent(kind: str):
     loader = make_loader(recipe_of(kind), 0, 1, 0, patch_size=16)
     for part in (loader.dataset, loader.collate_fn, loader.worker_init_fn):
         assert len(ForkingPickler.dumps(part)) < 2**20  # more than a description would be slow to send
+
+
+@pytest.mark.parametrize("kind", ["guesses", "files"])
+def test_guesses_need_a_model_that_takes_them(kind: str):
+    recipe = recipe_of(kind)
+    recipe.initial_flow = GuessStrategy(probability=0.5)
+    with pytest.raises(ValueError, match=r"initial_flow\.probability: .* matching"):
+        make_model(recipe, open_parts(recipe)[0].source)
 
 
 @pytest.mark.slow  # the new process imports everything

@@ -112,6 +112,8 @@ class FlowReader:
                 if (flow.shape[0], flow.shape[1]) != (2 * image1.shape[0], 2 * image1.shape[1]):
                     same_size(image1, flow, "flow")
             occluded = target_of(example, "occluded", None, formats.decode_mask, name)
+            if occluded is not None and occluded.ndim != 2:
+                raise ValueError(f"its mask of occluded pixels has the shape {occluded.shape}; expected (H, W)")
             if occluded is not None and flow is not None and occluded.shape != flow.shape[:2]:
                 if occluded.shape == image1.shape[:2]:  # of the image, where the flow is twice as large (Spring's maps)
                     occluded = occluded.repeat(2, axis=0).repeat(2, axis=1)
@@ -182,6 +184,8 @@ class SegmentationReader:
             image = image_of(example["image"], name)
             label = target_of(example, "label", self.format, formats.decode_label, name)
             if label is not None:
+                if label.ndim != 2:
+                    raise ValueError(f"its annotation has the shape {label.shape}; expected class ids (H, W)")
                 same_size(image, label, "annotation")
                 unknown = (label >= self.num_labels) & (label != IGNORE)
                 if unknown.any():

@@ -317,10 +317,10 @@ def _forward(model: torch.nn.Module, first: torch.Tensor, second: torch.Tensor |
         value = outputs.get(name) if isinstance(outputs, Mapping) else getattr(outputs, name, None)
         if value is None:
             continue
-        if value.ndim != axes or value.shape[-2:] != first.shape[-2:]:
+        if value.ndim != axes or value.shape[0] != len(first) or value.shape[-2:] != first.shape[-2:]:
             raise ValueError(
                 f"{type(model).__name__} gave {name} of shape {tuple(value.shape)} for an input of {tuple(first.shape)}; "
-                "expected a map of the input's height and width."
+                "expected a map of each input, of its height and width."
             )
         maps[name] = value
     if not maps:

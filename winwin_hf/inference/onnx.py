@@ -13,6 +13,8 @@ from torch import nn
 from transformers import AutoConfig
 
 from winwin_hf.inference.flow import DensePrediction
+from winwin_hf.model.layers_winwin import as_windows
+from winwin_hf.model.losses_winwin import check_shape
 
 RUNTIMES = ("onnxruntime", "openvino")
 
@@ -68,13 +70,11 @@ class OnnxModel(nn.Module):
         views = [view for view in (pixel_values, second_pixel_values) if view is not None]
         if len(views) != len(self.inputs):
             raise ValueError(f"{self.path.name} takes {' and '.join(self.inputs)}; got {len(views)} of them.")
-        patch = self.description["multiple_of"]
         for name, view in zip(self.inputs, views, strict=True):
-            if view.ndim != 4 or view.shape[-1] % patch or view.shape[-2] % patch:
-                raise ValueError(
-                    f"{name} has shape {tuple(view.shape)}: expected whole images (B, C, H, W) with sides that are multiples "
-                    f"of {patch}; the processor pads."
-                )
+            if view.ndim != 4:
+                raise ValueError(f"{name} has shape {tuple(view.shape)}: expected whole images (B, C, H, W).")
+            as_windows(view, None, self.config, name)  # raises for what the model itself would refuse
+            check_shape(name, view, pixel_values.shape)
         feed = {name: view.detach().cpu().float().numpy() for name, view in zip(self.inputs, views, strict=True)}
         results = self.session(feed, self.outputs)
         maps: dict[str, Any] = {

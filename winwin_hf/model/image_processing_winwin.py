@@ -24,7 +24,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.processing_utils import ImagesKwargs, Unpack
 
 from .image_arrays_winwin import as_list, image_array, label_array, naming, resize, size_text, to_255, to_rgb
-from .losses_winwin import IGNORE_LABEL
+from .losses_winwin import IGNORE_LABEL, check_shape
 
 MAX_ENLARGEMENT = 2.0  # by `min_pixels`, in each direction
 RESIZING = ("do_resize", "size", "min_pixels", "do_pad", "patch_size")  # options that decide about sizes
@@ -305,6 +305,9 @@ class WinWinImageProcessor(PilBackend):
             ValueError: a target size cannot belong to these outputs, or their numbers differ.
         """
         flow, log_scale = _field(outputs, "flow"), _field(outputs, "log_scale", required=False)
+        check_shape("flow", flow, (*flow.shape[:-3], 2, *flow.shape[-2:]))
+        if log_scale is not None:
+            check_shape("log_scale", log_scale, (*flow.shape[:-3], *flow.shape[-2:]))
         results = []
         for restored, (down, right) in self._restore(flow, target_sizes, options):
             results.append({"flow": restored * restored.new_tensor([right, down])[:, None, None]})

@@ -31,6 +31,9 @@ from .rope_winwin import apply_rotary, rotary_embedding
 # ------------------------------------------------------------------ windows
 
 
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
 @dataclass
 class Layout:
     """Where an input's tokens lie: N windows of rows x columns patches at `corners` (B or 1, N, 2)."""
@@ -66,18 +69,24 @@ class Layout:
 
 
 def as_windows(
-    pixel_values: torch.Tensor, window_positions: torch.Tensor | None, patch_size: int, name: str = "pixel_values"
+    pixel_values: torch.Tensor, window_positions: torch.Tensor | None, config: WinWinConfig, name: str = "pixel_values"
 ) -> tuple[torch.Tensor, Layout]:
     """
     Brings both forms of an image, (B, C, H, W) and (B, N, C, h, w) with positions (B, N, 2), to (B*N, C, h, w) and a layout.
 
-    Raises: ValueError, naming the argument: another number of axes, positions that are missing or don't fit, or sides that are no
-        multiple of the patch.
+    Raises: ValueError, naming the argument: another number of axes or channels, integers, positions that are missing or don't fit,
+        or sides that are no multiple of the patch.
     """
-    windowed = pixel_values.ndim == 5
+    windowed, patch_size = pixel_values.ndim == 5, config.patch_size
     positions_name = name.replace("pixel_values", "window_positions")
     if pixel_values.ndim not in (4, 5):
         raise ValueError(f"{name} has shape {tuple(pixel_values.shape)}: expected (B, C, H, W) or (B, N, C, h, w).")
+    if pixel_values.shape[-3] != config.num_channels or 0 in pixel_values.shape:
+        raise ValueError(
+            f"{name} has shape {tuple(pixel_values.shape)}: expected {config.num_channels} channels, and nothing empty."
+        )
+    if not pixel_values.is_floating_point():
+        raise ValueError(f"{name} is of {pixel_values.dtype}: expected normalised floats; the processor makes them.")
     if windowed != (window_positions is not None):
         wrong = "is missing" if windowed else "is given"
         raise ValueError(
@@ -96,10 +105,33 @@ def as_windows(
             f"{positions_name} has shape {tuple(window_positions.shape)}: expected {(batch, count, 2)} for {name} "
             f"of shape {tuple(pixel_values.shape)}."
         )
+    elif window_positions.dtype not in INTEGERS:  # half precision would round positions of large frames
+        raise ValueError(f"{positions_name} is of {window_positions.dtype}: expected integers, in patches.")
     else:
-        corners = window_positions
+        corners = window_positions.long()  # uint8 would overflow in products
     pixels = pixel_values.flatten(0, 1) if windowed else pixel_values
     return pixels, Layout(batch, count, height // patch_size, width // patch_size, corners, windowed)
+
+
+def check_batch(layout: Layout, second_layout: Layout) -> None:
+    """Raises ValueError for a second view of another batch size, which attention would broadcast."""
+    if second_layout.batch != layout.batch:
+        raise ValueError(
+            f"second_pixel_values has a batch of {second_layout.batch}: expected {layout.batch}, as pixel_values has."
+        )
+
+
+def check_visible(visible: torch.Tensor, layout: Layout) -> None:
+    """Raises ValueError where `visible` isn't (B, at least 1) indices of the layout's tokens."""
+    count = layout.count * layout.rows * layout.columns
+    if visible.ndim != 2 or visible.shape[0] != layout.batch or visible.dtype not in (torch.int64, torch.int32):
+        raise ValueError(
+            f"visible is {visible.dtype} of shape {tuple(visible.shape)}: expected int64 of shape ({layout.batch}, visible)."
+        )
+    if torch.compiler.is_compiling():  # values and their number aren't known there
+        return
+    if visible.shape[1] == 0 or visible.min() < 0 or visible.max() >= count:
+        raise ValueError(f"visible: expected at least one index an image, each from 0 to {count - 1}.")
 
 
 def patchify(pixels: torch.Tensor, patch_size: int) -> torch.Tensor:

@@ -5,6 +5,7 @@ What is notable here:
 - Unknown targets (NaN, inf, out of range, ignored labels) are replaced *before* any arithmetic: a NaN that is only masked
   afterwards still gives NaN gradients. Where nothing is known the loss is 0 and its gradients are 0.
 - Everything is computed in float32, under autocast too.
+- Shapes must agree in full. What broadcasts would give a loss too, but another one.
 
 Legend: B batch, L labels, T tokens, P pixel values of a patch, H W pixels, h w cells of a coarser grid.
 """
@@ -20,6 +21,12 @@ from torch import Tensor
 FREE_SCALE = 4.0  # the raw channel of the Laplacian's scale may go so far without a penalty
 UNKNOWN_FLOW = 10_000.0  # px; flow that is not below counts as unknown (Middlebury writes values above 1e9)
 IGNORE_LABEL = 255  # class of pixels that are unknown
+
+
+def check_shape(name: str, tensor: Tensor, expected: Sequence[int]) -> None:
+    """Raises ValueError, with both shapes, where `tensor` has another shape than `expected`."""
+    if tuple(tensor.shape) != tuple(expected):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}: expected {tuple(expected)}.")
 
 
 def _mean_where(values: Tensor, valid: Tensor) -> Tensor:
@@ -43,7 +50,7 @@ def laplacian_scale(log_scale: Tensor, min_scale: float = 0.25, max_scale: float
 def bounded_laplacian_loss(
     flow: Tensor,
     log_scale: Tensor,
-    target: Tensor,
+    labels: Tensor,
     max_flow: float = UNKNOWN_FLOW,
     min_scale: float = 0.25,
     max_scale: float = 4.0,
@@ -59,9 +66,12 @@ def bounded_laplacian_loss(
     Args:
         flow: predicted flow (..., 2, H, W) in pixels.
         log_scale: raw channel c (..., H, W), see `laplacian_scale`.
-        target: true flow (..., 2, H, W) in pixels; NaN, inf and values of `max_flow` pixels or more are unknown.
+        labels: true flow (..., 2, H, W) in pixels; NaN, inf and values of `max_flow` pixels or more are unknown.
+    Raises: ValueError: shapes differ.
     """
-    target, known = _known_flow(target, max_flow)
+    check_shape("labels", labels, flow.shape)
+    check_shape("log_scale", log_scale, (*flow.shape[:-3], *flow.shape[-2:]))
+    target, known = _known_flow(labels, max_flow)
     scale = laplacian_scale(log_scale, min_scale, max_scale)
     error = (flow.float() - target).abs().sum(dim=-3)  # (..., H, W)
     loss = error / scale + scale.log()
@@ -79,7 +89,11 @@ def semantic_loss(
         logits: (..., L, H, W): the class axis is the third from the end, as in (B, L, H, W) and (B, N, L, h, w).
         labels: integers (..., H, W).
         weights: of each class, L numbers; the average is then a weighted one. None: all alike.
+    Raises: ValueError: shapes differ, or labels aren't integers.
     """
+    check_shape("labels", labels, (*logits.shape[:-3], *logits.shape[-2:]))
+    if labels.is_floating_point():
+        raise ValueError(f"labels are of {labels.dtype}: expected integers, the classes.")
     labels = labels.long()
     weight = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=logits.device)
     per_pixel = F.cross_entropy(
@@ -95,7 +109,7 @@ def semantic_loss(
 
 
 def scale_invariant_log_loss(
-    depth: Tensor, target: Tensor, variance_focus: float = 0.85, eps: float = 1e-6, max_depth: float | None = None
+    depth: Tensor, labels: Tensor, variance_focus: float = 0.85, eps: float = 1e-6, max_depth: float | None = None
 ) -> Tensor:
     """Scale-invariant error of log depth (Eigen et al. 2014, eq. 4, with the square root that BTS and AdaBins take).
 
@@ -108,9 +122,11 @@ def scale_invariant_log_loss(
     Args:
         depth: predicted depth (B, ..., H, W) in metres, positive. Axis 0 tells images apart; all other axes (windows,
             rows, columns) belong to one image.
-        target: true depth, same shape; known where finite, above 0 and, if given, at most `max_depth`.
+        labels: true depth, same shape; known where finite, above 0 and, if given, at most `max_depth`.
+    Raises: ValueError: shapes differ.
     """
-    target = target.float()
+    check_shape("labels", labels, depth.shape)
+    target = labels.float()
     known = target.isfinite() & (target > 0)
     if max_depth is not None:
         known = known & (target <= max_depth)
@@ -133,7 +149,10 @@ def normalised_pixel_loss(prediction: Tensor, patches: Tensor, mask: Tensor, eps
         prediction: (..., T, P).
         patches: true pixel values (..., T, P).
         mask: bool (..., T), True where the patch was hidden from the network and so counts.
+    Raises: ValueError: shapes differ.
     """
+    check_shape("patches", patches, prediction.shape)
+    check_shape("mask", mask, prediction.shape[:-1])
     patches = patches.float()
     variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)  # unbiased variance, as in MAE
     target = (patches - mean) / (variance + eps).sqrt()

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from .configuration_winwin import WinWinConfig
 from .heads_winwin import ConvNextBlock, LayerNorm2d
 from .layers_winwin import Layout
-from .losses_winwin import UNKNOWN_FLOW
+from .losses_winwin import UNKNOWN_FLOW, check_shape
 from .nearby_keys_winwin import Grid, NearbyKeys, nearby_keys, negligible_distance
 from .rope_winwin import apply_rotary, rotary_embedding
 
@@ -142,6 +142,9 @@ class Matching(nn.Module):
 
     def in_positions(self, flow: torch.Tensor, layout: Layout) -> torch.Tensor:
         """Flow (B, [N,] 2, H, W) in pixels -> whole stride-s positions (x, y), (B, Q, 2)."""
+        side = self.factor * self.stride
+        lead = (layout.batch, layout.count) if layout.windowed else (layout.batch,)
+        check_shape("initial_flow", flow, (*lead, 2, layout.rows * side, layout.columns * side))
         flow = flow.flatten(0, 1) if layout.windowed else flow
         return layout.to_tokens(F.avg_pool2d(flow.float(), self.stride) / self.stride).round()
 
@@ -313,7 +316,10 @@ def matching_loss(match: Match, target: torch.Tensor, inside: torch.Tensor, stri
     Args:
         target: (B, Q, 2), the true displacement in pixels at each position; NaN is unknown.
         inside: (B, Q), whether the true match lies in the second view's windows; elsewhere only "no match" is taught.
+    Raises: ValueError: shapes differ.
     """
+    check_shape("target", target, match.flow.shape)
+    check_shape("inside", inside, match.flow.shape[:-1])
     known = torch.isfinite(target).all(-1)
     visible = known & inside
     target = torch.where(known[..., None], target, 0.0)

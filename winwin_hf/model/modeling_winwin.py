@@ -37,11 +37,19 @@ from .layers_winwin import (
     WinWinEmbeddings,
     WinWinLayer,
     as_windows,
+    check_batch,
+    check_visible,
     patchify,
     rotary_of,
     sincos_embedding,
 )
-from .losses_winwin import bounded_laplacian_loss, normalised_pixel_loss, scale_invariant_log_loss, semantic_loss
+from .losses_winwin import (
+    bounded_laplacian_loss,
+    check_shape,
+    normalised_pixel_loss,
+    scale_invariant_log_loss,
+    semantic_loss,
+)
 from .matching_winwin import Matching, MatchingFeatures
 from .outputs_winwin import (
     EncodedView,
@@ -133,17 +141,20 @@ class WinWinModel(WinWinPreTrainedModel):
         taps (`list[int]`, *optional*):
             Blocks whose tokens to return.
         """
-        pixels, layout = as_windows(pixel_values, window_positions, self.config.patch_size)
+        pixels, layout = as_windows(pixel_values, window_positions, self.config)
         tokens, stem = self.embeddings(pixels, layout)
         rotary = rotary_of(layout, self.config, self.config.hidden_size // self.config.num_attention_heads)
         if visible is not None:
             if self.config.attention_pattern != "global":
                 raise ValueError("visible: dropping single tokens needs attention_pattern='global'.")
+            check_visible(visible, layout)
             tokens = tokens.gather(1, visible[..., None].expand(-1, -1, tokens.shape[-1]))
             if rotary is not None:
                 index = visible[:, None, :, None].expand(-1, 1, -1, rotary[0].shape[-1])
                 cos, sin = (t.expand(layout.batch, -1, -1, -1).gather(2, index) for t in rotary)
                 rotary = cos, sin
+        if taps and not set(taps) <= set(range(len(self.layers))):
+            raise ValueError(f"taps {taps}: expected blocks from 0 to {len(self.layers) - 1}.")
         tapped = {}
         for i, layer in enumerate(self.layers):
             tokens = layer(tokens, rotary, layout, **kwargs)
@@ -183,7 +194,7 @@ class WinWinBackbone(BackboneMixin, WinWinPreTrainedModel):
             With windows only; feature maps are then `(batch_size, windows, hidden_size, rows, columns)`.
         """
         kwargs["output_hidden_states"] = True
-        _, layout = as_windows(pixel_values, window_positions, self.config.patch_size)
+        _, layout = as_windows(pixel_values, window_positions, self.config)
         outputs = self.winwin(pixel_values, window_positions, **kwargs)
         maps = []
         for name, tokens in zip(self.stage_names, outputs.hidden_states, strict=True):
@@ -326,7 +337,7 @@ class WinWinForSemanticSegmentation(WinWinPreTrainedModel):
 
         Returns `logits` at full resolution, `(batch_size, num_labels, height, width)`, with windows after the batch.
         """
-        _, layout = as_windows(pixel_values, window_positions, self.config.patch_size)
+        _, layout = as_windows(pixel_values, window_positions, self.config)
         outputs = self.winwin(pixel_values, window_positions, taps=self.head.encoder_taps, **kwargs)
         logits = layout.to_output(self.head(layout, outputs))
         loss = None
@@ -363,7 +374,7 @@ class WinWinForDepthEstimation(WinWinPreTrainedModel):
 
         Returns `predicted_depth` in metres, `(batch_size, height, width)`, with windows after the batch.
         """
-        _, layout = as_windows(pixel_values, window_positions, self.config.patch_size)
+        _, layout = as_windows(pixel_values, window_positions, self.config)
         outputs = self.winwin(pixel_values, window_positions, taps=self.head.encoder_taps, **kwargs)
         share = layout.to_output(self.head(layout, outputs)).squeeze(-3).sigmoid()
         low, high = log(self.config.min_depth), log(self.config.max_depth)
@@ -420,7 +431,7 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         second_window_positions (`torch.LongTensor` of shape `(batch_size, second_windows, 2)`, *optional*):
             The same for the second view's windows, in its full frame.
         initial_flow (`torch.FloatTensor` of shape `(batch_size, [windows,] 2, height, width)`, *optional*):
-            A first guess in pixels, around which the matching looks; models without matching ignore it.
+            A first guess in pixels, around which the matching looks; an error for a model without matching.
         labels (`torch.FloatTensor` of shape `(batch_size, [windows,] 2, height, width)`, *optional*):
             Flow (right, down) in pixels; NaN or infinite is unknown.
         """
@@ -440,7 +451,7 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
 
         A frame of a video is part of two flows, of four with those backward, and is encoded once. `name` is for messages.
         """
-        _, layout = as_windows(pixel_values, window_positions, self.config.patch_size, name)
+        _, layout = as_windows(pixel_values, window_positions, self.config, name)
         encoder = self.winwin(pixel_values, window_positions, taps=self.head.encoder_taps, **kwargs)
         tokens = self.decoder.embed(encoder.last_hidden_state)
         features, fine = None, ()
@@ -461,6 +472,11 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
     ) -> WinWinOpticalFlowOutput:
         """Flow from one encoded view to another. `labels`, `initial_flow`: see `forward`."""
         layout, tokens, features, match = first.layout, first.tokens, {}, None
+        check_batch(layout, second.layout)
+        if initial_flow is not None and self.config.matching_stride is None:
+            raise ValueError(
+                "initial_flow is given to a model without matching: expected none, or config.matching_stride."
+            )
         if self.config.matching_stride is not None:
             match = self.matching(first.features, second.features, layout, second.layout, initial_flow)
             summary = self.matching.summarise(match, layout)
@@ -543,23 +559,24 @@ class WinWinForPreTraining(WinWinPreTrainedModel):
         labels (`torch.FloatTensor` of the shape of `pixel_values`, *optional*):
             The image to paint; by default the first view itself.
         """
-        pixels, layout = as_windows(pixel_values, window_positions, self.config.patch_size)
-        _, second_layout = as_windows(
-            second_pixel_values, second_window_positions, self.config.patch_size, "second_pixel_values"
-        )
+        pixels, layout = as_windows(pixel_values, window_positions, self.config)
+        _, second_layout = as_windows(second_pixel_values, second_window_positions, self.config, "second_pixel_values")
+        check_batch(layout, second_layout)
         num_tokens = layout.count * layout.rows * layout.columns
         if bool_masked_pos is None:
             order = torch.rand(layout.batch, num_tokens, device=pixels.device).argsort(dim=1)
             num_masked = min(round(self.config.mask_ratio * num_tokens), num_tokens - 1)  # something must stay
             bool_masked_pos = order < max(1, num_masked)
-        bool_masked_pos = bool_masked_pos.flatten(1).bool()
-        if bool_masked_pos.shape != (layout.batch, num_tokens):
-            raise ValueError(
-                f"bool_masked_pos has {tuple(bool_masked_pos.shape)} entries: expected {(layout.batch, num_tokens)}."
-            )
+        check_shape("bool_masked_pos", bool_masked_pos, (layout.batch, num_tokens))
+        if bool_masked_pos.is_floating_point():
+            raise ValueError(f"bool_masked_pos is of {bool_masked_pos.dtype}: expected bool.")
+        bool_masked_pos = bool_masked_pos.bool()
         num_visible = (~bool_masked_pos).sum(1)
-        if not torch.compiler.is_compiling() and bool((num_visible != num_visible[0]).any()):
-            raise ValueError("bool_masked_pos hides a different number of tokens in each image: expected the same.")
+        if not torch.compiler.is_compiling():
+            if bool((num_visible != num_visible[0]).any()):
+                raise ValueError("bool_masked_pos hides a different number of tokens in each image: expected the same.")
+            if int(num_visible[0]) == 0:
+                raise ValueError("bool_masked_pos hides every token: expected one to stay.")
         # Stable sort: visible tokens first, each in its place's order, without a data-dependent shape per image.
         visible = bool_masked_pos.long().argsort(dim=1, stable=True)[:, : int(num_visible[0])]
 
@@ -577,6 +594,8 @@ class WinWinForPreTraining(WinWinPreTrainedModel):
         decoded = self.decoder(tokens, memory, layout, second_layout, **kwargs)
         logits = self.head(decoded.last_hidden_state).float()
 
+        if labels is not None:
+            check_shape("labels", labels, pixel_values.shape)
         target = pixels if labels is None else labels.flatten(0, 1) if layout.windowed else labels
         patches = patchify(target.float(), self.config.patch_size).reshape(layout.batch, num_tokens, -1)
         return WinWinPreTrainingOutput(

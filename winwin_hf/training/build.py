@@ -100,6 +100,10 @@ def make_model(recipe: Recipe, source: Source) -> Any:
         raise ValueError(f"task {recipe.task!r} needs data for {task.data}, but {source.name!r} is for {source.task}")
     labels = {"id2label": dict(enumerate(source.labels))} if source.labels else {}
     config = recipe.config(**labels)
+    if recipe.initial_flow.probability and (recipe.task != "optical-flow" or config.matching_stride is None):
+        raise ValueError(
+            "initial_flow.probability: guesses need a model of flow with matching (model.config.matching_stride)"
+        )
     model = model_class(config)
     if recipe.model.init:
         initialise(model, recipe.model.init)

@@ -140,6 +140,7 @@ def sparsification(error: np.ndarray, uncertainty: np.ndarray, steps: int = SPAR
         (2, steps): mean error without the share k / steps of the pixels, k = 0, 1, ...; first removed by uncertainty, then by the error
         itself, which is the best possible curve. AUSE is the mean of their difference over the mean error.
     """
+    check_same_size(uncertainty, error)
     kept = np.ceil(error.size * (1 - np.arange(steps) / steps)).astype(np.intp)
     curves = []
     for key in (uncertainty, error):
