@@ -68,7 +68,9 @@ def test_the_layout_is_huggingface_hubs(root: Path, tmp_path: Path):
     repository = tmp_path / "cache" / "models--winwin-test"
     assert re.fullmatch("[0-9a-f]{40}", snapshot.name)
     assert (repository / "refs" / "main").read_text() == snapshot.name
-    assert sorted(item.name for item in repository.iterdir()) == ["refs", "snapshots"], "temporary files were left"
+    assert sorted(item.name for item in repository.iterdir()) == [".no_exist", "refs", "snapshots"], (
+        "temporary files were left"
+    )
     info = scan_cache_dir(tmp_path / "cache")
     assert not info.warnings
     assert [repo.repo_id for repo in info.repos] == ["winwin-test"]
@@ -114,7 +116,7 @@ def test_a_copy_that_fails_leaves_the_old_version(root: Path, monkeypatch: pytes
         bundled.install()
     repository = old.parents[1]
     assert (repository / "refs" / "main").read_text() == old.name
-    assert sorted(item.name for item in repository.iterdir()) == ["refs", "snapshots"]
+    assert sorted(item.name for item in repository.iterdir()) == [".no_exist", "refs", "snapshots"]
     assert [item.name for item in old.parent.iterdir()] == [old.name]
 
 

@@ -155,10 +155,16 @@ def _install_one(folder: Path, repository: Path) -> Path:
                     raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+    # What the cache knows of a downloaded model that is no adapter: with peft installed, transformers asks for that file first.
+    missing = repository / ".no_exist" / commit / "adapter_config.json"
+    if not missing.exists():
+        missing.parent.mkdir(parents=True, exist_ok=True)
+        missing.touch()
     _write_ref(repository, commit)
-    for other in snapshots.iterdir():
-        if other.name != commit:
-            shutil.rmtree(other, ignore_errors=True)
+    for folder in (snapshots, repository / ".no_exist"):
+        for other in folder.iterdir():
+            if other.name != commit:
+                shutil.rmtree(other, ignore_errors=True)
     return snapshot
 
 

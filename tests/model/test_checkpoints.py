@@ -144,13 +144,23 @@ class UnknownRepository(BaseHTTPRequestHandler):
         pass
 
 
-def test_bare_names_where_the_hub_knows_no_such_repository():
+@pytest.mark.parametrize(
+    ("peft", "options"),
+    [
+        pytest.param("sys.modules['peft'] = None", "", id="without-peft"),
+        # with it, transformers asks for an adapter first, and takes the Hub's word that there is no such repository
+        pytest.param("import peft", ", local_files_only=True", id="with-peft"),
+    ],
+)
+def test_bare_names_where_the_hub_knows_no_such_repository(peft, options):
     """With a network: the model and its image processor, from the cache."""
+    if "import" in peft:
+        pytest.importorskip("peft")
     server = ThreadingHTTPServer(("127.0.0.1", 0), UnknownRepository)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     code = (
-        "import winwin_hf; from transformers import AutoImageProcessor, AutoModel\n"
-        "AutoModel.from_pretrained('winwin-depth'); print(AutoImageProcessor.from_pretrained('winwin-flow').min_pixels)"
+        f"import sys; {peft}; import winwin_hf; from transformers import AutoImageProcessor, AutoModel\n"
+        f"AutoModel.from_pretrained('winwin-depth'{options}); print(AutoImageProcessor.from_pretrained('winwin-flow').min_pixels)"
     )
     environment = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HUB_OFFLINE": "0"}
     try:
