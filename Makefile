@@ -7,13 +7,14 @@ VENV ?= .venv
 DEMO ?= demo
 PORT ?= 7860
 TORCH_INDEX ?=
+VERSIONS ?= oldest newest
 
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: help install install-dev demo space docs test test-slow research lint format clean
+.PHONY: help install install-dev demo space docs test test-slow test-floors research lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -22,11 +23,12 @@ help:
 	@echo "make test       formatter, linter, types, imports, then the tests (make test PYTEST_ARGS='-k flow' for some)"
 	@echo "make test-slow  the slow tests: the installed wheel, the notebooks, long trainings"
 	@echo "make research   the tests of scripts/research"
+	@echo "make test-floors  the tests with the oldest and the newest versions that pyproject.toml allows, in .floors/ (hours, 15 GB)"
 	@echo "make lint       formatter, linter, types, imports and workflows only"
 	@echo "make format     let ruff format and fix"
 	@echo "make docs       the documentation as a site in site/"
 	@echo "make install    only the virtual environment in $(VENV)/"
-	@echo "make clean      remove $(VENV)/, $(DEMO)/, site/, builds and caches (the Hub cache is left alone)"
+	@echo "make clean      remove $(VENV)/, .floors/, $(DEMO)/, site/, builds and caches (the Hub cache is left alone)"
 
 # Stamps: a target's work is done again only when what it is made from has changed.
 $(VENV)/.stamp-venv:
@@ -90,6 +92,10 @@ test: lint
 test-slow: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
+# Environments of its own. make test-floors PYTHON=python3.10 VERSIONS=oldest: another interpreter, one of the sets
+test-floors:
+	$(PYTHON) scripts/test_floors.py $(VERSIONS) $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX)) --pytest-args="$(PYTEST_ARGS)"
+
 research: $(VENV)/.stamp-dev
 	$(PYTEST) -m research $(PYTEST_ARGS)
 
@@ -98,5 +104,5 @@ format: $(VENV)/.stamp-dev
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(DEMO) site build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	rm -rf $(VENV) .floors $(DEMO) site build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -116,8 +116,21 @@ def test_dense_fallback_moves_about(monkeypatch):
     assert chi_square_is_plausible(seen, legal, 1000)
 
 
-def test_large_dense_packing_is_quick_and_legal():
-    positions = sample_windows(rng(), (45, 80), (7, 7), 40)
+class CountingGenerator(np.random.Generator):
+    """Counts the tuples of windows that it was asked for."""
+
+    tuples = 0
+
+    def integers(self, low, high=None, size=None, **more):
+        if isinstance(size, tuple):
+            self.tuples += size[0]
+        return super().integers(low, high, size=size, **more)
+
+
+def test_large_dense_packing_is_legal_and_its_tries_are_bounded():
+    generator = CountingGenerator(np.random.PCG64(0))
+    positions = sample_windows(generator, (45, 80), (7, 7), 40)
+    assert 0 < generator.tuples * (40 * 39 // 2) <= windows_ablation.REJECTION_BUDGET
     apart = np.abs(positions[:, None] - positions[None]).max(axis=-1) + np.eye(40, dtype=int) * 99
     assert apart.min() >= 7
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from support.places import ROOT
+from support.places import HANGS_AFTER, ROOT
 from support.two_processes import in_two_processes
 
 from winwin_hf.data import formats
@@ -82,7 +82,7 @@ def score_share(cache):
     """What one of two processes does; the second has no segmented image at all."""
     rank = torch.distributed.get_rank()
     for name in NAMES:
-        metric = load(name, process_id=rank, num_process=2, experiment_id="test", cache_dir=cache, timeout=60)
+        metric = load(name, process_id=rank, num_process=2, experiment_id="test", cache_dir=cache, timeout=HANGS_AFTER)
         pairs = list(images(name))
         share = pairs[rank::2] if name != "semantic_segmentation" else pairs if rank == 0 else []
         for prediction, reference in share:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from support.places import FRAMES, ROOT
+from support.places import FRAMES, HANGS_AFTER, ROOT
 from support.two_processes import in_two_processes
 
 from winwin_hf import WinWinConfig, WinWinForOpticalFlow, WinWinImageProcessor
@@ -173,7 +173,7 @@ def test_the_script_in_two_processes_gives_the_same_figures(model, tmp_path):
     command += [str(ROOT / "scripts" / "evaluate.py"), str(model), *(f"--data={place}" for place in DATA)]
     command += ["--output", str(tmp_path / "2"), "--cpu", "--worst", "2"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=HANGS_AFTER)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "sintel-final" in done.stdout
     check_same_files(tmp_path / "1", tmp_path / "2")

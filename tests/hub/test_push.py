@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from support.minihub import Hub
+from support.places import HANGS_AFTER
 from support.recipes import RECIPE
 from support.results import results_json
 from support.shards import make_rows
@@ -96,7 +97,7 @@ class Process:
     def close(self) -> None:
         assert self.process.stdin
         self.process.stdin.close()
-        self.process.wait(timeout=60)
+        self.process.wait(timeout=HANGS_AFTER)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ if CHROMIUM is None:
     pytest.skip("needs chromium (apt-get install chromium)", allow_module_level=True)
 
 from support import space_server  # noqa: E402
+from support.places import HANGS_AFTER  # noqa: E402
 
 from winwin_hf.data import formats  # noqa: E402
 from winwin_hf.inference import clips  # noqa: E402
@@ -32,7 +33,7 @@ FLAGS = [
 ]
 OFFLINE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 expect = playwright.expect
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=1000 * HANGS_AFTER)
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +61,14 @@ def page(browser: playwright.Browser, server: space_server.Server) -> Iterator[p
 
 def opened(context: playwright.BrowserContext, server: space_server.Server, query: str = "") -> playwright.Page:
     page = context.new_page()
+    page.set_default_timeout(1000 * HANGS_AFTER)
     page.asked_elsewhere = []  # type: ignore[attr-defined]
     own = (server.url, "data:", "blob:")
     page.on(
         "request", lambda request: None if request.url.startswith(own) else page.asked_elsewhere.append(request.url)
     )
     page.goto(server.url + query)
-    page.wait_for_selector("#flow-run", timeout=60_000)
+    page.wait_for_selector("#flow-run")
     return page
 
 
@@ -230,7 +232,7 @@ def test_depth_in_space(page: playwright.Page, frames: list[str]) -> None:
     canvas = page.locator("#depth-model canvas").first
     expect(canvas).to_be_visible()
     canvas.scroll_into_view_if_needed()
-    for _ in range(60):  # until the surface is drawn
+    for _ in range(4 * HANGS_AFTER):  # until the surface is drawn
         picture = np.asarray(Image.open(io.BytesIO(canvas.screenshot())).convert("RGB")).reshape(-1, 3)
         if len(np.unique(picture, axis=0)) > 200:
             break
@@ -271,7 +273,7 @@ def test_video(page: playwright.Page, frames: list[str], tmp_path: Path) -> None
     page.click("#video-run")
     film = page.locator("#video-flow video").first
     expect(film).to_be_visible()
-    page.wait_for_function("document.querySelector('#video-flow video').readyState >= 2", timeout=20_000)
+    page.wait_for_function("document.querySelector('#video-flow video').readyState >= 2")
     assert film.evaluate("film => [film.videoWidth, film.videoHeight]") == [160, 192]
     expect(page.get_by_text("3 pairs").first).to_be_visible()
 

@@ -13,4 +13,7 @@ RECIPES = ROOT / "winwin_hf" / "recipes"
 # Real data sets, which a checkout doesn't have; tests that need them are skipped where they are missing.
 TEST_DATA = Path(os.environ.get("WINWIN_TEST_DATA") or ROOT.parent / "shared" / "data")
 NO_REAL_DATA = "no real data"  # how the reason of a skipped test begins, before the path that is missing
+HANGS_AFTER = (
+    500  # seconds; a guard only, below pytest's faulthandler_timeout: a busy machine takes minutes for an import
+)
 REFERENCE = TEST_DATA.parent / "reference"  # numeric references of other implementations

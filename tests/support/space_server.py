@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from support.places import ROOT
+from support.places import HANGS_AFTER, ROOT
 from winwin_hf import (
     WinWinConfig,
     WinWinForDepthEstimation,
@@ -93,7 +93,7 @@ def start() -> Server:
         )
     atexit.register(process.kill)
     url = f"http://127.0.0.1:{port}"
-    for _ in range(600):
+    for _ in range(5 * HANGS_AFTER):
         if process.poll() is not None:
             pytest.fail(f"the demo ended at once:\n{log.read_text()}")
         try:

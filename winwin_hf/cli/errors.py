@@ -28,10 +28,9 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except (UsageError, OSError, ValueError, ImportError) as error:
-            from winwin_hf.data.rows import BrokenExample
-
             late = time.monotonic() - start > TRACEBACK_AFTER
-            clear = isinstance(error, UsageError | FileNotFoundError | BrokenExample)
+            # By name: importing its class here would fail where a package that can't be imported is the error.
+            clear = isinstance(error, UsageError | FileNotFoundError) or type(error).__name__ == "BrokenExample"
             if os.environ.get("WINWIN_TRACEBACK") or (late and not clear):
                 raise
             # transformers' messages run over many lines, the first of which says what is wrong.

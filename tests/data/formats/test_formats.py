@@ -19,7 +19,9 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from winwin_hf.data import formats
 from winwin_hf.data.formats import Blob
 
-one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+one_folder = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None, max_examples=40
+)
 sides = array_shapes(min_dims=2, max_dims=2, max_side=6)
 any_float = st.floats(width=32)  # with NaN, inf and -0.0
 flows = arrays(

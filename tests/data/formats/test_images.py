@@ -18,7 +18,9 @@ from PIL import Image
 from winwin_hf.data import formats
 from winwin_hf.data.formats import Blob
 
-one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+one_folder = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None, max_examples=40
+)
 sides = array_shapes(min_dims=2, max_dims=2, max_side=6)
 
 

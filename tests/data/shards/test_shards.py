@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datasets.distributed import split_dataset_by_node
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.places import FRAMES
 from support.shards import H, W, make_rows
@@ -550,7 +550,7 @@ def test_an_address_serves_as_well_as_a_folder(tmp_path, format):
 # --------------------------------------------------------------------------------------------------------------- the pieces
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     sizes=st.lists(st.integers(0, 5_000), min_size=1, max_size=60),
     shard_size=st.integers(1, 20_000),

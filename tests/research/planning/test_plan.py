@@ -13,7 +13,7 @@ import yaml
 from research.planning.count import Kept, MemoryCounter, batch_of, count_flops, count_memory, counted, kept_by
 from research.planning.model import GPUS, Assumptions, frame_bytes, gpu_of, plan
 from research.planning.page import CASES, cost_table, counts_of, duration, page, short
-from support.places import ROOT
+from support.places import HANGS_AFTER, ROOT
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
@@ -338,6 +338,6 @@ def test_sharded_network_trains_the_same(tmp_path):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command += [str(script), str(ROOT / "scripts")]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANGS_AFTER)
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("same") == 2
