@@ -317,3 +317,13 @@ def test_agrees_with_croco_reference():
     out = model(io["image1"], io["image2"])
     torch.testing.assert_close(out.flow, io["flow"], **close)
     torch.testing.assert_close(out.log_scale, io["log_scale"][:, 0], **close)
+
+
+@pytest.mark.parametrize("keyword", ["label", "window_position", "initial_flows", "second_pixel_value"])
+@pytest.mark.parametrize("task", TASKS)
+def test_a_misspelt_keyword_is_refused(task, keyword):
+    model = make(task, "linear")
+    inputs = arguments(task, model, frames(model))
+    with pytest.raises(TypeError, match=keyword):
+        model(**inputs, **{keyword: None})
+    model(**inputs, output_attentions=True, return_dict=True, num_items_in_batch=3, use_cache=False, mine=1)

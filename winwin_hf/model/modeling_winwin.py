@@ -12,7 +12,9 @@ Notable:
 Shapes: B batch, N windows, T tokens of all windows, D width, C channels, H W pixels, h w patches, p patch size.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from math import log
 from typing import Any
 
@@ -62,6 +64,30 @@ from .refinement_winwin import FineFeatures, Refinement
 
 logger = logging.get_logger(__name__)
 
+ARGUMENTS = (
+    "pixel_values",
+    "second_pixel_values",
+    "window_positions",
+    "second_window_positions",
+    "labels",
+    "initial_flow",
+    "bool_masked_pos",
+)
+
+
+def refuse_misspelt(keywords: Mapping[str, Any]) -> None:
+    """
+    Raises TypeError for a keyword that is an argument of another model's forward, or nearly one's name.
+
+    transformers passes all others on to the attention, and adds some of its own (`use_cache` in training).
+    """
+    for name in keywords:
+        if name not in TransformersKwargs.__annotations__ and name != "use_cache":
+            meant = get_close_matches(name, ARGUMENTS, n=1, cutoff=0.8)
+            if meant:
+                hint = "this model hasn't got it" if meant[0] == name else f"did you mean {meant[0]!r}?"
+                raise TypeError(f"forward got an unexpected keyword argument {name!r}: {hint}.")
+
 
 @auto_docstring
 class WinWinPreTrainedModel(PreTrainedModel):
@@ -70,6 +96,9 @@ class WinWinPreTrainedModel(PreTrainedModel):
     main_input_name = "pixel_values"
     input_modalities = ["image"]
     supports_gradient_checkpointing = True
+    # Trainer would count labels other than -100, leave it to the model to divide the loss by that number, and multiply by the number of
+    # processes. Unknown pixels here are NaN, infinite or `semantic_loss_ignore_index`, so a loss is the mean over its own batch.
+    accepts_loss_kwargs = False
     _no_split_modules = ["WinWinEmbeddings", "WinWinLayer", "WinWinDecoderLayer"]
     _supports_sdpa = True
     _supports_flash_attn = True
@@ -141,6 +170,7 @@ class WinWinModel(WinWinPreTrainedModel):
         taps (`list[int]`, *optional*):
             Blocks whose tokens to return.
         """
+        refuse_misspelt(kwargs)
         pixels, layout = as_windows(pixel_values, window_positions, self.config)
         tokens, stem = self.embeddings(pixels, layout)
         rotary = rotary_of(layout, self.config, self.config.hidden_size // self.config.num_attention_heads)
