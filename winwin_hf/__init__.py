@@ -1,7 +1,7 @@
 """winwin_hf: Win-Win (ICLR 2024) on the Hugging Face stack. Importing it registers everything with the Auto classes.
 
 Only the command `winwin` (winwin_command.py) goes without: registering imports torch and transformers, which takes seconds, and `winwin
---help` needs neither. Its commands import `winwin_hf.model`, which registers, when they load a network.
+--help` needs neither. Its commands import `winwin_hf.registration` when they load a network.
 """
 
 import sys
@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 if "winwin_command" not in sys.modules:
+    import winwin_hf.registration  # noqa: F401
     from winwin_hf.model.configuration_winwin import WinWinConfig
     from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
     from winwin_hf.model.modeling_winwin import (

@@ -217,9 +217,7 @@ def _flow_tab(demo: Demo, filled: bool) -> None:
         with gr.Column(min_width=300):
             confidence = gr.Image(start.outputs[5], label="Confidence", elem_id="flow-confidence", **SHOWN)
             confidence_legend = gr.HTML(
-                start.outputs[6] or views.error_legend(None, demo.networks.error_bounds),
-                label="Confidence legend",
-                padding=False,
+                start.outputs[6] or views.error_legend(), label="Confidence legend", padding=False
             )
     gr.Markdown(
         "### Whole frames against tiles\n"

@@ -17,12 +17,11 @@ import numpy as np
 import views
 from gradio.utils import get_upload_folder
 from inputs import read_clip, read_pair, read_picture, refuse
-from networks import TILE, Networks
+from networks import Networks
 
 from winwin_hf.data import formats
 from winwin_hf.inference import clips, drawing, sheets, video
 from winwin_hf.inference import figures as measures
-from winwin_hf.inference.flow import tile_positions
 from winwin_hf.model.flow_colours_winwin import flow_to_image
 
 
@@ -60,7 +59,6 @@ class Demo:
         result = self.networks.flow(image1, image2)
         progress(0.85, desc="Drawing")
         flow = result.values
-        error = self.networks.expected_error(result)
         scale = video.full_colour([flow])
         drawn, times = views.arrows(image1, flow)
         errors = measures.photometric_errors(image1, image2, flow)
@@ -80,8 +78,8 @@ class Demo:
             (image1, drawing.warp(image2, flow)),
             drawn,
             views.arrows_text(times),
-            views.error_picture(error, self.networks.error_bounds),
-            views.error_legend(error, self.networks.error_bounds),
+            views.error_picture(result.expected_error, self.networks.error_bounds(image1)),
+            views.error_legend(result.expected_error, self.networks.error_bounds(image1)),
             views.summary(figures, [first.note, second.note]),
             *(str(folder / name) for name in ("flow.flo", "flow.npy", "flow.png")),
         )
@@ -108,18 +106,15 @@ class Demo:
         """
         first, second = read_pair(frame1, frame2, size)
         image1, image2 = first.pixels, second.pixels
-        height, width = image1.shape[:2]
-        if height <= TILE[0] and width <= TILE[1]:
+        rows, columns, tile = self.networks.tiles(image1)
+        if len(rows) == len(columns) == 1:
             raise refuse(
-                f"These frames ({_size(image1)}) fit into one tile of {TILE[1]} x {TILE[0]} pixels: nothing to compare."
+                f"These frames ({_size(image1)}) fit into one tile of {tile[1]} x {tile[0]} pixels: nothing to compare."
             )
         direct = self.networks.flow(image1, image2)
         tiled = self.networks.flow(image1, image2, tiled=True)
         scale = max(video.full_colour([result.values]) for result in (direct, tiled))
         shade, apart, full = views.difference(direct.values, tiled.values)
-        rows, columns = (
-            tile_positions(length, min(tile, length), 0.5) for length, tile in zip((height, width), TILE, strict=True)
-        )
         figures = [
             f"one pass: {direct.seconds:.2f} s",
             f"{tiled.passes} tiles: {tiled.seconds:.2f} s",
@@ -128,7 +123,7 @@ class Demo:
         return (
             flow_to_image(direct.values, scale),
             flow_to_image(tiled.values, scale),
-            views.draw_tiles(shade, rows, columns, TILE),
+            views.draw_tiles(shade, rows, columns, tile),
             views.summary(figures, [first.note, second.note]),
         )
 

@@ -19,12 +19,11 @@ from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
-import torch
 
+from winwin_hf.inference.flow import tile_positions
 from winwin_hf.inference.predictor import Prediction, Predictor
-from winwin_hf.model.losses_winwin import laplacian_scale
 
-TILE = (384, 512)  # height, width: what `winwin flow --tile` takes
+TILE = (384, 512)  # height, width in pixels of the network's input: what `winwin flow --tile` takes
 KEPT_BYTES = 256 << 20
 
 
@@ -45,18 +44,24 @@ class Networks:
     def label_names(self) -> tuple[str, ...]:
         return self._segmentation.labels or ()
 
-    @property
-    def error_bounds(self) -> tuple[float, float]:
-        """The smallest and the largest error in pixels that the flow network can expect."""
-        return self._flow.model.config.min_flow_scale, self._flow.model.config.max_flow_scale
+    def error_bounds(self, frame: np.ndarray) -> tuple[float, float]:
+        """The smallest and the largest error that the flow network can expect, in pixels of the frame."""
+        return self._flow.error_bounds(frame.shape[:2])
+
+    def tiles(self, frame: np.ndarray) -> tuple[list[int], list[int], tuple[int, int]]:
+        """Where tiles of TILE pixels lie in a frame that the network sees enlarged: starts of the rows and of the columns, and the
+        tiles' (height, width), all in pixels of the frame."""
+        resized, padded = self._flow.processor.input_sizes(frame.shape[:2])
+        ratios = [side / larger for side, larger in zip(frame.shape[:2], resized, strict=True)]
+        starts = [
+            [round(start * ratio) for start in tile_positions(length, min(tile, length), self._tiled.overlap)]
+            for length, tile, ratio in zip(padded, TILE, ratios, strict=True)
+        ]
+        return starts[0], starts[1], (round(TILE[0] * ratios[0]), round(TILE[1] * ratios[1]))
 
     def flow(self, frame1: np.ndarray, frame2: np.ndarray, tiled: bool = False) -> Prediction:
         """Flow from `frame1` to `frame2` in one pass, or in overlapping tiles of TILE pixels."""
         return self._once("tiled" if tiled else "flow", self._tiled if tiled else self._flow, frame1, frame2)
-
-    def expected_error(self, prediction: Prediction) -> np.ndarray:
-        """By how many pixels the network expects each vector of its flow to be wrong, (H, W)."""
-        return laplacian_scale(torch.from_numpy(prediction.log_scale), *self.error_bounds).numpy()
 
     def flow_of_frames(self, frames: list[np.ndarray]) -> Iterator[np.ndarray]:
         """Flow (2, H, W) from each frame to the next; each frame is encoded once."""

@@ -57,18 +57,19 @@ def error_picture(error: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
     return drawing.depth_to_image(error, *bounds)
 
 
-def error_legend(error: np.ndarray | None, bounds: tuple[float, float]) -> str:
-    """The meaning of the colours of `error_picture`, with a warning where the network is unsure everywhere."""
-    low, high = bounds
+def error_legend(error: np.ndarray | None = None, bounds: tuple[float, float] | None = None) -> str:
+    """The meaning of the colours of `error_picture`, with a warning where the network is unsure everywhere. Without an error, in words."""
     text = (
         "How sure the network is of each point: the number of pixels by which it expects to be wrong. It is often unsure (dark) at edges, "
         "and where something appears or disappears."
     )
-    if error is not None:
-        text += f" Here it expects {error.mean():.1f} px on average."
-        if float(np.percentile(error, 2)) > low + 0.95 * (high - low):
-            text += " <b>This checkpoint calls itself unsure of nearly every point, so its confidence tells little.</b>"
-    return scale_legend(f"sure: {low:g} px", f"unsure: {high:g} px", text)
+    if error is None or bounds is None:
+        return scale_legend("sure", "unsure", text)
+    low, high = bounds
+    text += f" Here it expects {error.mean():.2g} px on average."
+    if float(np.percentile(error, 2)) > low + 0.95 * (high - low):
+        text += " <b>This checkpoint calls itself unsure of nearly every point, so its confidence tells little.</b>"
+    return scale_legend(f"sure: {low:.2g} px", f"unsure: {high:.2g} px", text)
 
 
 def difference(direct: np.ndarray, tiled: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:

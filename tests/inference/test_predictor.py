@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from winwin_hf import WinWinImageProcessor
 from winwin_hf.data import formats
+from winwin_hf.inference.flow import consistency
 from winwin_hf.inference.predictor import Method, Prediction, Predictor
 from winwin_hf.inference.variational import Refined
 
@@ -55,6 +56,39 @@ def test_flow_is_what_model_and_processor_give(folders):
         outputs = predictor.model(**inputs)
     expected = predictor.processor.post_process_optical_flow(outputs, target_sizes=[(37, 50)])[0]
     np.testing.assert_array_equal(predictor(image(0), image(1)).values, expected["flow"].numpy())
+
+
+@pytest.mark.parametrize("options", [{}, {"coarse": True}, {"tile": (48, 64)}], ids=str)
+def test_what_is_in_pixels_is_in_those_of_the_given_frames(folders, options):
+    """Frames that the processor enlarges give what the same frames, enlarged before, give: scaled back, exactly."""
+    frames = [np.asarray(Image.fromarray(image(seed)).resize((30, 20), 2).resize((50, 37), 2)) for seed in (0, 1)]
+    larger = [np.asarray(Image.fromarray(frame).resize((100, 74), Image.Resampling.BILINEAR)) for frame in frames]
+    enlarging = Predictor.load(folders["optical-flow"], device="cpu", min_pixels=4 * 37 * 50, **options)
+    plain = Predictor.load(folders["optical-flow"], device="cpu", min_pixels=0, **options)
+    found, outside = enlarging(*frames), plain(*larger)
+
+    def smaller(values: np.ndarray) -> torch.Tensor:
+        values = torch.from_numpy(values).reshape(1, -1, 74, 100)
+        return torch.nn.functional.interpolate(values, size=(37, 50), mode="bilinear")[0].squeeze(0)
+
+    assert found.passes == outside.passes and outside.log_scale.std() > 0
+    np.testing.assert_allclose(found.values, smaller(outside.values) / 2, rtol=1e-5, atol=1e-6)
+    low, high = plain.error_bounds()
+    assert plain.error_bounds((74, 100)) == (low, high) and enlarging.error_bounds((37, 50)) == (low / 2, high / 2)
+    expected = (high - low) * torch.sigmoid(smaller(outside.log_scale)) + low
+    np.testing.assert_allclose(found.expected_error, expected / 2, rtol=1e-5)
+    assert found.expected_error.mean() == pytest.approx(outside.expected_error.mean() / 2, rel=0.02)
+    np.testing.assert_allclose(found.confidence, (expected - high) / (low - high), rtol=1e-4, atol=1e-6)  # of no unit
+
+
+def test_occlusion_is_judged_in_pixels_of_the_given_frames(folders):
+    frames = [image(seed) for seed in (0, 1, 2)]
+    enlarging = Predictor.load(folders["optical-flow"], device="cpu", min_pixels=4 * 37 * 50)
+    for index, pair in enumerate(enlarging.frames(frames, backward=True)):
+        forward = enlarging(frames[index], frames[index + 1]).values
+        backward = enlarging(frames[index + 1], frames[index]).values
+        np.testing.assert_array_equal(pair.flow, forward)
+        np.testing.assert_array_equal(pair.occluded, consistency(forward, backward))
 
 
 def test_depth_and_classes(folders):

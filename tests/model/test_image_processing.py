@@ -310,6 +310,29 @@ def test_resized_flow_is_in_pixels_of_the_original(processor):
     torch.testing.assert_close(result[1], torch.full((37, 53), 5.0))
 
 
+@pytest.mark.parametrize(("resized", "ratio"), [((74, 106), 1 / 2), ((74, 159), (1 / 2 + 1 / 3) / 2), ((37, 53), 1)])
+def test_the_expected_error_is_in_pixels_of_the_original(resized, ratio):
+    processor = WinWinImageProcessor(do_resize=True, size=dict(zip(("height", "width"), resized, strict=True)))
+    padded = processor.input_sizes((37, 53))[1]
+    c = torch.full((1, *padded), 0.7)
+    outputs = {"flow": torch.zeros(1, 2, *padded), "log_scale": c}
+    for bounds in ((0.25, 4.0), (0.5, 10.0)):
+        result = processor.post_process_optical_flow(outputs, target_sizes=[(37, 53)], scale_bounds=bounds)[0]
+        expected = (bounds[0] + (bounds[1] - bounds[0]) / (1 + np.exp(-0.7))) * ratio
+        torch.testing.assert_close(result["expected_error"], torch.full((37, 53), expected))
+        torch.testing.assert_close(result["confidence"], torch.sigmoid(-c[0, :37, :53]))  # a share, of no unit
+    unscaled = processor.post_process_optical_flow(outputs)[0]["expected_error"]
+    assert unscaled.shape == padded and unscaled[0, 0] == pytest.approx(expected / ratio * 4 / 10, rel=0.1)
+
+
+def test_input_sizes(processor):
+    assert processor.input_sizes((37, 53)) == ((37, 53), (48, 64))
+    assert processor.input_sizes((37, 53), min_pixels=10**6, patch_size=8) == ((74, 106), (80, 112))
+    assert processor.input_sizes((37, 53), do_resize=True, size=74, do_pad=False) == ((74, 106), (74, 106))
+    with pytest.raises(TypeError, match="sise"):
+        processor.input_sizes((37, 53), sise=74)
+
+
 def test_options_of_the_call_are_given_again(processor):
     values = processor(images=picture(), do_resize=True, size=74, return_tensors="pt").pixel_values
     depth = {"predicted_depth": torch.ones_like(values[:, 0])}

@@ -60,9 +60,15 @@ def test_a_pair_is_what_model_and_processor_say(flow):
     with torch.no_grad():
         outputs = flow.model(**inputs)
     expected = flow.image_processor.post_process_optical_flow(outputs, target_sizes=[(37, 53)])[0]
-    assert isinstance(flow, OpticalFlowPipeline) and set(result) == {"flow", "confidence", "visualization"}
+    assert isinstance(flow, OpticalFlowPipeline) and set(result) == {
+        "flow",
+        "confidence",
+        "expected_error",
+        "visualization",
+    }
     assert result["flow"].shape == (2, 37, 53) and result["flow"].dtype == torch.float32
     assert torch.equal(result["flow"], expected["flow"]) and torch.equal(result["confidence"], expected["confidence"])
+    assert torch.equal(result["expected_error"], expected["expected_error"])
     assert np.array_equal(np.asarray(result["visualization"]), flow_to_image(expected["flow"]))
     scaled = flow(first, second, max_motion=100.0)["visualization"]
     assert np.array_equal(np.asarray(scaled), flow_to_image(expected["flow"], max_motion=100.0))

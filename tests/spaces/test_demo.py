@@ -191,11 +191,25 @@ def test_flow_is_the_packages(networks: object, server: space_server.Server) -> 
     mine = networks.flow(image1, image2)
     expected = Predictor.load(server.checkpoints["flow"])(image1, image2)
     np.testing.assert_allclose(mine.values, expected.values, atol=1e-5)
-    (low, high), error = networks.error_bounds, networks.expected_error(mine)
+    (low, high), error = networks.error_bounds(image1), mine.expected_error
     assert error.shape == (60, 90) and (error >= low).all() and (error <= high).all()
     flows = list(networks.flow_of_frames([image1, image2, image1]))
     assert len(flows) == 2
     np.testing.assert_allclose(flows[0], mine.values, atol=1e-4)
+
+
+def test_errors_and_tiles_of_enlarged_frames_are_in_their_pixels(
+    networks: object, space: types.SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = np.random.default_rng(3).integers(0, 255, (300, 400, 3), np.uint8)
+    assert networks.tiles(small) == ([0], [0], (384, 512))
+    low, high = networks.error_bounds(small)
+    monkeypatch.setattr(networks._flow.processor, "min_pixels", 4 * 300 * 400)
+    assert networks.error_bounds(small) == (low / 2, high / 2)
+    rows, columns, tile = networks.tiles(small)  # tiles of 384 x 512 in 608 x 800, padded
+    assert (rows, columns, tile) == ([0, 56, 112], [0, 72, 144], (192, 256))
+    legend = space.views.error_legend(np.full((4, 4), low), networks.error_bounds(small))
+    assert f"sure: {low / 2:.2g} px" in legend and f"expects {low:.2g} px" in legend
 
 
 def test_one_network_runs_at_a_time(networks: object, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,6 +252,7 @@ def test_legends(space: types.SimpleNamespace) -> None:
     swatch = "#{:02x}{:02x}{:02x}".format(*drawing.default_palette(3)[2])
     assert swatch in legend
     assert "12.5" in views.wheel_legend(12.5)
+    assert "px" not in views.error_legend()
     assert "unsure of nearly every point" in views.error_legend(np.full((4, 4), 3.99), (0.25, 4.0))
     assert "unsure of nearly every point" not in views.error_legend(np.linspace(0.25, 4, 99), (0.25, 4.0))
     assert "&lt;script" in views.summary(["<script>"], ["<script>"])

@@ -21,7 +21,10 @@ def flow(
     model: Model = "winwin-flow",
     tile: Annotated[
         str | None,
-        typer.Option(help="HEIGHTxWIDTH: predict in tiles of this size. Default: one pass over the whole frame."),
+        typer.Option(
+            help="HEIGHTxWIDTH: predict in tiles of this size, in pixels of the frame after --min-pixels. Default: one pass over the "
+            "whole frame."
+        ),
     ] = None,
     variational: Annotated[
         bool, typer.Option("--variational", help="Refine the flow with OpenCV's variational method.")

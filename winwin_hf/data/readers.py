@@ -24,7 +24,7 @@ from winwin_hf.data.formats import IGNORE
 from winwin_hf.data.formats.files import to_numpy
 from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.sample import FlowSample, ImageSample, augmented_pair, augmented_view
-from winwin_hf.model.image_arrays_winwin import rgb_image
+from winwin_hf.model.pixels_winwin import rgb_image
 from winwin_hf.task import DataTask
 
 

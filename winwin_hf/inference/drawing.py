@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from winwin_hf.model.flow_colours_winwin import as_array, flow_components, flow_to_image
-from winwin_hf.model.image_arrays_winwin import rgb_image
+from winwin_hf.model.pixels_winwin import rgb_image
 
 
 def color_wheel_legend(size: int = 151) -> np.ndarray:

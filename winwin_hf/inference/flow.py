@@ -25,7 +25,7 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from winwin_hf.model.image_arrays_winwin import size_text
+from winwin_hf.model.pixels_winwin import size_text
 
 
 @dataclass

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
+import winwin_hf.registration  # noqa: F401 - the Auto classes know the package's models
 from winwin_hf.inference.flow import DensePrediction
 from winwin_hf.model.layers_winwin import as_windows
 from winwin_hf.model.losses_winwin import check_shape

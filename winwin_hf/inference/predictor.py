@@ -29,11 +29,12 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers.utils import logging
 
+import winwin_hf.registration  # noqa: F401 - the Auto classes know the package's models
 from winwin_hf import bundled
 from winwin_hf.data import formats
 from winwin_hf.inference.flow import FlowPair, flow_of_frames, predict_flow, predict_tiled
 from winwin_hf.inference.onnx import RUNTIMES, OnnxModel, is_exported
-from winwin_hf.model.image_arrays_winwin import rgb_image
+from winwin_hf.model.pixels_winwin import rgb_image
 from winwin_hf.task import ARCHITECTURES, DENSE, TASKS
 
 Image = np.ndarray | torch.Tensor | PIL.Image.Image | str | Path  # a path is opened
@@ -47,6 +48,7 @@ class Prediction:
     Attributes:
         values: flow (2, H, W) float32, (right, down) in pixels; depth (H, W) float32, metres; class ids (H, W) uint8.
         confidence: of a network's flow, (H, W) float32 in 0..1; otherwise None.
+        expected_error: of a network's flow, (H, W) float32: by how many pixels the network expects u and v to be wrong; otherwise None.
         log_scale: of a network's flow, (H, W) float32: the raw channel that confidence is made of; it grows with the expected error.
         seconds: pre-processing, network and post-processing, without reading files.
         passes: forward passes of the network; 0 for a method without one.
@@ -55,6 +57,7 @@ class Prediction:
 
     values: np.ndarray
     confidence: np.ndarray | None = None
+    expected_error: np.ndarray | None = None
     log_scale: np.ndarray | None = None
     seconds: float = 0.0
     passes: int = 0
@@ -101,7 +104,8 @@ class Predictor(Method):
     A network with its image processor. `dataclasses.replace` gives the same network with other options.
 
     Attributes:
-        device: of the model. tile: (height, width) in pixels; None: one pass over the whole image.
+        device: of the model. tile: (height, width) in pixels of the network's input, which is larger than the image where the
+            processor enlarges (`min_pixels`); None: one pass over the whole image.
         overlap: of tiles, see `flow.predict_tiled`. progress: show a bar over the tiles.
         coarse: take a first pass at half the size (flow), see `flow.coarse_flow`.
         autocast: a context for mixed precision, such as `Accelerator.autocast`.
@@ -205,14 +209,24 @@ class Predictor(Method):
         sizes, processor = [image.shape[:2]], self.processor
         maps: dict[str, torch.Tensor] = {}
         if self.task == "optical-flow":
-            maps = processor.post_process_optical_flow(outputs, target_sizes=sizes)[0]
+            maps = processor.post_process_optical_flow(outputs, sizes, scale_bounds=self.error_bounds())[0]
             values = maps["flow"].float()
         elif self.task == "depth-estimation":
             values = processor.post_process_depth_estimation(outputs, target_sizes=sizes)[0]["predicted_depth"].float()
         else:
             values = processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)[0].to(torch.uint8)
-        confidence, log_scale = (_array(maps[key]) if key in maps else None for key in ("confidence", "log_scale"))
-        return Prediction(_array(values), confidence, log_scale, passes=outputs.passes, device=str(self.device))
+        keys = ("confidence", "expected_error", "log_scale")
+        confidence, error, log_scale = (_array(maps[key]) if key in maps else None for key in keys)
+        return Prediction(_array(values), confidence, error, log_scale, passes=outputs.passes, device=str(self.device))
+
+    def error_bounds(self, size: tuple[int, int] | None = None) -> tuple[float, float]:
+        """The least and the largest `expected_error` of a flow: in pixels of frames of that (height, width); None: of the input."""
+        config = self.model.config
+        ratio = 1.0
+        if size is not None:
+            (height, width), _ = self.processor.input_sizes(size)
+            ratio = (size[0] / height + size[1] / width) / 2
+        return config.min_flow_scale * ratio, config.max_flow_scale * ratio
 
     def frames(self, frames: Iterable[np.ndarray], backward: bool = False) -> Iterator[FlowPair]:
         """Flow from each frame of a video to the next; each frame is encoded once. See `flow.flow_of_frames`."""

@@ -1,35 +1,20 @@
-"""What an image may be, made into one kind of array. Every door of the package reads pictures here: the image processor and
-`rgb_image` (files, predictor, data sets, drawings), so that one picture has the same values everywhere.
+"""What an image may be for the image processor: paths, URLs, lists and arrays with a batch axis; and how it is resized.
 
-Values: 8 bits are 0..255; 16-bit integers are 0..65535; floats are 0..1, whatever an image's own largest value is; booleans are black
-and white. Anything outside is an error: nothing is guessed from the values.
-
-Arrays are (C, H, W) once `channels_first` has run; sizes are (height, width) in pixels.
+pixels_winwin.py has what the values of one image mean. Arrays are (C, H, W); sizes are (height, width) in pixels.
 """
 
 import base64
 import io
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import PIL.Image
-import PIL.ImageOps
 import torch
 from transformers import image_utils
 from transformers.image_utils import PILImageResampling
-from transformers.utils import logging
 
-logger = logging.get_logger(__name__)
-
-# Formats that Pillow may open: those of data sets and cameras. For others it may run Ghostscript (EPS).
-RASTERS = ("PNG", "JPEG", "PPM", "BMP", "TIFF", "GIF", "WEBP", "TGA", "JPEG2000")
-
-
-def size_text(size: Any) -> str:
-    return " x ".join(str(int(side)) for side in size)
+from .pixels_winwin import RASTERS, open_raster, pixel_array, shortened
 
 
 def open_image(source: Any, timeout: float | None = None) -> Any:
@@ -44,76 +29,16 @@ def open_image(source: Any, timeout: float | None = None) -> Any:
     if name.startswith(("http://", "https://")):
         file = io.BytesIO(_download(name, timeout))
     elif not os.path.exists(name):  # noqa: PTH110 - text that may be no path
-        name, file = _shortened(name), io.BytesIO(_base64(name))
+        name, file = shortened(name), io.BytesIO(_base64(name))
     try:
         return open_raster(file)
     except Exception as error:  # whatever a decoder raises for a malformed file
         raise ValueError(f"{name}: not a readable image ({error}).") from error
 
 
-def open_raster(file: Any) -> PIL.Image.Image:
-    """A path or binary file of a picture in one of `RASTERS` -> a PIL image turned as its EXIF says. Of an animation, the first frame.
-
-    Raises: what Pillow raises.
-    """
-    try:
-        with PIL.Image.open(file, formats=RASTERS) as image:
-            return PIL.ImageOps.exif_transpose(image)
-    except PIL.UnidentifiedImageError:  # its message has the file again, and no reason
-        known = f"expected {', '.join(RASTERS)}, with samples that Pillow reads: colours in floats are none"
-        raise PIL.UnidentifiedImageError(known) from None
-
-
-@contextmanager
-def naming(source: Any) -> Iterator[None]:
-    """Puts the source, where it is a path or URL, before the message of a ValueError that doesn't name it yet."""
-    try:
-        yield
-    except ValueError as error:
-        name = _shortened(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else ""
-        if str(error).startswith(name):
-            raise
-        raise ValueError(f"{name}: {error}") from error
-
-
-def rgb_image(image: Any, layout: Any = None) -> np.ndarray:
-    """One image of any kind -> RGB uint8 (H, W, 3), rounded to 8 bits; alpha is laid over white. For what it takes, see `image_array`.
-
-    An array that is one already comes back as it is.
-    """
-    with naming(image):
-        array = to_rgb(to_255(image_array(image, layout), checked=True))
-    if array.dtype != np.uint8:
-        array = np.rint(array).clip(0, 255).astype(np.uint8)
-    return np.ascontiguousarray(array.transpose(1, 2, 0))
-
-
 def image_array(image: Any, layout: Any = None) -> np.ndarray:
-    """One image of any kind -> (C, H, W) of any dtype. `layout` overrides what the shape says ("channels_first", "_last").
-
-    Args:
-        image: a path or URL (turned as its EXIF says), a PIL image (as it is held), a NumPy or torch array.
-    """
-    image = open_image(image)
-    prefer_first = isinstance(image, torch.Tensor)
-    if isinstance(image, PIL.Image.Image):
-        array, layout = _pil_array(image), "channels_last"
-    elif isinstance(image, torch.Tensor):
-        image = image.detach().cpu()
-        array = (image.float() if image.is_floating_point() else image).numpy()
-    elif isinstance(image, np.ndarray):
-        array = image
-    else:
-        raise ValueError(
-            f"An image must be a PIL image, a path or URL, or a NumPy or torch array; got {type(image).__name__}."
-        )
-    if array.dtype.kind not in "buif":
-        raise ValueError(f"An image must hold numbers; got an array of {array.dtype}.")
-    array = array.astype(array.dtype.newbyteorder("="), copy=False)  # files of other machines: big-endian
-    array = channels_first(array, layout, prefer_first)
-    if 0 in array.shape:
-        raise ValueError(f"An image of {size_text(array.shape[-2:])} (height x width) has no pixels.")
-    return array
+    """One image of any kind, a path or URL too -> (C, H, W) of any dtype, see `pixel_array`."""
+    return pixel_array(open_image(image), layout)
 
 
 def as_list(images: Any, name: str, image_ndim: int = 3) -> list[Any]:
@@ -127,83 +52,6 @@ def as_list(images: Any, name: str, image_ndim: int = 3) -> list[Any]:
     if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == image_ndim + 1:
         return list(images)
     return [images]
-
-
-def _pil_array(image: PIL.Image.Image) -> np.ndarray:
-    """A PIL image of any mode -> (H, W, C) with C 1, 3 or 4; more than 8 bits a channel survive."""
-    if image.mode.startswith("I"):  # 16 bits; PNG's and PGM's arrive in 32-bit storage, depending on Pillow
-        samples = np.asarray(image)
-        if samples.min() < 0 or samples.max() > 65535:
-            raise ValueError(f"Pixels of 32 bits must lie in 0..65535; got {samples.min()}..{samples.max()}.")
-        return samples.astype(np.uint16)[..., None]
-    if image.mode == "F":
-        return np.asarray(image)[..., None]
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        return np.asarray(image.convert("RGBA"))
-    if image.mode == "L":
-        return np.asarray(image)[..., None]
-    return np.asarray(image.convert("RGB"))
-
-
-def channels_first(array: np.ndarray, layout: Any, prefer_first: bool) -> np.ndarray:
-    if array.ndim == 2:
-        return array[None]
-    if array.ndim != 3:
-        raise ValueError(f"An image must be (H, W), (H, W, C) or (C, H, W); got an array of shape {array.shape}.")
-    if layout is not None:
-        first = str(getattr(layout, "value", layout)) == "channels_first"
-    else:
-        can_first, can_last = array.shape[0] in (1, 3, 4), array.shape[2] in (1, 3, 4)
-        if not (can_first or can_last):
-            raise ValueError(f"An image has 1, 3 or 4 channels, first or last; got an array of shape {array.shape}.")
-        first = can_first and (prefer_first or not can_last)
-    return array if first else array.transpose(2, 0, 1)
-
-
-def to_255(array: np.ndarray, checked: bool) -> np.ndarray:
-    """Values of any dtype -> uint8, or float32 with 255 as white. Not `checked`: values are kept, as float32 at most."""
-    if array.dtype == np.uint8:
-        return array
-    if not checked:
-        return array.astype(np.float32)
-    if array.dtype == np.bool_:
-        return array.astype(np.uint8) * np.uint8(255)
-    low, high = array.min(), array.max()
-    if array.dtype == np.uint16:
-        if 0 < high < 4096:
-            logger.warning_once(
-                f"An image of 16 bits a channel has no value above {high} and is read as nearly black: white is 65535. "
-                "Multiply values of 10 bits by 64 and of 12 bits by 16."
-            )
-        return array.astype(np.float32) / np.float32(257)
-    if np.issubdtype(array.dtype, np.integer):
-        if low < 0 or high > 255:
-            raise ValueError(f"{array.dtype} pixels must lie in 0..255 (16-bit images: uint16); got {low}..{high}.")
-        return array.astype(np.uint8)
-    if not (low >= -1e-4 and high <= 1 + 1e-4):  # also true of NaN
-        raise ValueError(
-            f"Float pixels must lie in 0..1; got {low:.6g}..{high:.6g}. Divide them by the value of white (255, say) or give integers; the "
-            "image processor's do_rescale=False takes values as they are."
-        )
-    if 0 < high <= 1 / 255:
-        logger.warning_once(
-            f"A float image has no value above {high:.2g} and is read as black: white is 1. Was it divided by 255 twice?"
-        )
-    return array.astype(np.float32) * np.float32(255)
-
-
-def to_rgb(array: np.ndarray, white: float = 255.0) -> np.ndarray:
-    """(C, H, W) with 1, 3 or 4 channels -> (3, H, W); alpha, opaque at `white`, is laid over white."""
-    channels = array.shape[0]
-    if channels == 3:
-        return array
-    if channels == 1:
-        return np.broadcast_to(array, (3, *array.shape[1:]))
-    if channels == 4:
-        alpha = array[3:].astype(np.float32) / np.float32(white)
-        colour = array[:3].astype(np.float32) * alpha + np.float32(white) * (1 - alpha)
-        return np.rint(colour).astype(np.uint8) if array.dtype == np.uint8 else colour
-    raise ValueError(f"An image has 1, 3 or 4 channels; got {channels}.")
 
 
 def resize(image: np.ndarray, size: tuple[int, int], resample: Any) -> np.ndarray:
@@ -252,7 +100,7 @@ def _base64(text: str) -> bytes:
     except ValueError:
         content = b""
     if not content or (encoded is text and not _is_picture(content)):
-        raise FileNotFoundError(f"{_shortened(text)}: no such file; an image is a path, a URL or base64 text.")
+        raise FileNotFoundError(f"{shortened(text)}: no such file; an image is a path, a URL or base64 text.")
     return content
 
 
@@ -262,7 +110,3 @@ def _is_picture(content: bytes) -> bool:
     except (OSError, SyntaxError, ValueError):
         return False
     return True
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= 200 else f"{name[:60]}..."

@@ -23,8 +23,9 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 from transformers.processing_utils import ImagesKwargs, Unpack
 
-from .image_arrays_winwin import as_list, image_array, label_array, naming, resize, size_text, to_255, to_rgb
-from .losses_winwin import IGNORE_LABEL, check_shape
+from .image_arrays_winwin import as_list, image_array, label_array, resize
+from .losses_winwin import IGNORE_LABEL, check_shape, laplacian_scale
+from .pixels_winwin import naming, size_text, to_255, to_rgb
 
 MAX_ENLARGEMENT = 2.0  # by `min_pixels`, in each direction
 RESIZING = ("do_resize", "size", "min_pixels", "do_pad", "patch_size")  # options that decide about sizes
@@ -244,6 +245,20 @@ class WinWinImageProcessor(PilBackend):
             return resized
         return math.ceil(resized[0] / patch) * patch, math.ceil(resized[1] / patch) * patch
 
+    def input_sizes(self, original: Any, **options: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(height, width) of an image -> that of its resized picture, and that of the model's input, which is padded.
+
+        `options`: `do_resize`, `size`, `min_pixels`, `do_pad`, `patch_size` where the call of the processor overrides them.
+        """
+        unknown = set(options) - set(RESIZING)
+        if unknown:
+            raise TypeError(f"unexpected options {sorted(unknown)}; expected some of {', '.join(RESIZING)}.")
+        options = {name: getattr(self, name) for name in RESIZING} | options
+        standard = self._standardize_kwargs(size=options["size"], default_to_square=self.default_to_square)
+        options["size"] = standard["size"]
+        resized = self._resized_size(original, **options)
+        return resized, self._padded_size(resized, **options)
+
     def _restore(
         self, maps: torch.Tensor, target_sizes: Any, overrides: dict[str, Any]
     ) -> list[tuple[torch.Tensor, tuple[float, float]]]:
@@ -261,17 +276,9 @@ class WinWinImageProcessor(PilBackend):
             raise ValueError(
                 f"{len(targets)} target_sizes for a batch of {len(maps)}: expected one (height, width) per image."
             )
-        unknown = set(overrides) - set(RESIZING)
-        if unknown:
-            raise TypeError(f"unexpected options {sorted(unknown)}; expected some of {', '.join(RESIZING)}.")
-        options = {name: getattr(self, name) for name in RESIZING} | overrides
-        options["size"] = self._standardize_kwargs(size=options["size"], default_to_square=self.default_to_square)[
-            "size"
-        ]
         results = []
         for item, target in zip(maps, targets, strict=True):
-            resized = self._resized_size(target, **options)
-            padded = self._padded_size(resized, **options)
+            resized, padded = self.input_sizes(target, **overrides)
             if padded != tuple(item.shape[-2:]):
                 raise ValueError(
                     f"A target size of {size_text(target)} (height x width) is padded to {size_text(padded)} by this processor, but the "
@@ -287,19 +294,26 @@ class WinWinImageProcessor(PilBackend):
     # ---- the way back ----
 
     def post_process_optical_flow(
-        self, outputs: Any, target_sizes: Any = None, **options: Any
+        self,
+        outputs: Any,
+        target_sizes: Any = None,
+        scale_bounds: tuple[float, float] = (0.25, 4.0),
+        **options: Any,
     ) -> list[dict[str, torch.Tensor]]:
-        """Flow at the size of the original frames.
+        """Flow at the size of the original frames, and in their pixels.
 
         Args:
             outputs: with `flow` (B, 2, H, W) and optionally `log_scale` (B, H, W).
             target_sizes: one (height, width) of the original frames per pair; None leaves predictions as the model gave them.
+            scale_bounds: the model's `config.min_flow_scale` and `config.max_flow_scale`, pixels of its input.
             options: `do_resize`, `size`, `min_pixels`, `do_pad`, `patch_size` where the call of the processor overrode them.
 
         Returns:
-            per pair: `flow` (2, H, W) float32, (u right, v down) in pixels of the original frame; with `log_scale`: `log_scale`
-            (H, W), the model's raw channel c, and `confidence` (H, W) in [0, 1], which is 1 - sigmoid(c): 1 where the
-            Laplacian's scale is its least (0.25 px), 0 where it is its largest (4 px). Scales are in pixels of the resized frame.
+            per pair: `flow` (2, H, W) float32, (u right, v down) in pixels of the original frame; with `log_scale`:
+            `expected_error` (H, W), the Laplacian's scale in pixels of the original frame: by how much the model expects u and v
+            to be wrong (their mean, where a resize stretched one of them);
+            `confidence` (H, W) in [0, 1], which is 1 where that scale is the least that the model can say, 0 where it is the largest;
+            `log_scale` (H, W), the model's raw channel c, of which both are made: confidence is 1 - sigmoid(c).
 
         Raises:
             ValueError: a target size cannot belong to these outputs, or their numbers differ.
@@ -309,11 +323,13 @@ class WinWinImageProcessor(PilBackend):
         if log_scale is not None:
             check_shape("log_scale", log_scale, (*flow.shape[:-3], *flow.shape[-2:]))
         results = []
-        for restored, (down, right) in self._restore(flow, target_sizes, options):
-            results.append({"flow": restored * restored.new_tensor([right, down])[:, None, None]})
+        for item, (down, right) in self._restore(flow, target_sizes, options):
+            results.append({"flow": item * item.new_tensor([right, down])[:, None, None]})
         if log_scale is not None:
-            for result, (c, _) in zip(results, self._restore(log_scale[:, None], target_sizes, options), strict=True):
+            restored = self._restore(log_scale[:, None], target_sizes, options)
+            for result, (c, (down, right)) in zip(results, restored, strict=True):
                 result["log_scale"] = c[0]
+                result["expected_error"] = laplacian_scale(c[0], *scale_bounds) * ((down + right) / 2)
                 result["confidence"] = torch.sigmoid(-c[0])
         return results
 

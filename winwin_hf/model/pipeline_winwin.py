@@ -54,6 +54,7 @@ class OpticalFlowPipeline(Pipeline):
         Returns:
             for a pair a dict, for a list a list of them (for a generator an iterator):
             `flow` (2, H, W) float32 tensor, (u right, v down) in pixels of the frames as given;
+            `expected_error` (H, W) float32, by how many of these pixels the model expects u and v to be wrong;
             `confidence` (H, W) float32 in 0..1; `visualization` a PIL image of the flow's colours.
         """
         if second_images is not None:
@@ -126,11 +127,15 @@ class OpticalFlowPipeline(Pipeline):
     ) -> dict[str, Any]:
         flow, log_scale = outputs["maps"]
         result = self.image_processor.post_process_optical_flow(
-            {"flow": flow, "log_scale": log_scale}, target_sizes=[outputs["target_size"]], **resize
+            {"flow": flow, "log_scale": log_scale},
+            target_sizes=[outputs["target_size"]],
+            scale_bounds=(self.model.config.min_flow_scale, self.model.config.max_flow_scale),
+            **resize,
         )[0]
         flow = result["flow"].cpu()
         picture = Image.fromarray(flow_to_image(flow, max_motion=max_motion))
-        return {"flow": flow, "confidence": result["confidence"].cpu(), "visualization": picture}
+        maps = {name: result[name].cpu() for name in ("confidence", "expected_error")}
+        return {"flow": flow, **maps, "visualization": picture}
 
 
 def _is_frame(item: Any) -> bool:

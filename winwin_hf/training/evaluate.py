@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModel
 
+import winwin_hf.registration  # noqa: F401 - the Auto classes know the package's models
 from winwin_hf.data.collator import WinWinCollator
 from winwin_hf.data.sample import Reader
 from winwin_hf.data.skipping import SkippingReader

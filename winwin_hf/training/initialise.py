@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModel
 
+import winwin_hf.registration  # noqa: F401 - the Auto classes know the package's models
 from winwin_hf import bundled
 from winwin_hf.convert.croco import load_croco
 from winwin_hf.model.modeling_winwin import WinWinModel, WinWinPreTrainedModel

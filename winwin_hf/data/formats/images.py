@@ -34,7 +34,7 @@ from winwin_hf.data.formats.files import (
     opened,
     write_atomic,
 )
-from winwin_hf.model.image_arrays_winwin import naming, open_raster, rgb_image
+from winwin_hf.model.pixels_winwin import naming, open_raster, rgb_image
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type: grey, RGB, palette, grey and alpha, RGB and alpha

@@ -1,0 +1,171 @@
+"""What a picture's values mean. Every door of the package reads pictures here: the image processor, files, the predictor, rows of data
+sets and drawings, so that one picture has the same values everywhere.
+
+Values: 8 bits are 0..255; 16-bit integers are 0..65535; floats are 0..1, whatever an image's own largest value is; booleans are black
+and white. Anything outside is an error: nothing is guessed from the values.
+
+NumPy and Pillow only: readers of files go without torch. Arrays are (C, H, W) once `channels_first` has run; sizes are (height, width).
+"""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageOps
+
+# Formats that Pillow may open: those of data sets and cameras. For others it may run Ghostscript (EPS).
+RASTERS = ("PNG", "JPEG", "PPM", "BMP", "TIFF", "GIF", "WEBP", "TGA", "JPEG2000")
+
+
+def size_text(size: Any) -> str:
+    return " x ".join(str(int(side)) for side in size)
+
+
+def open_raster(file: Any) -> PIL.Image.Image:
+    """A path or binary file of a picture in one of `RASTERS` -> a PIL image turned as its EXIF says. Of an animation, the first frame.
+
+    Raises: what Pillow raises.
+    """
+    try:
+        with PIL.Image.open(file, formats=RASTERS) as image:
+            return PIL.ImageOps.exif_transpose(image)
+    except PIL.UnidentifiedImageError:  # its message has the file again, and no reason
+        known = f"expected {', '.join(RASTERS)}, with samples that Pillow reads: colours in floats are none"
+        raise PIL.UnidentifiedImageError(known) from None
+
+
+@contextmanager
+def naming(source: Any) -> Iterator[None]:
+    """Puts the source, where it is a path or URL, before the message of a ValueError that doesn't name it yet."""
+    try:
+        yield
+    except ValueError as error:
+        name = shortened(os.fspath(source)) if isinstance(source, (str, os.PathLike)) else ""
+        if str(error).startswith(name):
+            raise
+        raise ValueError(f"{name}: {error}") from error
+
+
+def rgb_image(image: Any, layout: Any = None) -> np.ndarray:
+    """One image of any kind -> RGB uint8 (H, W, 3), rounded to 8 bits; alpha is laid over white. For what it takes, see `pixel_array`.
+
+    An array that is one already comes back as it is.
+    """
+    array = to_rgb(to_255(pixel_array(image, layout), checked=True))
+    if array.dtype != np.uint8:
+        array = np.rint(array).clip(0, 255).astype(np.uint8)
+    return np.ascontiguousarray(array.transpose(1, 2, 0))
+
+
+def pixel_array(image: Any, layout: Any = None) -> np.ndarray:
+    """One image of any kind -> (C, H, W) of any dtype. `layout` overrides what the shape says ("channels_first", "_last").
+
+    Args:
+        image: a PIL image (as it is held), a NumPy or torch array.
+    """
+    prefer_first = hasattr(image, "detach")  # a torch tensor, without importing torch
+    if isinstance(image, PIL.Image.Image):
+        array, layout = _pil_array(image), "channels_last"
+    elif prefer_first:
+        image = image.detach().cpu()
+        array = (image.float() if image.is_floating_point() else image).numpy()
+    elif isinstance(image, np.ndarray):
+        array = image
+    else:
+        raise ValueError(
+            f"An image must be a PIL image, a path or URL, or a NumPy or torch array; got {type(image).__name__}."
+        )
+    if array.dtype.kind not in "buif":
+        raise ValueError(f"An image must hold numbers; got an array of {array.dtype}.")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)  # files of other machines: big-endian
+    array = channels_first(array, layout, prefer_first)
+    if 0 in array.shape:
+        raise ValueError(f"An image of {size_text(array.shape[-2:])} (height x width) has no pixels.")
+    return array
+
+
+def _pil_array(image: PIL.Image.Image) -> np.ndarray:
+    """A PIL image of any mode -> (H, W, C) with C 1, 3 or 4; more than 8 bits a channel survive."""
+    if image.mode.startswith("I"):  # 16 bits; PNG's and PGM's arrive in 32-bit storage, depending on Pillow
+        samples = np.asarray(image)
+        if samples.min() < 0 or samples.max() > 65535:
+            raise ValueError(f"Pixels of 32 bits must lie in 0..65535; got {samples.min()}..{samples.max()}.")
+        return samples.astype(np.uint16)[..., None]
+    if image.mode == "F":
+        return np.asarray(image)[..., None]
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        return np.asarray(image.convert("RGBA"))
+    if image.mode == "L":
+        return np.asarray(image)[..., None]
+    return np.asarray(image.convert("RGB"))
+
+
+def channels_first(array: np.ndarray, layout: Any, prefer_first: bool) -> np.ndarray:
+    if array.ndim == 2:
+        return array[None]
+    if array.ndim != 3:
+        raise ValueError(f"An image must be (H, W), (H, W, C) or (C, H, W); got an array of shape {array.shape}.")
+    if layout is not None:
+        first = str(getattr(layout, "value", layout)) == "channels_first"
+    else:
+        can_first, can_last = array.shape[0] in (1, 3, 4), array.shape[2] in (1, 3, 4)
+        if not (can_first or can_last):
+            raise ValueError(f"An image has 1, 3 or 4 channels, first or last; got an array of shape {array.shape}.")
+        first = can_first and (prefer_first or not can_last)
+    return array if first else array.transpose(2, 0, 1)
+
+
+def to_255(array: np.ndarray, checked: bool) -> np.ndarray:
+    """Values of any dtype -> uint8, or float32 with 255 as white. Not `checked`: values are kept, as float32 at most."""
+    if array.dtype == np.uint8:
+        return array
+    if not checked:
+        return array.astype(np.float32)
+    if array.dtype == np.bool_:
+        return array.astype(np.uint8) * np.uint8(255)
+    low, high = array.min(), array.max()
+    if array.dtype == np.uint16:
+        if 0 < high < 4096:
+            warnings.warn(
+                "An image of 16 bits a channel has no value above 4095 and is read as nearly black: white is 65535. Multiply values "
+                "of 10 bits by 64 and of 12 bits by 16.",
+                stacklevel=2,
+            )
+        return array.astype(np.float32) / np.float32(257)
+    if np.issubdtype(array.dtype, np.integer):
+        if low < 0 or high > 255:
+            raise ValueError(f"{array.dtype} pixels must lie in 0..255 (16-bit images: uint16); got {low}..{high}.")
+        return array.astype(np.uint8)
+    if not (low >= -1e-4 and high <= 1 + 1e-4):  # also true of NaN
+        raise ValueError(
+            f"Float pixels must lie in 0..1; got {low:.6g}..{high:.6g}. Divide them by the value of white (255, say) or give integers; the "
+            "image processor's do_rescale=False takes values as they are."
+        )
+    if 0 < high <= 1 / 255:
+        warnings.warn(
+            "A float image has no value above 1/255 and is read as black: white is 1. Was it divided by 255 twice?",
+            stacklevel=2,
+        )
+    return array.astype(np.float32) * np.float32(255)
+
+
+def to_rgb(array: np.ndarray, white: float = 255.0) -> np.ndarray:
+    """(C, H, W) with 1, 3 or 4 channels -> (3, H, W); alpha, opaque at `white`, is laid over white."""
+    channels = array.shape[0]
+    if channels == 3:
+        return array
+    if channels == 1:
+        return np.broadcast_to(array, (3, *array.shape[1:]))
+    if channels == 4:
+        alpha = array[3:].astype(np.float32) / np.float32(white)
+        colour = array[:3].astype(np.float32) * alpha + np.float32(white) * (1 - alpha)
+        return np.rint(colour).astype(np.uint8) if array.dtype == np.uint8 else colour
+    raise ValueError(f"An image has 1, 3 or 4 channels; got {channels}.")
+
+
+def shortened(name: str) -> str:
+    return name if len(name) <= 200 else f"{name[:60]}..."
