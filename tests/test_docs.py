@@ -60,7 +60,7 @@ SKIPPED = {
     "docs/notebooks.md": 1,
     "docs/publishing.md": 1,
     "docs/demo.md": 2,
-    "docs/inference-speed.md": 1,
+    "docs/inference-speed.md": 2,
     "docs/scale.md": 2,
     "docs/api/hub.md": 1,
     "docs/api/training.md": 1,

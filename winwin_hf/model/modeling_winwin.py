@@ -31,6 +31,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_winwin import WinWinConfig
+from .half_products_winwin import check_precision
 from .heads_winwin import ConvHead, ConvNextBlock, DPTHead, LinearHead, StdConv2d
 from .layers_winwin import (
     Layout,
@@ -172,6 +173,7 @@ class WinWinModel(WinWinPreTrainedModel):
         """
         refuse_misspelt(kwargs)
         pixels, layout = as_windows(pixel_values, window_positions, self.config)
+        check_precision(self.norm.weight)
         tokens, stem = self.embeddings(pixels, layout)
         rotary = rotary_of(layout, self.config, self.config.hidden_size // self.config.num_attention_heads)
         if visible is not None:

@@ -1,0 +1,90 @@
+"""A CPU that only emulates bf16 and fp16 is told of once, with the remedy, and takes no part in a graph."""
+
+import logging
+
+import pytest
+import torch
+from support.model_cases import make
+from transformers.utils import logging as transformers_logging
+
+from winwin_hf.model import half_products_winwin
+from winwin_hf.model.half_products_winwin import has_half_products
+
+IMAGE = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+CPU = {"mkldnn_bf16": True, "mkldnn_fp16": True, "avx512": True, "avx512_bf16": True}
+
+
+@pytest.fixture
+def cpu(monkeypatch):
+    """A function that makes this processor another one."""
+
+    def become(**features):
+        for name, value in (CPU | features).items():
+            place = torch.ops.mkldnn if name.startswith("mkldnn") else torch.cpu
+            monkeypatch.setattr(place, f"_is_{name}_supported", lambda value=value: value, raising=False)
+
+    transformers_logging.warning_once.cache_clear()
+    yield become
+    transformers_logging.warning_once.cache_clear()
+
+
+def messages(caplog):
+    return [record.getMessage() for record in caplog.records if record.name == half_products_winwin.__name__]
+
+
+@pytest.mark.parametrize(
+    ("features", "bf16", "fp16"),
+    [
+        ({}, True, True),
+        ({"mkldnn_fp16": False}, True, False),  # Zen 4
+        ({"mkldnn_fp16": False, "avx512_bf16": False}, False, False),  # Skylake: AVX-512 that converts bf16
+        (dict.fromkeys(CPU, False), False, False),  # AVX2
+        ({"avx512": False, "avx512_bf16": False}, True, True),  # ARM
+    ],
+)
+def test_which_processors_have_products(cpu, features, bf16, fp16):
+    cpu(**features)
+    assert has_half_products(torch.bfloat16) is bf16
+    assert has_half_products(torch.float16) is fp16
+    assert has_half_products(torch.float32)
+
+
+def test_a_build_that_does_not_tell_is_believed(monkeypatch):
+    monkeypatch.setattr(half_products_winwin, "NAMES", {torch.bfloat16: "bf17"})  # no such question
+    assert has_half_products(torch.bfloat16)
+
+
+@pytest.mark.parametrize("how", ["weights", "autocast"])
+@pytest.mark.parametrize(("dtype", "name"), [(torch.bfloat16, "bf16"), (torch.float16, "fp16")])
+def test_an_emulated_precision_is_told_of_once(cpu, caplog, how, dtype, name):
+    cpu(mkldnn_bf16=False, mkldnn_fp16=False)
+    model = make("depth-estimation")
+    with caplog.at_level(logging.WARNING), torch.no_grad():
+        model(IMAGE)
+        assert not messages(caplog), "float32 is right here"
+        for _ in range(2):
+            if how == "weights":
+                model.to(dtype)(IMAGE)
+            else:
+                with torch.autocast("cpu", dtype):
+                    model(IMAGE)
+    (message,) = messages(caplog)
+    assert name in message and "dtype=torch.float32" in message and "--precision no" in message
+
+
+def test_no_word_where_the_processor_has_products(cpu, caplog):
+    cpu()
+    with caplog.at_level(logging.WARNING), torch.no_grad():
+        make("depth-estimation").bfloat16()(IMAGE)
+    assert not messages(caplog)
+
+
+def test_the_warning_does_not_break_a_graph(cpu, caplog):
+    cpu(mkldnn_bf16=False)
+    model = make("depth-estimation", "linear", num_hidden_layers=1).bfloat16()
+    with caplog.at_level(logging.WARNING), torch.no_grad():
+        expected = model(IMAGE).predicted_depth
+        transformers_logging.warning_once.cache_clear()
+        caplog.clear()
+        compiled = torch.compile(model, fullgraph=True, backend="eager")(IMAGE).predicted_depth
+        assert len(messages(caplog)) == 1 and torch.equal(compiled, expected)

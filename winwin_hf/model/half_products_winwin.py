@@ -1,0 +1,51 @@
+"""Which half precisions a CPU multiplies itself, and a warning where a model runs in one that it only emulates."""
+
+import torch
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+NAMES = {torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+def has_half_products(dtype: torch.dtype) -> bool:
+    """
+    Whether this CPU multiplies bf16 or fp16 without converting to float32; True where PyTorch doesn't tell.
+
+    oneDNN knows about its own matrix products, `ONEDNN_MAX_CPU_ISA` included. On AVX-512 without bf16 it converts, which takes twice
+    float32's time. Where oneDNN has none, PyTorch's own loops take eight times as long (measured with torch 2.13).
+    """
+    if dtype not in NAMES:
+        return True
+    supported = getattr(torch.ops.mkldnn, f"_is_mkldnn_{NAMES[dtype]}_supported", None)
+    if supported is None:  # a build without oneDNN
+        return True
+    avx512, avx512_bf16 = (
+        getattr(torch.cpu, f"_is_{name}_supported", lambda: False) for name in ("avx512", "avx512_bf16")
+    )
+    converts = dtype == torch.bfloat16 and avx512() and not avx512_bf16()
+    return supported() and not converts
+
+
+@torch.compiler.assume_constant_result  # runs while a graph is traced, and is no part of it
+def warn_of_emulation(dtype: torch.dtype) -> bool:
+    """Warns once in a process if `dtype` is emulated on this CPU. Returns whether it is."""
+    emulated = not has_half_products(dtype)
+    if emulated:
+        name = NAMES[dtype]
+        logger.warning_once(
+            f"This CPU has no {name} products: PyTorch emulates them, in two to ten times the time of float32. Load the model with "
+            f"dtype=torch.float32 and run it without autocast; for commands: --precision no, or for recipes "
+            "--set optimization.mixed_precision=no."
+        )
+    return emulated
+
+
+def check_precision(weight: torch.Tensor) -> None:
+    """Warns where a model whose weights are like `weight` computes in emulated half precision, by their dtype or by autocast."""
+    if weight.device.type != "cpu":
+        return
+    if torch.is_autocast_enabled("cpu"):
+        warn_of_emulation(torch.get_autocast_dtype("cpu"))
+    elif weight.dtype in NAMES:
+        warn_of_emulation(weight.dtype)
