@@ -302,10 +302,12 @@ class WinWinEmbeddings(nn.Module):
 
     def forward(self, pixels: torch.Tensor, layout: Layout) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """pixels (B*N, C, h*p, w*p) -> tokens (B, T, D) and the stem's maps of strides 2, 4, ..., p/2 (none if linear)."""
-        pixels = pixels.to(next(self.projection.parameters()).dtype)
+        # quantised weights have the dtype of their codes
+        dtypes = (p.dtype for p in self.projection.parameters() if p.is_floating_point())
+        pixels = pixels.to(next(dtypes, pixels.dtype))
         maps = self.projection(pixels)
         stem = []
-        if isinstance(self.projection, ConvStem):
+        if self.config.patch_embedding == "conv_stem":
             *stem, maps = maps
         tokens = layout.to_tokens(maps)
         if self.config.position_embedding == "sincos":

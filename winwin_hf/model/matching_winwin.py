@@ -239,8 +239,8 @@ class Matching(nn.Module):
         )
 
     def project(self, layer: nn.Linear, x: torch.Tensor) -> torch.Tensor:
-        """A linear layer in its weights' precision, which may be half of x's."""
-        return layer(x.to(self.query.weight.dtype)).float()
+        """A linear layer in the precision that the matching was loaded in. Its weights may be quantised, and don't say it."""
+        return layer(x.to(self.log_temperature.dtype)).float()
 
     def attend(
         self,
@@ -278,12 +278,9 @@ class Matching(nn.Module):
         """The summary (B*N, 4, h*f, w*f), all positions of a patch in one token: (B, T, 4 * f^2)."""
         return layout.to_tokens(F.pixel_unshuffle(summary, self.factor))
 
-    def head_features(
-        self, match: Match, summary: torch.Tensor, layout: Layout, dtype: torch.dtype
-    ) -> dict[int, list[torch.Tensor]]:
-        """For a convolutional head: {stride: maps (B*N, C, h*f, w*f) of both views' features and the summary}."""
-        maps = [layout.to_maps(t, self.factor) for t in (match.query, match.retrieved)]
-        return {self.stride: [t.to(dtype) for t in (*maps, summary)]}
+    def head_features(self, match: Match, summary: torch.Tensor, layout: Layout) -> dict[int, list[torch.Tensor]]:
+        """For a convolutional head: {stride: maps (B*N, C, h*f, w*f), float32, of both views' features and the summary}."""
+        return {self.stride: [*(layout.to_maps(t, self.factor) for t in (match.query, match.retrieved)), summary]}
 
     def loss(self, match: Match, labels: torch.Tensor, layout: Layout, second_layout: Layout) -> torch.Tensor:
         """`matching_loss` for flow labels (B, [N,] 2, H, W). Elsewhere than in the second view's windows only "no match" is taught."""

@@ -300,6 +300,7 @@ class WinWinHead(nn.Module):
     def __init__(self, config: WinWinConfig, out_channels: int, binocular: bool = False, **kwargs: Any):
         super().__init__()
         depth, size = config.num_hidden_layers, config.hidden_size
+        self.kind = config.head_type  # not asked of the head itself, which adapters wrap
         self.head: nn.Module
         self.encoder_taps = self.decoder_taps = None
         if config.head_type == "dpt":
@@ -321,13 +322,13 @@ class WinWinHead(nn.Module):
         extra: dict[int, list[torch.Tensor]] | None = None,
     ) -> torch.Tensor:
         """-> (B*N, out, H, W), float32. `extra`: maps {stride: [(B*N, C, ...)]} for a convolutional head."""
-        if isinstance(self.head, DPTHead):
+        if self.kind == "dpt":
             taps = [*(encoder.taps or ()), *((decoder.taps or ()) if decoder is not None else ())]
             return self.head([layout.to_maps(t) for t in taps]).float()
         last = (decoder if decoder is not None else encoder).last_hidden_state
         assert last is not None
         tokens = layout.to_maps(last)
-        if isinstance(self.head, LinearHead):
+        if self.kind == "linear":
             return self.head(tokens).float()
         features = {2 ** (i + 1): [stem] for i, stem in enumerate(encoder.stem or ())}
         for stride, maps in (extra or {}).items():
@@ -512,9 +513,8 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         if self.config.matching_stride is not None:
             match = self.matching(first.features, second.features, layout, second.layout, initial_flow)
             summary = self.matching.summarise(match, layout)
-            dtype = self.embed_match.weight.dtype
-            tokens = tokens + self.embed_match(self.matching.summary_tokens(summary, layout).to(dtype))
-            features = self.matching.head_features(match, summary, layout, dtype)
+            tokens = tokens + self.embed_match(self.matching.summary_tokens(summary, layout).to(tokens.dtype))
+            features = self.matching.head_features(match, summary, layout)
         decoded = self.decoder(tokens, second.tokens, layout, second.layout, taps=self.head.decoder_taps, **kwargs)
         prediction = self.head(layout, first.encoder, decoded, features)
         flow, log_scale, base_flow = prediction[:, :2], prediction[:, 2], None
