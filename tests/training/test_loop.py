@@ -221,9 +221,9 @@ def test_learning_rate_warms_up_and_ends():
 
 @pytest.fixture
 def camvid(tmp_path) -> tuple[Path, dict]:
-    """A copy of the tiny CamVid with a torn frame among its three, and the sections of a recipe that trains on it."""
+    """A copy of the tiny CamVid whose second of three frames is torn, and the sections of a recipe that trains on it."""
     root = shutil.copytree(FRAMES / "CamVid", tmp_path / "CamVid")
-    path = root / "train" / "0001TP_000030.png"
+    path = root / "train" / "0001TP_000060.png"
     path.write_bytes(path.read_bytes()[:-40])
     config = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1, "head_hidden_size": 32}
     sections = {
@@ -245,7 +245,7 @@ def recipe_on(folder: Path, sections: dict, data: dict) -> Path:
 
 def test_broken_file_ends_a_training_with_its_name(tmp_path, camvid):
     root, sections = camvid
-    with pytest.raises(BrokenExample, match=r"^0001TP_000030: .*train/0001TP_000030\.png"):
+    with pytest.raises(BrokenExample, match=r"^0001TP_000060: .*train/0001TP_000060\.png"):
         train(recipe_on(tmp_path, sections, {"name": "camvid", "path": str(root)}), output=tmp_path / "run")
 
 

@@ -27,6 +27,11 @@ from winwin_hf.data.sample import FlowSample, ImageSample, augmented_pair, augme
 from winwin_hf.model.pixels_winwin import rgb_image
 from winwin_hf.task import DataTask
 
+WHAT_255_MEANS = (
+    "255 means unknown here; if it is a class, give every class its stored value in names.txt, such as `background = 0` and "
+    "`lesion = 255` (a set of the Hub: option format, 'values:0,255')"
+)
+
 
 @contextmanager
 def examined(example: dict[str, Any]) -> Iterator[str]:

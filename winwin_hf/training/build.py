@@ -21,7 +21,7 @@ from winwin_hf.model.modeling_winwin import (
 from winwin_hf.task import TASKS
 from winwin_hf.training.evaluate import make_collator
 from winwin_hf.training.initialise import initialise
-from winwin_hf.training.recipe import OptimizationRecipe, Recipe
+from winwin_hf.training.recipe import OptimizationRecipe, Recipe, in_field
 
 # Only the classes: what else belongs to a task is in task.py.
 MODELS = {
@@ -44,19 +44,20 @@ def open_parts(recipe: Recipe, world: int = 1, step: int = 0) -> list[Part]:
     data, options = recipe.data, recipe.optimization
     workers = max(1, options.num_workers)
     parts = []
-    for chosen in data.parts():
-        source = open_source(
-            chosen.name,
-            chosen.path,
-            chosen.split,
-            chosen.settings,
-            seed=options.seed,
-            num_shards=world * workers,
-            start=step * options.accumulation * options.batch_size // workers,
-            options=chosen.options,
-            augment=True,
-            skip_broken=data.skip_broken,
-        )
+    for i, chosen in enumerate(data.parts()):
+        with in_field(f"data.sets.{i}" if data.sets else "data"):
+            source = open_source(
+                chosen.name,
+                chosen.path,
+                chosen.split,
+                chosen.settings,
+                seed=options.seed,
+                num_shards=world * workers,
+                start=step * options.accumulation * options.batch_size // workers,
+                options=chosen.options,
+                augment=True,
+                skip_broken=data.skip_broken,
+            )
         parts.append(Part(source, chosen.weight, chosen.length))
     first = parts[0].source
     for part in parts[1:]:

@@ -11,6 +11,7 @@ import winwin_hf.registration  # noqa: F401 - the Auto classes know the package'
 from winwin_hf import bundled
 from winwin_hf.convert.croco import load_croco
 from winwin_hf.model.modeling_winwin import WinWinModel, WinWinPreTrainedModel
+from winwin_hf.training.recipe import in_field
 
 
 def initialise(model: WinWinPreTrainedModel, source: str | Path) -> list[str]:
@@ -34,7 +35,8 @@ def initialise(model: WinWinPreTrainedModel, source: str | Path) -> list[str]:
                 f"model.init {source}: no such folder, nor the name of a bundled checkpoint or of a Hub repository; if another recipe "
                 "makes it, train by that one first"
             )
-        other = AutoModel.from_pretrained(place)
+        with in_field(f"model.init {source}"):
+            other = AutoModel.from_pretrained(place)
     theirs, ours = _full_names(other), _full_names(model)
     parts = [part for part in ("winwin.", "decoder.") if any(name.startswith(part) for name in {*ours} & {*theirs})]
     if "winwin." not in parts:

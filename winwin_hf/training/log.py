@@ -27,6 +27,18 @@ except ModuleNotFoundError:  # Windows
     resource = None  # type: ignore[assignment]
 
 
+def logged_lines(path: Path, step: int) -> list[str]:
+    """The whole lines of a `metrics.jsonl`, up to a step; [] where there is no file."""
+    lines = path.read_text(encoding="utf-8").splitlines() if step and path.exists() else []
+    return [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+
+
+def is_evaluated(path: Path, step: int) -> bool:
+    """Whether a `metrics.jsonl` has the scores of a step, which are figures by set."""
+    records = map(json.loads, logged_lines(path, step))
+    return any(record["step"] == step and any(isinstance(v, dict) for v in record.values()) for record in records)
+
+
 class MetricsLog:
     """Figures into `metrics.jsonl` (one JSON object a line) and the trackers."""
 
@@ -34,8 +46,7 @@ class MetricsLog:
         """`step`: lines of later steps are dropped: a resumed training logs those steps again."""
         self.accelerator, self.path = accelerator, output / "metrics.jsonl"
         if accelerator.is_main_process:
-            lines = self.path.read_text().splitlines() if step and self.path.exists() else []
-            kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+            kept = logged_lines(self.path, step)
             with write_atomic(self.path) as temporary:
                 temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
 

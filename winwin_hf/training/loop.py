@@ -5,7 +5,10 @@ Notable:
   same weights, bit for bit on a CPU.
 - every process and every worker reads its own share. The loader isn't wrapped by Accelerate, which would read on one process
   and send, or read everywhere and drop.
+- everything that the recipe names is opened before the first step, and one example of each read (rehearsal.py).
 - a state is written to a temporary folder and renamed: a training that is killed while saving resumes from the state before.
+- a state is saved before each evaluation, at the end the model too: an evaluation that fails costs nothing. A training that resumes
+  from a state whose evaluation isn't logged begins with it.
 - SIGTERM and SIGINT save a state at the next step that can be resumed from, and end the training.
 - the calling process is left as it was: random states, signal handlers, threads, environment (host_process.py).
 """
@@ -31,8 +34,9 @@ from winwin_hf.data.skipping import SkippingReader
 from winwin_hf.host_process import unchanged_process
 from winwin_hf.training.build import learning_rate, make_average, make_loader, make_model, make_optimizer, open_parts
 from winwin_hf.training.evaluate import evaluate, show
-from winwin_hf.training.log import MetricsLog, introduce, peak_memory, progress_bar
+from winwin_hf.training.log import MetricsLog, introduce, is_evaluated, peak_memory, progress_bar
 from winwin_hf.training.recipe import Recipe, dump_recipe, load_recipe
+from winwin_hf.training.rehearsal import rehearse
 from winwin_hf.training.state import (
     Spent,
     check_same_recipe,
@@ -65,16 +69,18 @@ def train(
     recipe = load_recipe(recipe_path, overrides)
     training = Training(recipe, Path(output or recipe.output), resume)
     with training.loading() as batches, StopRequest() as stop:
-        while training.step < recipe.optimization.steps:
+        if training.evaluation_is_missing:
+            training.evaluate()
+        while not training.ended:
             training.train_step(batches)
             if training.is_due(recipe.log_every):
                 training.report()
+            if training.can_resume and (stop.requested or training.should_save):
+                training.save()
+                if stop.requested and not training.ended:
+                    break
             if training.is_due(recipe.evaluation.every):
                 training.evaluate()
-            if training.can_resume and (stop.requested or training.is_due(recipe.save_every)):
-                training.save()
-                if stop.requested:
-                    break
     return training.finish()
 
 
@@ -84,6 +90,7 @@ class Training:
     def __init__(self, recipe: Recipe, folder: Path, resume: bool):
         options = recipe.optimization
         self.recipe, self.folder = recipe, folder
+        self._model_written = False
         self.accelerator = Accelerator(
             mixed_precision=options.mixed_precision,
             gradient_accumulation_steps=options.accumulation,
@@ -96,6 +103,7 @@ class Training:
         self.parts = open_parts(recipe, self.accelerator.num_processes, self.step)
         self.source = self.parts[0].source  # its labels decide the model's
         model = make_model(recipe, self.source)
+        rehearse(recipe, self.parts, model, folder, self.accelerator)
         if options.gradient_checkpointing:
             model.gradient_checkpointing_enable()
         self.patch_size = model.config.patch_size
@@ -104,6 +112,7 @@ class Training:
         if self.average is not None:  # its count is read at every step; on an accelerator each read would wait
             self.average.n_averaged = self.average.n_averaged.cpu()
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self.evaluation_is_missing = state is not None and self._lacks_evaluation()
         if state is not None:
             load_state(self.accelerator, state, self.average)
         else:  # every process has the same model by now; from here on each draws for itself
@@ -124,6 +133,14 @@ class Training:
             with write_atomic(self.folder / "recipe.yaml") as temporary:
                 temporary.write_text(dump_recipe(self.recipe), encoding="utf-8")
         return state
+
+    def _lacks_evaluation(self) -> bool:
+        """Whether the evaluation that is due at the step of the state isn't in the log: it failed, or the training ended in it."""
+        evaluation = self.recipe.evaluation
+        nothing = not evaluation.windows and (self.recipe.task == "pre-training" or not evaluation.sets)
+        if nothing or self.step == 0 or not self.is_due(evaluation.every):
+            return False
+        return not is_evaluated(self.folder / "metrics.jsonl", self.step)
 
     @contextlib.contextmanager
     def loading(self) -> Iterator[Iterator[dict[str, torch.Tensor]]]:
@@ -170,9 +187,17 @@ class Training:
         options = self.recipe.optimization
         return self.step * options.accumulation % max(1, options.num_workers) == 0
 
-    def is_due(self, every: int) -> bool:
-        """Whether something happens now that happens every so many steps (0: never) and at the end."""
-        return self.ended or bool(every and self.step % every == 0)
+    def is_due(self, every: int, ahead: int = 0) -> bool:
+        """Whether something happens now, or `ahead` steps later, that happens every so many steps (0: never) and at the end."""
+        step = self.step + ahead
+        return step == self.recipe.optimization.steps or bool(every and step % every == 0)
+
+    @property
+    def should_save(self) -> bool:
+        """Whether a state is due, or an evaluation before the next step that a training could be resumed from."""
+        options, every = self.recipe.optimization, self.recipe.evaluation.every
+        apart = math.lcm(options.accumulation, max(1, options.num_workers)) // options.accumulation
+        return self.is_due(self.recipe.save_every) or any(self.is_due(every, ahead) for ahead in range(apart))
 
     def train_step(self, batches: Iterator[dict[str, torch.Tensor]]) -> None:
         """One optimiser step: `accumulation` batches forward and backward, then the average."""
@@ -241,7 +266,9 @@ class Training:
         self.restart_rate()
 
     def evaluate(self) -> None:
-        """Scores the best model and logs the scores."""
+        """Scores the best model and logs the scores. At the end the model is written first."""
+        if self.ended:
+            self._write_model()
         results = evaluate(self.best, self.recipe, self.accelerator)
         if results:
             self.log(self.step, {**results, **asdict(self.spent)})
@@ -271,14 +298,19 @@ class Training:
             )
         return mean
 
+    def _write_model(self) -> None:
+        if self.accelerator.is_main_process and not self._model_written:
+            save_model(self.best, self.folder, self.recipe)
+        self._model_written = True
+
     def finish(self) -> Path:
         """Writes the final model if the last step was reached; returns its folder."""
         final = self.folder / "model"
         if not self.ended:
             self.accelerator.print(f"stopped at step {self.step}; continue with --resume")
-        elif self.accelerator.is_main_process:
+        else:
             with self.trackers_closed_on_failure():
-                save_model(self.best, self.folder, self.recipe)
+                self._write_model()
             self.accelerator.print(f"model: {final}")
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()

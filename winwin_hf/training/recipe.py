@@ -9,6 +9,8 @@ Notable:
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -18,6 +20,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter
 from winwin_hf.checked import FORBID, build
 from winwin_hf.data.collator import SecondStrategy
 from winwin_hf.data.guesses import GuessStrategy
+from winwin_hf.data.rows import BrokenExample
 from winwin_hf.model.configuration_winwin import WinWinConfig
 from winwin_hf.recipes import recipe_path
 from winwin_hf.task import TaskName
@@ -142,7 +145,7 @@ class EvaluationSet:
     name: Annotated[str | None, Field(description="Another data set than the training's (first) one.")] = None
     path: Annotated[str | None, Field(description="Folder of that data set.")] = None
     split: Annotated[str, Field(description="Which part, such as `val` or `all[67%:]`.")] = "val"
-    length: Annotated[int | None, Field(description="Number of examples at most.")] = None
+    length: Annotated[int | None, Field(ge=1, description="Number of examples at most.")] = None
     settings: Annotated[
         dict[str, Any],
         Field(
@@ -156,22 +159,34 @@ class EvaluationSet:
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
 
+RESERVED_LABELS = ("windows", "step", "seconds", "cpu_seconds")  # what else stands in a line of scores
+
+
 @dataclasses.dataclass
 class EvaluationRecipe:
     """What is scored during a training."""
 
-    every: Annotated[int, Field(description="Steps between evaluations; 0: only at the end.")] = 1000
+    every: Annotated[int, Field(ge=0, description="Steps between evaluations; 0: only at the end.")] = 1000
     windows: Annotated[
         int,
         Field(
+            ge=0,
             description="Number of held-out examples scored on windows, placed as in training. The gap to full "
-            "frames shows what windows hide."
+            "frames shows what windows hide.",
         ),
     ] = 64
     sets: Annotated[list[EvaluationSet], Field(description="Full frames to score.")] = dataclasses.field(
         default_factory=list
     )
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
+
+    def __post_init__(self) -> None:
+        labels = [chosen.label for chosen in self.sets]
+        taken = [label for label in labels if label in RESERVED_LABELS or labels.count(label) > 1]
+        if taken:  # in the log the later one would replace the other
+            raise ValueError(
+                f"the label {taken[0]!r} stands twice or is one of {', '.join(RESERVED_LABELS)}; expected another one a set"
+            )
 
 
 @dataclasses.dataclass
@@ -198,7 +213,7 @@ class OptimizationRecipe:
     ] = "no"
     gradient_checkpointing: Annotated[bool, Field(description="Less memory, more time.")] = False
     num_workers: Annotated[
-        int, Field(description="Loader processes of one training process; 0: the training process loads.")
+        int, Field(ge=0, description="Loader processes of one training process; 0: the training process loads.")
     ] = 1
     seed: Annotated[int, Field(description="Seed of the weights, the data's order, windows and augmentation.")] = 0
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
@@ -249,6 +264,17 @@ class Recipe:
         if unknown:
             raise ValueError(f"model.config: unknown {', '.join(unknown)}; expected fields of WinWinConfig")
         return WinWinConfig.from_preset(self.model.preset, **{**labels, **self.model.config})
+
+
+@contextmanager
+def in_field(field: str) -> Iterator[None]:
+    """Errors of files and values begin with the recipe's field that named them."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        kinds = (BrokenExample, FileNotFoundError, ImportError)
+        kind = next((kind for kind in kinds if isinstance(error, kind)), ValueError)
+        raise kind(f"{field}: {error}") from error
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:

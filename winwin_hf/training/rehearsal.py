@@ -1,0 +1,167 @@
+"""Before the first step: everything that a recipe names is opened, and one example of each is read as it will be later.
+
+Notable:
+- a fault is one error that names the recipe's field. Without this, a wrong held-out folder was found at the first evaluation.
+- no random stream moves: readers get generators of their own, so a training has the same losses with and without.
+- it stays cheap: one example of each set, also of streams. More are read only where the first one teaches nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+
+from winwin_hf.data.formats import IGNORE
+from winwin_hf.data.formats.files import bytes_text
+from winwin_hf.data.readers import WHAT_255_MEANS, FlowFrames
+from winwin_hf.data.rows import BrokenExample
+from winwin_hf.data.sources import Source
+from winwin_hf.data.streams import Part
+from winwin_hf.evaluation.scoring import read_frame
+from winwin_hf.task import TASKS
+from winwin_hf.training.evaluate import make_collator, open_set
+from winwin_hf.training.recipe import Recipe, in_field
+
+MOST_READ = 256  # examples of a set that are read where the ones before had no known pixel, or a single class
+FLOAT = 4  # bytes
+logger = logging.getLogger(__name__)
+
+
+def rehearse(recipe: Recipe, parts: list[Part], model: Any, folder: Path, accelerator: Accelerator) -> None:
+    """
+    Reads one example of each data set of a recipe as the training and the evaluations will, and checks what else would fail late.
+
+    Args:
+        parts: the opened training sets.
+        model: the one to train; its labels must be those of the data.
+        folder: the output's.
+    Raises: ValueError, BrokenExample, FileNotFoundError: the message begins with the recipe's field.
+    """
+    lacking = [name for name in recipe.trackers if name != "all" and name not in map(str, get_available_trackers())]
+    if lacking:  # Accelerate leaves it out without a word
+        raise ValueError(f"trackers: {', '.join(lacking)} isn't installed; expected its package, or another list")
+    check_space(folder, model, bool(recipe.optimization.ema_decay))
+    patch, skip = model.config.patch_size, recipe.data.skip_broken
+    opened = []
+    for i, part in enumerate(parts):
+        with in_field(f"data.sets.{i}" if recipe.data.sets else "data"):
+            check_labels(part.source, model)
+            if recipe.task != "pre-training" and part.source.at is None:  # synthetic truth is known everywhere
+                look_at(part.source, readings(part.source, partial(stored_target, part.source), skip), classes=2)
+            collate_first(recipe, part.source, patch)
+        opened.append(part.source.name)
+    if recipe.evaluation.windows:
+        with in_field("evaluation.windows (of the first data set; 0: none)"):
+            source = open_set(recipe)
+            collate_first(recipe, source, patch)
+        opened.append("held-out windows")
+    for i, chosen in enumerate(recipe.evaluation.sets if recipe.task != "pre-training" else ()):
+        with in_field(f"evaluation.sets.{i} ({chosen.label})"):
+            source = open_set(recipe, chosen)
+            if source.task != TASKS[recipe.task].data:
+                raise ValueError(f"{source.name} is for {source.task}; expected {TASKS[recipe.task].data}")
+            check_labels(source, model)
+            look_at(source, readings(source, partial(scored_target, source), skip))
+        opened.append(chosen.label)
+    accelerator.print(f"read an example of each: {', '.join(opened)}")
+
+
+def check_space(folder: Path, model: torch.nn.Module, average: bool) -> None:
+    """Raises ValueError where the disk has no room for two states, of which one replaces the other, and the model."""
+    model_size = FLOAT * sum(p.numel() for p in model.parameters())
+    moments = 2 * FLOAT * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    needed = 2 * (model_size * (2 if average else 1) + moments) + model_size
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ValueError(
+            f"output: {folder} has {bytes_text(free)} free; expected {bytes_text(needed)}, for two states and the model"
+        )
+
+
+def check_labels(source: Source, model: Any) -> None:
+    """Raises ValueError where a segmentation model has other classes than the data, by number; other names are the user's business."""
+    names = list((model.config.id2label or {}).values())
+    if source.labels is not None and len(source.labels) != len(names):
+        raise ValueError(
+            f"{source.name} has {len(source.labels)} classes ({', '.join(source.labels)}), and the model {len(names)} "
+            f"({', '.join(map(str, names))}); expected the same ones"
+        )
+
+
+def readings(source: Source, read: Callable[[dict[str, Any]], Any], skip_broken: bool) -> Iterator[Any]:
+    """What `read` makes of the first examples of a set, of one with random access spread over it. Broken ones raise, or are left out."""
+    if source.at is None and hasattr(source.dataset, "__len__"):
+        places = sorted({*np.linspace(0, len(source) - 1, MOST_READ).astype(int).tolist()}) if len(source) else []
+        examples: Iterator[dict[str, Any]] = ({"index": i, **source.dataset[i]} for i in places)
+    else:
+        examples = source.examples(MOST_READ)
+    reason = f"{source.name} has no examples"
+    for example in examples:
+        try:
+            reading = read(example)
+        except BrokenExample as error:
+            if not skip_broken:
+                raise
+            reason = f"no example could be read; {error}"
+            continue
+        reason = ""
+        yield reading
+    if reason:
+        raise BrokenExample(reason)
+
+
+def collate_first(recipe: Recipe, source: Source, patch_size: int) -> None:
+    """Makes a batch of the first readable example of a set, through the collator of the training."""
+    collator = make_collator(recipe, source, patch_size, recipe.optimization.seed)
+    next(readings(source, lambda example: collator([example]), recipe.data.skip_broken))
+
+
+def stored_target(source: Source, example: dict[str, Any]) -> np.ndarray | None:
+    """The target of an example as it is stored."""
+    decoded = source.reader.decode(example)  # type: ignore[attr-defined]  # all readers of files have it
+    return decoded.flow if isinstance(decoded, FlowFrames) else decoded[1]
+
+
+def scored_target(source: Source, example: dict[str, Any]) -> np.ndarray | None:
+    """The target of a whole frame as it is scored."""
+    return read_frame(source, example).target
+
+
+def look_at(source: Source, targets: Iterable[np.ndarray | None], classes: int = 1) -> None:
+    """
+    Raises ValueError where no target has a known pixel, or all of them fewer than so many `classes`. Stops at the first that has.
+
+    A rare class may not be among the examples that are read; that alone is no error.
+    """
+    seen: set[int] = set()
+    count, unknown = 0, False
+    for target in targets:
+        count += 1
+        if target is None:
+            raise ValueError(f"an example of {source.name} has no ground truth; expected a split that has")
+        if source.task == "semantic-segmentation":
+            ids = set(np.unique(target).tolist())
+            unknown |= IGNORE in ids
+            seen |= ids - {IGNORE}
+            if len(seen) >= classes:
+                return
+        elif np.isfinite(target).any():
+            return
+    if not seen:
+        raise ValueError(f"{source.name}: no pixel of {count} examples has a known value; is this the right format?")
+    labels = source.labels or ()
+    text = f"{source.name}: the masks of {count} examples hold a single class ({labels[min(seen)]})"
+    if unknown:
+        raise ValueError(f"{text}, from which nothing can be learnt: {WHAT_255_MEANS}")
+    if len(labels) == 1 or (source.at is None and hasattr(source.dataset, "__len__") and count == len(source)):
+        raise ValueError(f"{text}, from which nothing can be learnt; expected two or more, background among them")
+    logger.warning("%s", text)
