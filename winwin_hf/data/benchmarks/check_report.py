@@ -26,7 +26,7 @@ class SplitReport:
     sizes: "HEIGHTxWIDTH" of the images -> number of examples. truth: number of examples with ground truth.
     known: share of their pixels with known ground truth. figures: over those pixels: mean and largest motion (px); smallest, mean
     and largest depth (m). classes: share of each class in them, by its name or id.
-    bytes: of all files, each counted once. hints: what looks wrong but may be right.
+    bytes: of all files, each counted once. hints: what looks wrong but may be right. faults: what can't be right.
     """
 
     name: str
@@ -43,10 +43,11 @@ class SplitReport:
     bytes: int = 0
     seconds: float = 0.0
     hints: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
-        return self.examples > 0 and not self.missing and not self.broken
+        return self.examples > 0 and not self.missing and not self.broken and not self.faults
 
 
 @dataclass
@@ -59,7 +60,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is missing or broken."""
+        """Whether nothing is missing, broken or otherwise at fault."""
         return bool(self.splits) and all(split.ok for split in self.splits)
 
     def json(self) -> str:
@@ -89,6 +90,7 @@ class Report:
                 yield from ((f"{what}: {message}", "red") for message in messages[:shown])
                 if len(messages) > shown:
                     yield f"{what}: {len(messages) - shown} more in {split.name}:{split.split}", "red"
+            yield from ((f"wrong in {split.name}:{split.split}: {fault}", "red") for fault in split.faults)
             yield from ((f"look at {split.name}:{split.split}: {hint}", "yellow") for hint in split.hints)
             if split.classes is not None:
                 shares = sorted(split.classes.items(), key=lambda item: -item[1])

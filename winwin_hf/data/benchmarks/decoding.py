@@ -19,7 +19,7 @@ import numpy as np
 
 from winwin_hf.data.benchmarks.check_report import SplitReport, size_key
 from winwin_hf.data.formats import IGNORE
-from winwin_hf.data.readers import FlowReader, SegmentationReader, plain_reader
+from winwin_hf.data.readers import WHAT_255_MEANS, FlowReader, SegmentationReader, plain_reader
 from winwin_hf.data.rows import BrokenExample, paths_of
 from winwin_hf.task import DataTask
 
@@ -112,10 +112,17 @@ def decode_rows(
                 "largest_depth": sums.largest,
             }
     report.hints += _hints(report, sums)
+    if report.task == "semantic-segmentation" and sums.truth:
+        _judge_classes(report, sums, labels)
 
 
 def _hints(report: SplitReport, sums: Measured) -> list[str]:
     hints = []
+    if report.name == "masks-folder" and any("holds the ids" in message for message in report.broken or ()):
+        hints.append(
+            "masks hold ids that aren't listed: add their names to names.txt, or give each class its stored value there (`lesion = 255`), "
+            "or leave them out (option ignored)"
+        )
     if sums.truth and not sums.known:
         hints.append(f"the ground truth of all {sums.truth} examples is unknown everywhere")
     if report.task == "optical-flow" and sums.known and sums.largest > sums.diagonal:
@@ -130,6 +137,22 @@ def _hints(report: SplitReport, sums: Measured) -> list[str]:
         if sums.smallest < 0:
             hints.append(f"a negative depth of {sums.smallest:.3g} m")
     return hints
+
+
+def _judge_classes(report: SplitReport, sums: Measured, labels: Sequence[str] | None) -> None:
+    """Faults and hints about which classes occur."""
+    occurring = [name for name, share in (report.classes or {}).items() if share]
+    if len(occurring) < 2 and sums.known < sums.pixels:
+        held = f"only the class {occurring[0]}" if occurring else "no class"
+        report.faults.append(f"its masks hold {held}, and 255: {WHAT_255_MEANS}")
+    elif len(occurring) < 2:
+        report.hints.append(
+            f"its masks hold a single class ({', '.join(occurring)}): nothing can be learnt from these alone"
+        )
+    absent = [name for name in labels or () if name not in occurring]
+    if absent and len(occurring) > 1:
+        more = f" and {len(absent) - 10} more" if len(absent) > 10 else ""
+        report.hints.append(f"no pixel is of {', '.join(absent[:10])}{more}: can't be learnt or scored here")
 
 
 Result = tuple[int, "Measured | str"]

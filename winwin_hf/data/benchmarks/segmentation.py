@@ -188,37 +188,73 @@ OWN = Origin(
     "images with masks",
     "your own",
     "images/ and masks/ with files of the same names (masks: .png of class ids), or images/train/ and masks/train/; names.txt "
-    "with a class a line",
+    "with a class a line, `lesion = 255` where its id is another",
 )
 
 
 def masks_folder(root: Path, split: str, ignored: Sequence[int] = ()) -> Found:
     """
-    Your own images/ and masks/ with the same names up to the suffix, in subfolders too. Masks are PNG files of class ids (grey,
-    or with a palette), 255 ignored. Splits "train", "val" and "test" are subfolders of both; "all" is everything.
+    Your own images/ and masks/ with the same names up to the suffix, in subfolders too. Masks are PNG files of class ids (grey, 1 or
+    more bits, or with a palette), 255 ignored; or of other values or colours, which names.txt lists (`lesion = 255`, `road = #804080`).
+    Splits "train", "val" and "test" are subfolders of both; "all" is everything.
 
-    ignored: further ids without a label.
+    ignored: further values without a label.
     """
     OWN.check(split, (*SPLITS, "all"))
     inner = "" if split == "all" else f"/{split}"
     images, masks = (OWN.first(root, f"{kind}{inner}") for kind in ("images", "masks"))
-    label_format = f"ids:{','.join(map(str, ignored))}" if ignored else "ids"
-    files = Files(images, IMAGE_SUFFIXES, deep=True), Files(masks, (".png",), deep=True)
+    kind, values = folder_classes(root)[1]
+    others = [f"{value:06x}" if kind == "colours" else str(value) for value in ignored]
+    if kind == "ids":
+        label_format = f"ids:{','.join(others)}" if others else "ids"
+    else:
+        label_format = f"{kind}:{','.join(values)}" + (f";{','.join(others)}" if others else "")
+    # JPEG masks are found, so that each of them is named as a fault
+    files = Files(images, IMAGE_SUFFIXES, deep=True), Files(masks, (".png", ".bmp", ".jpg", ".jpeg"), deep=True)
     found = image_rows(*files, "label", label_format)
     return _some(found, OWN, root, images)
 
 
-def folder_names(root: Path) -> tuple[str, ...] | None:
-    """The class names in a folder's names.txt; None where there is none. Raises ValueError for an empty or repeated name."""
+LISTED = re.compile(r"(.*\S)\s*=\s*(?:(\d+)|#([0-9a-fA-F]{6})|(\d+)[ ,]+(\d+)[ ,]+(\d+))$")
+
+
+def folder_classes(root: Path) -> tuple[tuple[str, ...] | None, tuple[str, tuple[str, ...]]]:
+    """
+    What a folder's names.txt lists: class names, None where there is no file; and how masks store them: ("ids", ()), ("values", ...)
+    or ("colours", ...), as in label formats. A line is `name`, `name = 255`, `name = #804080` or `name = 128 64 128`.
+
+    Raises: ValueError for an empty or repeated name, or values in some lines only.
+    """
     path = existing(Path(root), "names.txt")
     if path is None:
-        return None
-    names = tuple(line.strip() for line in path.read_text(encoding="utf-8").strip().splitlines())
+        return None, ("ids", ())
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").strip().splitlines()]
+    listed = [LISTED.match(line) for line in lines]
+    names = tuple(match[1] if match else line for match, line in zip(listed, lines, strict=True))
     if not names or "" in names or len(set(names)) != len(names):
         raise ValueError(
             f"{path}: expected the name of a class in each line, each once, got {', '.join(names) or 'nothing'}"
         )
-    return names
+    if not any(listed):
+        return names, ("ids", ())
+    numbers = tuple(str(int(match[2])) for match in listed if match and match[2])
+    colours = tuple(
+        (match[3] or f"{int(match[4]):02x}{int(match[5]):02x}{int(match[6]):02x}").lower()
+        for match in listed
+        if match and not match[2]
+    )
+    values = numbers or colours
+    if len(values) != len(names) or len(set(values)) != len(values) or any(len(colour) != 6 for colour in colours):
+        raise ValueError(
+            f"{path}: expected a value (`lesion = 255`) or a colour (`road = #804080`) in every line, each once, or in none; got "
+            f"{'; '.join(lines)}"
+        )
+    return names, ("values" if numbers else "colours", values)
+
+
+def folder_names(root: Path) -> tuple[str, ...] | None:
+    """The class names in a folder's names.txt; see `folder_classes`."""
+    return folder_classes(root)[0]
 
 
 # --------------------------------------------------------------------------------------------------------- catalogue

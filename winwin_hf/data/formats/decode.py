@@ -145,15 +145,24 @@ def decode_label(source: Source, label_format: str) -> np.ndarray:
         "ids[:IGNORED...]": a picture of ids; 255 and the ids IGNORED are ignored. "ids:0,34"
         "minus-one": a picture of ids from 1 on; 0 and 255 are ignored. (ADE20K)
         "cityscapes": its raw ids -> its 19 train ids.
+        "values:V,V,...[;IGNORED...]": a picture of other numbers: V is stored where class 0, 1, ... is. Further values are errors, but for
+        IGNORED and 255, unless that is a class. A binary mask is "values:0,255".
+        "colours:RRGGBB,...[;IGNORED...]": the same of a picture in colours, in hexadecimal; what isn't listed is an error.
         "camvid-colours": a picture in CamVid's 32 colours -> its 11 classes; void and other colours are ignored.
     Raises: ValueError for a malformed file, impossible ids (Cityscapes' above 33, any above 255) or another format.
     """
     kind, _, parameter = label_format.partition(":")
+    if name_of(source).lower().endswith((".jpg", ".jpeg")):
+        raise ValueError(
+            f"{name_of(source)}: a JPEG, which changes the ids along every edge; expected PNG (threshold it and save it so)."
+        )
     if label_format == "camvid-colours":
         return _camvid_ids(images.read_image(source))
+    if kind in ("values", "colours"):
+        return _listed_ids(source, label_format)
     ignored = _numbers(parameter) if kind == "ids" else None
     if kind not in ("ids", "minus-one", "cityscapes") or (parameter and not ignored):
-        known = "ids[:IGNORED...], minus-one, cityscapes, camvid-colours"
+        known = "ids[:IGNORED...], values:V,V..., colours:RRGGBB,..., minus-one, cityscapes, camvid-colours"
         raise ValueError(f"{name_of(source)}: unknown label format {label_format!r}; known are {known}.")
     ids = images.read_labels(source).astype(np.int32)
     if ignored:
@@ -170,6 +179,34 @@ def decode_label(source: Source, label_format: str) -> np.ndarray:
     else:
         trained[list(CITYSCAPES_SCORED)] = np.arange(len(CITYSCAPES_SCORED))
     return trained[ids]
+
+
+def _listed_ids(source: Source, label_format: str) -> np.ndarray:
+    """The classes of a picture by the list of their values or colours."""
+    kind, _, parameter = label_format.partition(":")
+    base = 10 if kind == "values" else 16
+    try:
+        classes, ignored = (
+            [int(text, base) for text in part.split(",") if text] for part in f"{parameter};".split(";")[:2]
+        )
+    except ValueError:
+        classes, ignored = [], []
+    if not 0 < len(classes) < IGNORE or len({*classes, *ignored}) < len(classes) + len(ignored):
+        raise ValueError(f"{name_of(source)}: the label format {label_format!r}; expected {kind}: and each value once.")
+    if kind == "values":
+        stored = images.read_labels(source).astype(np.int64)
+        ignored += [IGNORE] if IGNORE not in (*classes, *ignored) else []
+    else:
+        stored = (images.read_image(source).astype(np.int64) << (16, 8, 0)).sum(axis=2)
+    found, places = np.unique(stored, return_inverse=True)
+    other = [value for value in found.tolist() if value not in (*classes, *ignored)]
+    if other:
+        shown = ", ".join(str(value) if kind == "values" else f"#{value:06x}" for value in other[:8])
+        raise ValueError(
+            f"{name_of(source)}: it holds {shown}{', ...' if len(other) > 8 else ''}, of which {label_format!r} knows no class."
+        )
+    ids = [classes.index(value) if value in classes else IGNORE for value in found.tolist()]
+    return np.array(ids, np.uint8)[places].reshape(stored.shape)
 
 
 def decode_mask(source: Source, mask_format: str) -> np.ndarray:

@@ -80,7 +80,10 @@ def read_labels(source: Source) -> np.ndarray:
     """
     ids, mode = _read_samples(source)
     if ids.ndim != 2 or ids.dtype.kind == "f":
-        raise ValueError(f"{name_of(source)}: labels are one integer a pixel, this picture has the channels {mode!r}.")
+        raise ValueError(
+            f"{name_of(source)}: labels are one integer a pixel, this picture has the channels {mode!r}; in names.txt each class "
+            "may have its colour (`road = #804080`)."
+        )
     return ids if ids.dtype == np.uint8 else ids.astype(np.int32)
 
 
