@@ -205,6 +205,12 @@ def test_annotations_that_do_not_fit(camvid):
 # ------------------------------------------------------------------ depth
 
 
+def test_more_classes_than_8_bits_are_refused():
+    assert SegmentationReader(255).num_labels == 255
+    with pytest.raises(ValueError, match="256 classes; labels have 8 bits"):
+        SegmentationReader(256)
+
+
 def test_units_and_unknown_pixels(room):
     example = decoded(catalog.load("seven-scenes", room, "all"), 3)
     image, depth = DepthReader()(example, rng()).first((0, 0, 48, 64))

@@ -74,5 +74,7 @@ def test_depth_and_labels(tmp_path):
     np.testing.assert_array_equal(formats.decode_label(path, "cityscapes"), labels)  # the reader undoes it
     path = submission.write(tmp_path, "ade20k", "semantic-segmentation", "ADE_val_1", labels)
     np.testing.assert_array_equal(formats.decode_label(path, "minus-one"), labels)
+    path = submission.write(tmp_path, "ade20k", "semantic-segmentation", "ADE_val_2", np.full((4, 5), 255))
+    assert (formats.read_labels(path) == 256).all()
     path = submission.write(tmp_path, "camvid", "semantic-segmentation", "x", labels)
     np.testing.assert_array_equal(formats.read_labels(path), labels)

@@ -100,6 +100,19 @@ def test_depth_and_classes(folders):
     assert classes.shape == (37, 50) and classes.dtype == np.uint8 and classes.max() < len(predictor.labels)
 
 
+def test_ids_above_255_do_not_wrap(tmp_path):
+    model = make("semantic-segmentation", num_labels=300, semantic_loss_ignore_index=-100)
+    predictor = Predictor(model, WinWinImageProcessor(patch_size=8), "semantic-segmentation")
+    with torch.no_grad():
+        logits = model(**predictor.processor(images=image(), return_tensors="pt")).logits
+    expected = logits[0, :, :37, :50].argmax(0).numpy()
+    values = predictor(image()).values
+    assert expected.max() > 255 and values.dtype == np.int32
+    np.testing.assert_array_equal(values, expected)
+    formats.write_labels(tmp_path / "ids.png", values)
+    np.testing.assert_array_equal(formats.read_labels(tmp_path / "ids.png"), expected)
+
+
 def test_paths_and_pil_images_are_read(folders, tmp_path):
     predictor = Predictor.load(folders["depth-estimation"], device="cpu")
     formats.save_image(tmp_path / "image.png", image())

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
+import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -221,10 +224,45 @@ def test_size_of_the_wrong_kind(processor):
         processor(images=picture(), do_resize=True, size={"max_height": 10, "max_width": 10})
 
 
-def test_segmentation_maps(processor):
+def grey_of_4_bits(path: Path, values: np.ndarray) -> None:
+    """A PNG by hand: Pillow writes none."""
+    even = np.pad(values, ((0, 0), (0, values.shape[1] % 2)))
+    rows = np.pad(even[:, ::2] << 4 | even[:, 1::2], ((0, 0), (1, 0)))  # a filter's number begins each row
+    content = b"\x89PNG\r\n\x1a\n"
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 4, 0, 0, 0, 0)
+    for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows.astype(np.uint8).tobytes())), (b"IEND", b"")):
+        content += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    path.write_bytes(content)
+
+
+def maps_of_every_kind(labels: np.ndarray, folder: Path) -> list[object]:
+    image, palette = Image.fromarray(labels), Image.fromarray(labels, "P")
+    palette.putpalette(np.random.default_rng(1).integers(0, 256, 768).astype(np.uint8).tobytes())
+    palette.save(folder / "palette.png")
+    image.save(folder / "grey.png")
+    palette.save(folder / "four_bits.png", bits=4)
+    Image.fromarray(labels.astype(np.uint16)).save(folder / "16.png")
+    cut = [Image.fromarray(array) for array in (labels.astype(np.int32), labels.astype(np.uint16))]
+    paths = [folder / "palette.png", str(folder / "grey.png"), folder / "four_bits.png", folder / "16.png"]
+    tensor = torch.from_numpy(labels)
+    arrays = [
+        labels,
+        labels[..., None],
+        labels[None],
+        labels[None, ..., None],
+        labels[None, None],
+        labels.astype(">i4"),
+    ]
+    tensors = [tensor, tensor[None], tensor[..., None], tensor.long()]
+    grey_of_4_bits(folder / "grey4.png", labels)
+    paths.append(folder / "grey4.png")
+    return [image, palette, *cut, *paths, *arrays, *tensors, [labels], [labels[..., None]], [folder / "grey.png"]]
+
+
+def test_segmentation_maps(processor, tmp_path):
     labels = np.random.default_rng(0).integers(0, 12, (37, 53)).astype(np.uint8)
-    for given in (labels, Image.fromarray(labels), torch.from_numpy(labels), [labels], labels[None]):
-        result = processor(images=picture(), segmentation_maps=given, return_tensors="pt").labels
+    for given in maps_of_every_kind(labels, tmp_path):
+        result = processor(picture(), given, return_tensors="pt").labels
         assert result.shape == (1, 48, 64) and result.dtype == torch.int64
         assert np.array_equal(result[0, :37, :53].numpy(), labels)
         assert (result[0, 37:] == 255).all() and (result[0, :, 53:] == 255).all()
@@ -239,8 +277,70 @@ def test_segmentation_maps_that_do_not_fit(processor):
         processor(images=picture(), segmentation_maps=np.zeros((10, 53), np.uint8))
     with pytest.raises(ValueError, match="whole numbers"):
         processor(images=picture(), segmentation_maps=np.zeros((37, 53), np.float32))
-    with pytest.raises(ValueError, match=r"\(H, W\)"):
-        processor(images=picture(), segmentation_maps=Image.fromarray(picture()))
+    with pytest.raises(ValueError, match="-1: expected 0 or more, or 255"):
+        processor(images=picture(), segmentation_maps=np.full((37, 53), -1))
+    with pytest.raises(ValueError, match="1 images but 5 segmentation_maps"):
+        processor(images=picture(), segmentation_maps=np.zeros((5, 37, 53), np.uint8))
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        processor(images=picture(), segmentation_maps="masks/none.png")
+
+
+@pytest.mark.parametrize("size", [(37, 53), (40, 50)])
+def test_masks_in_colours_are_refused_with_the_way_out(processor, size, tmp_path):
+    mask = picture(*size)
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    kinds = (
+        mask,
+        [mask],
+        mask[None],
+        torch.from_numpy(mask),
+        torch.from_numpy(mask).permute(2, 0, 1),
+        Image.fromarray(mask),
+    )
+    for given in (*kinds, str(tmp_path / "mask.png"), np.dstack([mask, mask[..., 0]])):
+        with pytest.raises(ValueError, match=r"map 0 .*has colours.*Map each colour to its id"):
+            processor(picture(), given)
+    with pytest.raises(ValueError, match=r"map 1 .*has colours"):
+        processor([picture()] * 2, [np.zeros((37, 53), np.uint8), mask])
+
+
+def test_arguments_are_in_the_order_of_stock_processors(processor):
+    """`processor(images, segmentation_maps)`, as SegFormer's and DPT's users write it; a second frame is no map."""
+    labels = np.ones((2, 37, 53), np.uint8)
+    result = processor([picture()] * 2, [Image.fromarray(labels[0])] * 2, return_tensors="np")
+    assert set(result) == {"pixel_values", "labels"} and result["labels"].dtype == np.int64
+    assert set(processor([picture()] * 2, labels)) == {"pixel_values", "labels"}
+    with pytest.raises(ValueError, match="second_images"):
+        processor(picture(seed=1), picture(seed=2))
+
+
+@pytest.mark.parametrize("at_construction", [True, False])
+def test_do_reduce_labels_as_segformer(at_construction, tmp_path):
+    from transformers import SegformerImageProcessorPil
+
+    labels = np.random.default_rng(0).integers(0, 151, (37, 53)).astype(np.uint8)
+    labels[0, :3] = 0, 255, 1
+    given, options = ({"do_reduce_labels": True}, {}) if at_construction else ({}, {"do_reduce_labels": True})
+    mine = WinWinImageProcessor(**given)
+    mine.save_pretrained(tmp_path)
+    mine = WinWinImageProcessor.from_pretrained(tmp_path)
+    before = labels.copy()
+    found = mine(picture(), labels, return_tensors="pt", **options).labels[0, :37, :53]
+    theirs = SegformerImageProcessorPil(do_resize=False, **given)
+    assert torch.equal(found, theirs(picture(), labels.copy(), return_tensors="pt", **options).labels[0])
+    assert found[0, :3].tolist() == [255, 255, 0] and np.array_equal(labels, before)
+    many = mine(picture(), labels.astype(np.int64) + 200, return_tensors="pt", **options, ignore_index=-100).labels
+    assert many[0, 0, 2] == 200 and many[0, -1, -1] == -100  # above 255, with another label for "ignore"
+    unchanged = mine(picture(), labels, return_tensors="pt", do_reduce_labels=False).labels[0, :37, :53]
+    assert np.array_equal(unchanged.numpy(), labels)
+
+
+@pytest.mark.parametrize("ignored", [255, -100, 0])
+def test_ignore_index_pads_and_stays(ignored):
+    labels = np.full((37, 53), 7)
+    labels[0, 0] = ignored
+    found = WinWinImageProcessor(ignore_index=ignored)(picture(), labels, return_tensors="pt").labels[0]
+    assert found[0, 0] == ignored and (found[37:] == ignored).all() and (found[1:37, :53] == 7).all()
 
 
 def test_save_and_load(tmp_path):
@@ -347,6 +447,52 @@ def test_options_of_the_call_are_given_again(processor):
 def test_half_precision_predictions_become_float32(processor):
     outputs = {"flow": torch.ones(1, 2, 48, 64, dtype=torch.bfloat16)}
     assert processor.post_process_optical_flow(outputs, target_sizes=[(37, 53)])[0]["flow"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("kind", ["tuples", "lists", "tensor", "array", "torch.Size", "numpy numbers", "one for all"])
+def test_target_sizes_of_every_kind(processor, kind):
+    sizes = {
+        "tuples": [(37, 53)] * 2,
+        "lists": [[37, 53]] * 2,
+        "tensor": torch.tensor([[37, 53]] * 2),
+        "array": np.array([[37, 53]] * 2),
+        "torch.Size": (torch.Size([37, 53]),) * 2,
+        "numpy numbers": [(np.int64(37), np.int32(53))] * 2,
+        "one for all": (37, 53),
+    }[kind]
+    maps = torch.randn(2, 5, 48, 64)
+    found = [
+        *processor.post_process_semantic_segmentation({"logits": maps}, target_sizes=sizes),
+        *(item["flow"][0] for item in processor.post_process_optical_flow({"flow": maps[:, :2]}, target_sizes=sizes)),
+        *(
+            item["predicted_depth"]
+            for item in processor.post_process_depth_estimation({"predicted_depth": maps[:, 0]}, target_sizes=sizes)
+        ),
+    ]
+    assert {tuple(item.shape) for item in found} == {(37, 53)} and len(found) == 6
+
+
+@pytest.mark.parametrize(
+    "sizes", [[(37, 53, 3)] * 2, [37.5, 53.0], [(37.5, 53)] * 2, [37], 37, [None, None], "37x53", [[]]]
+)
+def test_target_sizes_that_are_none(processor, sizes):
+    for name, maps in (
+        ("semantic_segmentation", "logits"),
+        ("optical_flow", "flow"),
+        ("depth_estimation", "predicted_depth"),
+    ):
+        shape = (2, 48, 64) if maps == "predicted_depth" else (2, 2, 48, 64)
+        with pytest.raises(ValueError, match=r"target_sizes must be one \(height, width\)"):
+            getattr(processor, f"post_process_{name}")({maps: torch.zeros(shape)}, target_sizes=sizes)
+
+
+def test_segmentation_scores(processor):
+    logits = torch.randn(1, 5, 48, 64)
+    found = processor.post_process_semantic_segmentation(
+        {"logits": logits}, [(37, 53)], return_segmentation_scores=True
+    )
+    assert torch.equal(found[0].segmentation_scores, logits[0, :, :37, :53])
+    assert torch.equal(found[0].segmentation, logits[0, :, :37, :53].argmax(0))
 
 
 def test_post_processing_refuses_what_does_not_belong(processor):

@@ -183,6 +183,12 @@ class SegmentationReader:
     augmentation: ImageAugmentation | None = None
     format: str | None = "ids"
 
+    def __post_init__(self) -> None:
+        if self.num_labels > IGNORE:
+            raise ValueError(
+                f"{self.num_labels} classes; labels have 8 bits and {IGNORE} is ignored: expected up to {IGNORE} classes"
+            )
+
     def decode(self, example: dict[str, Any]) -> tuple[np.ndarray, np.ndarray | None]:
         """Image uint8 (H, W, 3) and labels uint8 (H, W). Raises BrokenExample."""
         with examined(example) as name:

@@ -66,11 +66,11 @@ def write(folder: Path, set_name: str, task: DataTask, name: str, prediction: np
     if task == "depth-estimation":
         formats.write_depth_png(path, prediction, scale=256)
     elif task == "semantic-segmentation":
-        ids = prediction.astype(np.uint8)
+        ids = prediction.astype(np.int32)  # of more than 256 classes, too
         if set_name == "cityscapes":
-            ids = np.array(CITYSCAPES_IDS, np.uint8)[ids]
+            ids = np.array(CITYSCAPES_IDS, np.int32)[ids]
         elif set_name == "ade20k":
-            ids = ids + np.uint8(1)
+            ids = ids + 1
         formats.write_labels(path, ids)
     else:
         flow = prediction.transpose(1, 2, 0)

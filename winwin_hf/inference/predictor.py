@@ -46,7 +46,8 @@ class Prediction:
     What a method predicts for one image or pair, at its size.
 
     Attributes:
-        values: flow (2, H, W) float32, (right, down) in pixels; depth (H, W) float32, metres; class ids (H, W) uint8.
+        values: flow (2, H, W) float32, (right, down) in pixels; depth (H, W) float32, metres; class ids (H, W) uint8, or
+            int32 of a network with more than 256 classes.
         confidence: of a network's flow, (H, W) float32 in 0..1; otherwise None.
         expected_error: of a network's flow, (H, W) float32: by how many pixels the network expects u and v to be wrong; otherwise None.
         log_scale: of a network's flow, (H, W) float32: the raw channel that confidence is made of; it grows with the expected error.
@@ -214,7 +215,8 @@ class Predictor(Method):
         elif self.task == "depth-estimation":
             values = processor.post_process_depth_estimation(outputs, target_sizes=sizes)[0]["predicted_depth"].float()
         else:
-            values = processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)[0].to(torch.uint8)
+            ids = processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)[0]
+            values = ids.to(torch.uint8 if self.model.config.num_labels <= 256 else torch.int32)
         keys = ("confidence", "expected_error", "log_scale")
         confidence, error, log_scale = (_array(maps[key]) if key in maps else None for key in keys)
         return Prediction(_array(values), confidence, error, log_scale, passes=outputs.passes, device=str(self.device))

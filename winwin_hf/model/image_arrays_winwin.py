@@ -6,6 +6,7 @@ pixels_winwin.py has what the values of one image mean. Arrays are (C, H, W); si
 import base64
 import io
 import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from transformers import image_utils
 from transformers.image_utils import PILImageResampling
 
-from .pixels_winwin import RASTERS, open_raster, pixel_array, shortened
+from .pixels_winwin import RASTERS, open_raster, pixel_array, read_samples, shortened
 
 
 def open_image(source: Any, timeout: float | None = None) -> Any:
@@ -22,18 +23,7 @@ def open_image(source: Any, timeout: float | None = None) -> Any:
 
     Raises: FileNotFoundError for text that is no path, URL or base64; ValueError naming the source where it isn't readable.
     """
-    if not isinstance(source, (str, os.PathLike)):
-        return source
-    name = os.fspath(source)
-    file: Any = name
-    if name.startswith(("http://", "https://")):
-        file = io.BytesIO(_download(name, timeout))
-    elif not os.path.exists(name):  # noqa: PTH110 - text that may be no path
-        name, file = shortened(name), io.BytesIO(_base64(name))
-    try:
-        return open_raster(file)
-    except Exception as error:  # whatever a decoder raises for a malformed file
-        raise ValueError(f"{name}: not a readable image ({error}).") from error
+    return _decode(source, open_raster, timeout) if isinstance(source, (str, os.PathLike)) else source
 
 
 def image_array(image: Any, layout: Any = None) -> np.ndarray:
@@ -41,17 +31,43 @@ def image_array(image: Any, layout: Any = None) -> np.ndarray:
     return pixel_array(open_image(image), layout)
 
 
-def as_list(images: Any, name: str, image_ndim: int = 3) -> list[Any]:
+def as_list(images: Any, name: str) -> list[Any]:
     """One image, a list of images or an array with a batch axis -> a list."""
     if isinstance(images, (list, tuple)):
         if not images:
             raise ValueError(f"{name} is empty: expected at least one image.")
         if any(isinstance(item, (list, tuple)) for item in images):
             raise ValueError(f"{name} must be one image or a flat list of images; got a list of lists.")
-        return [part for item in images for part in as_list(item, name, image_ndim)]
-    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == image_ndim + 1:
+        return [part for item in images for part in as_list(item, name)]
+    if isinstance(images, (np.ndarray, torch.Tensor)) and images.ndim == 4:
         return list(images)
     return [images]
+
+
+def as_label_list(maps: Any, sizes: list[Any]) -> list[Any]:
+    """One segmentation map, a list of them or an array with a batch axis -> a list. `sizes`: of the images, which tell a batch
+    (B, H, W) from a map with channels."""
+    if not isinstance(maps, (np.ndarray, torch.Tensor)) or maps.ndim < 3:
+        return as_list(maps, "segmentation_maps")
+    shape = tuple(maps.shape)
+    as_many = shape[0] == len(sizes) and shape[-1] not in (1, 3, 4)
+    if maps.ndim > 3 or as_many or shape == (len(sizes), *sizes[0]):
+        return list(maps)
+    with_channels = shape[0] in (1, 3, 4) or shape[-1] in (1, 3, 4)
+    return [maps] if with_channels else list(maps)
+
+
+def target_list(sizes: Any, count: int) -> list[tuple[int, int]]:
+    """`target_sizes` as a list, array or tensor of (height, width), or one such pair for all -> a list of pairs."""
+    values = sizes.tolist() if isinstance(sizes, (np.ndarray, torch.Tensor)) else sizes
+    if isinstance(values, (list, tuple)) and len(values) == 2 and all(np.ndim(value) == 0 for value in values):
+        values = [values] * count
+    pairs = [np.asarray(value) for value in values] if isinstance(values, (list, tuple)) else [np.asarray(values)]
+    if any(pair.shape != (2,) or pair.dtype.kind not in "iu" for pair in pairs):
+        raise ValueError(
+            f"target_sizes must be one (height, width) in whole pixels per image, such as [(480, 640)]; got {sizes!r}."
+        )
+    return [(int(height), int(width)) for height, width in pairs]
 
 
 def resize(image: np.ndarray, size: tuple[int, int], resample: Any) -> np.ndarray:
@@ -65,20 +81,42 @@ def resize(image: np.ndarray, size: tuple[int, int], resample: Any) -> np.ndarra
     return np.stack([np.asarray(plane) for plane in planes])
 
 
-def label_array(labels: Any) -> np.ndarray:
-    """A segmentation map of any kind -> (H, W) integers."""
-    labels = open_image(labels)
+def label_array(labels: Any, index: int = 0) -> np.ndarray:
+    """A segmentation map of any kind -> (H, W) integers. `index`: its place in the batch, for messages."""
+    what = f"Segmentation map {index}"
+    if isinstance(labels, (str, os.PathLike)):
+        what += f" ({shortened(os.fspath(labels))})"
+        labels, _ = _decode(labels, read_samples)
     array = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):
         array = array[0] if array.shape[0] == 1 else array[..., 0]
+    if array.ndim == 3 and {array.shape[0], array.shape[-1]} & {2, 3, 4}:
+        raise ValueError(
+            f"{what} has colours (a shape of {array.shape}); expected one class id a pixel, (H, W). Map each colour to its id first, or "
+            "save ids as a grey or palette PNG. A second frame goes into second_images."
+        )
     if array.ndim != 2:
-        raise ValueError(f"A segmentation map must be (H, W) with class ids, got a shape of {array.shape}.")
-    if not (np.issubdtype(array.dtype, np.integer) or array.dtype == np.bool_):
-        raise ValueError(f"A segmentation map must hold whole numbers (class ids), got {array.dtype}.")
+        raise ValueError(f"{what} must be (H, W) with class ids, got a shape of {array.shape}.")
+    if array.dtype.kind not in "biu":
+        raise ValueError(f"{what} must hold whole numbers (class ids), got {array.dtype}.")
     return array
 
 
 # ---- where images come from ----
+
+
+def _decode(source: Any, decode: Callable[[Any], Any], timeout: float | None = None) -> Any:
+    """`decode` of the file at a path or URL, or of base64 text."""
+    name = os.fspath(source)
+    file: Any = name
+    if name.startswith(("http://", "https://")):
+        file = io.BytesIO(_download(name, timeout))
+    elif not os.path.exists(name):  # noqa: PTH110 - text that may be no path
+        file = io.BytesIO(_base64(name))
+    try:
+        return decode(file)
+    except Exception as error:  # whatever a decoder raises for a malformed file
+        raise ValueError(f"{shortened(name)}: not a readable image ({error}).") from error
 
 
 def _download(url: str, timeout: float | None) -> bytes:

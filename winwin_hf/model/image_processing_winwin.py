@@ -23,7 +23,7 @@ from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 from transformers.processing_utils import ImagesKwargs, Unpack
 
-from .image_arrays_winwin import as_list, image_array, label_array, resize
+from .image_arrays_winwin import as_label_list, as_list, image_array, label_array, resize, target_list
 from .losses_winwin import IGNORE_LABEL, check_shape, laplacian_scale
 from .pixels_winwin import naming, size_text, to_255, to_rgb
 
@@ -35,10 +35,14 @@ class WinWinImageProcessorKwargs(ImagesKwargs, total=False):
     """
     patch_size (`int`): images are padded to a multiple of it, in pixels.
     min_pixels (`int`, *optional*): images with fewer pixels are enlarged to so many, at most twice in each direction.
+    do_reduce_labels (`bool`): class ids of segmentation maps are reduced by 1; 0 becomes `ignore_index`.
+    ignore_index (`int`): the label of pixels that don't count, and of the padding.
     """
 
     patch_size: int
     min_pixels: int | None
+    do_reduce_labels: bool
+    ignore_index: int
 
 
 class WinWinImageProcessor(PilBackend):
@@ -53,6 +57,9 @@ class WinWinImageProcessor(PilBackend):
         do_rescale (bool, True), rescale_factor (1/255); do_normalize (bool, True), image_mean, image_std (ImageNet's).
         do_pad (bool, True), patch_size (16): pad bottom and right to whole patches, repeating the edge.
         do_convert_rgb (bool, True): grey is repeated, alpha is laid over white.
+        do_reduce_labels (bool, False): class ids are reduced by 1 and 0 becomes `ignore_index`, as for ADE20K, whose 0 is "none".
+        ignore_index (255): the label of pixels that don't count: it stays as it is, and padding gets it. It is the model's
+            `config.semantic_loss_ignore_index`.
 
     Values: unsigned 8-bit is 0..255; 16-bit integers are 0..65535; floats are 0..1 and anything outside is an error, unless
     `do_rescale=False`, which takes values as they are. An array whose layout is ambiguous (an image 1, 3 or 4 pixels wide or
@@ -75,6 +82,8 @@ class WinWinImageProcessor(PilBackend):
     patch_size = 16
     min_pixels: int | None = None
     do_convert_rgb = True
+    do_reduce_labels = False
+    ignore_index = IGNORE_LABEL
 
     def __init__(self, **kwargs: Unpack[WinWinImageProcessorKwargs]):
         super().__init__(**kwargs)  # type: ignore[misc]
@@ -82,8 +91,8 @@ class WinWinImageProcessor(PilBackend):
     def preprocess(
         self,
         images: Any,
-        second_images: Any = None,
         segmentation_maps: Any = None,
+        second_images: Any = None,
         **kwargs: Unpack[WinWinImageProcessorKwargs],
     ) -> BatchFeature:
         """One image or a list of images -> model inputs.
@@ -91,8 +100,10 @@ class WinWinImageProcessor(PilBackend):
         Args:
             images: PIL image, path or URL, NumPy or torch array ((H, W), (H, W, C) or (C, H, W)), a list of these, or a 4-D
                 array. A path is turned as its EXIF says; a PIL image is taken as it is held. For pairs: the first frames.
+            segmentation_maps: class ids, one whole number a pixel, as many maps as `images`, each of its image's size: PIL images ("L", "P"
+                whose indices are the ids, "I", "1"), paths or URLs, arrays (H, W), (H, W, 1) or (1, H, W), a list of these, or an array
+                with a batch axis. `ignore_index` where a pixel doesn't count.
             second_images: the second frames, as many as `images`, each of the size of its first frame.
-            segmentation_maps: class ids (H, W), as many as `images`, each of its image's size; 255 = ignore.
             kwargs: the options above for this call, and `return_tensors` ("pt", "np" or None for lists).
 
         Returns:
@@ -103,13 +114,13 @@ class WinWinImageProcessor(PilBackend):
             ValueError: the two frames of a pair differ in size; numbers of inputs differ; a batch to be stacked has several
                 padded sizes; an image is empty, or its values or layout are not as described above.
         """
-        return super().preprocess(images, second_images, segmentation_maps, **kwargs)
+        return super().preprocess(images, segmentation_maps, second_images, **kwargs)
 
     def _preprocess_image_like_inputs(  # type: ignore[override]
         self,
         images: Any,
-        second_images: Any,
         segmentation_maps: Any,
+        second_images: Any,
         return_tensors: Any = None,
         **options: Any,
     ) -> BatchFeature:
@@ -133,7 +144,7 @@ class WinWinImageProcessor(PilBackend):
             data["second_pixel_values"] = self._preprocess(second, **options)
 
         if segmentation_maps is not None:
-            maps = [label_array(item) for item in as_list(segmentation_maps, "segmentation_maps", image_ndim=2)]
+            maps = [label_array(item, index) for index, item in enumerate(as_label_list(segmentation_maps, sizes))]
             if len(maps) != len(first):
                 raise ValueError(f"{len(first)} images but {len(maps)} segmentation_maps: expected one map per image.")
             for index, (size, labels) in enumerate(zip(sizes, maps, strict=True)):
@@ -199,13 +210,22 @@ class WinWinImageProcessor(PilBackend):
         return results
 
     def _preprocess_labels(self, labels: np.ndarray, **options: Any) -> np.ndarray:
-        """(H, W) class ids -> resized by nearest neighbour and padded with 255, int64."""
+        """(H, W) class ids -> reduced, resized by nearest neighbour and padded with `ignore_index`, int64."""
+        ignored = options["ignore_index"]
+        labels = labels.astype(np.int64)
+        if options["do_reduce_labels"]:
+            labels = np.where((labels == 0) | (labels == ignored), ignored, labels - 1)
+        if labels.min() < 0 and (labels[labels < 0] != ignored).any():
+            raise ValueError(
+                f"A segmentation map holds the class id {labels.min()}: expected 0 or more, or {ignored} (ignore_index) where a pixel "
+                "doesn't count."
+            )
         height, width = self._resized_size(labels.shape, **options)
         if (height, width) != labels.shape:
             rows = ((np.arange(height) + 0.5) * (labels.shape[0] / height)).astype(np.int64)
             columns = ((np.arange(width) + 0.5) * (labels.shape[1] / width)).astype(np.int64)
             labels = labels[rows[:, None], columns]
-        result = np.full(self._padded_size((height, width), **options), IGNORE_LABEL, np.int64)
+        result = np.full(self._padded_size((height, width), **options), ignored, np.int64)
         result[:height, :width] = labels
         return result
 
@@ -271,7 +291,7 @@ class WinWinImageProcessor(PilBackend):
         maps = maps.float()
         if target_sizes is None:
             return [(item, (1.0, 1.0)) for item in maps]
-        targets = [(int(height), int(width)) for height, width in target_sizes]
+        targets = target_list(target_sizes, len(maps))
         if len(targets) != len(maps):
             raise ValueError(
                 f"{len(targets)} target_sizes for a batch of {len(maps)}: expected one (height, width) per image."
@@ -304,7 +324,8 @@ class WinWinImageProcessor(PilBackend):
 
         Args:
             outputs: with `flow` (B, 2, H, W) and optionally `log_scale` (B, H, W).
-            target_sizes: one (height, width) of the original frames per pair; None leaves predictions as the model gave them.
+            target_sizes: one (height, width) of the original frames per pair, as a list, an array or a tensor (B, 2); a single pair
+                (height, width) is every frame's; None leaves predictions as the model gave them.
             scale_bounds: the model's `config.min_flow_scale` and `config.max_flow_scale`, pixels of its input.
             options: `do_resize`, `size`, `min_pixels`, `do_pad`, `patch_size` where the call of the processor overrode them.
 
@@ -341,10 +362,16 @@ class WinWinImageProcessor(PilBackend):
         return [{"predicted_depth": item[0]} for item, _ in self._restore(depth[:, None], target_sizes, options)]
 
     def post_process_semantic_segmentation(
-        self, outputs: Any, target_sizes: Any = None, **options: Any
-    ) -> list[torch.Tensor]:
-        """`logits` (B, L, H, W) -> per image the class ids (H, W) int64. Arguments as for flow."""
-        return [item.argmax(dim=0) for item, _ in self._restore(_field(outputs, "logits"), target_sizes, options)]
+        self, outputs: Any, target_sizes: Any = None, return_segmentation_scores: bool = False, **options: Any
+    ) -> list[Any]:
+        """`logits` (B, L, H, W) -> per image the class ids (H, W) int64. Arguments as for flow.
+
+        With `return_segmentation_scores`: per image `segmentation`, the ids, and `segmentation_scores`, the logits (L, H, W).
+        """
+        scores = [item for item, _ in self._restore(_field(outputs, "logits"), target_sizes, options)]
+        if not return_segmentation_scores:
+            return [item.argmax(dim=0) for item in scores]
+        return [BatchFeature({"segmentation": item.argmax(dim=0), "segmentation_scores": item}) for item in scores]
 
 
 # ---- what the methods above share ----

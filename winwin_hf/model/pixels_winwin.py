@@ -38,6 +38,23 @@ def open_raster(file: Any) -> PIL.Image.Image:
         raise PIL.UnidentifiedImageError(known) from None
 
 
+def read_samples(file: Any) -> tuple[np.ndarray, str]:
+    """The samples of a path or binary file as they are stored, (H, W) or (H, W, channels), turned as its EXIF says; and Pillow's mode.
+
+    For ids: a palette's indices, and grey of 2 or 4 bits, which Pillow stretches to 255, as the numbers that they are.
+    """
+    with PIL.Image.open(file, formats=RASTERS) as stored:
+        layout: Any = stored.tile[0][3] if stored.tile else ""
+        image = PIL.ImageOps.exif_transpose(stored)
+        mode, samples = image.mode, np.array(image)
+    if mode == "1":
+        samples = samples.astype(np.uint8)
+    kind = layout[0] if layout and isinstance(layout, tuple) else layout  # "L;4": grey of 4 bits
+    if kind in ("L;2", "L;4"):
+        samples //= 255 // (2 ** int(kind[2:]) - 1)
+    return samples, mode
+
+
 @contextmanager
 def naming(source: Any) -> Iterator[None]:
     """Puts the source, where it is a path or URL, before the message of a ValueError that doesn't name it yet."""

@@ -34,7 +34,7 @@ from winwin_hf.data.formats.files import (
     opened,
     write_atomic,
 )
-from winwin_hf.model.pixels_winwin import naming, open_raster, rgb_image
+from winwin_hf.model.pixels_winwin import naming, open_raster, read_samples, rgb_image
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type: grey, RGB, palette, grey and alpha, RGB and alpha
@@ -96,18 +96,11 @@ def read_mask(source: Source) -> np.ndarray:
 
 
 def _read_samples(source: Source) -> tuple[np.ndarray, str]:
-    """A picture's samples as they are stored, (H, W) or (H, W, channels), turned as its EXIF says; and Pillow's mode."""
     with opened(source) as (file, size):
-        header = _png_header(name_of(source), file.read(33), size)
+        _png_header(name_of(source), file.read(33), size)
         file.seek(0)
         with decoding(source, "image"):
-            image = open_raster(file)
-            mode, samples = image.mode, np.array(image)
-    if mode == "1":
-        samples = samples.astype(np.uint8)
-    elif mode == "L" and header is not None and header[2] < 8:  # Pillow stretches grey of 2 and 4 bits to 255
-        samples //= 255 // (2 ** header[2] - 1)
-    return samples, mode
+            return read_samples(file)
 
 
 def write_labels(path: PathLike, ids: Any, palette: Sequence[Sequence[int]] | None = None) -> None:
