@@ -240,7 +240,7 @@ def test_every_tensor_has_its_place():
     assert plan.sources["winwin.layers.1.attention.k_proj.weight"] == ("enc_blocks.1.attn.qkv.weight", 1)
     assert plan.sources["decoder.layers.7.attention.v_proj.bias"] == ("dec_blocks.7.attn.qkv.bias", 2)
     assert plan.sources["decoder.layers.0.norm_memory.weight"] == ("dec_blocks.0.norm_y.weight", None)
-    assert plan.sources["head.head.fusions.3.unit2.conv1.bias"] == (
+    assert plan.sources["head.layers.fusions.3.unit2.conv1.bias"] == (
         "head.dpt.scratch.refinenet4.resConfUnit2.conv1.bias",
         None,
     )

@@ -115,7 +115,7 @@ def test_what_a_fresh_network_starts_from():
     stem = model.winwin.embeddings.projection
     for conv in stem.convs:
         assert conv.weight.std().item() == pytest.approx((2 / (9 * conv.in_channels)) ** 0.5, rel=0.25)
-    assert not model.head.head.out.weight.any()
+    assert not model.head.layers.out.weight.any()
     assert model.winwin.layers[0].mlp.up_proj.weight.std().item() == pytest.approx(0.02, rel=0.1)
     assert all(not p.any() for n, p in model.named_parameters() if n.endswith("bias"))
     assert all((p == 1).all() for n, p in model.named_parameters() if "norm" in n and n.endswith("weight"))
@@ -127,7 +127,7 @@ def test_what_a_fresh_network_starts_from():
 def test_without_matching_the_output_layer_is_not_silent():
     model = make("optical-flow", "conv")
     fresh = WinWinForOpticalFlow(model.config)
-    assert fresh.head.head.out.weight.any()
+    assert fresh.head.layers.out.weight.any()
 
 
 # ------------------------------------------------------------------ maps in strips

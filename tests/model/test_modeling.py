@@ -204,7 +204,7 @@ def test_auto_classes_and_a_fresh_head(tmp_path):
         assert type(model) is TASKS[task]
         assert info["missing_keys"] and all(key.startswith("head.") for key in info["missing_keys"])
         assert all(torch.isfinite(p).all() for p in model.parameters())
-        assert model.head.head.blocks[0].layer_scale.unique().item() == pytest.approx(0.1)
+        assert model.head.layers.blocks[0].layer_scale.unique().item() == pytest.approx(0.1)
     assert isinstance(WinWinModel.from_pretrained(tmp_path), WinWinModel)
 
 

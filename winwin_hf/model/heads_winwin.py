@@ -145,9 +145,8 @@ class ConvHead(nn.Module):
         x = self.blocks(self.embed(self.norm(tokens)))
         for stride, up, skip, refine in zip(self.strides, self.ups, self.skips, self.refines, strict=True):
             x = F.pixel_shuffle(up(x), 2)
-            if not isinstance(
-                skip, nn.Identity
-            ):  # an adapter or a quantiser may have put another class in a convolution's place
+            # an adapter or a quantiser may have put another class in a convolution's place
+            if not isinstance(skip, nn.Identity):
                 x = x + skip(torch.cat([f.to(x.dtype) for f in (features or {})[stride]], dim=1))
             x = refine(x)
         return F.pixel_shuffle(self.out(self.out_norm(x)), self.strides[-1])
@@ -210,6 +209,7 @@ def doubled_rows(x: torch.Tensor, start: int, stop: int) -> torch.Tensor:
 def convolved_rows(conv: nn.Conv2d, rows: Rows, height: int, start: int, stop: int) -> torch.Tensor:
     """Rows `start` to `stop` of a zero-padded 3x3 convolution. `rows` computes rows of its input, which has `height` of them."""
     top, bottom = max(0, start - 1), min(height, stop + 1)
+    # The module pads the strip's edges too; what that spoils is cut off. It may be an adapter's, with more than a weight and a bias.
     return conv(rows(top, bottom))[..., start - top : stop - top, :]
 
 

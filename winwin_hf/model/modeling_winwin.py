@@ -24,6 +24,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
 from transformers.modeling_outputs import BackboneOutput, DepthEstimatorOutput, SemanticSegmenterOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, logging
@@ -64,6 +66,9 @@ from .outputs_winwin import (
 from .refinement_winwin import FineFeatures, Refinement
 
 logger = logging.get_logger(__name__)
+
+# Files have `head.head`. With that as the modules' names, PEFT would wrap both where `modules_to_save` says "head".
+register_checkpoint_conversion_mapping("winwin", [WeightRenaming(r"^head\.head\.", r"^head\.layers\.")], overwrite=True)
 
 ARGUMENTS = (
     "pixel_values",
@@ -148,7 +153,15 @@ class WinWinModel(WinWinPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        return self.embeddings.projection
+        projection = self.embeddings.projection
+        # transformers makes the output of this module require a gradient, so it has to be one tensor
+        return projection.convs[-1] if self.config.patch_embedding == "conv_stem" else projection
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        if self.config.patch_embedding == "conv_stem":
+            self.embeddings.projection.convs[-1] = value
+        else:
+            self.embeddings.projection = value
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
@@ -301,18 +314,18 @@ class WinWinHead(nn.Module):
         super().__init__()
         depth, size = config.num_hidden_layers, config.hidden_size
         self.kind = config.head_type  # not asked of the head itself, which adapters wrap
-        self.head: nn.Module
+        self.layers: nn.Module
         self.encoder_taps = self.decoder_taps = None
         if config.head_type == "dpt":
             taps = config.taps(binocular)
             self.encoder_taps = [i for i in taps if i < depth]
             self.decoder_taps = [i - depth for i in taps if i >= depth]
             sizes = [size] * len(self.encoder_taps) + [config.decoder_hidden_size] * len(self.decoder_taps)
-            self.head = DPTHead(config, sizes, out_channels)
+            self.layers = DPTHead(config, sizes, out_channels)
         else:
             in_size = config.decoder_hidden_size if binocular else size
             head_class: type = ConvHead if config.head_type == "conv" else LinearHead
-            self.head = head_class(config, in_size, out_channels, **kwargs)
+            self.layers = head_class(config, in_size, out_channels, **kwargs)
 
     def forward(
         self,
@@ -324,16 +337,16 @@ class WinWinHead(nn.Module):
         """-> (B*N, out, H, W), float32. `extra`: maps {stride: [(B*N, C, ...)]} for a convolutional head."""
         if self.kind == "dpt":
             taps = [*(encoder.taps or ()), *((decoder.taps or ()) if decoder is not None else ())]
-            return self.head([layout.to_maps(t) for t in taps]).float()
+            return self.layers([layout.to_maps(t) for t in taps]).float()
         last = (decoder if decoder is not None else encoder).last_hidden_state
         assert last is not None
         tokens = layout.to_maps(last)
         if self.kind == "linear":
-            return self.head(tokens).float()
+            return self.layers(tokens).float()
         features = {2 ** (i + 1): [stem] for i, stem in enumerate(encoder.stem or ())}
         for stride, maps in (extra or {}).items():
             features[stride] = features.get(stride, []) + maps
-        return self.head(tokens, features).float()
+        return self.layers(tokens, features).float()
 
 
 @auto_docstring(custom_intro="Encoder and head for semantic segmentation.")

@@ -170,7 +170,7 @@ def test_a_profile_accounts_for_the_time(monkeypatch):
         assert shares == sorted(shares, reverse=True) and min(shares) > 0
     assert {"matrix products", "attention", "convolution", "layer norm", "GELU"} <= set(found["kinds"])
     parts = set(found["parts"])
-    assert {"winwin.layers.mlp.up_proj", "decoder.layers.cross_attention", "head.head.levels.0"} <= parts
+    assert {"winwin.layers.mlp.up_proj", "decoder.layers.cross_attention", "head.layers.levels.0"} <= parts
 
 
 @pytest.mark.parametrize(
