@@ -283,6 +283,8 @@ def test_segmentation_maps_that_do_not_fit(processor):
         processor(images=picture(), segmentation_maps=np.zeros((5, 37, 53), np.uint8))
     with pytest.raises(FileNotFoundError, match="no such file"):
         processor(images=picture(), segmentation_maps="masks/none.png")
+    with pytest.raises(ValueError, match=r"map 0 must be a PIL image.*got bytes"):
+        processor(images=picture(), segmentation_maps=b"png")
 
 
 @pytest.mark.parametrize("size", [(37, 53), (40, 50)])

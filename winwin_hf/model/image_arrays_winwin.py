@@ -87,6 +87,10 @@ def label_array(labels: Any, index: int = 0) -> np.ndarray:
     if isinstance(labels, (str, os.PathLike)):
         what += f" ({shortened(os.fspath(labels))})"
         labels, _ = _decode(labels, read_samples)
+    if not isinstance(labels, (PIL.Image.Image, np.ndarray, torch.Tensor)):
+        raise ValueError(
+            f"{what} must be a PIL image, a path or URL, or a NumPy or torch array; got {type(labels).__name__}."
+        )
     array = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):
         array = array[0] if array.shape[0] == 1 else array[..., 0]

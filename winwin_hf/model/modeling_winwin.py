@@ -477,7 +477,8 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         second_window_positions (`torch.LongTensor` of shape `(batch_size, second_windows, 2)`, *optional*):
             The same for the second view's windows, in its full frame.
         initial_flow (`torch.FloatTensor` of shape `(batch_size, [windows,] 2, height, width)`, *optional*):
-            A first guess in pixels, around which the matching looks; an error for a model without matching.
+            A first guess in pixels of the input (of the enlarged frames, where the processor enlarges), around which the matching
+            looks; an error for a model without matching.
         labels (`torch.FloatTensor` of shape `(batch_size, [windows,] 2, height, width)`, *optional*):
             Flow (right, down) in pixels; NaN or infinite is unknown.
         """

@@ -78,7 +78,8 @@ class WinWinOpticalFlowOutput(ModelOutput):
     log_scale (`torch.FloatTensor` of shape `(batch_size, height, width)`, or with windows after the batch):
         Uncertainty as a raw channel c. The Laplacian's scale is (max - min) * sigmoid(c) + min pixels.
     base_flow (`torch.FloatTensor` of shape `(batch_size, 2, height / stride, width / stride)`, *optional*):
-        With matching: the displacement that the match alone gives, in pixels. Where nothing matches, the initial flow, or zero.
+        With matching: the displacement that the match alone gives, in pixels of the input. Where nothing matches, the initial flow,
+        or zero.
     hidden_states (`tuple(torch.FloatTensor)`, *optional*):
         The first view's tokens after the embedding and each encoder block.
     attentions (`tuple(torch.FloatTensor)`, *optional*):
