@@ -143,17 +143,64 @@ def test_options_and_configurations():
     assert (nyu.max_depth, nyu.crop, nyu.align) == (10, "eigen", "median")
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_no_module_needs_an_option(name):
+    metric = evaluate.load(str(SPACES / name))
+    prediction, reference = next(images(name))
+    metric.add(prediction=prediction, reference=reference)
+    metric.add_batch(predictions=[prediction], references=[reference])
+    once = metric.compute(predictions=[prediction], references=[reference])
+    assert str(once) == str(metric.compute(predictions=[prediction] * 3, references=[reference] * 3))
+
+
+def test_segmentation_as_users_of_mean_iou_know_it():
+    """num_labels, ignore_index and reduce_labels at compute; figures in percent, of the definition."""
+    rng = np.random.default_rng(0)
+    labels, predictions = rng.integers(0, 5, (2, 8, 9)), rng.integers(0, 4, (2, 8, 9))
+    labels[0, :2] = 255
+    reduced = labels - 1
+    reduced[(labels == 0) | (labels == 255)] = 255
+    metric = evaluate.load(str(SPACES / "semantic_segmentation"))
+    given = {"predictions": predictions, "references": labels, "reduce_labels": True}
+    scores = metric.compute(**given, num_labels=4, ignore_index=255)
+    known = reduced != 255
+    iou = [
+        100 * ((predictions == k) & (reduced == k))[known].sum() / ((predictions == k) | (reduced == k))[known].sum()
+        for k in range(4)
+    ]
+    assert scores["miou"] == pytest.approx(np.mean(iou)) and list(scores["iou"].values()) == pytest.approx(iou)
+    assert scores["accuracy"] == pytest.approx(100 * (predictions == reduced)[known].mean())
+    assert str(metric.compute(**given)) == str(scores)  # as many classes as occur
+    assert list(metric.compute(**given, names=list("abcd"))["iou"]) == list("abcd")
+    with pytest.raises(ValueError, match=r"(predictions|references) hold ids from 0 to 3; expected 0 to 1"):
+        metric.compute(**given, num_labels=2)
+    zero = metric.compute(predictions=predictions[1:], references=labels[1:], num_labels=5, ignore_index=0)
+    assert str(zero) == str(
+        load("semantic_segmentation", num_labels=5, ignore=0).compute(
+            predictions=predictions[1:], references=labels[1:]
+        )
+    )
+    minus = np.where(labels == 255, -100, labels)
+    late = metric.compute(predictions=predictions, references=minus, num_labels=5, ignore_index=-100)
+    assert str(late) == str(metric.compute(predictions=predictions, references=labels, num_labels=5))
+
+
+def test_combined_modules_take_late_options():
+    both = evaluate.combine([evaluate.load(str(SPACES / "semantic_segmentation")) for _ in range(2)], force_prefix=True)
+    prediction, reference = next(images("semantic_segmentation"))
+    scores = both.compute(predictions=[prediction], references=[reference], num_labels=6)
+    assert len({value for name, value in scores.items() if name.endswith("miou")}) == 1 and len(scores) == 8
+
+
 def test_clear_errors():
-    with pytest.raises(ValueError, match="SemanticSegmentation needs num_labels"):
-        evaluate.load(str(SPACES / "semantic_segmentation"))
     with pytest.raises(
-        ValueError, match="unknown options labels; SemanticSegmentation knows num_labels, ignore, names"
+        ValueError, match="unknown options labels; SemanticSegmentation knows num_labels, ignore, names, ignore_index"
     ):
         load("semantic_segmentation", labels=3)
     with pytest.raises(ValueError, match="unknown configuration 'eth3d'; MonocularDepth knows default, nyu, kitti"):
         load("monocular_depth", "eth3d")
     depth = load("monocular_depth")
-    with pytest.raises(ValueError, match=r"unknown arguments crop; .* Options belong to evaluate.load"):
+    with pytest.raises(ValueError, match=r"unknown arguments crop; .* Other options belong to evaluate.load"):
         depth.compute(predictions=[np.ones((2, 2))], references=[np.ones((2, 2))], crop="eigen")
     with pytest.raises(ValueError, match="expected as many of each, got 1 predictions, 2 references"):
         depth.add_batch(predictions=[np.ones((2, 2))], references=[np.ones((2, 2))] * 2)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import pipeline
+from transformers import AutoModel, ViTConfig, ViTImageProcessor, ViTModel, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 import winwin_hf
@@ -187,3 +187,55 @@ def test_image_segmentation():
     masks = np.stack([np.asarray(part["mask"]) > 0 for part in result])
     assert masks.shape[1:] == (37, 53) and (masks.sum(axis=0) == 1).all()
     assert {part["label"] for part in result} <= set(model.config.id2label.values())
+
+
+def test_optical_flow_without_a_model_takes_the_bundled_one():
+    pipe = pipeline("optical-flow")
+    assert pipe.model.config.matching_stride is not None and type(pipe.model).__name__ == "WinWinForOpticalFlow"
+    assert pipe(*frames())["flow"].shape == (2, 37, 53)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A checkpoint of each task."""
+    root = tmp_path_factory.mktemp("tasks")
+    classes = {"flow": "OpticalFlow", "segmentation": "SemanticSegmentation", "depth": "DepthEstimation"}
+    for kind, name in classes.items():
+        tiny(f"WinWinFor{name}").save_pretrained(root / kind)
+        WinWinImageProcessor().save_pretrained(root / kind)
+    return root
+
+
+@pytest.mark.parametrize("kind", ["flow", "segmentation", "depth"])
+def test_features_are_the_encoders(folders, kind):
+    """It gave the logits of the head, or a TypeError for flow; transformers' own models give the encoder's last tokens."""
+    pipe = pipeline("image-feature-extraction", model=str(folders / kind))
+    image = frames(32, 48)[0]
+    features = np.array(pipe(image))
+    model = AutoModel.from_pretrained(folders / kind)
+    with torch.inference_mode():
+        pixels = pipe.image_processor(images=image, return_tensors="pt")["pixel_values"]
+        expected = model.winwin.eval()(pixels).last_hidden_state
+    np.testing.assert_allclose(features, expected, rtol=1e-4, atol=1e-5)
+    assert type(AutoModel.from_pretrained(folders / kind)) is type(model)  # only that pipeline goes without the head
+
+
+def test_features_of_other_models_are_as_before(tmp_path):
+    options = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 16,
+        "image_size": 32,
+    }
+    ViTModel(ViTConfig(**options)).save_pretrained(tmp_path)
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    pipe = pipeline("image-feature-extraction", model=str(tmp_path))
+    assert type(pipe.model) is ViTModel and np.array(pipe(frames(32, 32)[0])).shape == (1, 5, 16)
+
+
+def test_optical_flow_of_a_model_of_another_task_says_so(folders):
+    with pytest.raises(
+        ValueError, match="WinWinForDepthEstimation takes one image; optical flow needs a WinWinForOptical"
+    ):
+        pipeline("optical-flow", model=str(folders / "depth"))

@@ -4,8 +4,8 @@
   pair is reduced to its row of sums at once, and only the row's values other than zero are written, in the column `predictions`,
   with their indices in the column `references`.
 - The rows of all processes are added with one rounding (`metrics.sum_rows`), so any number of processes gives the same scores.
-- Options hold for all images and belong to evaluate.load, which hands unknown keywords to the module's constructor. When
-  evaluate.compute takes keywords, the maps are gone.
+- Options hold for all images. But for the `late` ones they belong to evaluate.load, which hands unknown keywords to the module's
+  constructor: when evaluate.compute takes keywords, the maps are gone.
 - evaluate takes the first class in a module's file that derives from evaluate.EvaluationModule. So such a file imports this module
   as a whole, not `DenseMetric`.
 """
@@ -19,7 +19,9 @@ import datasets
 import evaluate
 import numpy as np
 
-from winwin_hf.evaluation.metrics import Metric, sum_rows
+from winwin_hf.data.formats import IGNORE
+from winwin_hf.evaluation.metrics import Metric, SegmentationMetric, sum_rows
+from winwin_hf.evaluation.metrics.segmentation import label_pairs, pairs_confusion, segmentation_confusion
 
 # The columns of one image's row; evaluate requires these names.
 ROW_FEATURES = datasets.Features(
@@ -38,6 +40,7 @@ class DenseMetric(evaluate.Metric):
         value: Arrow type of one value of a map, for `features`.
         extra: names of further maps that `metric.row` takes.
         configurations: name -> options of the metric.
+        late: options that may be given to `compute` instead.
         texts: arguments of evaluate.MetricInfo.
     """
 
@@ -45,6 +48,7 @@ class DenseMetric(evaluate.Metric):
     axes: int
     value: str
     extra: tuple[str, ...] = ()
+    late: tuple[str, ...] = ()
     configurations: ClassVar[dict[str, dict[str, Any]]] = {}
     texts: ClassVar[dict[str, Any]]
 
@@ -58,19 +62,21 @@ class DenseMetric(evaluate.Metric):
         """
         module, known = type(self).__name__, inspect.signature(self.metric).parameters
         options = {name: value for name, value in arguments.items() if name not in EVALUATE_ARGUMENTS}
-        if unknown := sorted(set(options) - set(known)):
-            raise ValueError(f"unknown options {', '.join(unknown)}; {module} knows {', '.join(known)}")
+        names = list(dict.fromkeys([*known, *self.late]))
+        if unknown := sorted(set(options) - set(names)):
+            raise ValueError(f"unknown options {', '.join(unknown)}; {module} knows {', '.join(names)}")
         configurations = {"default": {}, **self.configurations}
         if (config_name or "default") not in configurations:
             raise ValueError(f"unknown configuration {config_name!r}; {module} knows {', '.join(configurations)}")
         options = {**configurations[config_name or "default"], **options}
-        needed = [name for name, option in known.items() if option.default is option.empty and name not in options]
-        if needed:
-            raise ValueError(f"{module} needs {', '.join(needed)}: evaluate.load(path, {needed[0]}=...)")
-        self.scorer = self.metric(**options)
+        self.prepare(options)
         super().__init__(
             config_name, **{name: value for name, value in arguments.items() if name in EVALUATE_ARGUMENTS}
         )
+
+    def prepare(self, options: dict[str, Any]) -> None:
+        """Makes the metric from the options of evaluate.load."""
+        self.scorer = self.metric(**options)
 
     def _info(self) -> evaluate.MetricInfo:
         feature: Any = datasets.Value(self.value)
@@ -140,22 +146,24 @@ class DenseMetric(evaluate.Metric):
         Args:
             predictions: more images, as `add_batch` takes them.
             references: as many.
-            **extra: further maps, as many.
+            **extra: further maps, as many; and options of the metric where it has `late` ones.
         Returns:
             A dict in process 0, None in the others.
         """
+        options = {name: extra.pop(name) for name in self.late if name in extra}
         if extra or predictions is not None or references is not None:
             self.add_batch(predictions=predictions, references=references, **extra)
         if self.num_process > 1 and self.writer is None:
             # Process 0 waits for the file of each process, also of one without images.
             super().add(prediction=np.zeros(0), reference=np.zeros(0, np.int32))
-        return super().compute()
+        return super().compute(**options)
 
     def _check_extra(self, extra: dict[str, Any]) -> None:
         if unknown := sorted(set(extra) - set(self.extra)):
             raise ValueError(
                 f"unknown arguments {', '.join(unknown)}; {type(self).__name__} takes "
-                f"{', '.join(['predictions', 'references', *self.extra])}. Options belong to evaluate.load(path, option=...)"
+                f"{', '.join(['predictions', 'references', *self.extra, *self.late])}. Other options belong to "
+                "evaluate.load(path, option=...)"
             )
 
     def _sums(self, prediction: Any, reference: Any, extra: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -172,3 +180,44 @@ class DenseMetric(evaluate.Metric):
         row = np.zeros_like(self.scorer.state)
         row[np.asarray(indices, dtype=np.intp)] = values
         return row
+
+
+class LabelMetric(DenseMetric):
+    """
+    Base class of segmentation, whose options may come as late as `compute`, as users of mean_iou give them.
+
+    So an image is reduced to the counts of its pairs of ids, not to a confusion matrix. Options of `compute` win over evaluate.load's.
+    """
+
+    metric = SegmentationMetric
+    axes, value = 2, "int32"
+    late = ("num_labels", "ignore", "ignore_index", "reduce_labels", "names")
+
+    def prepare(self, options: dict[str, Any]) -> None:
+        self.options = self._whole(options)
+
+    def _whole(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Options by one name: mean_iou's `ignore_index` is `ignore`."""
+        options = dict(options)
+        if "ignore_index" in options:
+            options["ignore"] = options.pop("ignore_index")
+        return options
+
+    def _sums(self, prediction: Any, reference: Any, extra: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        maps = self.array(prediction, "prediction"), self.array(reference, "reference")
+        if self.options.get("num_labels") is not None and not self.options.get("reduce_labels"):
+            segmentation_confusion(
+                *maps, self.options["num_labels"], self.options.get("ignore", IGNORE)
+            )  # checks the ids
+        return label_pairs(*maps)
+
+    def _compute(self, predictions: Any, references: Any, **late: Any) -> dict[str, Any]:
+        options = {**self.options, **self._whole(late)}
+        names = options.pop("names", None)
+        if names is not None and options.get("num_labels") is None:
+            options["num_labels"] = len(names)
+        counts = [np.asarray(values, np.float64) for values in predictions]
+        pairs = [np.asarray(values, np.int32) for values in references]
+        confusion = pairs_confusion(np.concatenate(counts), np.concatenate(pairs), **options)
+        scorer = SegmentationMetric(len(confusion), options.get("ignore", IGNORE), names)
+        return scorer.compute(confusion.ravel())

@@ -260,9 +260,8 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def __setattr__(self, key: str, value: Any) -> None:
         if key not in ("id2label", "label2id") or value is None or "stage_names" not in self.__dict__:
-            super().__setattr__(
-                key, value
-            )  # before `stage_names` is set the config isn't whole: `__post_init__` compares both
+            # Before `stage_names` is set the config isn't whole; `__post_init__` then compares both.
+            super().__setattr__(key, value)
             return
         before, names = self.id2label or {}, agreed_labels(**{key: value})
         super().__setattr__("id2label", names)

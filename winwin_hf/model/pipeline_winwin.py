@@ -148,10 +148,13 @@ def _pair(item: Any) -> tuple[Any, Any]:
     raise ValueError(f"Expected a pair (frame1, frame2) of images, paths, URLs or arrays; got {type(item).__name__}.")
 
 
-def register_pipeline() -> None:
-    """Makes `pipeline("optical-flow")` known to transformers; the package calls it once."""
+def register_pipeline(default: str | None = None) -> None:
+    """Makes `pipeline("optical-flow")` known to transformers; the package calls it once. `default`: its model where none is given."""
     if TASK not in PIPELINE_REGISTRY.supported_tasks:
-        PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=OpticalFlowPipeline, pt_model=AutoModel, type="image")
+        chosen = {} if default is None else {"default": {"model": (default, "main")}}
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK, pipeline_class=OpticalFlowPipeline, pt_model=AutoModel, type="image", **chosen
+        )
 
 
 __all__ = ["OpticalFlowPipeline"]

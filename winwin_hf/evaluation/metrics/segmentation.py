@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from winwin_hf.data.formats import IGNORE
 from winwin_hf.evaluation.metrics.base import Metric, check_same_size
 
 
@@ -30,6 +31,54 @@ def segmentation_confusion(prediction: np.ndarray, label: np.ndarray, num_labels
             raise ValueError(f"{name} holds ids from {values.min()} to {values.max()}; expected 0 to {num_labels - 1}")
     pairs = ids["label"].astype(np.int64) * num_labels + ids["prediction"]
     return np.bincount(pairs.astype(np.int64), minlength=num_labels**2).reshape(num_labels, num_labels)
+
+
+LOWEST, SPAN = -1024, 2**15  # ids that `label_pairs` counts: from LOWEST on, SPAN of them
+
+
+def label_pairs(prediction: np.ndarray, label: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Counts of all pairs (true id, predicted id) of an image, whatever counts and however many classes there are: (counts, pairs), of
+    which `pairs_confusion` makes a confusion matrix later. Raises ValueError as `segmentation_confusion` does.
+    """
+    check_same_size(prediction, label)
+    for name, ids in (("label", label), ("prediction", prediction)):
+        if ids.dtype.kind not in "biu":
+            raise ValueError(f"{name} is of type {ids.dtype}; expected whole numbers")
+        if ids.size and (ids.min() < LOWEST or ids.max() >= LOWEST + SPAN):
+            raise ValueError(
+                f"{name} holds ids from {ids.min()} to {ids.max()}; expected {LOWEST} to {LOWEST + SPAN - 1}"
+            )
+    pairs = (label.astype(np.int64) - LOWEST) * SPAN + (prediction.astype(np.int64) - LOWEST)
+    found, counts = np.unique(pairs, return_counts=True)
+    return counts.astype(np.float64), found.astype(np.int32)
+
+
+def pairs_confusion(
+    counts: np.ndarray, pairs: np.ndarray, num_labels: int | None = None, ignore: int = 255, reduce_labels: bool = False
+) -> np.ndarray:
+    """
+    The confusion matrix of what `label_pairs` counted.
+
+    Args:
+        num_labels: number of classes; None: as many as occur.
+        reduce_labels: label 0 is unknown, and the others are one less, as the mean_iou module has it.
+    Raises:
+        ValueError: ids outside 0 to num_labels - 1 where pixels count.
+    """
+    label, prediction = np.divmod(pairs.astype(np.int64), SPAN)
+    label, prediction = label + LOWEST, prediction + LOWEST
+    if reduce_labels:
+        label = np.where((label == 0) | (label == IGNORE), ignore, label - 1)
+    known = label != ignore
+    label, prediction, counts = label[known], prediction[known], counts[known]
+    if num_labels is None:
+        num_labels = int(max(label.max(initial=0), prediction.max(initial=0))) + 1
+    for name, ids in (("references", label), ("predictions", prediction)):
+        if ids.size and (ids.min() < 0 or ids.max() >= num_labels):
+            raise ValueError(f"{name} hold ids from {ids.min()} to {ids.max()}; expected 0 to {num_labels - 1}")
+    flat = np.bincount(label * num_labels + prediction, weights=counts, minlength=num_labels**2)
+    return flat.reshape(num_labels, num_labels)
 
 
 class SegmentationMetric(Metric):
