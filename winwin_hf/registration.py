@@ -47,7 +47,7 @@ MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES["winwin"] = "WinWinForSemanticSegm
 class AutoEncoder(_BaseAutoModelClass):
     """The encoder of a checkpoint of any task. With AutoModel, which has heads here, image features would be its predictions."""
 
-    _model_mapping = _LazyAutoMapping(OrderedDict(), OrderedDict())
+    _model_mapping = _LazyAutoMapping(OrderedDict(), OrderedDict())  # type: ignore[assignment]  # None in the base class
 
 
 AutoEncoder.register(WinWinConfig, models.WinWinModel)
