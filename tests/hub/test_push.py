@@ -239,6 +239,57 @@ def test_flow_without_the_package(server, push, bare, runs, frames):
     torch.testing.assert_close(torch.tensor(there["again"]), expected)
 
 
+SAVE_AGAIN = """
+import torch
+from transformers import AutoImageProcessor, AutoModel, Trainer, TrainingArguments, pipeline
+if "package" in way:
+    import winwin_hf
+if "pipeline" in way:
+    pipeline("optical-flow", model="tester/first", trust_remote_code=True).save_pretrained(folder)
+else:
+    model = AutoModel.from_pretrained("tester/first", trust_remote_code=True)
+    processor = AutoImageProcessor.from_pretrained("tester/first", trust_remote_code=True)
+    if "merged" in way:
+        from peft import LoraConfig, get_peft_model
+        model = get_peft_model(model, LoraConfig(target_modules=["q_proj"])).merge_and_unload()
+    if "trained" in way:
+        trainer = Trainer(model, TrainingArguments(folder, use_cpu=True, report_to=[]), processing_class=processor)
+        assert not trainer.model_accepts_loss_kwargs
+        trainer.save_model(folder)
+    else:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+"""
+
+
+@pytest.mark.parametrize(
+    "way", ["model", "pipeline", "merged", "trained", "model by the package", "pipeline by the package"]
+)
+def test_what_was_loaded_by_its_code_and_saved_again_keeps_working(request, server, push, runs, frames, tmp_path, way):
+    """In a process without the package, from a folder that nothing was downloaded into."""
+    push(runs["flow"], "tester/first")
+    second = tmp_path / "second"
+    process = request.getfixturevalue("here" if "package" in way else "bare")
+    process(SAVE_AGAIN + "result = None", way=way, folder=second)
+    there = request.getfixturevalue("bare")(BARE_FLOW, repo_id=str(second), frames=frames)
+    assert there["modules"] == ["transformers_modules"] * 3
+    assert there["wrong"] == [[], []]
+    torch.testing.assert_close(torch.tensor(there["flow"]), own_flow(runs["flow"] / "model", frames))
+
+
+def test_a_model_loaded_by_its_code_can_be_pushed_again(server, push, bare, runs, frames):
+    push(runs["flow"], "tester/first")
+    code = """
+from transformers import AutoImageProcessor, AutoModel
+for auto in (AutoModel, AutoImageProcessor):
+    auto.from_pretrained("tester/first", trust_remote_code=True).push_to_hub("tester/second", token="hf_writer")
+result = None
+"""
+    bare(code)
+    there = bare(BARE_FLOW, repo_id="tester/second", frames=frames)
+    torch.testing.assert_close(torch.tensor(there["flow"]), own_flow(runs["flow"] / "model", frames))
+
+
 def test_depth_and_segmentation_without_the_package(server, push, bare, runs, frames):
     for name in ("depth", "seg"):
         warnings = push(runs[name], f"tester/{name}")["warnings"]

@@ -26,6 +26,7 @@ from winwin_hf.evaluation.results import read_results
 from winwin_hf.hub import cards
 from winwin_hf.hub.facts import FACTS, Facts, read_facts, write_facts
 from winwin_hf.inference.examples import example_picture
+from winwin_hf.model.pipeline_winwin import CUSTOM_PIPELINES
 from winwin_hf.task import ARCHITECTURES
 from winwin_hf.training.recipe import dump_recipe
 
@@ -182,8 +183,7 @@ def _configs(folder: Path, architecture: str) -> dict[str, str]:
     }
     config.pop("custom_pipelines", None)
     if architecture == "WinWinForOpticalFlow":
-        implementation = {"impl": "pipeline_winwin.OpticalFlowPipeline", "pt": ["AutoModel"], "type": "image"}
-        config["custom_pipelines"] = {"optical-flow": implementation}
+        config["custom_pipelines"] = CUSTOM_PIPELINES
     for key in ("auto_map", "image_processor_type"):
         processor.pop(key, None)
     texts = (json.dumps(values, indent=2, sort_keys=True) + "\n" for values in (config, processor))

@@ -12,12 +12,16 @@ What is notable here:
 Shapes: B batch, C channels, L classes, H W pixels (of the original image, or padded where it says so).
 """
 
+import json
 import math
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
@@ -84,6 +88,24 @@ class WinWinImageProcessor(PilBackend):
     do_convert_rgb = True
     do_reduce_labels = False
     ignore_index = IGNORE_LABEL
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
+        """
+        Saves as transformers does; beside a model that was published with its code, with its code.
+
+        There config.json says which class this is: a name here would hide that from people without the package.
+        """
+        saved = super().save_pretrained(save_directory, *args, **kwargs)
+        model, own = (Path(save_directory) / name for name in ("config.json", "preprocessor_config.json"))
+        config = json.loads(model.read_text(encoding="utf-8")) if model.is_file() else {}
+        if self._auto_class is None and "AutoImageProcessor" in config.get("auto_map", {}):
+            custom_object_save(self, save_directory)
+            values = json.loads(own.read_text(encoding="utf-8"))
+            values.pop("image_processor_type", None)
+            temporary = own.with_suffix(".tmp")
+            temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            temporary.replace(own)
+        return saved
 
     def __init__(self, **kwargs: Unpack[WinWinImageProcessorKwargs]):
         super().__init__(**kwargs)  # type: ignore[misc]

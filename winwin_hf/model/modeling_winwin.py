@@ -12,10 +12,12 @@ Notable:
 Shapes: B batch, N windows, T tokens of all windows, D width, C channels, H W pixels, h w patches, p patch size.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import log
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +28,7 @@ from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
+from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import BackboneOutput, DepthEstimatorOutput, SemanticSegmenterOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, logging
@@ -63,6 +66,7 @@ from .outputs_winwin import (
     WinWinOpticalFlowOutput,
     WinWinPreTrainingOutput,
 )
+from .pipeline_winwin import CUSTOM_PIPELINES
 from .refinement_winwin import FineFeatures, Refinement
 
 logger = logging.get_logger(__name__)
@@ -112,6 +116,26 @@ class WinWinPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
     _can_record_outputs = {"hidden_states": WinWinLayer, "attentions": WinWinAttention}
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, is_main_process: bool = True, *args: Any, **kwargs: Any
+    ) -> None:
+        """
+        Saves as transformers does. A model that was published with its code is saved with its code, and so can be loaded without the
+        package again. transformers copies code only if it was loaded from there; with the package it is the package's.
+        """
+        config, copied = self.config, self._auto_class is not None
+        published = not copied and getattr(config, "auto_map", None) is not None
+        if published and is_main_process:
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            custom_object_save(self, save_directory)
+        if published and isinstance(self, WinWinForOpticalFlow):
+            config.custom_pipelines = CUSTOM_PIPELINES
+        try:
+            super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        finally:
+            if published and hasattr(config, "custom_pipelines"):  # `pipeline` would ask whether that code may run
+                del config.custom_pipelines
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

@@ -17,6 +17,8 @@ from .flow_colours_winwin import flow_to_image
 from .image_arrays_winwin import image_array, open_image
 
 TASK = "optical-flow"
+# What a config.json says where this file lies beside the weights.
+CUSTOM_PIPELINES = {TASK: {"impl": "pipeline_winwin.OpticalFlowPipeline", "pt": ["AutoModel"], "type": "image"}}
 
 
 class OpticalFlowPipeline(Pipeline):
