@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
+import yaml
 from PIL import Image
-from transformers import AutoModel
+from transformers import AutoImageProcessor, AutoModel
 
 import winwin_hf  # noqa: F401  registers the Auto classes
 from winwin_hf import bundled
@@ -47,11 +48,19 @@ def bundle_command(
     worst_text: Annotated[str, typer.Option(help="What these pictures show.")] = "",
     init_licence: Annotated[str | None, typer.Option(help="Of the weights that the training started from.")] = None,
     publishable: Annotated[bool, typer.Option(help="Frames and truth of the worst cases may be shown.")] = False,
+    processor: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="An option of its image processor, such as 'size={longest_edge: 640}' or min_pixels=921600; repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Make a bundled checkpoint of a finished training: half-precision weights, a card and its pictures."""
     shown = (worst_text, worst) if worst else None
     destination = bundled.CHECKPOINTS / name
-    bundle(run, destination, limits, photographs, results, machine, shown, publishable, init_licence)
+    options = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in processor or [])}
+    bundle(run, destination, limits, photographs, results, machine, shown, publishable, init_licence, options)
     size = sum(path.stat().st_size for path in destination.iterdir())
     typer.echo(f"{destination}: {size / 1e6:.1f} MB")
 
@@ -75,6 +84,7 @@ def bundle(
     worst: tuple[str, list[Path]] | None = None,
     publishable: bool = False,
     init_licence: str | None = None,
+    processor: dict[str, Any] | None = None,
 ) -> Path:
     """
     Makes a bundled checkpoint of a finished training.
@@ -85,6 +95,7 @@ def bundle(
         results: `results.json` files of `winwin evaluate RUN/model --output`, for the card.
         worst: a sentence about the worst cases, and their pictures as `winwin evaluate --output` draws them.
         publishable: their frames and truth may be shown, not only predictions and errors.
+        processor: options of the image processor beside those of the run's, such as a working size (`do_resize`, `size`).
         limits, photographs, machine, init_licence: see `Facts`.
     Raises: FileNotFoundError if the training has not ended.
     """
@@ -100,7 +111,7 @@ def bundle(
     config = json.loads((temporary / "config.json").read_text())
     config["dtype"] = "float32"  # stored in half the space, loaded as float32: a CPU computes with that
     (temporary / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    shutil.copy(run / "model" / "preprocessor_config.json", temporary)
+    AutoImageProcessor.from_pretrained(run / "model", **(processor or {})).save_pretrained(temporary)
     if facts.recipe is not None:
         facts.recipe.output = f"runs/{destination.name}"
         (temporary / "recipe.yaml").write_text(dump_recipe(facts.recipe))

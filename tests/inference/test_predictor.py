@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import warnings
 from dataclasses import replace
 
@@ -143,6 +144,21 @@ def test_frames_are_the_pairs(folders):
 
 def test_min_pixels(folders):
     assert Predictor.load(folders["depth-estimation"], min_pixels=4000).processor.min_pixels == 4000
+
+
+def test_a_working_size_is_obeyed_unless_another_is_asked_for(folders, tmp_path):
+    shutil.copytree(folders["depth-estimation"], tmp_path / "depth")
+    WinWinImageProcessor(patch_size=8, do_resize=True, size={"longest_edge": 24}).save_pretrained(tmp_path / "depth")
+    seen = []
+    for options in ({}, {"min_pixels": 0}, {"min_pixels": 4 * 37 * 50}, {"tile": (16, 24)}):
+        predictor = Predictor.load(tmp_path / "depth", device="cpu", **options)
+        hook = predictor.model.winwin.register_forward_pre_hook(
+            lambda _, args, kwargs: seen.append(tuple((*args, *kwargs.values())[0].shape[-2:])), with_kwargs=True
+        )
+        prediction = predictor(image())
+        hook.remove()
+        assert prediction.values.shape == (37, 50)
+    assert seen[:3] == [(24, 24), (40, 56), (80, 104)] and set(seen[3:]) == {(16, 24)} and len(seen) > 8
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, pipeline
 
 from winwin_hf import bundled
@@ -17,6 +19,7 @@ from winwin_hf.data.formats import read_flo, read_image
 from winwin_hf.data.synthetic.scenes import SyntheticFlow, scene_seed
 from winwin_hf.data.synthetic.settings import SceneSettings
 from winwin_hf.evaluation.metrics import FlowMetric
+from winwin_hf.inference.predictor import Predictor
 
 LIMIT = 40e6  # bytes; a repository is not a weight store
 
@@ -106,6 +109,37 @@ def test_depth_is_in_the_range_of_a_room(examples):
         pytest.skip("winwin-depth is not bundled")
     depth = pipeline("depth-estimation", model="winwin-depth")(str(examples / "room.jpg"))["predicted_depth"]
     assert depth.min() >= 0.2 and depth.max() <= 10
+
+
+def saved_at(edges: tuple[int, ...], photograph: Path) -> list[Image.Image]:
+    """The photograph as somebody would save it with each of these longest edges."""
+    picture = Image.open(photograph).convert("RGB")
+    scales = [edge / max(picture.size) for edge in edges]
+    return [
+        picture.resize((round(picture.width * s), round(picture.height * s)), Image.Resampling.LANCZOS) for s in scales
+    ]
+
+
+@pytest.mark.parametrize("photograph", bundled.MEASURED)
+def test_metres_do_not_depend_on_how_many_pixels_a_photograph_has(examples, photograph):
+    """Without a working size, the median of bedroom_1.jpg goes from 3.66 m at 336x189 to 1.91 m at 1920x1080."""
+    pictures = saved_at((336, 960, 1920), examples / photograph)
+    estimate = pipeline("depth-estimation", model="winwin-depth")
+    maps = [estimate(picture)["predicted_depth"].numpy() for picture in pictures]
+    assert [depth.shape for depth in maps] == [(picture.height, picture.width) for picture in pictures]
+    medians = [float(np.median(depth)) for depth in maps]
+    assert max(medians) < 1.03 * min(medians), medians
+    np.testing.assert_array_equal(Predictor.load("winwin-depth", device="cpu")(pictures[-1]).values, maps[-1])
+
+
+def test_classes_do_not_depend_on_how_many_pixels_a_photograph_has(examples):
+    """Without a working size, a quarter of the pixels of street.jpg change their class between 640 and 1920 pixels of width."""
+    pictures = saved_at((640, 1920), examples / "street.jpg")
+    predictor = Predictor.load("winwin-seg", device="cpu")
+    first, second = (
+        np.asarray(Image.fromarray(predictor(picture).values).resize((320, 211), 0)) for picture in pictures
+    )
+    assert (first == second).mean() > 0.95
 
 
 def test_stock_pipelines_do_not_complain():

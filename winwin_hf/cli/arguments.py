@@ -44,7 +44,7 @@ MinPixels = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Enlarge frames with fewer pixels to this number, for more accurate flow; 0: never. Default: the checkpoint's.",
+        help="Enlarge frames with fewer pixels to this number, for more accurate flow; 0: their own size. Default: the checkpoint's.",
     ),
 ]
 

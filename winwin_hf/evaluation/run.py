@@ -35,7 +35,7 @@ class Settings:
         submission: also write each prediction in its benchmark's format.
         double: of flow, see `FlowMetric`. align: of depth, see `DepthMetric`.
         options: by name of the set, its reader's options; of synthetic scenes their settings.
-        min_pixels: networks enlarge images with fewer pixels to so many; 0: never; None: as the checkpoint says.
+        min_pixels: networks enlarge images with fewer pixels to so many; 0: images at their own size; None: as the checkpoint says.
     """
 
     tile: tuple[int, int] | None = None

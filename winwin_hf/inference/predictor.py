@@ -151,7 +151,9 @@ class Predictor(Method):
             name: a bundled name, a folder, a Hub repository, or what `winwin export` wrote: its folder or a .onnx file.
             task: a name of task.py that the network must have. None: any that predicts a map.
             device: "auto" (CUDA where there is one, else the CPU), "cpu", "cuda:1", "mps", ...
-            min_pixels: enlarge smaller images to so many pixels; 0: never; None: as the checkpoint says.
+            tile: as above; tiles are cut from images at their own size, not at the checkpoint's working size (`size`).
+            min_pixels: enlarge smaller images to so many pixels, in place of the working size; 0: images at their own size; None: as the
+                checkpoint says.
             dtype: of the weights. None: float32 on a CPU, as stored elsewhere.
             attention: "sdpa" or "eager". None: as the checkpoint says.
             runtime: "onnxruntime" or "openvino": run the exported file beside the checkpoint's weights. None: PyTorch, or ONNX Runtime
@@ -189,6 +191,8 @@ class Predictor(Method):
         processor = AutoImageProcessor.from_pretrained(source)
         if min_pixels is not None:
             processor.min_pixels = min_pixels
+        if min_pixels is not None or tile is not None:
+            processor.do_resize = False
         return cls(model, processor, found, title, target, tile, overlap, coarse, progress, autocast)
 
     @property

@@ -5,6 +5,7 @@ What is notable here:
   `post_process_*` crops that border off again;
 - resizing is off by default (Win-Win runs at full resolution). Where it is on, `post_process_*` computes the resized size from the
   original one and this processor's options, so the caller gives `target_sizes` alone;
+- a checkpoint whose predictions depend on how large things look has a working size (`do_resize`, `size`), whatever size images come in;
 - small images can be enlarged to a number of pixels, which makes optical flow more precise (`min_pixels`);
 - frames of a pair are processed alike: `second_images` gives `second_pixel_values`;
 - PIL and NumPy only, no torchvision.

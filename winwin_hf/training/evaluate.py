@@ -97,7 +97,11 @@ def evaluate_windows(model: Any, recipe: Recipe, accelerator: Accelerator) -> di
 
 
 def evaluate_frames(model: Any, recipe: Recipe, chosen: EvaluationSet, accelerator: Accelerator) -> dict[str, Any]:
-    """Scores full frames one at a time, through the image processor as in use; one forward pass each."""
+    """
+    Scores full frames one at a time, one forward pass each, at the size that the recipe's set gives them.
+
+    No checkpoint's working size or enlargement takes part: how a network does at other sizes is what such sets are for.
+    """
     source, skip_broken = open_set(recipe, chosen), recipe.data.skip_broken
     processor = WinWinImageProcessor(patch_size=model.config.patch_size)
     network = Predictor(model, processor, source.task, device=accelerator.device, autocast=accelerator.autocast)
