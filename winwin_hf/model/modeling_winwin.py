@@ -177,15 +177,16 @@ class WinWinModel(WinWinPreTrainedModel):
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
-        projection = self.embeddings.projection
+        projection: Any = self.embeddings.projection
         # transformers makes the output of this module require a gradient, so it has to be one tensor
         return projection.convs[-1] if self.config.patch_embedding == "conv_stem" else projection
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        embeddings: Any = self.embeddings
         if self.config.patch_embedding == "conv_stem":
-            self.embeddings.projection.convs[-1] = value
+            embeddings.projection.convs[-1] = value
         else:
-            self.embeddings.projection = value
+            embeddings.projection = value
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
