@@ -24,6 +24,7 @@ from rich.table import Table
 
 from winwin_hf.recipes import recipe_path
 from winwin_hf.training.build import make_loader, make_model, make_optimizer, open_parts
+from winwin_hf.training.evaluate import precision_here
 from winwin_hf.training.log import peak_memory
 from winwin_hf.training.recipe import load_recipe
 
@@ -33,7 +34,7 @@ PROBE = "--probe"
 def probe(recipe_path: str, steps: int, overrides: list[str]) -> None:
     """Runs a recipe's steps on one batch in this process and prints a line of JSON. Loading is timed apart."""
     recipe = load_recipe(recipe_path, [*overrides, "optimization.num_workers=0"])
-    accelerator = Accelerator(mixed_precision=recipe.optimization.mixed_precision)
+    accelerator = Accelerator(mixed_precision=precision_here(recipe))
     torch.manual_seed(recipe.optimization.seed)
     parts = open_parts(recipe)
     loader = make_loader(recipe, 0, 1, 0, patch_size=16, parts=parts)

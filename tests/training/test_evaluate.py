@@ -10,7 +10,8 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 from winwin_hf import WinWinForOpticalFlow
 from winwin_hf.checked import build
 from winwin_hf.model.outputs_winwin import WinWinOpticalFlowOutput
-from winwin_hf.training.evaluate import evaluate, open_set, prediction_of, show
+from winwin_hf.training import evaluate as module
+from winwin_hf.training.evaluate import evaluate, open_set, precision_here, prediction_of, show
 from winwin_hf.training.recipe import EvaluationSet, Recipe
 
 
@@ -78,3 +79,13 @@ def test_prediction_of_logits_is_the_class():
     logits = torch.zeros(1, 1, 3, 32, 32)
     logits[:, :, 1] = 1
     assert (prediction_of(SemanticSegmenterOutput(logits=logits)) == torch.ones(1, 1, 32, 32)).all()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "has_products", "used"), [("bf16", False, "no"), ("bf16", True, "bf16"), ("no", False, "no")]
+)
+def test_a_recipe_computes_in_float32_where_its_precision_is_emulated(wanted, has_products, used, monkeypatch, caplog):
+    recipe = build(Recipe, {**RECIPE, "optimization": {**RECIPE["optimization"], "mixed_precision": wanted}}, "recipe")
+    monkeypatch.setattr(module, "has_half_products", lambda _: has_products)
+    assert precision_here(recipe) == used
+    assert ("float32 instead of mixed_precision=bf16" in caplog.text) == (used != wanted)

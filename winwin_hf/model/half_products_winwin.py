@@ -35,8 +35,7 @@ def warn_of_emulation(dtype: torch.dtype) -> bool:
         name = NAMES[dtype]
         logger.warning_once(
             f"This CPU has no {name} products: PyTorch emulates them, in two to ten times the time of float32. Load the model with "
-            f"dtype=torch.float32 and run it without autocast; for commands: --precision no, or for recipes "
-            "--set optimization.mixed_precision=no."
+            f"dtype=torch.float32 and run it without autocast."
         )
     return emulated
 

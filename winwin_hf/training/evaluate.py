@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoModel
@@ -22,9 +23,12 @@ from winwin_hf.evaluation.figures import FIGURE_LABELS, figure_text
 from winwin_hf.evaluation.scoring import new_metric, score
 from winwin_hf.host_process import unchanged_process
 from winwin_hf.inference.predictor import Predictor
+from winwin_hf.model.half_products_winwin import has_half_products
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.task import TASKS
 from winwin_hf.training.recipe import EvaluationSet, Recipe, load_recipe
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate(model: Any, recipe: Recipe, accelerator: Accelerator) -> dict[str, dict[str, Any]]:
@@ -116,6 +120,16 @@ def evaluate_frames(model: Any, recipe: Recipe, chosen: EvaluationSet, accelerat
     return {**scores, "broken": len(result.broken)} if result.broken else scores
 
 
+def precision_here(recipe: Recipe) -> str:
+    """The recipe's `mixed_precision`; "no" on a CPU that only emulates it, where it would take several times float32's time (ours)."""
+    wanted = recipe.optimization.mixed_precision
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(wanted)
+    if dtype is None or PartialState().device.type != "cpu" or has_half_products(dtype):
+        return wanted
+    logger.warning(f"This CPU has no {wanted} products: computing in float32 instead of mixed_precision={wanted}.")
+    return "no"
+
+
 def prediction_of(outputs: Any) -> torch.Tensor:
     """The part of a model's output that is scored: flow, depth, or the class of each pixel. Leading axes are kept."""
     if "flow" in outputs:
@@ -166,7 +180,7 @@ def evaluate_by_recipe(
 ) -> dict[str, Any]:
     """Scores a checkpoint by the evaluation section of a recipe and prints the table. Returns what `evaluate` does."""
     recipe = load_recipe(recipe_path, overrides)
-    accelerator = Accelerator(mixed_precision=recipe.optimization.mixed_precision)
+    accelerator = Accelerator(mixed_precision=precision_here(recipe))
     model = AutoModel.from_pretrained(checkpoint).to(accelerator.device)
     expected = TASKS[recipe.task].architecture
     if type(model).__name__ != expected:

@@ -109,7 +109,7 @@ def introduce(
         tokens += f", of the second view {tokens_kept(second, (sample.height, sample.width), patch)[0]}"
     say(
         f"{recipe.task}: {parameters / 1e6:.1f} M parameters on {accelerator.device}, "
-        f"{accelerator.num_processes} process(es) of {torch.get_num_threads()} threads, {options.mixed_precision} "
+        f"{accelerator.num_processes} process(es) of {torch.get_num_threads()} threads, {accelerator.mixed_precision} "
         f"precision, batch {options.batch_size} x {options.accumulation} x {accelerator.num_processes}\n"
         f"tokens kept of a {sample.height} x {sample.width} frame: {tokens}; steps {step} to {options.steps}"
     )

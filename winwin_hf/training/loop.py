@@ -33,7 +33,7 @@ from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.skipping import SkippingReader
 from winwin_hf.host_process import unchanged_process
 from winwin_hf.training.build import learning_rate, make_average, make_loader, make_model, make_optimizer, open_parts
-from winwin_hf.training.evaluate import evaluate, show
+from winwin_hf.training.evaluate import evaluate, precision_here, show
 from winwin_hf.training.log import MetricsLog, introduce, is_evaluated, peak_memory, progress_bar
 from winwin_hf.training.recipe import Recipe, dump_recipe, load_recipe
 from winwin_hf.training.rehearsal import rehearse
@@ -92,7 +92,7 @@ class Training:
         self.recipe, self.folder = recipe, folder
         self._model_written = False
         self.accelerator = Accelerator(
-            mixed_precision=options.mixed_precision,
+            mixed_precision=precision_here(recipe),
             gradient_accumulation_steps=options.accumulation,
             log_with=recipe.trackers or None,
             project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
