@@ -207,6 +207,14 @@ def test_frames_of_several_sizes(tmp_path):
     assert len(list(open_clip(tmp_path, end=2).frames())) == 2
 
 
+def test_a_video_whose_header_is_cut(tmp_path):
+    """One sentence: PyAV 17 ends the process where it decodes a stream without a codec."""
+    write_video(tmp_path / "a.mp4", pictures(3), 10)
+    (tmp_path / "cut.mp4").write_bytes((tmp_path / "a.mp4").read_bytes()[:400])
+    with pytest.raises(ValueError, match=r"cut\.mp4: frame 0 can't be decoded"):
+        next(open_clip(tmp_path / "cut.mp4").frames())
+
+
 def test_a_video_that_breaks_off(tmp_path):
     """Frames up to the damage come; then either the video ends or one line says where it is broken."""
     path = write(

@@ -99,6 +99,8 @@ class Clip:
         try:
             with av.open(str(self.files[0])) as container:
                 stream = container.streams.video[0]
+                if stream.codec_context is None:  # the process would crash in PyAV 17, the newest for Python 3.10
+                    raise ValueError(f"{self.name}: frame 0 can't be decoded (its header names no known codec).")
                 stream.thread_type = "AUTO"
                 for frame in container.decode(stream):
                     yield functools.partial(_picture, frame)

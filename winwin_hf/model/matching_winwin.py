@@ -21,6 +21,8 @@ Shapes: B batch, N windows, T tokens, Q K stride-s positions of the first and se
 f positions along a patch's side.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from math import log
 
