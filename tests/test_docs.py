@@ -62,6 +62,7 @@ SKIPPED = {
     "docs/demo.md": 2,
     "docs/inference-speed.md": 2,
     "docs/scale.md": 2,
+    "docs/troubleshooting.md": 1,
     "docs/api/hub.md": 1,
     "docs/api/training.md": 1,
 }

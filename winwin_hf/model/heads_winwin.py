@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .configuration_winwin import WinWinConfig
+from .tracing_winwin import is_traced
 
 STRIP_ROWS = 64  # rows of the DPT head's last maps that are computed at a time
 Rows = Callable[[int, int], torch.Tensor]  # (start, stop) -> those rows of a map (B*N, C, H, W)
@@ -261,7 +262,7 @@ class DPTHead(nn.Module):
     def finish(self, x: torch.Tensor) -> torch.Tensor:
         """From the finest level, (B*N, dpt_hidden_size, H, W), to predictions, (B*N, out, 4H, 4W)."""
         projection, height = self.block(0).projection, 2 * x.shape[-2]
-        if torch.is_grad_enabled() or torch.compiler.is_compiling() or height <= STRIP_ROWS:
+        if torch.is_grad_enabled() or is_traced() or height <= STRIP_ROWS:
             return self.out(F.relu(self.conv2(double(self.conv1(projection(double(x)))))))
 
         def fused(start: int, stop: int) -> torch.Tensor:  # the whole map would be dpt_hidden_size x 2H x 2W

@@ -27,6 +27,7 @@ from transformers.utils import TransformersKwargs
 from .configuration_winwin import WinWinConfig
 from .heads_winwin import ConvStem
 from .rope_winwin import apply_rotary, rotary_embedding
+from .tracing_winwin import is_traced, refuse_recording
 
 # ------------------------------------------------------------------ windows
 
@@ -128,7 +129,7 @@ def check_visible(visible: torch.Tensor, layout: Layout) -> None:
         raise ValueError(
             f"visible is {visible.dtype} of shape {tuple(visible.shape)}: expected int64 of shape ({layout.batch}, visible)."
         )
-    if torch.compiler.is_compiling():  # values and their number aren't known there
+    if is_traced():  # values and their number aren't known there
         return
     if visible.shape[1] == 0 or visible.min() < 0 or visible.max() >= count:
         raise ValueError(f"visible: expected at least one index an image, each from 0 to {count - 1}.")
@@ -205,7 +206,7 @@ def blocks_are_faster(query: torch.Tensor, key: torch.Tensor) -> bool:
     """
     if query.device.type != "cpu" or query.dtype != torch.bfloat16 or key.shape[-2] < MIN_KEYS:
         return False
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if torch.is_grad_enabled() or is_traced():
         return False
     has_products, has_tiles = (
         getattr(torch.cpu, f"_is_{name}_supported", lambda: False) for name in ("avx512_bf16", "amx_tile")
@@ -352,6 +353,7 @@ class WinWinLayer(GradientCheckpointingLayer):
         """
         assert self.cell_size is not None
         size, rows, columns = self.cell_size, layout.rows, layout.columns
+        refuse_recording("attention in cells", rows, columns)
         row_parts = [(0, rows - rows % size, size), (rows - rows % size, rows, rows % size)]
         column_parts = [(0, columns - columns % size, size), (columns - columns % size, columns, columns % size)]
 

@@ -36,6 +36,7 @@ from .layers_winwin import Layout
 from .losses_winwin import UNKNOWN_FLOW, check_shape
 from .nearby_keys_winwin import Grid, NearbyKeys, nearby_keys, negligible_distance
 from .rope_winwin import apply_rotary, rotary_embedding
+from .tracing_winwin import is_traced
 
 EXTRA_CHANNELS = 8  # beyond `matching_size`: prior and no-match channels of keys, coordinates among the values
 MATCH_MASS_EPS = 1e-30  # least mass that is divided by; its inverse times squared coordinates is a finite float32
@@ -164,7 +165,7 @@ class Matching(nn.Module):
         grids: rows and columns of both views' positions, where each view is one whole rectangle, row by row. Negligible keys are then
             left out, unless a gradient is wanted or the graph is traced.
         """
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        if torch.is_grad_enabled() or is_traced():
             grids = None
         with torch.autocast(first.device.type, enabled=False):
             return self.match_in_float32(first.float(), second.float(), first_xy.float(), second_xy.float(), grids)

@@ -68,6 +68,7 @@ from .outputs_winwin import (
 )
 from .pipeline_winwin import CUSTOM_PIPELINES
 from .refinement_winwin import FineFeatures, Refinement
+from .tracing_winwin import is_traced, refuse_recording
 
 logger = logging.get_logger(__name__)
 
@@ -633,6 +634,7 @@ class WinWinForPreTraining(WinWinPreTrainedModel):
         pixels, layout = as_windows(pixel_values, window_positions, self.config)
         _, second_layout = as_windows(second_pixel_values, second_window_positions, self.config, "second_pixel_values")
         check_batch(layout, second_layout)
+        refuse_recording("pre-training, which drops as many tokens as its mask says", pixel_values.shape[-1])
         num_tokens = layout.count * layout.rows * layout.columns
         if bool_masked_pos is None:
             order = torch.rand(layout.batch, num_tokens, device=pixels.device).argsort(dim=1)
@@ -643,7 +645,7 @@ class WinWinForPreTraining(WinWinPreTrainedModel):
             raise ValueError(f"bool_masked_pos is of {bool_masked_pos.dtype}: expected bool.")
         bool_masked_pos = bool_masked_pos.bool()
         num_visible = (~bool_masked_pos).sum(1)
-        if not torch.compiler.is_compiling():
+        if not is_traced():
             if bool((num_visible != num_visible[0]).any()):
                 raise ValueError("bool_masked_pos hides a different number of tokens in each image: expected the same.")
             if int(num_visible[0]) == 0:

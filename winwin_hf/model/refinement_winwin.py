@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from .configuration_winwin import WinWinConfig
 from .heads_winwin import ConvNextBlock, LayerNorm2d, StdConv2d
 from .layers_winwin import Layout
+from .tracing_winwin import is_traced
 
 RADII = (3, 2)  # positions around the one that the flow leads to: at the first stride, and at finer ones
 Views = tuple[
@@ -184,7 +185,7 @@ def compare(first: torch.Tensor, second: torch.Tensor, radius: int) -> torch.Ten
     """
     (height, width), taps = first.shape[-2:], 2 * radius + 1
     first = first * first.shape[1] ** -0.5
-    if torch.compiler.is_compiling():  # ONNX has no views with other strides
+    if is_traced():  # ONNX has no views with other strides
         places = [(y, x) for y in range(taps) for x in range(taps)]
         found = [(first * second[..., y : y + height, x : x + width]).sum(1) for y, x in places]
         return torch.stack(found, dim=1)
