@@ -60,7 +60,7 @@ SKIPPED = {
     "docs/notebooks.md": 1,
     "docs/publishing.md": 1,
     "docs/demo.md": 2,
-    "docs/inference-speed.md": 2,
+    "docs/inference-speed.md": 4,
     "docs/scale.md": 2,
     "docs/troubleshooting.md": 1,
     "docs/api/hub.md": 1,
