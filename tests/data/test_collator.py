@@ -67,7 +67,10 @@ def test_flow_batch():
         "labels": (3, 2, 2, 16, 24),
         "second_pixel_values": (3, 2, 3, 32, 40),
         "second_window_positions": (3, 2, 2),
+        "frame_sizes": (3, 2),
+        "second_frame_sizes": (3, 2),
     }
+    assert (batch["frame_sizes"] == torch.tensor([12, 16])).all(), "of the whole frame, in patches"
     assert all(tensor.is_contiguous() for tensor in batch.values())
     check_pixels_are_at(batch["pixel_values"], batch["window_positions"])
     assert (batch["labels"][:, :, 0] == 16).all() and (batch["labels"][:, :, 1] == -8).all()
@@ -113,6 +116,7 @@ def test_crop_is_its_own_frame():
     batch = collate(flow_reader(16, -8), Strategy("crop", size=(5, 6)), indices=range(8))
     assert batch["pixel_values"].shape == batch["second_pixel_values"].shape == (8, 1, 3, 40, 48)
     assert (batch["window_positions"] == 0).all() and (batch["second_window_positions"] == 0).all()
+    assert (batch["frame_sizes"] == torch.tensor([5, 6])).all()
     # the same box in both: what moved by (16, -8) shows, at one place, a content that lies 16 left and 8 lower
     first, second = batch["pixel_values"], batch["second_pixel_values"]
     rows = (first - second)[:, 0, 0] % 96
@@ -124,6 +128,7 @@ def test_full_frame():
     batch = collate(flow_reader(3, 1, 90, 127), Strategy("full"), indices=(0, 1))
     assert batch["pixel_values"].shape == batch["second_pixel_values"].shape == (2, 1, 3, 96, 128)
     assert (batch["window_positions"] == 0).all() and (batch["second_window_positions"] == 0).all()
+    assert (batch["frame_sizes"] == torch.tensor([12, 16])).all(), "with the patches that reach beyond it"
     pixels, labels = batch["pixel_values"][0, 0], batch["labels"][0, 0]
     assert (pixels[0, 90:] == 89).all() and (pixels[1, :, 127:] == 126).all()  # the edge is repeated
     assert labels[:, 90:].isnan().all() and labels[:, :, 127:].isnan().all() and labels[:, :90, :127].isfinite().all()
@@ -143,7 +148,7 @@ def test_full_frames_of_two_sizes_are_an_error():
 
 def test_segmentation_and_depth():
     batch = collate(image_reader(90, 120), Strategy("windows", size=(4, 4)), "semantic-segmentation", indices=range(20))
-    assert set(batch) == {"pixel_values", "window_positions", "labels"}
+    assert set(batch) == {"pixel_values", "window_positions", "labels", "frame_sizes"}
     assert batch["labels"].dtype == torch.int64 and batch["labels"].shape == (20, 2, 32, 32)
     pixels, labels = batch["pixel_values"], batch["labels"]
     known = labels != 255

@@ -66,11 +66,26 @@ def test_stem_sizes():
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"position_embedding": "learned"}, r"position_embedding='learned': expected one of 'rope', 'sincos'"),
+        (
+            {"position_embedding": "alibi"},
+            r"position_embedding='alibi': expected one of 'rope', 'rope_frame', 'learned'",
+        ),
+        ({"position_embedding": "learned"}, "position_grid=None with position_embedding='learned'"),
+        ({"position_grid": [4, 4]}, r"position_grid=\[4, 4\] with position_embedding='rope'"),
+        (
+            {"num_prefix_tokens": 1, "attention_pattern": "vitdet"},
+            "num_prefix_tokens=1 with attention_pattern='vitdet'",
+        ),
+        ({"readout_type": "project", "head_type": "dpt"}, "readout_type='project' with num_prefix_tokens=0"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate=1.0"),
+        ({"patch_size": 14}, "patch_size=14 with head_type='conv': expected a multiple of four"),
         ({"patch_embedding": "conv"}, r"patch_embedding='conv': expected one of 'linear', 'conv_stem'"),
         ({"attention_pattern": "swin"}, "attention_pattern='swin'"),
         ({"head_type": "fpn"}, "head_type='fpn'"),
-        ({"patch_size": 12}, "patch_size=12: expected a power of two"),
+        (
+            {"patch_size": 12, "patch_embedding": "conv_stem"},
+            "patch_size=12 with .*expected 4 or more, and a power of two",
+        ),
         ({"patch_size": 2}, "patch_size=2"),
         ({"num_attention_heads": 7}, "hidden_size=768 with num_attention_heads=7"),
         ({"hidden_size": 24, "num_attention_heads": 4}, "hidden_size=24 with num_attention_heads=4.*multiple of four"),

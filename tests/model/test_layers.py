@@ -23,7 +23,7 @@ from winwin_hf.model.layers_winwin import (
     rotary_of,
     sincos_embedding,
 )
-from winwin_hf.model.rope_winwin import apply_rotary, rotary_embedding
+from winwin_hf.model.positions_winwin import apply_rotary, rotary_embedding
 
 # ------------------------------------------------------------------ windows
 
@@ -143,7 +143,7 @@ def test_attention_in_cells_is_global_attention_with_a_mask(size, embedding):
     """Also where the window is no multiple of the cell, and where it is smaller than one."""
     config = WinWinConfig(**{**SMALL, **VARIANTS["vitdet"], "attention_cell_size": 3, "position_embedding": embedding})
     config._attn_implementation = "sdpa"
-    layer = randomise(WinWinLayer(config, cell_size=3)).eval()
+    layer = randomise(WinWinLayer(config, 0)).eval()
     where = torch.tensor([[[0, 0], [9, 2]], [[4, 1], [0, 12]]])
     layout = Layout(2, 2, *size, where, True)
     x = torch.randn(2, 2 * size[0] * size[1], 32)

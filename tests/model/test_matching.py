@@ -13,7 +13,7 @@ from winwin_hf.model import matching_winwin
 from winwin_hf.model.losses_winwin import UNKNOWN_FLOW
 from winwin_hf.model.matching_winwin import Match, Matching, MatchingFeatures, matching_loss, pool_flow
 from winwin_hf.model.nearby_keys_winwin import NearbyKeys, area, nearby_keys
-from winwin_hf.model.rope_winwin import apply_rotary, rotary_embedding
+from winwin_hf.model.positions_winwin import apply_rotary, rotary_embedding
 
 CONFIG = WinWinConfig(**{**SMALL, **VARIANTS["matching"]})  # stride 4, patches of 8
 

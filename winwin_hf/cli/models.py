@@ -1,4 +1,4 @@
-"""`winwin convert`: public CroCo weights to our format. `winwin export`: our checkpoints to ONNX."""
+"""`winwin convert`: weights of others to our format. `winwin export`: our checkpoints to ONNX."""
 
 from __future__ import annotations
 
@@ -8,15 +8,53 @@ from typing import Annotated
 import typer
 
 from winwin_hf.cli.errors import UsageError, one_line_errors
+from winwin_hf.task import TASKS
 
 
 @one_line_errors
 def convert(
-    source: Annotated[Path, typer.Argument(help="CroCo v2, CroCo-Flow or CroCo-Stereo (.pth).")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="CroCo v2, CroCo-Flow or CroCo-Stereo (.pth); or a Hub repository or folder of a DINOv3, DINOv2, ViT, MAE or SigLIP."
+        ),
+    ],
     output: Annotated[Path, typer.Argument(help="The new folder, for from_pretrained.")],
+    task: Annotated[
+        str | None,
+        typer.Option(help=f"With an encoder: put a new head for this task on it ({', '.join(TASKS)})."),
+    ] = None,
+    to: Annotated[
+        str,
+        typer.Option(
+            help="transformers: the other way, the encoder of our checkpoint as a DINOv3, DINOv2, ViT or SigLIP."
+        ),
+    ] = "winwin",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing model folder.")] = False,
 ) -> None:
-    """Convert a public CroCo checkpoint to a folder with config, weights, processor and card. No code in SOURCE is run."""
+    """Convert weights of others to a folder with config, weights, processor and card. No code in SOURCE is run."""
+    if task is not None and task not in TASKS:
+        raise UsageError(f"--task {task}: expected {', '.join(TASKS)}")
+    if to not in ("winwin", "transformers") or (to == "transformers" and task is not None):
+        raise UsageError(f"--to {to}: expected winwin, or transformers without --task")
+    if to == "transformers":
+        from winwin_hf.convert.encoder import encoder_to_transformers
+
+        typer.echo(f"{output}  {encoder_to_transformers(source, output, overwrite=overwrite)}, for transformers")
+        return
+    if not source.endswith((".pth", ".pt")):
+        from winwin_hf.convert.encoder import convert_encoder
+        from winwin_hf.model import modeling_winwin as models
+
+        model_class = models.WinWinModel if task is None else getattr(models, TASKS[task].architecture)
+        made = convert_encoder(source, output, model_class, overwrite=overwrite)
+        typer.echo(
+            f"{made.folder}  {made.architecture}, {made.parameters / 1e6:.1f} M parameters; {made.used} tensors used, {made.left_out} "
+            f"left out (README.md says which and why); licence of the source: {made.licence}"
+        )
+        return
+    if task is not None:
+        raise UsageError("--task: a CroCo checkpoint has its own task; expected no --task")
     from winwin_hf.convert.croco import convert_croco
 
     done = convert_croco(source, output, overwrite=overwrite)

@@ -79,6 +79,8 @@ class WinWinCollator:
     pixel_values (B, N, 3, h, w) float32, normalised; window_positions (B, N, 2) int64, (row, col) in patches; labels:
     flow (B, N, 2, h, w) float32, segmentation (B, N, h, w) int64, depth (B, N, h, w) float32; for flow also
     second_pixel_values (B, M, 3, h2, w2) and second_window_positions (B, M, 2), and initial_flow (B, N, 2, h, w) if guesses are made.
+    frame_sizes (B, 2), for flow second_frame_sizes too: rows and columns of the frames in patches, for encoders whose positions depend
+    on them.
 
     Args:
         reader: (example, generator) -> `Sample`; all its randomness must come from the generator. A `SkippingReader` replaces
@@ -149,6 +151,7 @@ class WinWinCollator:
         own_frame = self.strategy.kind in ("crop", "full")  # a crop is a small frame that begins at (0, 0)
         told = np.zeros_like(positions) if own_frame else positions
         arrays = {"pixel_values": np.stack(images), "window_positions": told, "labels": np.stack(targets)}
+        arrays["frame_sizes"] = np.array(size if own_frame else grid)
         if self.task != "optical-flow":
             return arrays
         if own_frame:
@@ -157,6 +160,7 @@ class WinWinCollator:
             second = second_told = self._follow(positions, size, targets, second_size, grid, rng)
         arrays["second_pixel_values"] = np.stack([sample.second(self._box(p, second_size)) for p in second])
         arrays["second_window_positions"] = second_told
+        arrays["second_frame_sizes"] = arrays["frame_sizes"]
         return arrays
 
     def _follow(

@@ -79,7 +79,7 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
 
     Args:
         patch_size (`int`, defaults to 16):
-            Side of a patch in pixels; a power of two.
+            Side of a patch in pixels; with `head_type="conv"` a multiple of four, with a convolutional stem a power of two.
         num_channels (`int`, defaults to 3):
             Channels of an image.
         hidden_size, num_hidden_layers, num_attention_heads (`int`, default to 768, 12, 12):
@@ -98,13 +98,30 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
             Epsilon of every layer norm.
         qkv_bias (`bool`, defaults to `True`):
             Whether query, key and value projections have a bias.
+        key_bias (`bool`, defaults to `True`):
+            With `qkv_bias`: whether the encoder's key projections have one too. DINOv3's have none.
+        use_gated_mlp (`bool`, defaults to `False`):
+            Whether the encoder's MLPs are gated (SwiGLU): DINOv2 giant, DINOv3's plus sizes.
+        layerscale_value (`float`, *optional*):
+            First value of a learnt scale for each channel of the encoder blocks' residuals (DINOv2, DINOv3). `None`: no scale.
+        drop_path_rate (`float`, defaults to 0.0):
+            Probability in training that the last encoder block's residuals are dropped; it grows linearly from zero at the first.
+        num_prefix_tokens (`int`, defaults to 0):
+            Learnt tokens before the patches, which have no position: a class token, then registers. They attend with the tokens of
+            all windows. ViT, MAE and DINOv2 have 1, DINOv2 with registers and DINOv3 5.
         attention_dropout (`float`, defaults to 0.0):
             Dropout of the attention weights in training.
         initializer_range (`float`, defaults to 0.02):
             Standard deviation of the truncated normal that initialises linear and convolution weights.
         position_embedding (`str`, defaults to `"rope"`):
-            `"rope"`: rotary embedding of (row, column), relative. `"sincos"`: a fixed absolute embedding added to the
-            patches, the paper's counter-example.
+            `"rope"`: rotary embedding of (row, column), relative. `"rope_frame"`: of coordinates from -1 to 1 over the frame
+            (DINOv3). `"learned"`: a table of `position_grid` cells, resized to the frame and added to the patches (ViT, MAE, DINOv2,
+            SigLIP). `"sincos"`: a fixed absolute embedding added to the patches, the paper's counter-example. With `"rope_frame"`
+            and `"learned"`, windows need `frame_sizes`. A decoder has `"rope"`, or `"sincos"` if the encoder has.
+        position_grid (`list[int]`, *optional*):
+            Rows and columns of the learnt table of positions.
+        position_antialias (`bool`, defaults to `False`):
+            Whether the table is resized with torch's `antialias` (DINOv2 with registers).
         rope_theta (`float`, defaults to 100.0):
             Base of the rotary frequencies.
         patch_embedding (`str`, defaults to `"linear"`):
@@ -129,6 +146,12 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
             ConvNeXt blocks of the convolutional head at the tokens' stride.
         dpt_layer_sizes (`list[int]`, defaults to `[96, 192, 384, 768]`), dpt_hidden_size (`int`, defaults to 256):
             Channels of the DPT head's four levels and of their fusion.
+        readout_type (`str`, defaults to `"ignore"`):
+            `"project"`: the DPT head projects each encoder token together with the class token, the first prefix token (Ranftl et al.
+            2021). `"ignore"`: it reads the patches alone.
+        apply_layernorm (`bool`, defaults to `False`):
+            Whether the encoder's final norm applies to all blocks that the DPT head or the backbone reads, as in DINOv2's and DINOv3's
+            heads; else to the last block only.
         head_taps (`list[int]`, *optional*):
             The four blocks the DPT head reads, counted through encoder and then decoder. Default: for flow the last encoder block and
             three equally spaced decoder blocks, else the last of each quarter of the encoder.
@@ -189,9 +212,16 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
     hidden_act: str = "gelu"
     layer_norm_eps: float | int = 1e-6
     qkv_bias: bool = True
+    key_bias: bool = True
+    use_gated_mlp: bool = False
+    layerscale_value: float | int | None = None
+    drop_path_rate: float | int = 0.0
+    num_prefix_tokens: int = 0
     attention_dropout: float | int = 0.0
     initializer_range: float | int = 0.02
     position_embedding: str = "rope"
+    position_grid: list[int] | tuple[int, ...] | None = None
+    position_antialias: bool = False
     rope_theta: float | int = 100.0
     patch_embedding: str = "linear"
     stem_hidden_sizes: list[int] | tuple[int, ...] | None = None
@@ -203,6 +233,8 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
     head_num_layers: int = 2
     dpt_layer_sizes: list[int] | tuple[int, ...] = (96, 192, 384, 768)
     dpt_hidden_size: int = 256
+    readout_type: str = "ignore"
+    apply_layernorm: bool = False
     head_taps: list[int] | tuple[int, ...] | None = None
     matching_stride: int | None = None
     matching_size: int = 64
@@ -316,7 +348,12 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
     @property
     def intermediate_size(self) -> int:
         """Width of an encoder block's MLP."""
-        return int(self.hidden_size * self.mlp_ratio)
+        return round(self.hidden_size * self.mlp_ratio)
+
+    @property
+    def needs_frame_sizes(self) -> bool:
+        """Whether a token's position depends on the size of its frame."""
+        return self.position_embedding in ("rope_frame", "learned")
 
     @property
     def stem_sizes(self) -> list[int]:
@@ -358,7 +395,8 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def validate_choices(self) -> None:
         for field, allowed in (
-            ("position_embedding", ("rope", "sincos")),
+            ("position_embedding", ("rope", "rope_frame", "learned", "sincos")),
+            ("readout_type", ("ignore", "project")),
             ("patch_embedding", ("linear", "conv_stem")),
             ("attention_pattern", ("global", "vitdet")),
             ("head_type", ("conv", "linear", "dpt")),
@@ -367,8 +405,16 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
                 raise ValueError(f"{field}={getattr(self, field)!r}: expected one of {', '.join(map(repr, allowed))}.")
 
     def validate_sizes(self) -> None:
-        if self.patch_size < 4 or self.patch_size & (self.patch_size - 1):
-            raise ValueError(f"patch_size={self.patch_size}: expected a power of two, 4 or more.")
+        power_of_two = not self.patch_size & (self.patch_size - 1)
+        if self.patch_size < 4 or (self.patch_embedding == "conv_stem" and not power_of_two):
+            raise ValueError(
+                f"patch_size={self.patch_size} with patch_embedding={self.patch_embedding!r}: expected 4 or more, and a power of two "
+                "for 'conv_stem'."
+            )
+        if self.patch_size % 4 and self.head_type == "conv":
+            raise ValueError(
+                f"patch_size={self.patch_size} with head_type='conv': expected a multiple of four, or head_type 'dpt' or 'linear'."
+            )
         for prefix in ("", "decoder_"):
             width, heads = getattr(self, prefix + "hidden_size"), getattr(self, prefix + "num_attention_heads")
             if heads < 1 or width % heads or (width // heads) % 4:
@@ -376,6 +422,24 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
                     f"{prefix}hidden_size={width} with {prefix}num_attention_heads={heads}: "
                     "expected heads of equal width, a multiple of four."
                 )
+        grid = self.position_grid
+        if (self.position_embedding == "learned") != (grid is not None) or (grid and (len(grid) != 2 or min(grid) < 1)):
+            raise ValueError(
+                f"position_grid={grid} with position_embedding={self.position_embedding!r}: expected rows and columns with "
+                "'learned', else None."
+            )
+        if self.num_prefix_tokens < 0 or (self.num_prefix_tokens and self.attention_pattern == "vitdet"):
+            raise ValueError(
+                f"num_prefix_tokens={self.num_prefix_tokens} with attention_pattern={self.attention_pattern!r}: expected 0 or more, "
+                "and none with 'vitdet', whose cells they have no place in."
+            )
+        if self.readout_type == "project" and (not self.num_prefix_tokens or self.head_type != "dpt"):
+            raise ValueError(
+                f"readout_type='project' with num_prefix_tokens={self.num_prefix_tokens} and head_type={self.head_type!r}: expected a "
+                "class token and 'dpt'."
+            )
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate={self.drop_path_rate}: expected 0 or more, below 1.")
         if self.decoder_attention_tokens is not None and self.decoder_attention_tokens < 2:
             raise ValueError(f"decoder_attention_tokens={self.decoder_attention_tokens}: expected 2 or more.")
         if self.stem_hidden_sizes is not None and len(self.stem_hidden_sizes) != int(math.log2(self.patch_size)) - 1:

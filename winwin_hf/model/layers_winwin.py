@@ -2,8 +2,8 @@
 
 Notable:
 - `as_windows` brings a whole image and a set of windows to one form. Everything after it knows only windows.
-- positions are the patches' (row, column) in the full frame. They enter by RoPE alone, computed once a forward in float32 for all
-  blocks.
+- positions are the patches' (row, column) in the full frame. In the paper's networks they enter by RoPE alone, computed once a
+  forward in float32 for all blocks; the encoders that others pre-trained have further kinds (positions_winwin.py).
 - attention goes through the transformers attention interface; nothing of size tokens x tokens is held outside "eager". On CPUs whose
   SDPA is slow in bf16 (`blocks_are_faster`), whole frames are attended in blocks of our own.
 
@@ -26,7 +26,13 @@ from transformers.utils import TransformersKwargs
 
 from .configuration_winwin import WinWinConfig
 from .heads_winwin import ConvStem
-from .rope_winwin import apply_rotary, rotary_embedding
+from .positions_winwin import (
+    apply_rotary,
+    bicubic_weights,
+    frame_coordinates,
+    rotary_embedding,
+    sincos_embedding,
+)
 from .tracing_winwin import is_traced, refuse_recording
 
 # ------------------------------------------------------------------ windows
@@ -37,7 +43,7 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 @dataclass
 class Layout:
-    """Where an input's tokens lie: N windows of rows x columns patches at `corners` (B or 1, N, 2)."""
+    """Where an input's tokens lie: N windows of rows x columns patches at `corners` (B or 1, N, 2), in frames of `frame` (B, 2)."""
 
     batch: int
     count: int
@@ -45,6 +51,15 @@ class Layout:
     columns: int
     corners: torch.Tensor
     windowed: bool  # whether the input had an axis of windows; predictions then have one too
+    frame: torch.Tensor | None = None  # in patches; None: not given, and for a whole image its own size
+
+    def frame_size(self) -> torch.Tensor:
+        """Rows and columns of the frames in patches, (B or 1, 2), float32."""
+        if self.frame is not None:
+            return self.frame.float()
+        # tensors, so that a traced graph takes frames of any size
+        sides = [torch.scalar_tensor(side, device=self.corners.device) for side in (self.rows, self.columns)]
+        return torch.stack(sides)[None]
 
     def positions(self, scale: int = 1) -> torch.Tensor:
         """(row, column) of every token in the full frame, (B or 1, T, 2); of `scale` x `scale` positions a patch if asked."""
@@ -70,7 +85,11 @@ class Layout:
 
 
 def as_windows(
-    pixel_values: torch.Tensor, window_positions: torch.Tensor | None, config: WinWinConfig, name: str = "pixel_values"
+    pixel_values: torch.Tensor,
+    window_positions: torch.Tensor | None,
+    config: WinWinConfig,
+    name: str = "pixel_values",
+    frame_sizes: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, Layout]:
     """
     Brings both forms of an image, (B, C, H, W) and (B, N, C, h, w) with positions (B, N, 2), to (B*N, C, h, w) and a layout.
@@ -111,7 +130,17 @@ def as_windows(
     else:
         corners = window_positions.long()  # uint8 would overflow in products
     pixels = pixel_values.flatten(0, 1) if windowed else pixel_values
-    return pixels, Layout(batch, count, height // patch_size, width // patch_size, corners, windowed)
+    frame_name = name.replace("pixel_values", "frame_sizes")
+    if frame_sizes is not None and frame_sizes.shape != (batch, 2):
+        raise ValueError(f"{frame_name} has shape {tuple(frame_sizes.shape)}: expected {(batch, 2)}, rows and columns.")
+    if frame_sizes is None and windowed and config.needs_frame_sizes:
+        raise ValueError(
+            f"{frame_name} is missing: with position_embedding={config.position_embedding!r}, windows need the rows and columns of "
+            "their frames, in patches."
+        )
+    # a whole image is its own frame, whose size a traced graph must not hold as a number
+    frame = frame_sizes if windowed else None
+    return pixels, Layout(batch, count, height // patch_size, width // patch_size, corners, windowed, frame)
 
 
 def check_batch(layout: Layout, second_layout: Layout) -> None:
@@ -144,11 +173,16 @@ def patchify(pixels: torch.Tensor, patch_size: int) -> torch.Tensor:
 # ------------------------------------------------------------------ attention
 
 
-def rotary_of(layout: Layout, config: WinWinConfig, width: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """cos and sin (B or 1, 1, T, width), float32, shared by all blocks whose heads are `width` wide; None under "sincos"."""
-    if config.position_embedding != "rope":
+def rotary_of(
+    layout: Layout, config: WinWinConfig, width: int, decoder: bool = False
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """cos and sin (B or 1, 1, T, width), float32, shared by all blocks whose heads are `width` wide; None without RoPE."""
+    positions = layout.positions()
+    if config.position_embedding == "sincos" or (config.position_embedding == "learned" and not decoder):
         return None
-    cos, sin = rotary_embedding(layout.positions(), width, config.rope_theta)
+    if config.position_embedding == "rope_frame" and not decoder:
+        positions = frame_coordinates(positions, layout.frame_size())
+    cos, sin = rotary_embedding(positions, width, config.rope_theta)
     return cos[:, None], sin[:, None]
 
 
@@ -222,7 +256,14 @@ class WinWinAttention(nn.Module):
     attention that goes to the many unimportant keys what it was in training. None: no scaling.
     """
 
-    def __init__(self, config: WinWinConfig, width: int, num_heads: int, trained_tokens: int | None = None):
+    def __init__(
+        self,
+        config: WinWinConfig,
+        width: int,
+        num_heads: int,
+        trained_tokens: int | None = None,
+        key_bias: bool = True,
+    ):
         super().__init__()
         self.config = config
         self.trained_tokens = trained_tokens
@@ -231,7 +272,7 @@ class WinWinAttention(nn.Module):
         self.scaling = self.head_dim**-0.5
         self.is_causal = False
         self.q_proj = nn.Linear(width, width, bias=config.qkv_bias)
-        self.k_proj = nn.Linear(width, width, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(width, width, bias=config.qkv_bias and key_bias)
         self.v_proj = nn.Linear(width, width, bias=config.qkv_bias)
         self.o_proj = nn.Linear(width, width)
 
@@ -274,21 +315,27 @@ class WinWinAttention(nn.Module):
 
 
 class WinWinMLP(nn.Module):
-    def __init__(self, config: WinWinConfig, width: int):
+    """Two projections with an activation between them; `gated`: the activation multiplies a third one (SwiGLU)."""
+
+    def __init__(self, config: WinWinConfig, width: int, gated: bool = False):
         super().__init__()
-        self.up_proj = nn.Linear(width, int(width * config.mlp_ratio))
+        inner = round(width * config.mlp_ratio)
+        self.up_proj = nn.Linear(width, inner)
+        self.gate_proj = nn.Linear(width, inner) if gated else None
         self.act_fn = ACT2FN[config.hidden_act]
-        self.down_proj = nn.Linear(int(width * config.mlp_ratio), width)
+        self.down_proj = nn.Linear(inner, width)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.down_proj(self.act_fn(self.up_proj(hidden_states)))
+        if self.gate_proj is None:
+            return self.down_proj(self.act_fn(self.up_proj(hidden_states)))
+        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
 
 
 # ------------------------------------------------------------------ encoder
 
 
 class WinWinEmbeddings(nn.Module):
-    """Pixels to tokens: one linear projection a patch, or a convolutional stem. Absolute positions are added only under "sincos"."""
+    """Pixels to tokens: one linear projection a patch, or a convolutional stem; then absolute positions, if the encoder has such."""
 
     def __init__(self, config: WinWinConfig):
         super().__init__()
@@ -300,6 +347,10 @@ class WinWinEmbeddings(nn.Module):
             self.projection = nn.Conv2d(
                 config.num_channels, config.hidden_size, config.patch_size, stride=config.patch_size
             )
+        size, grid = config.hidden_size, config.position_grid
+        self.positions = nn.Parameter(torch.zeros(*grid, size)) if grid is not None else None
+        prefix = config.num_prefix_tokens
+        self.prefix_tokens = nn.Parameter(torch.zeros(prefix, size)) if prefix else None
 
     def forward(self, pixels: torch.Tensor, layout: Layout) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """pixels (B*N, C, h*p, w*p) -> tokens (B, T, D) and the stem's maps of strides 2, 4, ..., p/2 (none if linear)."""
@@ -313,26 +364,55 @@ class WinWinEmbeddings(nn.Module):
         tokens = layout.to_tokens(maps)
         if self.config.position_embedding == "sincos":
             tokens = tokens + sincos_embedding(layout.positions(), self.config.hidden_size).to(tokens.dtype)
+        elif self.positions is not None:
+            tokens = tokens + self.learned_positions(layout).to(tokens.dtype)
         return tokens, stem
 
+    def learned_positions(self, layout: Layout) -> torch.Tensor:
+        """The table of positions, resized to the frame, at the windows' tokens: (B or 1, T, D), float32."""
+        assert self.positions is not None
+        frame, table, antialias = layout.frame_size(), self.positions.float(), self.config.position_antialias
+        rows, columns = (
+            bicubic_weights(
+                (layout.corners[..., axis, None] + torch.arange(count, device=frame.device)).flatten(1),
+                frame[:, axis],
+                table.shape[axis],
+                antialias,
+            ).unflatten(1, (-1, count))  # (B, N, h, table's rows), (B, N, w, table's columns)
+            for axis, count in enumerate((layout.rows, layout.columns))
+        )
+        resized = torch.einsum("bnhr,rcd->bnhcd", rows, table)
+        return torch.einsum("bnwc,bnhcd->bnhwd", columns, resized).flatten(1, 3)
 
-def sincos_embedding(positions: torch.Tensor, width: int) -> torch.Tensor:
-    """The fixed absolute embedding of ViTs, half for the row and half for the column: (B, T, 2) -> (B, T, D)."""
-    omega = 10000.0 ** -torch.arange(0, 1, 4 / width, dtype=torch.float32, device=positions.device)
-    angles = positions.float()[..., None] * omega  # (B, T, 2, D / 4)
-    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+    def add_prefix(
+        self, tokens: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
+        """(B, T, D) -> (B, P + T, D), and a rotary embedding that leaves the P prefix tokens as they are."""
+        if self.prefix_tokens is None:
+            return tokens, rotary
+        prefix = self.prefix_tokens.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
+        if rotary is not None:
+            pad = (0, 0, prefix.shape[1], 0)
+            rotary = F.pad(rotary[0], pad, value=1.0), F.pad(rotary[1], pad)
+        return torch.cat([prefix, tokens], dim=1), rotary
 
 
 class WinWinLayer(GradientCheckpointingLayer):
     """Pre-norm self-attention and MLP. Under "vitdet" most layers attend within cells of each window (Li et al. 2022)."""
 
-    def __init__(self, config: WinWinConfig, cell_size: int | None = None):
+    def __init__(self, config: WinWinConfig, index: int):
         super().__init__()
-        self.cell_size = cell_size
-        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.attention = WinWinAttention(config, config.hidden_size, config.num_attention_heads)
-        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = WinWinMLP(config, config.hidden_size)
+        size, depth = config.hidden_size, config.num_hidden_layers
+        self.cell_size = None if index in config.global_blocks else config.attention_cell_size
+        self.drop_path_rate = config.drop_path_rate * index / max(1, depth - 1)
+        self.norm1 = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.attention = WinWinAttention(config, size, config.num_attention_heads, key_bias=config.key_bias)
+        self.norm2 = nn.LayerNorm(size, eps=config.layer_norm_eps)
+        self.mlp = WinWinMLP(config, size, gated=config.use_gated_mlp)
+        scale = config.layerscale_value
+        self.layer_scale1, self.layer_scale2 = (
+            nn.Parameter(torch.full((size,), float(scale))) if scale is not None else None for _ in range(2)
+        )
 
     def forward(
         self, hidden_states: torch.Tensor, rotary: tuple | None, layout: Layout, **kwargs: Unpack[TransformersKwargs]
@@ -342,8 +422,17 @@ class WinWinLayer(GradientCheckpointingLayer):
             x, _ = self.attention(x, rotary, **kwargs)
         else:
             x = self.attend_in_cells(x, rotary, layout, **kwargs)
-        hidden_states = hidden_states + x
-        return hidden_states + self.mlp(self.norm2(hidden_states))
+        hidden_states = hidden_states + self.residual(x, self.layer_scale1)
+        return hidden_states + self.residual(self.mlp(self.norm2(hidden_states)), self.layer_scale2)
+
+    def residual(self, x: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+        """x (B, T, D), scaled by channel, and dropped for some images in training (Huang et al. 2016)."""
+        if scale is not None:
+            x = x * scale
+        if self.training and self.drop_path_rate:
+            keep = 1 - self.drop_path_rate
+            x = x * (x.new_empty(x.shape[0], 1, 1).bernoulli_(keep) / keep)
+        return x
 
     def attend_in_cells(self, x: torch.Tensor, rotary: tuple | None, layout: Layout, **kwargs: Any) -> torch.Tensor:
         """

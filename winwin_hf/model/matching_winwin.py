@@ -35,7 +35,7 @@ from .heads_winwin import ConvNextBlock, LayerNorm2d
 from .layers_winwin import Layout
 from .losses_winwin import UNKNOWN_FLOW, check_shape
 from .nearby_keys_winwin import Grid, NearbyKeys, nearby_keys, negligible_distance
-from .rope_winwin import apply_rotary, rotary_embedding
+from .positions_winwin import apply_rotary, rotary_embedding
 from .tracing_winwin import is_traced
 
 EXTRA_CHANNELS = 8  # beyond `matching_size`: prior and no-match channels of keys, coordinates among the values

@@ -36,6 +36,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_winwin import WinWinConfig
+from .encoders_winwin import HUB_OPTIONS, PretrainedEncoder, read_encoder
 from .half_products_winwin import check_precision
 from .heads_winwin import ConvHead, ConvNextBlock, DPTHead, LinearHead, StdConv2d
 from .layers_winwin import (
@@ -83,6 +84,8 @@ ARGUMENTS = (
     "labels",
     "initial_flow",
     "bool_masked_pos",
+    "frame_sizes",
+    "second_frame_sizes",
 )
 
 
@@ -159,21 +162,51 @@ class WinWinPreTrainedModel(PreTrainedModel):
             # Equal queries and keys: the untrained network already prefers what looks the same and lies near.
             for key, query in ((module.key, module.query), (module.fine_key, module.fine_query)):
                 init.copy_(key.weight, query.weight)
+        elif isinstance(module, WinWinEmbeddings):
+            for tokens in (module.positions, module.prefix_tokens):
+                if tokens is not None:
+                    init.trunc_normal_(tokens, std=self.config.initializer_range)
+        elif isinstance(module, WinWinLayer):
+            for scale in (module.layer_scale1, module.layer_scale2):
+                if scale is not None:
+                    init.constant_(scale, float(self.config.layerscale_value or 0))
         elif isinstance(module, WinWinForPreTraining):
             init.trunc_normal_(module.mask_token, std=self.config.initializer_range)
+
+    @classmethod
+    def from_encoder(cls, source: str, **options: Any) -> "WinWinPreTrainedModel":
+        """
+        A new model on an encoder that others pre-trained (DINOv3, DINOv2, MAE, ViT, SigLIP); all else is initialised.
+
+        Args:
+            source (`str`): a Hub repository or a folder of transformers' own format.
+            options: fields of `WinWinConfig`, such as `head_type`; and `revision`, `token`, `cache_dir`, `local_files_only` of the Hub.
+        Raises: OSError: nothing is there. ValueError: not an encoder of those families, or an option that contradicts it.
+        """
+        hub = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
+        return cls.on_encoder(read_encoder(source, **hub), **options)
+
+    @classmethod
+    def on_encoder(cls, encoder: PretrainedEncoder, **options: Any) -> "WinWinPreTrainedModel":
+        """`from_encoder` of one that is already read."""
+        model = cls(WinWinConfig(**encoder.fields(options)))
+        alone: nn.Module = model if isinstance(model, WinWinModel) else model.get_submodule("winwin")
+        alone.load_state_dict(encoder.tensors)
+        return model
+
+    def patches(self, tokens: torch.Tensor) -> torch.Tensor:
+        """An encoder's tokens without its prefix tokens, (B, P + T, D) -> (B, T, D)."""
+        return tokens[:, self.config.num_prefix_tokens :]
 
 
 @auto_docstring
 class WinWinModel(WinWinPreTrainedModel):
-    """The monocular encoder: a plain ViT that knows positions by RoPE alone."""
+    """The monocular encoder: a plain ViT that knows positions by RoPE alone, or one that others pre-trained (`from_encoder`)."""
 
     def __init__(self, config: WinWinConfig):
         super().__init__(config)
         self.embeddings = WinWinEmbeddings(config)
-        self.layers = nn.ModuleList(
-            WinWinLayer(config, cell_size=None if i in config.global_blocks else config.attention_cell_size)
-            for i in range(config.num_hidden_layers)
-        )
+        self.layers = nn.ModuleList(WinWinLayer(config, i) for i in range(config.num_hidden_layers))
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.post_init()
 
@@ -198,6 +231,7 @@ class WinWinModel(WinWinPreTrainedModel):
         window_positions: torch.Tensor | None = None,
         visible: torch.Tensor | None = None,
         taps: list[int] | None = None,
+        frame_sizes: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> WinWinModelOutput:
         r"""
@@ -209,9 +243,11 @@ class WinWinModel(WinWinPreTrainedModel):
             Indices of the tokens to keep; pre-training drops the others before the first block. Not with `"vitdet"`.
         taps (`list[int]`, *optional*):
             Blocks whose tokens to return.
+        frame_sizes (`torch.LongTensor` of shape `(batch_size, 2)`, *optional*):
+            Rows and columns of the full frames in patches; with windows, encoders whose positions depend on the frame need them.
         """
         refuse_misspelt(kwargs)
-        pixels, layout = as_windows(pixel_values, window_positions, self.config)
+        pixels, layout = as_windows(pixel_values, window_positions, self.config, frame_sizes=frame_sizes)
         check_precision(self.norm.weight)
         tokens, stem = self.embeddings(pixels, layout)
         rotary = rotary_of(layout, self.config, self.config.hidden_size // self.config.num_attention_heads)
@@ -226,11 +262,12 @@ class WinWinModel(WinWinPreTrainedModel):
                 rotary = cos, sin
         if taps and not set(taps) <= set(range(len(self.layers))):
             raise ValueError(f"taps {taps}: expected blocks from 0 to {len(self.layers) - 1}.")
+        tokens, rotary = self.embeddings.add_prefix(tokens, rotary)
         tapped = {}
         for i, layer in enumerate(self.layers):
             tokens = layer(tokens, rotary, layout, **kwargs)
             if taps and i in taps:
-                tapped[i] = tokens
+                tapped[i] = self.norm(tokens) if self.config.apply_layernorm else tokens
         tokens = self.norm(tokens)
         tapped[len(self.layers) - 1] = tokens
         return WinWinModelOutput(
@@ -258,21 +295,25 @@ class WinWinBackbone(BackboneMixin, WinWinPreTrainedModel):
         self,
         pixel_values: torch.Tensor,
         window_positions: torch.Tensor | None = None,
+        frame_sizes: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BackboneOutput:
         r"""
         window_positions (`torch.LongTensor` of shape `(batch_size, windows, 2)`, *optional*):
             With windows only; feature maps are then `(batch_size, windows, hidden_size, rows, columns)`.
+        frame_sizes (`torch.LongTensor` of shape `(batch_size, 2)`, *optional*):
+            Rows and columns of the full frames in patches; with windows, encoders whose positions depend on the frame need them.
         """
         kwargs["output_hidden_states"] = True
-        _, layout = as_windows(pixel_values, window_positions, self.config)
-        outputs = self.winwin(pixel_values, window_positions, **kwargs)
+        _, layout = as_windows(pixel_values, window_positions, self.config, frame_sizes=frame_sizes)
+        outputs = self.winwin(pixel_values, window_positions, frame_sizes=frame_sizes, **kwargs)
         maps = []
         for name, tokens in zip(self.stage_names, outputs.hidden_states, strict=True):
             if name in self.out_features:
                 # the last stage is what the heads read, so it is normalised as there
-                tokens = self.winwin.norm(tokens) if name == self.stage_names[-1] else tokens
-                maps.append(layout.to_output(layout.to_maps(tokens)))
+                if self.config.apply_layernorm or name == self.stage_names[-1]:
+                    tokens = self.winwin.norm(tokens)
+                maps.append(layout.to_output(layout.to_maps(self.patches(tokens))))
         return BackboneOutput(
             feature_maps=tuple(maps),  # type: ignore[arg-type]  # annotated there as a tuple of one
             hidden_states=outputs.hidden_states,
@@ -316,7 +357,7 @@ class WinWinDecoder(WinWinPreTrainedModel):
     ) -> WinWinDecoderOutput:
         """hidden_states (B, T, D') and memory (B, T2, D') are embedded tokens of the first and the second view."""
         width = self.config.decoder_hidden_size // self.config.decoder_num_attention_heads
-        rotary, memory_rotary = rotary_of(layout, self.config, width), rotary_of(memory_layout, self.config, width)
+        rotary, memory_rotary = (rotary_of(view, self.config, width, decoder=True) for view in (layout, memory_layout))
         if rotary is None:  # absolute positions: the encoder has mixed its own away, so they are added again
             size = self.config.decoder_hidden_size
             hidden_states = hidden_states + sincos_embedding(layout.positions(), size).to(hidden_states.dtype)
@@ -340,14 +381,17 @@ class WinWinHead(nn.Module):
         super().__init__()
         depth, size = config.num_hidden_layers, config.hidden_size
         self.kind = config.head_type  # not asked of the head itself, which adapters wrap
+        self.num_prefix_tokens = config.num_prefix_tokens
         self.layers: nn.Module
-        self.encoder_taps = self.decoder_taps = None
+        self.encoder_taps = self.decoder_taps = self.readouts = None
         if config.head_type == "dpt":
             taps = config.taps(binocular)
             self.encoder_taps = [i for i in taps if i < depth]
             self.decoder_taps = [i - depth for i in taps if i >= depth]
             sizes = [size] * len(self.encoder_taps) + [config.decoder_hidden_size] * len(self.decoder_taps)
             self.layers = DPTHead(config, sizes, out_channels)
+            if config.readout_type == "project":
+                self.readouts = nn.ModuleList(nn.Linear(2 * size, size) for _ in self.encoder_taps)
         else:
             in_size = config.decoder_hidden_size if binocular else size
             head_class: type = ConvHead if config.head_type == "conv" else LinearHead
@@ -361,11 +405,17 @@ class WinWinHead(nn.Module):
         extra: dict[int, list[torch.Tensor]] | None = None,
     ) -> torch.Tensor:
         """-> (B*N, out, H, W), float32. `extra`: maps {stride: [(B*N, C, ...)]} for a convolutional head."""
+        prefix = self.num_prefix_tokens
         if self.kind == "dpt":
-            taps = [*(encoder.taps or ()), *((decoder.taps or ()) if decoder is not None else ())]
+            taps = [tap[:, prefix:] for tap in encoder.taps or ()]
+            if self.readouts is not None:  # with the class token
+                pairs = zip(self.readouts, taps, encoder.taps or (), strict=True)
+                taps = [F.gelu(project(torch.cat([t, tap[:, :1].expand_as(t)], dim=-1))) for project, t, tap in pairs]
+            taps += (decoder.taps or ()) if decoder is not None else ()
             return self.layers([layout.to_maps(t) for t in taps]).float()
         last = (decoder if decoder is not None else encoder).last_hidden_state
         assert last is not None
+        last = last if decoder is not None else last[:, prefix:]
         tokens = layout.to_maps(last)
         if self.kind == "linear":
             return self.layers(tokens).float()
@@ -399,6 +449,7 @@ class WinWinForSemanticSegmentation(WinWinPreTrainedModel):
         pixel_values: torch.Tensor,
         window_positions: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        frame_sizes: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SemanticSegmenterOutput:
         r"""
@@ -406,11 +457,14 @@ class WinWinForSemanticSegmentation(WinWinPreTrainedModel):
             (row, column) of each window's top-left patch in the full frame; with windows only.
         labels (`torch.LongTensor` of shape `(batch_size, [windows,] height, width)`, *optional*):
             Class of each pixel; `config.semantic_loss_ignore_index` is unknown.
+        frame_sizes (`torch.LongTensor` of shape `(batch_size, 2)`, *optional*):
+            Rows and columns of the full frames in patches; with windows, encoders whose positions depend on the frame need them.
 
         Returns `logits` at full resolution, `(batch_size, num_labels, height, width)`, with windows after the batch.
         """
-        _, layout = as_windows(pixel_values, window_positions, self.config)
-        outputs = self.winwin(pixel_values, window_positions, taps=self.head.encoder_taps, **kwargs)
+        _, layout = as_windows(pixel_values, window_positions, self.config, frame_sizes=frame_sizes)
+        taps = self.head.encoder_taps
+        outputs = self.winwin(pixel_values, window_positions, taps=taps, frame_sizes=frame_sizes, **kwargs)
         logits = layout.to_output(self.head(layout, outputs))
         loss = None
         if labels is not None:
@@ -436,6 +490,7 @@ class WinWinForDepthEstimation(WinWinPreTrainedModel):
         pixel_values: torch.Tensor,
         window_positions: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        frame_sizes: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> DepthEstimatorOutput:
         r"""
@@ -443,11 +498,14 @@ class WinWinForDepthEstimation(WinWinPreTrainedModel):
             (row, column) of each window's top-left patch in the full frame; with windows only.
         labels (`torch.FloatTensor` of shape `(batch_size, [windows,] height, width)`, *optional*):
             Depth in metres; NaN, infinite or not positive is unknown.
+        frame_sizes (`torch.LongTensor` of shape `(batch_size, 2)`, *optional*):
+            Rows and columns of the full frames in patches; with windows, encoders whose positions depend on the frame need them.
 
         Returns `predicted_depth` in metres, `(batch_size, height, width)`, with windows after the batch.
         """
-        _, layout = as_windows(pixel_values, window_positions, self.config)
-        outputs = self.winwin(pixel_values, window_positions, taps=self.head.encoder_taps, **kwargs)
+        _, layout = as_windows(pixel_values, window_positions, self.config, frame_sizes=frame_sizes)
+        taps = self.head.encoder_taps
+        outputs = self.winwin(pixel_values, window_positions, taps=taps, frame_sizes=frame_sizes, **kwargs)
         share = layout.to_output(self.head(layout, outputs)).squeeze(-3).sigmoid()
         low, high = log(self.config.min_depth), log(self.config.max_depth)
         depth = torch.exp(low + (high - low) * share)
@@ -493,6 +551,8 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         second_window_positions: torch.Tensor | None = None,
         initial_flow: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        frame_sizes: torch.Tensor | None = None,
+        second_frame_sizes: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> WinWinOpticalFlowOutput:
         r"""
@@ -507,9 +567,19 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
             looks; an error for a model without matching.
         labels (`torch.FloatTensor` of shape `(batch_size, [windows,] 2, height, width)`, *optional*):
             Flow (right, down) in pixels; NaN or infinite is unknown.
+        frame_sizes (`torch.LongTensor` of shape `(batch_size, 2)`, *optional*):
+            Rows and columns of the full frames in patches; with windows, encoders whose positions depend on the frame need them.
+        second_frame_sizes (`torch.LongTensor` of shape `(batch_size, 2)`, *optional*):
+            The same for the second view's frames.
         """
-        first = self.encode(pixel_values, window_positions, **kwargs)
-        second = self.encode(second_pixel_values, second_window_positions, name="second_pixel_values", **kwargs)
+        first = self.encode(pixel_values, window_positions, frame_sizes=frame_sizes, **kwargs)
+        second = self.encode(
+            second_pixel_values,
+            second_window_positions,
+            name="second_pixel_values",
+            frame_sizes=second_frame_sizes,
+            **kwargs,
+        )
         return self.decode(first, second, labels, initial_flow, **kwargs)
 
     def encode(
@@ -517,6 +587,7 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         pixel_values: torch.Tensor,
         window_positions: torch.Tensor | None = None,
         name: str = "pixel_values",
+        frame_sizes: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> EncodedView:
         """
@@ -524,13 +595,15 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
 
         A frame of a video is part of two flows, of four with those backward, and is encoded once. `name` is for messages.
         """
-        _, layout = as_windows(pixel_values, window_positions, self.config, name)
-        encoder = self.winwin(pixel_values, window_positions, taps=self.head.encoder_taps, **kwargs)
-        tokens = self.decoder.embed(encoder.last_hidden_state)
+        _, layout = as_windows(pixel_values, window_positions, self.config, name, frame_sizes=frame_sizes)
+        taps = self.head.encoder_taps
+        encoder = self.winwin(pixel_values, window_positions, taps=taps, frame_sizes=frame_sizes, **kwargs)
+        last = self.patches(encoder.last_hidden_state)
+        tokens = self.decoder.embed(last)
         features, fine = None, ()
         if self.config.matching_stride is not None:
             stem = encoder.stem[self.matching.stride.bit_length() - 2]
-            maps = self.features(layout.to_maps(encoder.last_hidden_state), stem)
+            maps = self.features(layout.to_maps(last), stem)
             features = layout.to_tokens(maps)
             fine = self.fine_features(maps, encoder.stem) if self.config.refinement else ()
         return EncodedView(layout, encoder, tokens, features, fine)
@@ -616,6 +689,8 @@ class WinWinForPreTraining(WinWinPreTrainedModel):
         second_window_positions: torch.Tensor | None = None,
         bool_masked_pos: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        frame_sizes: torch.Tensor | None = None,
+        second_frame_sizes: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> WinWinPreTrainingOutput:
         r"""
@@ -630,9 +705,19 @@ class WinWinForPreTraining(WinWinPreTrainedModel):
             a random share of `config.mask_ratio`.
         labels (`torch.FloatTensor` of the shape of `pixel_values`, *optional*):
             The image to paint; by default the first view itself.
+        frame_sizes (`torch.LongTensor` of shape `(batch_size, 2)`, *optional*):
+            Rows and columns of the full frames in patches; with windows, encoders whose positions depend on the frame need them.
+        second_frame_sizes (`torch.LongTensor` of shape `(batch_size, 2)`, *optional*):
+            The same for the second view's frames.
         """
-        pixels, layout = as_windows(pixel_values, window_positions, self.config)
-        _, second_layout = as_windows(second_pixel_values, second_window_positions, self.config, "second_pixel_values")
+        pixels, layout = as_windows(pixel_values, window_positions, self.config, frame_sizes=frame_sizes)
+        _, second_layout = as_windows(
+            second_pixel_values,
+            second_window_positions,
+            self.config,
+            "second_pixel_values",
+            frame_sizes=second_frame_sizes,
+        )
         check_batch(layout, second_layout)
         refuse_recording("pre-training, which drops as many tokens as its mask says", pixel_values.shape[-1])
         num_tokens = layout.count * layout.rows * layout.columns
@@ -656,14 +741,16 @@ class WinWinForPreTraining(WinWinPreTrainedModel):
         # A convolutional stem looks beyond its patch: hidden pixels are blanked, so that they reach nothing that stays.
         keep = layout.to_maps((~bool_masked_pos)[..., None].to(pixels.dtype))
         blanked = pixels * F.interpolate(keep, scale_factor=self.config.patch_size, mode="nearest")
-        first = self.winwin(layout.to_output(blanked), window_positions, visible=visible, **kwargs)
-        second = self.winwin(second_pixel_values, second_window_positions, **kwargs)
+        first = self.winwin(
+            layout.to_output(blanked), window_positions, visible=visible, frame_sizes=frame_sizes, **kwargs
+        )
+        second = self.winwin(second_pixel_values, second_window_positions, frame_sizes=second_frame_sizes, **kwargs)
 
-        tokens = self.decoder.embed(first.last_hidden_state)
+        tokens = self.decoder.embed(self.patches(first.last_hidden_state))
         index = visible[..., None].expand(-1, -1, tokens.shape[-1])
         canvas = self.mask_token.expand(layout.batch, num_tokens, -1).to(tokens.dtype)
         tokens = canvas.scatter(1, index, tokens)
-        memory = self.decoder.embed(second.last_hidden_state)
+        memory = self.decoder.embed(self.patches(second.last_hidden_state))
         decoded = self.decoder(tokens, memory, layout, second_layout, **kwargs)
         logits = self.head(decoded.last_hidden_state).float()
 

@@ -1,11 +1,8 @@
-"""Writes a converted checkpoint: config, weights, image processor and card. The folder appears whole or not at all."""
+"""Writes a converted checkpoint: config, weights, image processor and card."""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +12,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from winwin_hf import __version__
 from winwin_hf.convert.croco.checkpoint import TITLES, CrocoCheckpoint, parse_call, read_croco
 from winwin_hf.convert.croco.tensors import to_model
+from winwin_hf.convert.folder import check_output, new_folder
 from winwin_hf.data.formats.files import sha256_of
 from winwin_hf.model.configuration_winwin import WinWinConfig
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
@@ -59,7 +57,7 @@ def convert_croco(
         FileNotFoundError, ValueError: as `load_croco`.
     """
     source, output = Path(source), Path(output)
-    _check_output(output, overwrite)
+    check_output(output, overwrite)
     if output.resolve() in source.resolve().parents:
         raise ValueError(f"{source} lies in {output}, which would be replaced; expected another folder")
     checkpoint = read_croco(source)
@@ -72,34 +70,11 @@ def convert_croco(
         used=len(checkpoint.tensors) - len(plan.dropped),
         dropped=plan.dropped,
     )
-    output.absolute().parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.absolute().parent))
-    try:
-        new = temporary / "new"
-        new.mkdir()  # not `temporary` itself, which only its owner may read
-        model.save_pretrained(new, max_shard_size=max_shard_size)
-        WinWinImageProcessor(patch_size=model.config.patch_size).save_pretrained(new)
-        make_card(checkpoint, conversion, model.config).save(new / "README.md")
-        for path in new.iterdir():
-            path.chmod(0o644)  # save_pretrained writes weights that only their owner may read
-        if output.exists():
-            _check_output(output, overwrite)
-            output.rename(temporary / "old")
-        new.rename(output)
-    finally:
-        if (temporary / "old").exists() and not output.exists():
-            (temporary / "old").rename(output)
-        shutil.rmtree(temporary, ignore_errors=True)
+    with new_folder(output, overwrite) as folder:
+        model.save_pretrained(folder, max_shard_size=max_shard_size)
+        WinWinImageProcessor(patch_size=model.config.patch_size).save_pretrained(folder)
+        make_card(checkpoint, conversion, model.config).save(folder / "README.md")
     return conversion
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    if not os.path.lexists(output):
-        return
-    if not overwrite:
-        raise FileExistsError(f"{output} exists; expected a new folder, or overwrite")
-    if output.is_symlink() or not (output / "config.json").is_file():
-        raise FileExistsError(f"{output} is no model's folder, and is not overwritten; expected one with a config.json")
 
 
 def make_card(checkpoint: CrocoCheckpoint, conversion: Conversion, config: WinWinConfig) -> ModelCard:

@@ -1,0 +1,241 @@
+"""Encoders of other families: ours computes what transformers' own classes compute, block by block."""
+
+import warnings
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModel
+
+from winwin_hf import WinWinConfig, WinWinForDepthEstimation, WinWinForOpticalFlow, WinWinModel
+from winwin_hf.model.encoders_winwin import FAMILIES, read_encoder, reorder, to_transformers
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 56, "patch_size": 8}
+ENCODERS = {
+    "dinov3": ("DINOv3ViT", {"intermediate_size": 64, "num_register_tokens": 4}),
+    "dinov3-plus": ("DINOv3ViT", {"intermediate_size": 48, "use_gated_mlp": True, "hidden_act": "silu"}),
+    "dinov2": ("Dinov2", {"mlp_ratio": 2, "patch_size": 14}),
+    "dinov2-giant": ("Dinov2", {"use_swiglu_ffn": True}),
+    "dinov2-registers": ("Dinov2WithRegisters", {"mlp_ratio": 2, "patch_size": 14}),
+    "vit": ("ViT", {"intermediate_size": 64}),
+    "mae": ("ViTMAE", {"intermediate_size": 64, "mask_ratio": 0.0}),
+    "siglip": ("SiglipVision", {"intermediate_size": 64}),
+}
+HEAD = {"dpt_layer_sizes": [8, 8, 8, 8], "dpt_hidden_size": 8}
+FRAMES = {"training's": (4, 4), "wide": (5, 11), "large": (12, 9)}  # in patches
+
+
+def make(name: str) -> transformers.PreTrainedModel:
+    """transformers' own model with random weights, none of them zero or one by its initialisation."""
+    family, options = ENCODERS[name]
+    config = getattr(transformers, f"{family}Config")(**{**SIZES, **options})
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{family}Model")(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model
+
+
+@pytest.fixture(scope="module", params=ENCODERS)
+def pair(request, tmp_path_factory):
+    theirs, folder = make(request.param), tmp_path_factory.mktemp(request.param)
+    theirs.save_pretrained(folder)
+    encoder = read_encoder(str(folder))
+    head = "dpt" if encoder.config["patch_size"] % 4 else "conv"
+    ours = WinWinModel(WinWinConfig(**encoder.config, head_type=head)).eval()
+    ours.load_state_dict(encoder.tensors)
+    return theirs, ours
+
+
+def hidden_states(model: transformers.PreTrainedModel, pixels: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Tokens before and after every block, and after the final norm."""
+    name, options = model.config.model_type, {}
+    if name in ("vit", "vit_mae", "siglip_vision_model"):
+        options["interpolate_pos_encoding"] = True
+    if name == "vit_mae":  # its "random" masking sorts the tokens by this noise, and hides none here
+        options["noise"] = torch.arange(pixels.shape[-2] * pixels.shape[-1] // 64).expand(len(pixels), -1).float()
+    output = model(pixels, output_hidden_states=True, **options)
+    return list(output.hidden_states), output.last_hidden_state
+
+
+def assert_equal(ours: torch.Tensor, theirs: torch.Tensor, tolerance: float = 1e-5) -> None:
+    assert ours.shape == theirs.shape
+    assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
+
+
+@pytest.mark.parametrize("frame", FRAMES.values(), ids=FRAMES)
+@torch.no_grad()
+def test_every_block_is_theirs(pair, frame):
+    theirs, ours = pair
+    patch = ours.config.patch_size
+    pixels = torch.randn(2, 3, frame[0] * patch, frame[1] * patch)
+    expected, expected_last = hidden_states(theirs, pixels)
+    output = ours(pixels, output_hidden_states=True)
+    assert len(output.hidden_states) == 1 + ours.config.num_hidden_layers
+    for mine, other in zip(output.hidden_states, expected, strict=False):
+        assert_equal(mine, other)
+    assert_equal(output.last_hidden_state, expected_last)
+
+
+@torch.no_grad()
+def test_windows_that_cover_the_frame_are_the_frame(pair):
+    """Prefix tokens attend with all windows' tokens once, and every token has the frame's position."""
+    _, ours = pair
+    patch, prefix = ours.config.patch_size, ours.config.num_prefix_tokens
+    pixels = torch.randn(2, 3, 6 * patch, 8 * patch)
+    whole = ours(pixels).last_hidden_state
+    windows = torch.stack([pixels[..., 4 * patch :], pixels[..., : 4 * patch]], dim=1)
+    where = torch.tensor([[0, 4], [0, 0]]).expand(2, -1, -1)
+    sizes = torch.tensor([[6, 8], [6, 8]])
+    parts = ours(windows, where, frame_sizes=sizes).last_hidden_state
+    right, left = parts[:, prefix:].unflatten(1, (2, 6, 4)).unbind(1)
+    joined = torch.cat([left, right], dim=2).flatten(1, 2)
+    assert_equal(torch.cat([parts[:, :prefix], joined], dim=1), whole)
+
+
+@torch.no_grad()
+def test_a_window_needs_to_know_its_frame(pair):
+    _, ours = pair
+    patch = ours.config.patch_size
+    window = torch.randn(1, 1, 3, 2 * patch, 2 * patch)
+    with pytest.raises(ValueError, match="frame_sizes is missing"):
+        ours(window, torch.tensor([[[1, 2]]]))
+    small, large = (
+        ours(window, torch.tensor([[[1, 2]]]), frame_sizes=torch.tensor([size])).last_hidden_state
+        for size in ([4, 5], [9, 9])
+    )
+    assert not torch.allclose(small, large, rtol=1e-3)
+    with pytest.raises(ValueError, match=r"frame_sizes has shape \(2, 2\)"):
+        ours(window, torch.tensor([[[1, 2]]]), frame_sizes=torch.ones(2, 2, dtype=torch.long))
+
+
+@torch.no_grad()
+def test_moving_all_windows_changes_something_under_positions_of_the_frame(pair):
+    """Unlike under relative positions; the loss of that identity is what these encoders cost."""
+    _, ours = pair
+    patch = ours.config.patch_size
+    windows, sizes = torch.randn(1, 2, 3, 2 * patch, 2 * patch), torch.tensor([[9, 9]])
+    where = torch.tensor([[[0, 0], [4, 3]]])
+    here, there = (ours(windows, w, frame_sizes=sizes).last_hidden_state for w in (where, where + 2))
+    assert not torch.allclose(here, there, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_bfloat16_agrees_within_its_rounding(pair):
+    _, ours = pair
+    patch = ours.config.patch_size
+    pixels = torch.randn(1, 3, 5 * patch, 7 * patch)
+    exact = ours(pixels).last_hidden_state
+    state = {name: tensor.clone() for name, tensor in ours.state_dict().items()}
+    half = type(ours)(ours.config).eval()
+    half.load_state_dict(state)
+    rounded = half.to(torch.bfloat16)(pixels.to(torch.bfloat16)).last_hidden_state
+    assert_equal(rounded.float(), exact, tolerance=0.06)
+
+
+def test_every_tensor_is_accounted_for(tmp_path):
+    for name in ENCODERS:
+        model = make(name)
+        model.save_pretrained(tmp_path / name)
+        encoder = read_encoder(str(tmp_path / name))
+        assert encoder.family in FAMILIES
+        theirs = sum(tensor.numel() for tensor in model.state_dict().values())
+        left = sum(model.state_dict()[key].numel() for key in encoder.left_out)
+        folded = model.config.hidden_size if "positions" in " ".join(encoder.tensors) and name != "siglip" else 0
+        assert sum(t.numel() for t in encoder.tensors.values()) == theirs - left - folded
+        again = reorder(reorder(encoder.tensors, encoder.config), encoder.config)
+        assert all(torch.equal(again[key], tensor) for key, tensor in encoder.tensors.items())
+
+
+def test_what_is_no_encoder_of_these_is_named(tmp_path):
+    transformers.BertConfig(hidden_size=32, num_attention_heads=2).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="an encoder of type 'bert'; expected one of dinov3_vit"):
+        read_encoder(str(tmp_path))
+
+
+def test_a_task_model_starts_from_an_encoder(tmp_path):
+    theirs = make("dinov2-registers")
+    theirs.save_pretrained(tmp_path / "dino")
+    model = WinWinForDepthEstimation.from_encoder(str(tmp_path / "dino"), readout_type="project", **HEAD).eval()
+    pixels = torch.randn(1, 3, 56, 70)
+    with torch.no_grad():
+        expected = hidden_states(theirs, pixels)[1]
+        assert_equal(model.winwin(pixels).last_hidden_state, expected)
+        depth = model(pixels).predicted_depth
+    model.save_pretrained(tmp_path / "ours")
+    again = AutoModel.from_pretrained(tmp_path / "ours").eval()
+    with torch.no_grad():
+        assert torch.equal(again(pixels).predicted_depth, depth)
+    assert depth.shape == (1, 56, 70)
+
+
+def test_flow_on_an_encoder_with_prefix_tokens_is_trained_on_windows(tmp_path):
+    make("dinov3").save_pretrained(tmp_path)
+    decoder = {"decoder_hidden_size": 32, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
+    model = WinWinForOpticalFlow.from_encoder(str(tmp_path), **decoder, head_type="linear", drop_path_rate=0.5).train()
+    windows, where, sizes = (
+        torch.randn(2, 2, 3, 16, 16),
+        torch.tensor([[[0, 1], [3, 3]]] * 2),
+        torch.tensor([[6, 7]] * 2),
+    )
+    output = model(
+        windows, windows, where, where, labels=torch.zeros(2, 2, 2, 16, 16), frame_sizes=sizes, second_frame_sizes=sizes
+    )
+    output.loss.backward()
+    assert model.winwin.embeddings.prefix_tokens.grad.abs().sum() > 0
+    assert output.flow.shape == (2, 2, 2, 16, 16)
+
+
+def test_an_option_of_another_encoder_is_an_error(tmp_path):
+    make("siglip").save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"patch_size=16: .* has 8"):
+        WinWinForDepthEstimation.from_encoder(str(tmp_path), patch_size=16)
+
+
+@pytest.mark.parametrize(("name", "mean"), [("siglip", 0.5), ("vit", 0.5), ("dinov3", 0.485)])
+def test_images_are_normalised_as_the_source_does(name, mean, tmp_path):
+    make(name).save_pretrained(tmp_path)
+    assert read_encoder(str(tmp_path)).image_processor().image_mean[0] == mean
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]}')
+    processor = read_encoder(str(tmp_path)).image_processor()
+    assert (processor.image_mean, processor.patch_size) == ((0.1, 0.2, 0.3), 8)
+
+
+@torch.no_grad()
+def test_an_encoder_goes_back(pair, tmp_path):
+    """Into a folder that transformers loads, with equal numbers at another frame size."""
+    theirs, ours = pair
+    to_transformers(ours).save_pretrained(tmp_path)
+    again = AutoModel.from_pretrained(tmp_path).eval()
+    assert again.config.model_type == theirs.config.model_type.replace("vit_mae", "vit")
+    patch = ours.config.patch_size
+    pixels = torch.randn(2, 3, 5 * patch, 9 * patch)
+    expected, expected_last = hidden_states(theirs, pixels)
+    found, found_last = hidden_states(again, pixels)
+    for mine, other in zip(found, expected, strict=True):
+        assert_equal(mine, other)
+    assert_equal(found_last, expected_last)
+
+
+def test_an_encoder_that_no_family_has_does_not_go_back():
+    with pytest.raises(ValueError, match="position_embedding='rope'"):
+        to_transformers(WinWinModel(WinWinConfig(**{k: v for k, v in SIZES.items() if k != "image_size"})))
+
+
+@pytest.mark.parametrize("name", ["dinov3", "dinov2", "siglip"])
+@torch.no_grad()
+def test_an_exported_encoder_takes_any_size(name, tmp_path):
+    make(name).save_pretrained(tmp_path)
+    model = WinWinForDepthEstimation.from_encoder(str(tmp_path), head_type="linear").eval().requires_grad_(False)
+    patch = model.config.patch_size
+    image, other = torch.randn(1, 3, 4 * patch, 6 * patch), torch.randn(1, 3, 7 * patch, 5 * patch)
+    rows, columns = (torch.export.Dim(side, min=2, max=99) for side in ("rows", "columns"))
+    sizes = {"pixel_values": {2: patch * rows, 3: patch * columns}}
+    program = torch.export.export(model, (), {"pixel_values": image}, dynamic_shapes=sizes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what is compared in Python, and that export is newer
+        traced = torch.jit.trace(lambda pixels: model(pixels).predicted_depth, image, check_trace=False)
+    expected = model(other).predicted_depth
+    assert_equal(program.module()(pixel_values=other).predicted_depth, expected, tolerance=1e-4)
+    assert_equal(traced(other), expected, tolerance=1e-4)

@@ -1,0 +1,135 @@
+"""Encoders that others pre-trained, as folders for `from_pretrained`: config, weights, image processor and card."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import AutoImageProcessor, AutoModel, ViTImageProcessorPil
+
+import winwin_hf.registration  # noqa: F401 - AutoModel knows our classes
+from winwin_hf import __version__, bundled
+from winwin_hf.convert.folder import check_output, new_folder
+from winwin_hf.model.encoders_winwin import PretrainedEncoder, read_encoder, to_transformers
+from winwin_hf.model.modeling_winwin import WinWinModel, WinWinPreTrainedModel
+
+CARD = Path(__file__).with_name("encoder_card.md.jinja")
+
+
+@dataclass(frozen=True)
+class EncoderConversion:
+    """
+    What `convert_encoder` wrote.
+
+    Attributes:
+        architecture: the class that `AutoModel.from_pretrained` returns. parameters: number of its parameters.
+        used, left_out: numbers of the source's tensors that are in the model, and that aren't.
+        licence: of the source's card, as `bundled.licence_label` writes it.
+    """
+
+    folder: Path
+    architecture: str
+    parameters: int
+    used: int
+    left_out: int
+    licence: str
+
+
+def convert_encoder(
+    source: str,
+    output: str | Path,
+    model_class: type[WinWinPreTrainedModel] = WinWinModel,
+    overwrite: bool = False,
+    **options: Any,
+) -> EncoderConversion:
+    """
+    Writes a folder with the encoder of `source` under our names, in float32.
+
+    Args:
+        source: a Hub repository or a folder of transformers' own format; `FAMILIES` has the families.
+        output: the new folder, written under a temporary name and renamed.
+        model_class: `WinWinModel`, the encoder alone; or a task's, whose head is initialised and untrained.
+        overwrite: replace `output` if it exists and has a config.json.
+        options: fields of `WinWinConfig`, as of `from_encoder`.
+    Raises: FileExistsError: `output` exists. OSError, ValueError: as `read_encoder`.
+    """
+    output = Path(output)
+    check_output(output, overwrite)
+    encoder = read_encoder(source)
+    model = model_class.on_encoder(encoder, **options)
+    metadata = card_of(source)
+    licence, name = metadata.get("license"), metadata.get("license_name")
+    done = EncoderConversion(
+        folder=output,
+        architecture=model_class.__name__,
+        parameters=sum(p.numel() for p in model.parameters()),
+        used=len(encoder.names),
+        left_out=len(encoder.left_out),
+        licence=bundled.licence_label(licence, name),
+    )
+    with new_folder(output, overwrite) as folder:
+        model.save_pretrained(folder)
+        encoder.image_processor().save_pretrained(folder)
+        make_card(encoder, done, model, metadata).save(folder / "README.md")
+    return done
+
+
+def encoder_to_transformers(source: str, output: str | Path, overwrite: bool = False) -> str:
+    """
+    Writes the encoder of one of our checkpoints as a folder of transformers' own family, for other tools; returns the family.
+
+    Args:
+        source: a bundled name, a folder or a Hub repository. output, overwrite: as of `convert_encoder`.
+    Raises: FileExistsError: `output` exists. ValueError: an encoder that no family has.
+    """
+    output, place = Path(output), bundled.resolve(source)
+    check_output(output, overwrite)
+    model = to_transformers(AutoModel.from_pretrained(place))
+    ours = AutoImageProcessor.from_pretrained(place)
+    side = getattr(model.config, "image_size", 224)
+    processor = ViTImageProcessorPil(
+        image_mean=ours.image_mean, image_std=ours.image_std, size={"height": side, "width": side}
+    )
+    with new_folder(output, overwrite) as folder:
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    return model.config.model_type
+
+
+def card_of(source: str) -> dict[str, Any]:
+    """The metadata of a source's card; {} where it has none."""
+    if Path(source).is_dir():
+        return bundled.card_metadata(Path(source) / "README.md")
+    try:
+        return ModelCard.load(source).data.to_dict()
+    except (HfHubHTTPError, OSError):  # no card, or no network: the weights came from the cache
+        return {}
+
+
+def make_card(
+    encoder: PretrainedEncoder, done: EncoderConversion, model: WinWinPreTrainedModel, metadata: dict[str, Any]
+) -> ModelCard:
+    """The model card: how to load it, where the weights come from, their licence, and which tensors aren't used."""
+    repository = None if Path(encoder.source).is_dir() else encoder.source
+    data = ModelCardData(
+        library_name="transformers",
+        license=metadata.get("license"),
+        license_name=metadata.get("license_name"),
+        license_link=metadata.get("license_link"),
+        base_model=repository,
+        pipeline_tag="image-feature-extraction" if isinstance(model, WinWinModel) else None,
+        tags=["winwin", encoder.family],
+    )
+    variables: dict[str, Any] = {
+        "name": done.folder.name,
+        "source": repository or Path(encoder.source).name,
+        "encoder": encoder,
+        "done": done,
+        "config": model.config,
+        "alone": isinstance(model, WinWinModel),
+        "version": __version__,
+    }
+    return ModelCard.from_template(data, template_path=str(CARD), **variables)

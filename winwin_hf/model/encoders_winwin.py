@@ -1,0 +1,388 @@
+"""Encoders that others pre-trained, read as ours: the config from theirs, and every tensor under our name.
+
+Notable:
+- a family is a transformers `model_type`. transformers reads the weights, so all its formats and names work.
+- the numbers stay theirs: tests compare every block with transformers' own classes.
+- DINOv3 turns channel i with channel i + width / 2, we with i + width / 4, so queries and keys are reordered within each head.
+- an absolute position of the class token is added to the token itself: one sum, two names.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedModel
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.image_utils import (
+    IMAGENET_DEFAULT_MEAN,
+    IMAGENET_DEFAULT_STD,
+    IMAGENET_STANDARD_MEAN,
+    IMAGENET_STANDARD_STD,
+)
+
+from .image_processing_winwin import WinWinImageProcessor
+
+# (their name, ours); the first that matches. Both spellings of attention are transformers' own, before and after 5.22.
+NAMES = (
+    (r"embeddings\.patch_embeddings?\.(?:projection\.)?(weight|bias)", r"embeddings.projection.\1"),
+    (r"(?:layernorm|post_layernorm|norm)\.(weight|bias)", r"norm.\1"),
+    (r"(?:model\.|encoder\.)?layers?\.(\d+)\.(?:layernorm_before|layer_norm1|norm1)\.(\w+)", r"layers.\1.norm1.\2"),
+    (r"(?:model\.|encoder\.)?layers?\.(\d+)\.(?:layernorm_after|layer_norm2|norm2)\.(\w+)", r"layers.\1.norm2.\2"),
+    (
+        r"(?:model\.|encoder\.)?layers?\.(\d+)\.(?:self_attn|attention(?:\.attention)?)\.([qkv])(?:_proj|uery|ey|alue)\.(\w+)",
+        r"layers.\1.attention.\2_proj.\3",
+    ),
+    (
+        r"(?:model\.|encoder\.)?layers?\.(\d+)\.(?:self_attn|attention)\.(?:o_proj|out_proj|output\.dense)\.(\w+)",
+        r"layers.\1.attention.o_proj.\2",
+    ),
+    (r"(?:model\.|encoder\.)?layers?\.(\d+)\.layer_scale(\d)\.lambda1", r"layers.\1.layer_scale\2"),
+    (
+        r"(?:model\.|encoder\.)?layers?\.(\d+)\.(?:mlp\.(?:fc1|up_proj)|intermediate\.dense)\.(\w+)",
+        r"layers.\1.mlp.up_proj.\2",
+    ),
+    (
+        r"(?:model\.|encoder\.)?layers?\.(\d+)\.(?:mlp\.(?:fc2|down_proj)|output\.dense)\.(\w+)",
+        r"layers.\1.mlp.down_proj.\2",
+    ),
+    (r"(?:model\.|encoder\.)?layers?\.(\d+)\.mlp\.gate_proj\.(\w+)", r"layers.\1.mlp.gate_proj.\2"),
+)
+# What no dense prediction reads.
+LEFT_OUT = {"embeddings.mask_token": "pre-training only", "pooler.": "a head", "head.": "a head"}
+PREFIX = ("embeddings.cls_token", "embeddings.register_tokens")
+POSITIONS = ("embeddings.position_embeddings", "embeddings.position_embedding.weight")
+
+HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+# What can be chosen anew without another encoder.
+FREE = ("attention_dropout", "drop_path_rate", "head_taps", "apply_layernorm")
+
+# Blocks that DINOv2's and DINOv3's own dense heads read, by the number of blocks; 12 blocks have our default.
+DINO_TAPS = {24: [4, 11, 17, 23], 40: [9, 19, 29, 39]}
+
+
+@dataclass(frozen=True)
+class PretrainedEncoder:
+    """
+    An encoder of another family as ours.
+
+    Attributes:
+        family: transformers' `model_type`.
+        config: the fields of `WinWinConfig` that it decides.
+        tensors: name in `WinWinModel` -> tensor, float32. names: the source's names of what went into them.
+        left_out: the source's name of each tensor that isn't used -> why.
+        image_mean, image_std: of RGB in [0, 1], by which its images are normalised.
+    """
+
+    source: str
+    family: str
+    config: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+    names: list[str]
+    left_out: dict[str, str]
+    image_mean: list[float]
+    image_std: list[float]
+
+    def fields(self, options: dict[str, Any]) -> dict[str, Any]:
+        """`config` with `options` on top. Raises ValueError for an option that is another encoder's."""
+        for name, value in options.items():
+            if name in self.config and name not in FREE and value != self.config[name]:
+                raise ValueError(f"{name}={value!r}: {self.source} has {self.config[name]!r}")
+        # patches of 14 pixels can't be halved twice, as the convolutional head does
+        head = "dpt" if self.config["patch_size"] % 4 else "conv"
+        return {"head_type": head, **self.config, **options}
+
+    def image_processor(self) -> WinWinImageProcessor:
+        """The image processor that goes with it."""
+        return WinWinImageProcessor(
+            patch_size=self.config["patch_size"], image_mean=self.image_mean, image_std=self.image_std
+        )
+
+
+def read_encoder(source: str, **options: Any) -> PretrainedEncoder:
+    """
+    Reads an encoder of one of `FAMILIES`.
+
+    Args:
+        source: a Hub repository or a folder, for transformers' `from_pretrained`.
+        options: its options, such as `revision`, `token`, `cache_dir`, `local_files_only`.
+    Raises:
+        OSError: nothing is there. ValueError: another family, an option that our encoder doesn't have, tensors that are missing or
+            have no place.
+    """
+    try:
+        theirs = AutoConfig.from_pretrained(source, **options)
+    except OSError as error:
+        raise OSError(
+            f"{source}: no folder or Hub repository with a config.json ({str(error).splitlines()[0]})"
+        ) from error
+    theirs = getattr(theirs, "vision_config", theirs)
+    family = theirs.model_type
+    if family not in FAMILIES:
+        raise ValueError(f"{source}: an encoder of type {family!r}; expected one of {', '.join(FAMILIES)}")
+    fields = FAMILIES[family](theirs, source)
+    model, found = AutoModel.from_pretrained(
+        source, config=theirs, dtype=torch.float32, output_loading_info=True, **options
+    )
+    missing = [name for name in found["missing_keys"] if not name.startswith(tuple(LEFT_OUT))]
+    if missing:
+        raise ValueError(f"{source}: {len(missing)} tensors of the encoder are missing, such as {sorted(missing)[0]}")
+    state = model.state_dict()
+    tensors, left_out = rename(state, source)
+    names = [name for name in state if name not in left_out]
+    mean, std = normalisation(source, family, options)
+    return PretrainedEncoder(source, family, fields, reorder(tensors, fields), names, left_out, mean, std)
+
+
+def normalisation(source: str, family: str, options: dict[str, Any]) -> tuple[list[float], list[float]]:
+    """The mean and deviation of the source's image processor; without one, its family's."""
+    try:
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(source, **options)
+    except OSError:
+        settings = {}
+    half = family in ("vit", "siglip_vision_model")
+    mean, std = (
+        (IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD) if half else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    )
+    return list(settings.get("image_mean") or mean), list(settings.get("image_std") or std)
+
+
+def rename(theirs: dict[str, torch.Tensor], source: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Their tensors under our names, and why the others are left out. Raises ValueError for one that has no place."""
+    tensors, left_out, prefix, positions = {}, {}, {}, None
+    for name, tensor in theirs.items():
+        ours = next((re.sub(old, new, name) for old, new in NAMES if re.fullmatch(old, name)), None)
+        if ours is not None:
+            tensors[ours] = tensor
+        elif name in PREFIX:
+            prefix[name] = tensor.reshape(-1, tensor.shape[-1])
+        elif name in POSITIONS:
+            positions = tensor.reshape(-1, tensor.shape[-1])
+        elif reason := next((why for start, why in LEFT_OUT.items() if name.startswith(start)), None):
+            left_out[name] = reason
+        else:
+            raise ValueError(f"{source}: {name} has no place in our encoder")
+    tokens = [prefix[name] for name in PREFIX if name in prefix]
+    if positions is not None:
+        if tokens:
+            tokens[0] = tokens[0] + positions[:1]
+            positions = positions[1:]
+        side = round(len(positions) ** 0.5)
+        if side * side != len(positions):
+            raise ValueError(f"{source}: {len(positions)} positions; expected those of a square grid")
+        tensors["embeddings.positions"] = positions.unflatten(0, (side, side))
+    if tokens:
+        tensors["embeddings.prefix_tokens"] = torch.cat(tokens)
+    return tensors, left_out
+
+
+def reorder(tensors: dict[str, torch.Tensor], fields: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Queries and keys with the channels of each head in the order of our RoPE; the same again brings them back."""
+    if fields["position_embedding"] != "rope_frame":
+        return tensors
+    heads = fields["num_attention_heads"]
+
+    def swap(
+        tensor: torch.Tensor,
+    ) -> torch.Tensor:  # quarters of a head: (row, column), (row, column) -> twice row, twice column
+        quarters = tensor.unflatten(0, (heads, 4, -1))
+        return quarters[:, [0, 2, 1, 3]].flatten(0, 2)
+
+    rotated = re.compile(r"layers\.\d+\.attention\.[qk]_proj\.\w+")
+    return {name: swap(tensor) if rotated.fullmatch(name) else tensor for name, tensor in tensors.items()}
+
+
+# ------------------------------------------------------------------ their configs
+
+
+def side_of(value: Any, name: str, source: str) -> int:
+    """A size given as one number or as two equal ones."""
+    sides = set(value) if isinstance(value, list | tuple) else {value}
+    if len(sides) > 1:
+        raise ValueError(f"{source}: {name} is {value}; expected a square")
+    return sides.pop()
+
+
+def common(theirs: Any, source: str, intermediate_size: int) -> dict[str, Any]:
+    """The fields that all families have."""
+    patch = side_of(theirs.patch_size, "patch_size", source)
+    dropout = getattr(theirs, "attention_dropout", getattr(theirs, "attention_probs_dropout_prob", 0.0))
+    return {
+        "patch_size": patch,
+        "num_channels": theirs.num_channels,
+        "hidden_size": theirs.hidden_size,
+        "num_hidden_layers": theirs.num_hidden_layers,
+        "num_attention_heads": theirs.num_attention_heads,
+        "mlp_ratio": intermediate_size / theirs.hidden_size,
+        "hidden_act": theirs.hidden_act,
+        "layer_norm_eps": theirs.layer_norm_eps,
+        "attention_dropout": dropout,
+        "patch_embedding": "linear",
+        "attention_pattern": "global",
+        "qkv_bias": getattr(theirs, "qkv_bias", True),
+    }
+
+
+def learned(theirs: Any, source: str, patch: int) -> dict[str, Any]:
+    """A table of positions, of the images that it was trained on."""
+    side = side_of(theirs.image_size, "image_size", source) // patch
+    return {"position_embedding": "learned", "position_grid": [side, side]}
+
+
+def dino(theirs: Any) -> dict[str, Any]:
+    """What DINOv2 and DINOv3 share."""
+    fields = {
+        "layerscale_value": theirs.layerscale_value,
+        "apply_layernorm": True,
+        "num_prefix_tokens": 1 + getattr(theirs, "num_register_tokens", 0),
+    }
+    taps = DINO_TAPS.get(theirs.num_hidden_layers)
+    return {**fields, "head_taps": taps} if taps else fields
+
+
+def dinov3(theirs: Any, source: str) -> dict[str, Any]:
+    for name, expected in (("value_bias", theirs.query_bias), ("proj_bias", True), ("mlp_bias", True)):
+        if getattr(theirs, name) != expected:
+            raise ValueError(f"{source}: {name} is {getattr(theirs, name)}; expected {expected}")
+    return {
+        **common(theirs, source, theirs.intermediate_size),
+        **dino(theirs),
+        "position_embedding": "rope_frame",
+        "rope_theta": theirs.rope_theta,
+        "qkv_bias": theirs.query_bias,
+        "key_bias": theirs.key_bias,
+        "use_gated_mlp": theirs.use_gated_mlp,
+    }
+
+
+def dinov2(theirs: Any, source: str) -> dict[str, Any]:
+    fields = common(theirs, source, dinov2_width(theirs.hidden_size, theirs.mlp_ratio, theirs.use_swiglu_ffn))
+    return {
+        **fields,
+        **dino(theirs),
+        **learned(theirs, source, fields["patch_size"]),
+        "position_antialias": theirs.model_type == "dinov2_with_registers",
+        "use_gated_mlp": theirs.use_swiglu_ffn,
+        "hidden_act": "silu" if theirs.use_swiglu_ffn else theirs.hidden_act,
+    }
+
+
+def dinov2_width(hidden_size: int, ratio: float, gated: bool) -> int:
+    """The MLP's width."""
+    inner = int(hidden_size * ratio)
+    return (int(inner * 2 / 3) + 7) // 8 * 8 if gated else inner
+
+
+def vit(theirs: Any, source: str) -> dict[str, Any]:
+    fields = common(theirs, source, theirs.intermediate_size)
+    return {**fields, **learned(theirs, source, fields["patch_size"]), "num_prefix_tokens": 1}
+
+
+def siglip(theirs: Any, source: str) -> dict[str, Any]:
+    fields = common(theirs, source, theirs.intermediate_size)
+    return {**fields, **learned(theirs, source, fields["patch_size"])}
+
+
+FAMILIES: dict[str, Callable[[Any, str], dict[str, Any]]] = {
+    "dinov3_vit": dinov3,
+    "dinov2": dinov2,
+    "dinov2_with_registers": dinov2,
+    "vit": vit,
+    "vit_mae": vit,
+    "siglip_vision_model": siglip,
+}
+
+
+# ------------------------------------------------------------------ and back
+
+
+def to_transformers(model: PreTrainedModel) -> PreTrainedModel:
+    """
+    Our encoder as transformers' own class of its family, with equal numbers: a fine-tuned encoder goes back into other tools.
+
+    Args:
+        model: a `WinWinModel`, or a task's model, of which only the encoder goes.
+    Raises: ValueError: an encoder that no family has, such as one with relative RoPE.
+    """
+    encoder = getattr(model, "winwin", model)
+    config, tensors = encoder.config, reorder(encoder.state_dict(), encoder.config.to_dict())
+    family, fields = their_config(config)
+    theirs = AutoModel.from_config(
+        CONFIG_MAPPING[family](**fields), **({"add_pooling_layer": False} if family == "vit" else {})
+    )
+    prefix, positions = tensors.get("embeddings.prefix_tokens"), tensors.get("embeddings.positions")
+    state = theirs.state_dict()
+    for name, tensor in state.items():
+        ours = next((re.sub(old, new, name) for old, new in NAMES if re.fullmatch(old, name)), None)
+        if ours is not None:
+            value = tensors[ours]
+        elif name in PREFIX and prefix is not None:
+            value = prefix[:1] if name == PREFIX[0] else prefix[1:]
+        elif name in POSITIONS and positions is not None:  # the class token holds its own position already
+            value = positions.flatten(0, 1)
+            value = value if prefix is None else torch.cat([torch.zeros_like(value[:1]), value])
+        else:
+            continue
+        state[name] = value.reshape(tensor.shape).to(torch.float32)
+    theirs.load_state_dict(state)
+    return theirs.eval()
+
+
+def their_config(config: Any) -> tuple[str, dict[str, Any]]:
+    """The family of an encoder, and the fields of its config."""
+    fields = {
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.num_hidden_layers,
+        "num_attention_heads": config.num_attention_heads,
+        "patch_size": config.patch_size,
+        "num_channels": config.num_channels,
+        "hidden_act": config.hidden_act,
+        "layer_norm_eps": config.layer_norm_eps,
+    }
+    dino, prefix = config.layerscale_value is not None, config.num_prefix_tokens
+    if config.position_embedding == "rope_frame" and dino and prefix:
+        return "dinov3_vit", {
+            **fields,
+            "intermediate_size": config.intermediate_size,
+            "rope_theta": config.rope_theta,
+            "query_bias": config.qkv_bias,
+            "key_bias": config.qkv_bias and config.key_bias,
+            "value_bias": config.qkv_bias,
+            "layerscale_value": config.layerscale_value,
+            "use_gated_mlp": config.use_gated_mlp,
+            "num_register_tokens": prefix - 1,
+        }
+    grid = config.position_grid
+    if grid is None or grid[0] != grid[1] or not config.key_bias:
+        raise ValueError(
+            f"an encoder with position_embedding={config.position_embedding!r} and position_grid={grid}: expected one of "
+            f"{', '.join(FAMILIES)}"
+        )
+    fields["image_size"] = grid[0] * config.patch_size
+    if dino and prefix:
+        fields |= {"qkv_bias": config.qkv_bias, "layerscale_value": config.layerscale_value}
+        fields |= {"use_swiglu_ffn": config.use_gated_mlp, "mlp_ratio": dinov2_ratio(config)}
+        return (
+            ("dinov2", fields)
+            if prefix == 1
+            else ("dinov2_with_registers", {**fields, "num_register_tokens": prefix - 1})
+        )
+    if prefix > 1 or config.use_gated_mlp or config.position_antialias:
+        raise ValueError(
+            f"num_prefix_tokens={prefix}, use_gated_mlp={config.use_gated_mlp}: no family has such an encoder"
+        )
+    fields["intermediate_size"] = config.intermediate_size
+    if prefix:
+        return "vit", {**fields, "qkv_bias": config.qkv_bias}
+    return "siglip_vision_model", {**fields, "vision_use_head": False}
+
+
+def dinov2_ratio(config: Any) -> int:
+    """DINOv2's `mlp_ratio`, from which it computes the MLP's width. Raises ValueError where none gives ours."""
+    for ratio in range(1, 17):
+        if dinov2_width(config.hidden_size, ratio, config.use_gated_mlp) == config.intermediate_size:
+            return ratio
+    raise ValueError(
+        f"an MLP of width {config.intermediate_size}: DINOv2 has none for hidden_size={config.hidden_size}"
+    )
