@@ -12,7 +12,7 @@ INPUTS = """
 Args:
     predictions: depth of each image, (H, W), metres. Arrays or tensors; sizes may differ from image to image.
     references: the true depth, the same; unknown where it is not finite or outside min_depth to max_depth (so 0, too).
-Options, for evaluate.load:
+Options, for evaluate.load, or for a compute that is given all maps:
     min_depth, max_depth: metres, default 0.001 and infinity. Predictions are clipped to them.
     crop: None, "eigen" (NYUv2) or "garg" (KITTI): only pixels inside are scored.
     align: None, "median" (the prediction is scaled so that the medians agree) or "least-squares" (scale and shift of the depth).

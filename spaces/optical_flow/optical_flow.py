@@ -18,7 +18,7 @@ Args:
         the size, its values still in pixels of the image.
     occluded (optional): for each image a mask (H, W), or of the reference's size; True where the match isn't visible.
     uncertainty (optional): for each image a map (H, W), any increasing function of the expected error.
-Options, for evaluate.load:
+Options, for evaluate.load, or for a compute that is given all maps:
     double: "best" or "mean": how ground truth of twice the size is compared, see winwin_hf.evaluation.metrics.flow_sums. The
         configuration "spring" (evaluate.load(path, "spring")) is double="best", as in Spring's own evaluation.
 Returns:

@@ -240,13 +240,14 @@ def test_a_product_by_hand(tmp_path, how):
 def test_a_difference_ends_the_export_and_leaves_what_was_there(small, traced, tmp_path, monkeypatch):
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx" / "model.onnx").write_text("an earlier one")
+    (tmp_path / "config.json").write_text("{}")
     monkeypatch.setattr(export, "TOLERANCE", 0.0)
     monkeypatch.setattr(export, "ROUNDINGS", 0)
     with pytest.raises(RuntimeError, match=r"predicted_depth by onnxruntime differs .* nothing was written"):
-        export.export(small[0], tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["onnx"]
+        export.export(small[0], tmp_path, overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "onnx"}
     assert (tmp_path / "onnx" / "model.onnx").read_text() == "an earlier one"
-    exported = export.export(small[0], tmp_path, check=False)
+    exported = export.export(small[0], tmp_path, check=False, overwrite=True)
     assert exported.differences == [] and exported.files["fp32"].stat().st_size > 10_000
 
 
@@ -256,6 +257,31 @@ def test_into_the_checkpoints_own_folder(small, traced, tmp_path):
     export.export(folder, folder, check=False)
     after = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     assert after == before and (folder / "onnx" / "model.onnx").is_file()
+    with pytest.raises(FileExistsError, match=r"own exists; expected a new folder, or overwrite"):
+        export.export(folder, folder, check=False)
+    export.export(folder, folder, check=False, overwrite=True)
+
+
+def test_nothing_that_was_there_is_replaced_unasked(small, traced, tmp_path):
+    earlier, empty = tmp_path / "earlier", tmp_path / "empty"
+    empty.mkdir()
+    for folder in (earlier, empty):
+        export.export(small[0], folder, check=False)
+    mark = earlier / "onnx" / "mark"
+    mark.touch()
+    with pytest.raises(FileExistsError, match=r"earlier exists; expected a new folder, or overwrite"):
+        export.export(small[0], earlier, check=False)
+    assert mark.exists()
+    export.export(small[0], earlier, check=False, overwrite=True)
+    assert not mark.exists()
+    other = shutil.copytree(small[0], tmp_path / "other")
+    with pytest.raises(FileExistsError, match="holds another model's weights"):
+        export.export(small[0], other, check=False, overwrite=True)
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    (stranger / "notes.txt").touch()
+    with pytest.raises(FileExistsError, match="is no model's folder"):
+        export.export(small[0], stranger, check=False, overwrite=True)
 
 
 def test_what_cannot_be_exported_is_refused(small, tmp_path, monkeypatch):

@@ -200,12 +200,30 @@ def test_clear_errors():
     with pytest.raises(ValueError, match="unknown configuration 'eth3d'; MonocularDepth knows default, nyu, kitti"):
         load("monocular_depth", "eth3d")
     depth = load("monocular_depth")
-    with pytest.raises(ValueError, match=r"unknown arguments crop; .* Other options belong to evaluate.load"):
-        depth.compute(predictions=[np.ones((2, 2))], references=[np.ones((2, 2))], crop="eigen")
+    with pytest.raises(ValueError, match=r"unknown arguments crops; .* Options belong to evaluate.load"):
+        depth.compute(predictions=[np.ones((2, 2))], references=[np.ones((2, 2))], crops="eigen")
     with pytest.raises(ValueError, match="expected as many of each, got 1 predictions, 2 references"):
         depth.add_batch(predictions=[np.ones((2, 2))], references=[np.ones((2, 2))] * 2)
     with pytest.raises(ValueError, match=r"prediction has the shape \(1, 2, 2\); expected 2 axes"):
         depth.add(prediction=np.ones((1, 2, 2)), reference=np.ones((2, 2)))
+
+
+def test_options_of_one_call_of_depth_and_flow():
+    target = np.linspace(1, 3, 20).reshape(4, 5)
+    given = {"predictions": [2 * target], "references": [target]}
+    depth = load("monocular_depth", max_depth=2.5)
+    assert depth.compute(**given, align="median") == load("monocular_depth", max_depth=2.5, align="median").compute(
+        **given
+    )
+    assert depth.compute(**given) == load("monocular_depth", max_depth=2.5).compute(**given)  # of that call only
+    assert depth.compute(**given, max_depth=10.0)["abs_rel"] == pytest.approx(1)
+    flow, double = np.zeros((2, 2, 3)), np.zeros((2, 4, 6))
+    double[:, ::2, ::2] = 1
+    assert load("optical_flow").compute(predictions=[flow], references=[double], double="best")["epe"] == 0
+    depth.add(prediction=target, reference=target)
+    with pytest.raises(ValueError, match=r"align given to compute after images were added: give them to evaluate.load"):
+        depth.compute(align="median")
+    assert depth.compute()["abs_rel"] == 0
 
 
 def test_a_bad_image_is_not_added():

@@ -36,7 +36,7 @@ def test_evaluation_leaves_its_files(tmp_path, capsys):
         (
             ["winwin-seg"],
             [f"cityscapes={FRAMES / 'segmentation' / 'cityscapes'}"],
-            "knows 11 classes .* cityscapes has 19",
+            "knows 11 classes .* cityscapes has 19 .* id2label in the order",
         ),
         (["winwin-nothing"], [f"camvid={FRAMES / 'CamVid'}"], "no model could be loaded from 'winwin-nothing'"),
     ],

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers.utils import logging
 
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 
@@ -285,6 +286,29 @@ def test_segmentation_maps_that_do_not_fit(processor):
         processor(images=picture(), segmentation_maps="masks/none.png")
     with pytest.raises(ValueError, match=r"map 0 must be a PIL image.*got bytes"):
         processor(images=picture(), segmentation_maps=b"png")
+
+
+@pytest.mark.parametrize(
+    ("maps", "options", "warned"),
+    [
+        ([[0, 255], [255, 255]], {}, True),
+        ([[0, 0], [255, 0]], {}, True),
+        ([[0, 255], [1, 255]], {}, False),  # somewhere is a second class
+        ([[1, 255], [1, 1]], {}, False),  # no mask is saved so
+        ([[0, 0], [0, 0]], {}, False),
+        ([[255, 255], [255, 255]], {}, False),
+        ([[0, 255], [255, 255]], {"ignore_index": -100}, False),
+        ([[0, 255], [255, 255]], {"do_reduce_labels": True}, False),
+    ],
+)
+def test_binary_masks_of_0_and_255_are_warned_of(processor, maps, options, warned, caplog):
+    logging.warning_once.cache_clear()
+    processor([picture(1, 2)] * 2, segmentation_maps=[np.uint8([row]) for row in maps], **options)
+    assert ("hold only 0 and 255" in caplog.text) == warned
+    if warned:
+        caplog.clear()
+        processor(picture(1, 2), segmentation_maps=np.uint8([[0, 255]]))
+        assert not caplog.text
 
 
 @pytest.mark.parametrize("size", [(37, 53), (40, 50)])

@@ -121,6 +121,16 @@ def test_semantic_with_weights_is_a_weighted_average():
     assert semantic_loss(logits, nothing, weights=[3.0, 0.5]).item() == 0
 
 
+def test_a_class_that_the_network_lacks_is_named():
+    logits, labels = torch.zeros(1, 3, 2, 2), torch.tensor([[[0, 4], [255, -1]]])
+    for weights in (None, [1.0, 1.0, 1.0]):
+        with pytest.raises(ValueError, match=r"hold the class ids -1, 4, and num_labels is 3: expected 0 to 2, or 255"):
+            semantic_loss(logits, labels, weights=weights)
+    compiled = torch.compile(semantic_loss, backend="eager", fullgraph=True)
+    right = labels.where(labels == 0, 255)
+    assert torch.equal(compiled(logits, right), semantic_loss(logits, right))
+
+
 def test_scale_invariant_by_hand():
     depth, target = torch.tensor([[[2.0, 8.0, 3.0]]]), torch.tensor([[[1.0, 1.0, NAN]]])
     g = [math.log(2), math.log(8)]

@@ -44,7 +44,8 @@ MinPixels = Annotated[
     int | None,
     typer.Option(
         min=0,
-        help="Enlarge frames with fewer pixels to this number, for more accurate flow; 0: their own size. Default: the checkpoint's.",
+        help="Flow: enlarge frames with fewer pixels to this number, which is more accurate. Segmentation, depth: the same, in place of "
+        "the checkpoint's working size. 0: frames at their own size. Default: what the checkpoint says.",
     ),
 ]
 

@@ -76,6 +76,7 @@ def export(
     attention: Annotated[
         str, typer.Option(help="fused: ONNX Runtime's own operator, which saves memory; standard: ONNX's operators.")
     ] = "fused",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
 ) -> None:
     """Export CHECKPOINT to ONNX for any height, width and batch. ONNX Runtime and OpenVINO run it."""
     for item in quantise or []:
@@ -86,7 +87,9 @@ def export(
     from winwin_hf.convert import onnx as exporting
 
     try:
-        done = exporting.export(checkpoint, output, quantise or (), opset=opset, check=check, attention=attention)
+        done = exporting.export(
+            checkpoint, output, quantise or (), opset=opset, check=check, attention=attention, overwrite=overwrite
+        )
     except RuntimeError as error:  # the exported network differs from PyTorch's
         raise ValueError(str(error)) from error
     exporting.show(done)

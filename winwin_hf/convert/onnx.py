@@ -43,6 +43,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from winwin_hf import bundled
+from winwin_hf.convert.folder import check_output
 from winwin_hf.host_process import unchanged_process
 from winwin_hf.inference.onnx import RUNTIMES, OnnxModel, is_exported, need
 from winwin_hf.inference.predictor import Predictor
@@ -100,17 +101,20 @@ def export(
     opset: int = 20,
     check: bool = True,
     attention: str = "fused",
+    overwrite: bool = False,
 ) -> Exported:
     """
     Exports a checkpoint for optical flow, segmentation or depth to ONNX files.
 
     Args:
         checkpoint: a bundled name, a folder or a Hub repository.
-        output: a model folder, new, existing or the checkpoint's own. Its `onnx` folder is replaced.
+        output: a new or empty folder, the checkpoint's own, or with `overwrite` that of an earlier export.
         quantise: items of `QUANTISATIONS` to write beside the float32 file.
         opset: of ONNX, 18 or newer. attention="standard" uses the operator `Attention` from 23 on.
         check: compare with PyTorch in ONNX Runtime and, if installed, OpenVINO, at four sizes and two batches.
+        overwrite: replace the files of an earlier export in `output`.
     Raises:
+        FileExistsError: `output` exists, and isn't to be or can't be replaced.
         ValueError: a checkpoint that can't be exported, or an unknown option.
         ImportError: the packages of `winwin-hf[export]` are missing.
         RuntimeError: the float32 file differs from PyTorch by more than `allowed`.
@@ -122,9 +126,10 @@ def export(
     if opset < 18:
         raise ValueError(f"opset {opset}: expected 18 or newer.")
     need("onnx", "onnxscript", *(["onnxruntime"] if check else []))
+    output = Path(output)
+    _check_output(checkpoint, output, overwrite)
     predictor = load(checkpoint)
     model, processor = predictor.model, predictor.processor
-    output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".onnx-", dir=output))
     try:
@@ -425,6 +430,18 @@ def task_of(model: Any) -> Task:
 def _same_folder(checkpoint: str | Path, output: Path) -> bool:
     source = Path(bundled.resolve(str(checkpoint)))
     return source.is_dir() and source.resolve() == output.resolve()
+
+
+def _check_output(checkpoint: str | Path, output: Path, overwrite: bool) -> None:
+    """Raises FileExistsError where an export to `output` would replace something that isn't to be or can't be replaced."""
+    own = _same_folder(checkpoint, output)
+    if (own and not (output / "onnx").exists()) or (output.is_dir() and not any(output.iterdir())):
+        return
+    check_output(output, overwrite)
+    if output.exists() and not own and any(output.glob("*.safetensors")):
+        raise FileExistsError(
+            f"{output} holds another model's weights, and is not overwritten; expected an export's folder"
+        )
 
 
 def _version(package: str) -> str | None:

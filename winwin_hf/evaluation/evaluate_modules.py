@@ -4,8 +4,9 @@
   pair is reduced to its row of sums at once, and only the row's values other than zero are written, in the column `predictions`,
   with their indices in the column `references`.
 - The rows of all processes are added with one rounding (`metrics.sum_rows`), so any number of processes gives the same scores.
-- Options hold for all images. But for the `late` ones they belong to evaluate.load, which hands unknown keywords to the module's
-  constructor: when evaluate.compute takes keywords, the maps are gone.
+- Options hold for all images. They belong to evaluate.load, which hands unknown keywords to the module's constructor. `compute` takes
+  them too where it is given all the maps: of maps that were added before only the rows are left. Segmentation keeps counts of pairs
+  of ids, so its `late` options may always wait for `compute`.
 - evaluate takes the first class in a module's file that derives from evaluate.EvaluationModule. So such a file imports this module
   as a whole, not `DenseMetric`.
 """
@@ -40,7 +41,7 @@ class DenseMetric(evaluate.Metric):
         value: Arrow type of one value of a map, for `features`.
         extra: names of further maps that `metric.row` takes.
         configurations: name -> options of the metric.
-        late: options that may be given to `compute` instead.
+        late: options that `compute` takes for images that were added before, too.
         texts: arguments of evaluate.MetricInfo.
     """
 
@@ -76,7 +77,7 @@ class DenseMetric(evaluate.Metric):
 
     def prepare(self, options: dict[str, Any]) -> None:
         """Makes the metric from the options of evaluate.load."""
-        self.scorer = self.metric(**options)
+        self.options, self.scorer = options, self.metric(**options)
 
     def _info(self) -> evaluate.MetricInfo:
         feature: Any = datasets.Value(self.value)
@@ -146,24 +147,40 @@ class DenseMetric(evaluate.Metric):
         Args:
             predictions: more images, as `add_batch` takes them.
             references: as many.
-            **extra: further maps, as many; and options of the metric where it has `late` ones.
+            **extra: further maps, as many; and options of the metric, which win over evaluate.load's.
         Returns:
             A dict in process 0, None in the others.
+        Raises:
+            ValueError: options that aren't `late`, and images were added before.
         """
-        options = {name: extra.pop(name) for name in self.late if name in extra}
+        late = {name: extra.pop(name) for name in self.late if name in extra}
+        options = {name: extra.pop(name) for name in inspect.signature(self.metric).parameters if name in extra}
+        if options and len(self):
+            raise ValueError(
+                f"{', '.join(options)} given to compute after images were added: give them to evaluate.load(path, option=...)"
+            )
+        if not options:
+            return self._compute_added(predictions, references, extra, late)
+        scorer, self.scorer = self.scorer, self.metric(**{**self.options, **options})
+        try:
+            return self._compute_added(predictions, references, extra, late)
+        finally:
+            self.scorer = scorer
+
+    def _compute_added(self, predictions: Any, references: Any, extra: dict[str, Any], late: dict[str, Any]) -> Any:
         if extra or predictions is not None or references is not None:
             self.add_batch(predictions=predictions, references=references, **extra)
         if self.num_process > 1 and self.writer is None:
             # Process 0 waits for the file of each process, also of one without images.
             super().add(prediction=np.zeros(0), reference=np.zeros(0, np.int32))
-        return super().compute(**options)
+        return super().compute(**late)
 
     def _check_extra(self, extra: dict[str, Any]) -> None:
         if unknown := sorted(set(extra) - set(self.extra)):
             raise ValueError(
                 f"unknown arguments {', '.join(unknown)}; {type(self).__name__} takes "
-                f"{', '.join(['predictions', 'references', *self.extra, *self.late])}. Other options belong to "
-                "evaluate.load(path, option=...)"
+                f"{', '.join(['predictions', 'references', *self.extra, *self.late])}. Options belong to "
+                "evaluate.load(path, option=...), or to a compute that is given all maps"
             )
 
     def _sums(self, prediction: Any, reference: Any, extra: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -175,7 +175,8 @@ def _check_fits(predictor: Method, data_set: _DataSet) -> None:
     if predictor.labels is not None and predictor.labels != source.labels:
         raise ValueError(
             f"{predictor.name} knows {len(predictor.labels)} classes ({', '.join(predictor.labels[:4])}, ...), {name} has "
-            f"{len(source.labels or ())} ({', '.join((source.labels or ())[:4])}, ...); expected the same"
+            f"{len(source.labels or ())} ({', '.join((source.labels or ())[:4])}, ...); expected the same. If only "
+            "the names differ, give the model's config an id2label in the order of the data's classes (names.txt)"
         )
 
 

@@ -27,10 +27,13 @@ from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 from transformers.processing_utils import ImagesKwargs, Unpack
+from transformers.utils import logging
 
 from .image_arrays_winwin import as_label_list, as_list, image_array, label_array, resize, target_list
 from .losses_winwin import IGNORE_LABEL, check_shape, laplacian_scale
 from .pixels_winwin import naming, size_text, to_255, to_rgb
+
+logger = logging.get_logger(__name__)
 
 MAX_ENLARGEMENT = 2.0  # by `min_pixels`, in each direction
 RESIZING = ("do_resize", "size", "min_pixels", "do_pad", "patch_size")  # options that decide about sizes
@@ -176,6 +179,7 @@ class WinWinImageProcessor(PilBackend):
                         f"Segmentation map {index} is {size_text(labels.shape)} but its image is {size_text(size)} "
                         "(height x width); expected the same size."
                     )
+            _warn_of_binary_masks(maps, **options)
             data["labels"] = [self._preprocess_labels(labels, **options) for labels in maps]
 
         if return_tensors is None:
@@ -407,6 +411,19 @@ def _field(outputs: Any, name: str, required: bool = True) -> Any:
             f"These outputs ({type(outputs).__name__}) have no `{name}`: a model for another task made them."
         )
     return value
+
+
+def _warn_of_binary_masks(maps: list[np.ndarray], **options: Any) -> None:
+    """Warns once where the maps (H, W) of a call hold 0 and 255 alone, as most binary masks do."""
+    if options["ignore_index"] != IGNORE_LABEL or options["do_reduce_labels"]:
+        return
+    if not all(((labels == 0) | (labels == IGNORE_LABEL)).all() for labels in maps):
+        return
+    if all(any((labels == value).any() for labels in maps) for value in (0, IGNORE_LABEL)):
+        logger.warning_once(
+            "The segmentation maps of a call hold only 0 and 255, and 255 means unknown (ignore_index): training sees one class, 0. "
+            "If 255 is your second class, give `mask // 255` or `np.where(mask == 255, 1, mask)`."
+        )
 
 
 def _stack(items: list[np.ndarray], name: str) -> np.ndarray:

@@ -89,21 +89,29 @@ def semantic_loss(
         logits: (..., L, H, W): the class axis is the third from the end, as in (B, L, H, W) and (B, N, L, h, w).
         labels: integers (..., H, W).
         weights: of each class, L numbers; the average is then a weighted one. None: all alike.
-    Raises: ValueError: shapes differ, or labels aren't integers.
+    Raises: ValueError: shapes differ, or labels aren't integers, or (on a CPU; a GPU would have to wait for its answer) one is no class.
     """
     check_shape("labels", labels, (*logits.shape[:-3], *logits.shape[-2:]))
     if labels.is_floating_point():
         raise ValueError(f"labels are of {labels.dtype}: expected integers, the classes.")
     labels = labels.long()
     weight = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=logits.device)
-    per_pixel = F.cross_entropy(
-        logits.float().reshape(-1, *logits.shape[-3:]),
-        labels.reshape(-1, *labels.shape[-2:]),
-        weight=weight,
-        ignore_index=ignore_index,
-        reduction="none",
-    )  # 0 where ignored
     known = labels != ignore_index
+    try:
+        per_pixel = F.cross_entropy(
+            logits.float().reshape(-1, *logits.shape[-3:]),
+            labels.reshape(-1, *labels.shape[-2:]),
+            weight=weight,
+            ignore_index=ignore_index,
+            reduction="none",
+        )  # 0 where ignored
+    except IndexError as error:  # PyTorch's own check of the classes, on a CPU outside recorded graphs
+        classes = logits.shape[-3]
+        wrong = labels[known & ((labels < 0) | (labels >= classes))].unique().tolist()
+        raise ValueError(
+            f"labels hold the class ids {', '.join(map(str, wrong[:8]))}, and num_labels is {classes}: expected 0 to {classes - 1}, or "
+            f"{ignore_index} (semantic_loss_ignore_index) where a pixel doesn't count."
+        ) from error
     total = known.sum() if weight is None else (weight[torch.where(known, labels, 0)] * known).sum()
     return per_pixel.sum() / total.clamp(min=1)
 
