@@ -378,12 +378,8 @@ def app_parts(app: typer.Typer, name: str) -> Iterator[str]:
 def command_parts(function: Any, name: str) -> Iterator[str]:
     """Heading, what it does, usage and parameters of one command."""
     usage, arguments, options = [name], [], []
-    hints = get_type_hints(function, include_extras=True)
-    for key, parameter in inspect.signature(function).parameters.items():
-        hint, info = (
-            hints[key].__args__[0] if hasattr(hints[key], "__metadata__") else hints[key],
-            hints[key].__metadata__[0],
-        )
+    for key, parameter in inspect.signature(function, eval_str=True).parameters.items():
+        hint, info = parameter.annotation.__origin__, parameter.annotation.__metadata__[0]
         text, default = info.help or "", parameter.default
         if isinstance(info, typer.models.ArgumentInfo):
             shown = info.metavar or key.upper()

@@ -352,13 +352,16 @@ def test_do_reduce_labels_as_segformer(at_construction, tmp_path):
     mine = WinWinImageProcessor.from_pretrained(tmp_path)
     before = labels.copy()
     found = mine(picture(), labels, return_tensors="pt", **options).labels[0, :37, :53]
-    theirs = SegformerImageProcessorPil(do_resize=False, **given)
-    assert torch.equal(found, theirs(picture(), labels.copy(), return_tensors="pt", **options).labels[0])
     assert found[0, :3].tolist() == [255, 255, 0] and np.array_equal(labels, before)
     many = mine(picture(), labels.astype(np.int64) + 200, return_tensors="pt", **options, ignore_index=-100).labels
     assert many[0, 0, 2] == 200 and many[0, -1, -1] == -100  # above 255, with another label for "ignore"
     unchanged = mine(picture(), labels, return_tensors="pt", do_reduce_labels=False).labels[0, :37, :53]
     assert np.array_equal(unchanged.numpy(), labels)
+    try:
+        theirs = SegformerImageProcessorPil(do_resize=False, **given)
+    except ImportError:
+        pytest.skip("transformers before 5.23 has SegFormer's processor with torchvision only")
+    assert torch.equal(found, theirs(picture(), labels.copy(), return_tensors="pt", **options).labels[0])
 
 
 @pytest.mark.parametrize("ignored", [255, -100, 0])

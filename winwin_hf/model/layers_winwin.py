@@ -355,8 +355,8 @@ class WinWinEmbeddings(nn.Module):
     def forward(self, pixels: torch.Tensor, layout: Layout) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """pixels (B*N, C, h*p, w*p) -> tokens (B, T, D) and the stem's maps of strides 2, 4, ..., p/2 (none if linear)."""
         # quantised weights have the dtype of their codes
-        dtypes = (p.dtype for p in self.projection.parameters() if p.is_floating_point())
-        pixels = pixels.to(next(dtypes, pixels.dtype))
+        dtypes = [p.dtype for p in self.projection.parameters() if p.is_floating_point()]
+        pixels = pixels.to(dtypes[0] if dtypes else pixels.dtype)
         maps = self.projection(pixels)
         stem = []
         if self.config.patch_embedding == "conv_stem":
