@@ -36,6 +36,7 @@ from PIL import Image
 from support.places import FRAMES, ROOT
 from typer.testing import CliRunner
 
+import winwin_hf
 from winwin_hf import bundled
 from winwin_hf.cli.main import app
 from winwin_hf.data import formats
@@ -52,6 +53,7 @@ NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 LANGUAGES = ("python", "bash", "yaml", "text", "bibtex")
 README_BYTES = 13_000
 
+ALONE = "docs/troubleshooting.md"  # people copy one block of it, so each runs in a namespace of its own
 SLOW = {"docs/export.md"}  # pages that take more than a few seconds in either test
 # Blocks marked `not run`. A number that grows is a block that nothing checks any more.
 SKIPPED = {
@@ -183,7 +185,8 @@ def run_page(page: str, namespace: dict[str, Any], execute: Callable[[list[str],
         if block.language == "yaml":
             yaml.safe_load(block.text)
         elif block.language == "python":
-            exec(compile("\n" * (block.line - 1) + block.text, str(ROOT / page), "exec"), namespace)
+            own = {"__name__": "page"} if page == ALONE else namespace
+            exec(compile("\n" * (block.line - 1) + block.text, str(ROOT / page), "exec"), own)
         elif block.language == "bash":
             for words in commands(block.text):
                 execute(words, where)
@@ -203,6 +206,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.delenv("WINWIN_TRACEBACK", raising=False)
     bundled.install()
+    for kind in (winwin_hf.WinWinConfig, winwin_hf.WinWinForSemanticSegmentation, winwin_hf.WinWinImageProcessor):
+        monkeypatch.setattr(kind, "_auto_class", None)  # pages register them; it is put back after the test
     for name in ("scripts", "spaces", "docs"):
         (tmp_path / name).symlink_to(ROOT / name)
     return tmp_path
@@ -308,6 +313,22 @@ def test_a_page_runs(page: str, here: Path):
 def test_a_page_runs_in_a_shell(page: str, here: Path):
     PREPARE.get(page, lambda: None)()
     assert run_page(page, variables(), in_shell) > 0
+
+
+def test_blocks_that_are_copied_alone_register_the_models():
+    """In this process they are registered already, so running the blocks doesn't show it."""
+    loading = [
+        b for b in blocks(ALONE, (ROOT / ALONE).read_text()) if re.search(r"\bfrom_pretrained\(|\bpipeline\(", b.text)
+    ]
+    assert loading and not [
+        b.line for b in loading if not re.search(r"^(import|from) winwin_hf\b", b.text, re.MULTILINE)
+    ]
+
+
+def test_the_first_page_links_to_every_page():
+    listed = {(DOCS / link.partition("#")[0]).resolve() for link in links(DOCS / "index.md")}
+    pages = {ROOT / page for page in PAGES[1:]} - {DOCS / "index.md"}
+    assert not [path.name for path in sorted(pages - listed)]
 
 
 def test_no_block_is_skipped_silently():
