@@ -111,6 +111,28 @@ def test_a_window_needs_to_know_its_frame(pair):
 
 
 @torch.no_grad()
+def test_frames_that_do_not_hold_their_windows(pair):
+    """Each of them would give numbers too, of other positions."""
+    _, ours = pair
+    side = 2 * ours.config.patch_size
+    windows, where = torch.randn(1, 2, 3, side, side), torch.tensor([[[0, 0], [4, 3]]])
+    wrong = {"small": (5, 9), "turned": (5, 6), "nothing": (0, 0), "negative": (-9, -9)}
+    if not ours.config.needs_frame_sizes:
+        return
+    for name, size in wrong.items():
+        with pytest.raises(ValueError, match=r"frame_sizes is .* expected frames, in patches"):
+            ours(windows, where, frame_sizes=torch.tensor([size]))
+            pytest.fail(name)
+    with pytest.raises(ValueError, match=r"frame_sizes is of torch\.float32: expected integers"):
+        ours(windows, where, frame_sizes=torch.tensor([[9.0, 9.0]]))
+    with pytest.raises(ValueError, match="hold their windows"):
+        ours(windows, where - 1, frame_sizes=torch.tensor([[9, 9]]))
+    with pytest.raises(ValueError, match="a whole image is its own frame"):
+        ours(windows[:, 0], frame_sizes=torch.tensor([[9, 9]]))
+    ours(windows, where, frame_sizes=torch.tensor([[6, 5]]))
+
+
+@torch.no_grad()
 def test_moving_all_windows_changes_something_under_positions_of_the_frame(pair):
     """Unlike under relative positions; the loss of that identity is what these encoders cost."""
     _, ours = pair
@@ -221,6 +243,28 @@ def test_an_encoder_goes_back(pair, tmp_path):
 def test_an_encoder_that_no_family_has_does_not_go_back():
     with pytest.raises(ValueError, match="position_embedding='rope'"):
         to_transformers(WinWinModel(WinWinConfig(**{k: v for k, v in SIZES.items() if k != "image_size"})))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"layerscale_value": 0.1}, "layerscale_value=0.1"),  # siglip would leave it out, and give other numbers
+        ({"attention_pattern": "vitdet", "num_hidden_layers": 6}, "global_blocks"),
+        ({"qkv_bias": False}, "qkv_bias=False"),
+        ({"patch_embedding": "conv_stem"}, "patch_embedding='conv_stem'"),
+        ({"num_prefix_tokens": 1, "layerscale_value": 0.1, "position_antialias": True}, "position_antialias=True"),
+        ({"num_prefix_tokens": 5, "layerscale_value": 0.1}, "position_antialias=False"),
+        (
+            {"num_prefix_tokens": 1, "layerscale_value": 0.1, "use_gated_mlp": True, "mlp_ratio": 2.75},
+            "hidden_act='gelu'",
+        ),
+    ],
+)
+def test_an_encoder_that_differs_from_its_nearest_family_does_not_go_back(option, message):
+    sizes = {key: value for key, value in SIZES.items() if key != "image_size"}
+    config = WinWinConfig(**{**sizes, "position_embedding": "learned", "position_grid": [4, 4], **option})
+    with pytest.raises(ValueError, match=message):
+        to_transformers(WinWinModel(config))
 
 
 @pytest.mark.parametrize("name", ["dinov3", "dinov2", "siglip"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 import zlib
@@ -286,6 +287,8 @@ def test_segmentation_maps_that_do_not_fit(processor):
         processor(images=picture(), segmentation_maps="masks/none.png")
     with pytest.raises(ValueError, match=r"map 0 must be a PIL image.*got bytes"):
         processor(images=picture(), segmentation_maps=b"png")
+    with pytest.raises(ValueError, match=r"image must be a PIL image.*got BytesIO"):  # it has a method `detach` too
+        processor(images=io.BytesIO(b"png"))
 
 
 @pytest.mark.parametrize(
@@ -502,7 +505,19 @@ def test_target_sizes_of_every_kind(processor, kind):
 
 
 @pytest.mark.parametrize(
-    "sizes", [[(37, 53, 3)] * 2, [37.5, 53.0], [(37.5, 53)] * 2, [37], 37, [None, None], "37x53", [[]]]
+    "sizes",
+    [
+        [(37, 53, 3)] * 2,
+        [37.5, 53.0],
+        [(37.5, 53)] * 2,
+        [37],
+        37,
+        [None, None],
+        "37x53",
+        [[]],
+        [(0, 53)] * 2,
+        (-37, 53),
+    ],
 )
 def test_target_sizes_that_are_none(processor, sizes):
     for name, maps in (

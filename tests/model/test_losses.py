@@ -117,6 +117,9 @@ def test_semantic_with_weights_is_a_weighted_average():
     one, two = math.log(1 + math.exp(-2.0)), math.log(2)
     expected = (3 * one + 0.5 * two) / 3.5
     assert semantic_loss(logits, labels, weights=[3.0, 0.5]).item() == pytest.approx(expected)
+    assert semantic_loss(logits, labels, weights=[3e-6, 5e-7]).item() == pytest.approx(expected), (
+        "their scale is nothing"
+    )
     nothing = torch.full_like(labels, 255)
     assert semantic_loss(logits, nothing, weights=[3.0, 0.5]).item() == 0
 

@@ -308,6 +308,7 @@ def to_transformers(model: PreTrainedModel) -> PreTrainedModel:
     encoder = getattr(model, "winwin", model)
     config, tensors = encoder.config, reorder(encoder.state_dict(), encoder.config.to_dict())
     family, fields = their_config(config)
+    check_way_back(config, FAMILIES[family](CONFIG_MAPPING[family](**fields), family), family)
     theirs = AutoModel.from_config(
         CONFIG_MAPPING[family](**fields), **({"add_pooling_layer": False} if family == "vit" else {})
     )
@@ -329,6 +330,19 @@ def to_transformers(model: PreTrainedModel) -> PreTrainedModel:
     return theirs.eval()
 
 
+def check_way_back(config: Any, fields: dict[str, Any], family: str) -> None:
+    """Raises ValueError where `fields`, which a family's config says about our encoder, aren't those of `config`."""
+    again = type(config)(head_type="linear", **fields)
+    names = ["hidden_act", "qkv_bias", "use_gated_mlp", "position_embedding", "position_antialias", "num_prefix_tokens"]
+    names += ["intermediate_size", "patch_embedding", "global_blocks"]
+    wrong = [name for name in names if getattr(config, name) != getattr(again, name)]
+    if (config.layerscale_value is None) != (again.layerscale_value is None):
+        wrong.append("layerscale_value")
+    if wrong:
+        values = ", ".join(f"{name}={getattr(config, name)!r}" for name in wrong)
+        raise ValueError(f"an encoder with {values}: {family}, which is nearest, has no such encoders")
+
+
 def their_config(config: Any) -> tuple[str, dict[str, Any]]:
     """The family of an encoder, and the fields of its config."""
     fields = {
@@ -345,7 +359,7 @@ def their_config(config: Any) -> tuple[str, dict[str, Any]]:
         return "dinov3_vit", {
             **fields,
             "intermediate_size": config.intermediate_size,
-            "rope_theta": config.rope_theta,
+            "rope_theta": float(config.rope_theta),
             "query_bias": config.qkv_bias,
             "key_bias": config.qkv_bias and config.key_bias,
             "value_bias": config.qkv_bias,

@@ -63,7 +63,7 @@ def target_list(sizes: Any, count: int) -> list[tuple[int, int]]:
     if isinstance(values, (list, tuple)) and len(values) == 2 and all(np.ndim(value) == 0 for value in values):
         values = [values] * count
     pairs = [np.asarray(value) for value in values] if isinstance(values, (list, tuple)) else [np.asarray(values)]
-    if any(pair.shape != (2,) or pair.dtype.kind not in "iu" for pair in pairs):
+    if any(pair.shape != (2,) or pair.dtype.kind not in "iu" or pair.min() < 1 for pair in pairs):
         raise ValueError(
             f"target_sizes must be one (height, width) in whole pixels per image, such as [(480, 640)]; got {sizes!r}."
         )

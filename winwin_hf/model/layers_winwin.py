@@ -133,11 +133,21 @@ def as_windows(
     frame_name = name.replace("pixel_values", "frame_sizes")
     if frame_sizes is not None and frame_sizes.shape != (batch, 2):
         raise ValueError(f"{frame_name} has shape {tuple(frame_sizes.shape)}: expected {(batch, 2)}, rows and columns.")
+    if frame_sizes is not None and frame_sizes.dtype not in INTEGERS:
+        raise ValueError(f"{frame_name} is of {frame_sizes.dtype}: expected integers, in patches.")
     if frame_sizes is None and windowed and config.needs_frame_sizes:
         raise ValueError(
             f"{frame_name} is missing: with position_embedding={config.position_embedding!r}, windows need the rows and columns of "
             "their frames, in patches."
         )
+    if frame_sizes is not None and config.needs_frame_sizes and not is_traced():
+        sides = [height // patch_size, width // patch_size]
+        ends = corners.amax(1) + corners.new_tensor(sides)
+        if bool((corners < 0).any()) or bool(((frame_sizes < ends) if windowed else (frame_sizes != ends)).any()):
+            raise ValueError(
+                f"{frame_name} is {frame_sizes.tolist()} for {name} that ends at {ends.tolist()}: expected frames, in patches, that "
+                "hold their windows; a whole image is its own frame."
+            )
     # a whole image is its own frame, whose size a traced graph must not hold as a number
     frame = frame_sizes if windowed else None
     return pixels, Layout(batch, count, height // patch_size, width // patch_size, corners, windowed, frame)

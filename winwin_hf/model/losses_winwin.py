@@ -113,7 +113,7 @@ def semantic_loss(
             f"{ignore_index} (semantic_loss_ignore_index) where a pixel doesn't count."
         ) from error
     total = known.sum() if weight is None else (weight[torch.where(known, labels, 0)] * known).sum()
-    return per_pixel.sum() / total.clamp(min=1)
+    return per_pixel.sum() / torch.where(total > 0, total, 1)  # weights may be far below 1
 
 
 def scale_invariant_log_loss(

@@ -84,7 +84,7 @@ def pixel_array(image: Any, layout: Any = None) -> np.ndarray:
     Args:
         image: a PIL image (as it is held), a NumPy or torch array.
     """
-    prefer_first = hasattr(image, "detach")  # a torch tensor, without importing torch
+    prefer_first = hasattr(image, "detach") and hasattr(image, "cpu")  # a torch tensor, without importing torch
     if isinstance(image, PIL.Image.Image):
         array, layout = _pil_array(image), "channels_last"
     elif prefer_first:
