@@ -88,3 +88,10 @@ def test_the_warning_does_not_break_a_graph(cpu, caplog):
         caplog.clear()
         compiled = torch.compile(model, fullgraph=True, backend="eager")(IMAGE).predicted_depth
         assert len(messages(caplog)) == 1 and torch.equal(compiled, expected)
+
+
+@pytest.mark.filterwarnings("ignore")  # what a trace compares in Python, and that export is newer
+def test_a_model_in_half_precision_can_be_traced():
+    model = make("depth-estimation", "linear").to(torch.bfloat16).requires_grad_(False)
+    traced = torch.jit.trace(lambda pixels: model(pixels).predicted_depth, IMAGE.bfloat16(), check_trace=False)
+    assert torch.equal(traced(IMAGE.bfloat16()), model(IMAGE.bfloat16()).predicted_depth)

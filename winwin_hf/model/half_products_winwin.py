@@ -42,7 +42,7 @@ def warn_of_emulation(dtype: torch.dtype) -> bool:
 
 def check_precision(weight: torch.Tensor) -> None:
     """Warns where a model whose weights are like `weight` computes in emulated half precision, by their dtype or by autocast."""
-    if weight.device.type != "cpu":
+    if weight.device.type != "cpu" or torch.jit.is_tracing():  # a trace takes no operator that returns a bool
         return
     if torch.is_autocast_enabled("cpu"):
         warn_of_emulation(torch.get_autocast_dtype("cpu"))
