@@ -123,6 +123,9 @@ def test_hidden_states_attentions_and_tuples(task, variant):
     with torch.no_grad():
         out = model(**inputs, output_hidden_states=True, output_attentions=True)
         short = model(**inputs, return_dict=False)
+        model.config.return_dict = False  # as users of torchscript set it
+        assert type(model(**inputs)) is tuple
+        model.config.return_dict = True
     tokens = 4 if task == "pre-training" else 8
     assert [t.shape for t in out.hidden_states] == [(2, tokens, 32)] * 5
     assert len(out.attentions) >= 4

@@ -306,7 +306,7 @@ class WinWinBackbone(BackboneMixin, WinWinPreTrainedModel):
         """
         kwargs["output_hidden_states"] = True
         _, layout = as_windows(pixel_values, window_positions, self.config, frame_sizes=frame_sizes)
-        outputs = self.winwin(pixel_values, window_positions, frame_sizes=frame_sizes, **kwargs)
+        outputs = self.winwin(pixel_values, window_positions, frame_sizes=frame_sizes, return_dict=True, **kwargs)
         maps = []
         for name, tokens in zip(self.stage_names, outputs.hidden_states, strict=True):
             if name in self.out_features:
@@ -464,7 +464,9 @@ class WinWinForSemanticSegmentation(WinWinPreTrainedModel):
         """
         _, layout = as_windows(pixel_values, window_positions, self.config, frame_sizes=frame_sizes)
         taps = self.head.encoder_taps
-        outputs = self.winwin(pixel_values, window_positions, taps=taps, frame_sizes=frame_sizes, **kwargs)
+        outputs = self.winwin(
+            pixel_values, window_positions, taps=taps, frame_sizes=frame_sizes, return_dict=True, **kwargs
+        )
         logits = layout.to_output(self.head(layout, outputs))
         loss = None
         if labels is not None:
@@ -505,7 +507,9 @@ class WinWinForDepthEstimation(WinWinPreTrainedModel):
         """
         _, layout = as_windows(pixel_values, window_positions, self.config, frame_sizes=frame_sizes)
         taps = self.head.encoder_taps
-        outputs = self.winwin(pixel_values, window_positions, taps=taps, frame_sizes=frame_sizes, **kwargs)
+        outputs = self.winwin(
+            pixel_values, window_positions, taps=taps, frame_sizes=frame_sizes, return_dict=True, **kwargs
+        )
         share = layout.to_output(self.head(layout, outputs)).squeeze(-3).sigmoid()
         low, high = log(self.config.min_depth), log(self.config.max_depth)
         depth = torch.exp(low + (high - low) * share)
@@ -597,7 +601,9 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         """
         _, layout = as_windows(pixel_values, window_positions, self.config, name, frame_sizes=frame_sizes)
         taps = self.head.encoder_taps
-        encoder = self.winwin(pixel_values, window_positions, taps=taps, frame_sizes=frame_sizes, **kwargs)
+        encoder = self.winwin(
+            pixel_values, window_positions, taps=taps, frame_sizes=frame_sizes, return_dict=True, **kwargs
+        )
         last = self.patches(encoder.last_hidden_state)
         tokens = self.decoder.embed(last)
         features, fine = None, ()
@@ -628,7 +634,9 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
             summary = self.matching.summarise(match, layout)
             tokens = tokens + self.embed_match(self.matching.summary_tokens(summary, layout).to(tokens.dtype))
             features = self.matching.head_features(match, summary, layout)
-        decoded = self.decoder(tokens, second.tokens, layout, second.layout, taps=self.head.decoder_taps, **kwargs)
+        decoded = self.decoder(
+            tokens, second.tokens, layout, second.layout, taps=self.head.decoder_taps, return_dict=True, **kwargs
+        )
         prediction = self.head(layout, first.encoder, decoded, features)
         flow, log_scale, base_flow = prediction[:, :2], prediction[:, 2], None
         if match is not None:
@@ -742,16 +750,23 @@ class WinWinForPreTraining(WinWinPreTrainedModel):
         keep = layout.to_maps((~bool_masked_pos)[..., None].to(pixels.dtype))
         blanked = pixels * F.interpolate(keep, scale_factor=self.config.patch_size, mode="nearest")
         first = self.winwin(
-            layout.to_output(blanked), window_positions, visible=visible, frame_sizes=frame_sizes, **kwargs
+            layout.to_output(blanked),
+            window_positions,
+            visible=visible,
+            frame_sizes=frame_sizes,
+            return_dict=True,
+            **kwargs,
         )
-        second = self.winwin(second_pixel_values, second_window_positions, frame_sizes=second_frame_sizes, **kwargs)
+        second = self.winwin(
+            second_pixel_values, second_window_positions, frame_sizes=second_frame_sizes, return_dict=True, **kwargs
+        )
 
         tokens = self.decoder.embed(self.patches(first.last_hidden_state))
         index = visible[..., None].expand(-1, -1, tokens.shape[-1])
         canvas = self.mask_token.expand(layout.batch, num_tokens, -1).to(tokens.dtype)
         tokens = canvas.scatter(1, index, tokens)
         memory = self.decoder.embed(self.patches(second.last_hidden_state))
-        decoded = self.decoder(tokens, memory, layout, second_layout, **kwargs)
+        decoded = self.decoder(tokens, memory, layout, second_layout, return_dict=True, **kwargs)
         logits = self.head(decoded.last_hidden_state).float()
 
         if labels is not None:
