@@ -23,7 +23,7 @@ help:
 	@echo "make test       formatter, linter, types, imports, then the tests (make test PYTEST_ARGS='-k flow' for some)"
 	@echo "make test-slow  the slow tests: the installed wheel, the notebooks, long trainings"
 	@echo "make research   the tests of scripts/research"
-	@echo "make test-floors  the tests with the oldest and the newest versions that pyproject.toml allows, in .floors/ (hours, 15 GB)"
+	@echo "make test-floors  the tests with the oldest and the newest versions that pyproject.toml allows, in .floors/ (about an hour a set)"
 	@echo "make lint       formatter, linter, types, imports and workflows only"
 	@echo "make format     let ruff format and fix"
 	@echo "make docs       the documentation as a site in site/"

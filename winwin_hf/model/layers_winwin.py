@@ -140,7 +140,8 @@ def as_windows(
             f"{frame_name} is missing: with position_embedding={config.position_embedding!r}, windows need the rows and columns of "
             "their frames, in patches."
         )
-    if frame_sizes is not None and config.needs_frame_sizes and not is_traced():
+    # values are read on a CPU alone: an accelerator would have to wait for them at every step
+    if frame_sizes is not None and config.needs_frame_sizes and frame_sizes.device.type == "cpu" and not is_traced():
         sides = [height // patch_size, width // patch_size]
         ends = corners.amax(1) + corners.new_tensor(sides)
         if bool((corners < 0).any()) or bool(((frame_sizes < ends) if windowed else (frame_sizes != ends)).any()):
