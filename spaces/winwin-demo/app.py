@@ -385,6 +385,8 @@ def main(arguments: list[str] | None = None) -> None:
     page.launch(
         server_name=options.host,
         server_port=options.port,
+        # Gradio 6.18 hands over no example from outside the folder in which the page was started.
+        allowed_paths=[str(EXAMPLES)],
         max_file_size=f"{MAX_FILE_MB}mb",
         state_session_capacity=500,
         css=CSS,
