@@ -37,14 +37,14 @@ def probe(recipe_path: str, steps: int, overrides: list[str]) -> None:
     accelerator = Accelerator(mixed_precision=precision_here(recipe))
     torch.manual_seed(recipe.optimization.seed)
     parts = open_parts(recipe)
-    loader = make_loader(recipe, 0, 1, 0, patch_size=16, parts=parts)
+    model, processor = make_model(recipe, parts[0].source)
+    loader = make_loader(recipe, 0, 1, 0, processor, parts)
     batches = iter(loader)
     next(batches)
     start = time.perf_counter()
     batch = {name: tensor.to(accelerator.device) for name, tensor in next(batches).items()}
     loading = time.perf_counter() - start
-    model = make_model(recipe, parts[0].source).train()
-    optimizer = make_optimizer(model, recipe.optimization)
+    optimizer = make_optimizer(model.train(), recipe.optimization)
     model, optimizer = accelerator.prepare(model, optimizer)
     before, seconds = peak_memory(), []
     for step in range(steps + 1):

@@ -35,7 +35,7 @@ from winwin_hf.convert.croco.checkpoint import CROCO_DEFAULTS
 from winwin_hf.convert.croco.tensors import make_plan, winwin_config
 from winwin_hf.inference.flow import predict_flow
 from winwin_hf.training.build import make_model
-from winwin_hf.training.initialise import initialise
+from winwin_hf.training.initialise import initialise, read_start
 from winwin_hf.training.recipe import Recipe
 
 REFERENCE = REFERENCE / "croco"
@@ -629,7 +629,7 @@ def test_a_recipe_starts_from_a_converted_folder(converted, source, task, data, 
     """`model.init`: encoder and decoder really arrive, and the head is new where it is another one."""
     torch.manual_seed(0)
     labels = ["a", "b"] if data == "semantic-segmentation" else None
-    model = make_model(recipe_of(task, converted[source]), SimpleNamespace(task=data, labels=labels, name="x"))
+    model, _ = make_model(recipe_of(task, converted[source]), SimpleNamespace(task=data, labels=labels, name="x"))
     expected = AutoModel.from_pretrained(converted[source]).state_dict()
     arrived = {
         name for name, tensor in model.state_dict().items() if torch.equal(tensor, expected.get(name, tensor + 1))
@@ -657,14 +657,14 @@ def test_initialise(files, converted):
     for source in (files["pretraining"], converted["pretraining"]):
         model = WinWinForOpticalFlow(WinWinConfig(**OURS))
         head = {name: tensor.clone() for name, tensor in model.state_dict().items() if name.startswith("head.")}
-        left = initialise(model, source)
+        left = initialise(model, read_start(source))
         assert set(left) == set(head)
         for name, tensor in model.state_dict().items():
             assert torch.equal(tensor, head[name] if name in head else direct[name]), name
     encoder = WinWinModel(WinWinConfig(**OURS))
-    assert initialise(encoder, converted["flow"]) == []
+    assert initialise(encoder, read_start(converted["flow"])) == []
     depth = WinWinForDepthEstimation(WinWinConfig(**OURS))
-    assert all(name.startswith("head.") for name in initialise(depth, converted["flow"]))
+    assert all(name.startswith("head.") for name in initialise(depth, read_start(converted["flow"])))
 
 
 @pytest.mark.parametrize(
@@ -682,7 +682,7 @@ def test_initialise_never_passes_over_an_encoder_that_does_not_fit(converted, ch
     model = WinWinForOpticalFlow(WinWinConfig(**{**OURS, **change}))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(ValueError, match=message):
-        initialise(model, converted["pretraining"])
+        initialise(model, read_start(converted["pretraining"]))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 

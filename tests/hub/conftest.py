@@ -11,6 +11,7 @@ from support.recipes import RECIPE
 
 from winwin_hf import WinWinForOpticalFlow
 from winwin_hf.checked import build
+from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.training.recipe import Recipe
 from winwin_hf.training.state import save_model
 
@@ -20,7 +21,7 @@ def run(tmp_path: Path) -> Path:
     """Of optical flow; "a" is a set of its recipe."""
     recipe = build(Recipe, RECIPE, "test")
     torch.manual_seed(0)
-    save_model(WinWinForOpticalFlow(recipe.config()), tmp_path / "run", recipe)
+    save_model(WinWinForOpticalFlow(recipe.config()), tmp_path / "run", recipe, WinWinImageProcessor())
     scores = {"epe": 3.14159, "1px": 50.0, "3px": 20.0, "fl": 19.5, "images": 7, "seconds": 0.1}
     lines = [
         {"step": 4, "a": {**scores, "epe": 9.9, "size": [90, 130]}},

@@ -18,6 +18,7 @@ from winwin_hf.checked import build
 from winwin_hf.data.shards.opening import LAYOUT
 from winwin_hf.hub import contents
 from winwin_hf.hub.contents import CODE, code_files, dataset_contents, model_contents, space_contents
+from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.training.recipe import Recipe
 from winwin_hf.training.state import save_model
 
@@ -26,7 +27,9 @@ from winwin_hf.training.state import save_model
 def trained(tmp_path_factory):
     recipe = build(Recipe, RECIPE, "test")
     torch.manual_seed(0)
-    return save_model(WinWinForOpticalFlow(recipe.config()), tmp_path_factory.mktemp("run"), recipe)
+    return save_model(
+        WinWinForOpticalFlow(recipe.config()), tmp_path_factory.mktemp("run"), recipe, WinWinImageProcessor()
+    )
 
 
 @pytest.fixture

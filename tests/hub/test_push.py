@@ -29,6 +29,7 @@ from winwin_hf import (
     WinWinForDepthEstimation,
     WinWinForOpticalFlow,
     WinWinForSemanticSegmentation,
+    WinWinImageProcessor,
     bundled,
 )
 from winwin_hf.checked import build
@@ -167,7 +168,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("runs")
     torch.manual_seed(0)
     recipe = build(Recipe, RECIPE, "test")
-    save_model(WinWinForOpticalFlow(recipe.config()), root / "flow", recipe)
+    save_model(WinWinForOpticalFlow(recipe.config()), root / "flow", recipe, WinWinImageProcessor())
     scores = {"epe": 3.14159, "1px": 50.0, "images": 7, "seconds": 0.1}
     (root / "flow" / "metrics.jsonl").write_text(json.dumps({"step": 8, "a": {**scores, "size": [90, 130]}}) + "\n")
     for name, model, data in (
@@ -176,7 +177,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     ):
         task = {"depth": "depth-estimation", "seg": "semantic-segmentation"}[name]
         values = {"task": task, "data": {"name": data}, "model": {"config": SMALL}}
-        save_model(model, root / name, build(Recipe, values, "test"))
+        save_model(model, root / name, build(Recipe, values, "test"), WinWinImageProcessor())
     return root_of(root)
 
 

@@ -86,7 +86,7 @@ def finish(context: Context, key: str, seed: int = 0) -> Path:
     folder = context.work / "flow" / f"{key}-{seed}"
     folder.mkdir(parents=True)
     model = WinWinForOpticalFlow(recipe.config())
-    save_model(model, folder, recipe)
+    save_model(model, folder, recipe, WinWinImageProcessor())
     (folder / "recipe.yaml").write_text(dump_recipe(recipe))
     (folder / "machine.json").write_text(json.dumps({"accelerator": None, "threads": 1}))
     lines = [{"step": 1, "loss": 9.0, "gb": 1.5, "seconds": 1.0, "cpu_seconds": 1.0}]

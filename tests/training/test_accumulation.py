@@ -246,6 +246,6 @@ def test_loop_in_two_processes_is_as_one_batch(tmp_path):
         )
     recipe = load_recipe(tmp_path / "recipe.yaml")
     torch.manual_seed(recipe.optimization.seed)  # as the loop does
-    start = weights(loop.make_model(recipe, loop.open_parts(recipe)[0].source))
+    start = weights(loop.make_model(recipe, loop.open_parts(recipe)[0].source)[0])
     for other in found[1:]:
         assert_same_step(other, found[0], start)

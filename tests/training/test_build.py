@@ -12,6 +12,7 @@ from support.recipes import RECIPE
 
 from winwin_hf.checked import build
 from winwin_hf.data.guesses import GuessStrategy
+from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.training.build import make_loader, make_model, open_parts
 from winwin_hf.training.recipe import Recipe
 
@@ -35,7 +36,7 @@ def recipe_of(kind: str, workers: int = 1) -> Recipe:
 
 @pytest.mark.parametrize("kind", DATA)
 def test_what_loader_processes_need_can_be_sent(kind: str):
-    loader = make_loader(recipe_of(kind), 0, 1, 0, patch_size=16)
+    loader = make_loader(recipe_of(kind), 0, 1, 0, WinWinImageProcessor())
     for part in (loader.dataset, loader.collate_fn, loader.worker_init_fn):
         assert len(ForkingPickler.dumps(part)) < 2**20  # more than a description would be slow to send
 
@@ -50,8 +51,8 @@ def test_guesses_need_a_model_that_takes_them(kind: str):
 
 @pytest.mark.slow  # the new process imports everything
 def test_spawned_processes_load_the_same_batches():
-    here = next(iter(make_loader(recipe_of("synthetic flow", workers=0), 0, 1, 0, patch_size=16)))
-    loader = make_loader(recipe_of("synthetic flow"), 0, 1, 0, patch_size=16)
+    here = next(iter(make_loader(recipe_of("synthetic flow", workers=0), 0, 1, 0, WinWinImageProcessor())))
+    loader = make_loader(recipe_of("synthetic flow"), 0, 1, 0, WinWinImageProcessor())
     loader.multiprocessing_context = "spawn"
     there = next(iter(loader))
     assert here.keys() == there.keys()

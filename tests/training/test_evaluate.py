@@ -9,6 +9,7 @@ from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from winwin_hf import WinWinForOpticalFlow
 from winwin_hf.checked import build
+from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.model.outputs_winwin import WinWinOpticalFlowOutput
 from winwin_hf.training import evaluate as module
 from winwin_hf.training.evaluate import evaluate, open_set, precision_here, prediction_of, show
@@ -39,12 +40,12 @@ def test_no_guess_made_from_the_truth_is_scored():
             return super().forward(pixel_values, **given)
 
     recipe = build(Recipe, {**RECIPE, "initial_flow": {"probability": 1.0}}, "test")
-    assert evaluate(Strict(recipe.config()), recipe, Accelerator())["windows"]["images"] == 3
+    assert evaluate(Strict(recipe.config()), WinWinImageProcessor(), recipe, Accelerator())["windows"]["images"] == 3
 
 
 def test_scores_of_zero_flow_are_the_motion():
     recipe = build(Recipe, RECIPE, "test")
-    results = evaluate(Oracle(recipe.config()), recipe, Accelerator())
+    results = evaluate(Oracle(recipe.config()), WinWinImageProcessor(), recipe, Accelerator())
     assert list(results) == ["windows", "a", "b"]
     assert results["a"]["images"] == 2 and results["windows"]["images"] == 3
     assert results["a"]["size"] == [90, 130]
@@ -61,7 +62,7 @@ def test_is_repeatable_and_leaves_the_model_as_it_was():
     torch.manual_seed(0)
     model = WinWinForOpticalFlow(recipe.config()).train()
     model.set_attn_implementation("eager")
-    first, second = (evaluate(model, recipe, Accelerator()) for _ in range(2))
+    first, second = (evaluate(model, WinWinImageProcessor(), recipe, Accelerator()) for _ in range(2))
     assert {k: v["epe"] for k, v in first.items()} == {k: v["epe"] for k, v in second.items()}
     assert model.training and model.config._attn_implementation == "eager"
     show(first, "title")

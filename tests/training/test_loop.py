@@ -20,6 +20,7 @@ from transformers import AutoImageProcessor, AutoModel
 
 from winwin_hf import WinWinForOpticalFlow
 from winwin_hf.data.rows import BrokenExample
+from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.training.build import learning_rate, make_loader
 from winwin_hf.training.loop import train
 from winwin_hf.training.recipe import OptimizationRecipe, load_recipe
@@ -160,7 +161,7 @@ def test_resuming_a_finished_training_changes_nothing(trained, tmp_path):
 
 
 def examples(recipe, count: int, rank: int = 0, world: int = 1, step: int = 0) -> list[torch.Tensor]:
-    loader = make_loader(recipe, rank, world, step, patch_size=16)
+    loader = make_loader(recipe, rank, world, step, WinWinImageProcessor())
     batches = iter(loader)
     return [next(batches)["pixel_values"] for _ in range(count)]
 

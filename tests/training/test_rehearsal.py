@@ -108,7 +108,7 @@ def images(folder, count: int, masks: tuple[int, ...], names: str = "background\
         ({"evaluation": {"sets": [{"label": "x", "length": 0}]}}, "evaluation.sets.0.length"),
         ({"evaluation": {"sets": [{"label": "x"}, {"label": "x"}]}}, "label 'x' stands twice"),
         ({"evaluation": {"evry": 5}}, "evry"),
-        ({"model": {"init": "nobody/nothing"}}, "^model.init nobody/nothing: "),
+        ({"model": {"init": "nobody/nothing"}}, "^model.init: nobody/nothing: "),
         (
             {"model": {"config": {**CONFIG, "id2label": {0: "a", 1: "b"}}}},
             r"^data: camvid has 11 classes .* model 2 \(a, b\)",
@@ -213,11 +213,11 @@ def test_an_evaluation_that_fails_costs_nothing(segmentation, run, tmp_path, mon
     whole = load_file(run(segmentation, name="whole") / "model.safetensors")
     evaluate, step = loop.evaluate, []
 
-    def failing(model, recipe, accelerator):
+    def failing(model, processor, recipe, accelerator):
         step.append(fails)
         if step.count(fails) == fails // 2:
             raise torch.OutOfMemoryError("no memory left")
-        return evaluate(model, recipe, accelerator)
+        return evaluate(model, processor, recipe, accelerator)
 
     monkeypatch.setattr(loop, "evaluate", failing)
     for fails in (2, 4, 6):

@@ -84,14 +84,20 @@ class PretrainedEncoder:
     image_mean: list[float]
     image_std: list[float]
 
-    def fields(self, options: dict[str, Any]) -> dict[str, Any]:
-        """`config` with `options` on top. Raises ValueError for an option that is another encoder's."""
+    def fields(self, options: dict[str, Any], pairs: bool = False) -> dict[str, Any]:
+        """
+        `config` with `options` on top.
+
+        Args:
+            pairs: for a model of two views, whose head reads blocks of the decoder too.
+        Raises: ValueError: an option that is another encoder's.
+        """
         for name, value in options.items():
             if name in self.config and name not in FREE and value != self.config[name]:
                 raise ValueError(f"{name}={value!r}: {self.source} has {self.config[name]!r}")
         # patches of 14 pixels can't be halved twice, as the convolutional head does
         head = "dpt" if self.config["patch_size"] % 4 else "conv"
-        return {"head_type": head, **self.config, **options}
+        return {"head_type": head, **self.config, **({"head_taps": None} if pairs else {}), **options}
 
     def image_processor(self) -> WinWinImageProcessor:
         """The image processor that goes with it."""

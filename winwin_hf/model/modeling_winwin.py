@@ -189,7 +189,8 @@ class WinWinPreTrainedModel(PreTrainedModel):
     @classmethod
     def on_encoder(cls, encoder: PretrainedEncoder, **options: Any) -> "WinWinPreTrainedModel":
         """`from_encoder` of one that is already read."""
-        model = cls(WinWinConfig(**encoder.fields(options)))
+        pairs = issubclass(cls, (WinWinForOpticalFlow, WinWinForPreTraining))
+        model = cls(WinWinConfig(**encoder.fields(options, pairs)))
         alone: nn.Module = model if isinstance(model, WinWinModel) else model.get_submodule("winwin")
         alone.load_state_dict(encoder.tensors)
         return model

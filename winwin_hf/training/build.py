@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import cv2
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from winwin_hf.data.sources import Source, open_source
 from winwin_hf.data.streams import Part, PartReader, ordered
+from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.model.modeling_winwin import (
     WinWinForDepthEstimation,
     WinWinForOpticalFlow,
@@ -19,8 +21,9 @@ from winwin_hf.model.modeling_winwin import (
     WinWinForSemanticSegmentation,
 )
 from winwin_hf.task import TASKS
+from winwin_hf.training.adapters import add_adapters
 from winwin_hf.training.evaluate import make_collator
-from winwin_hf.training.initialise import initialise
+from winwin_hf.training.initialise import initialise, read_start
 from winwin_hf.training.recipe import OptimizationRecipe, Recipe, in_field
 
 # Only the classes: what else belongs to a task is in task.py.
@@ -71,7 +74,7 @@ def open_parts(recipe: Recipe, world: int = 1, step: int = 0) -> list[Part]:
 
 
 def make_loader(
-    recipe: Recipe, rank: int, world: int, step: int, patch_size: int, parts: list[Part] | None = None
+    recipe: Recipe, rank: int, world: int, step: int, processor: WinWinImageProcessor, parts: list[Part] | None = None
 ) -> DataLoader:
     """The training's batches from optimiser step `step` on, for one process."""
     options = recipe.optimization
@@ -79,7 +82,7 @@ def make_loader(
     batches = step * options.accumulation
     dataset, sampler = ordered(parts, options.seed, rank, world, options.num_workers, batches, options.batch_size)
     reader = parts[0].source.reader if len(parts) == 1 else PartReader([part.source.reader for part in parts])
-    collator = make_collator(recipe, parts[0].source, patch_size, options.seed, reader, recipe.data.skip_broken)
+    collator = make_collator(recipe, parts[0].source, processor, options.seed, reader, recipe.data.skip_broken)
     return DataLoader(
         dataset,
         options.batch_size,
@@ -93,39 +96,63 @@ def make_loader(
     )
 
 
-def make_model(recipe: Recipe, source: Source) -> Any:
-    """A new model, or one that starts from `model.init`'s encoder, decoder and whatever else has its name and shape; partly frozen."""
+def make_model(recipe: Recipe, source: Source) -> tuple[Any, WinWinImageProcessor]:
+    """
+    A new model, or one that starts from `model.init`'s encoder, decoder and whatever else has its name and shape; partly frozen.
+
+    Returns: the model and the image processor that goes with it.
+    """
     task = TASKS[recipe.task]
     model_class = MODELS[task.architecture]
     if source.task != task.data:
         raise ValueError(f"task {recipe.task!r} needs data for {task.data}, but {source.name!r} is for {source.task}")
-    labels = {"id2label": dict(enumerate(source.labels))} if source.labels else {}
-    config = recipe.config(**labels)
+    labels: dict[str, Any] = {"id2label": dict(enumerate(source.labels))} if source.labels else {}
+    start = read_start(recipe.model.init, len(task.images) == 2) if recipe.model.init else None
+    config = recipe.config(start.config, start.free, **labels) if start else recipe.config(**labels)
     if recipe.initial_flow.probability and (recipe.task != "optical-flow" or config.matching_stride is None):
         raise ValueError(
             "initial_flow.probability: guesses need a model of flow with matching (model.config.matching_stride)"
         )
     model = model_class(config)
-    if recipe.model.init:
-        initialise(model, recipe.model.init)
+    if start:
+        initialise(model, start)
     for part in recipe.model.frozen:
         chosen = [p for name, p in model.named_parameters() if name.startswith(part + ".") or name == part]
         if not chosen:
             raise ValueError(f"model.frozen: nothing in a {model_class.__name__} is called {part!r}")
         for parameter in chosen:
             parameter.requires_grad_(False)
+    if recipe.model.lora is not None:
+        add_adapters(model, recipe.model.lora)
     model.set_attn_implementation(recipe.model.attention)
-    return model
+    return model, start.processor if start else WinWinImageProcessor(patch_size=config.patch_size)
 
 
 def make_optimizer(model: torch.nn.Module, options: OptimizationRecipe) -> torch.optim.Optimizer:
-    """AdamW without decay on vectors and scalars (norms, biases, temperatures)."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    """
+    AdamW without decay on vectors and scalars (norms, biases, temperatures), class tokens and tables of positions.
+
+    A group's "scale" multiplies its learning rate (`layer_decay`).
+    """
+    groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            scale = options.layer_decay ** blocks_above(name, model)
+            decayed = parameter.ndim > 1 and not name.endswith(("embeddings.prefix_tokens", "embeddings.positions"))
+            groups.setdefault((scale, decayed), []).append(parameter)
+    described = [
+        {"params": groups[scale, decayed], "weight_decay": options.weight_decay * decayed, "scale": scale}
+        for scale, decayed in sorted(groups, reverse=True)
     ]
-    return torch.optim.AdamW(groups, lr=options.learning_rate, betas=options.betas, fused=True)
+    return torch.optim.AdamW(described, lr=options.learning_rate, betas=options.betas, fused=True)
+
+
+def blocks_above(name: str, model: Any) -> int:
+    """Number of encoder blocks after the one of a parameter, plus one; of the encoder's norm, decoder and head 0."""
+    if name.startswith("winwin.embeddings."):
+        return model.config.num_hidden_layers + 1
+    block = re.match(r"winwin\.layers\.(\d+)\.", name)
+    return model.config.num_hidden_layers - int(block[1]) if block else 0
 
 
 def learning_rate(options: OptimizationRecipe, step: int) -> float:
@@ -138,11 +165,22 @@ def learning_rate(options: OptimizationRecipe, step: int) -> float:
 
 
 def make_average(model: torch.nn.Module, decay: float) -> AveragedModel:
-    """Exponential moving average of the weights; its decay grows with the steps, so that a short training has one too."""
+    """
+    Exponential moving average of the weights; its decay grows with the steps, so that a short training has one too.
+
+    Frozen parameters have none: both models hold the same ones.
+    """
 
     @torch.no_grad()
     def update(averaged: Any, current: Any, count: Any) -> None:
         steps = float(count)
+        pairs = [(a, c) for a, c in zip(averaged, current, strict=True) if a.data_ptr() != c.data_ptr()]
+        averaged, current = zip(*pairs, strict=True)
         torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + steps) / (10 + steps)))
 
-    return AveragedModel(model, multi_avg_fn=update)
+    average = AveragedModel(model, multi_avg_fn=update)
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            place, _, leaf = name.rpartition(".")
+            setattr(average.module.get_submodule(place), leaf, parameter)
+    return average

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModel
+from transformers import AutoImageProcessor, AutoModel
 
 import winwin_hf.registration  # noqa: F401 - the Auto classes know the package's models
 from winwin_hf.data.collator import WinWinCollator
@@ -31,10 +31,14 @@ from winwin_hf.training.recipe import EvaluationSet, Recipe, load_recipe
 logger = logging.getLogger(__name__)
 
 
-def evaluate(model: Any, recipe: Recipe, accelerator: Accelerator) -> dict[str, dict[str, Any]]:
+def evaluate(
+    model: Any, processor: WinWinImageProcessor, recipe: Recipe, accelerator: Accelerator
+) -> dict[str, dict[str, Any]]:
     """
     Scores a model on windows and on each of the recipe's full-frame sets. Same result in every process.
 
+    Args:
+        processor: of which the normalisation and the patch size are used; no working size or enlargement takes part.
     Returns: "windows" or the set's label -> the metric's figures, "images", "seconds" (mean of a forward pass in this process)
         and, of full frames, "size": (height, width) of the last one.
     """
@@ -45,9 +49,9 @@ def evaluate(model: Any, recipe: Recipe, accelerator: Accelerator) -> dict[str, 
         model.set_attn_implementation("sdpa")
     try:
         if recipe.evaluation.windows:
-            results["windows"] = evaluate_windows(model, recipe, accelerator)
+            results["windows"] = evaluate_windows(model, processor, recipe, accelerator)
         for chosen in recipe.evaluation.sets if recipe.task != "pre-training" else ():
-            results[chosen.label] = evaluate_frames(model, recipe, chosen, accelerator)
+            results[chosen.label] = evaluate_frames(model, processor, recipe, chosen, accelerator)
     finally:
         model.set_attn_implementation(attention)
         model.train(was_training)
@@ -67,10 +71,12 @@ def open_set(recipe: Recipe, chosen: EvaluationSet | None = None) -> Source:
 
 
 @torch.no_grad()
-def evaluate_windows(model: Any, recipe: Recipe, accelerator: Accelerator) -> dict[str, Any]:
+def evaluate_windows(
+    model: Any, processor: WinWinImageProcessor, recipe: Recipe, accelerator: Accelerator
+) -> dict[str, Any]:
     """Scores held-out examples, read by the training's own collator. In pre-training: the mean loss."""
     source, options = open_set(recipe), recipe.optimization
-    collator = make_collator(recipe, source, model.config.patch_size, options.seed + 1, None, recipe.data.skip_broken)
+    collator = make_collator(recipe, source, processor, options.seed + 1, None, recipe.data.skip_broken)
     metric, loss, seconds = new_metric(source), np.zeros(2), 0.0
     world, rank = accelerator.num_processes, accelerator.process_index
     examples = list(source.examples(recipe.evaluation.windows, rank, world))
@@ -100,15 +106,18 @@ def evaluate_windows(model: Any, recipe: Recipe, accelerator: Accelerator) -> di
     return {**metric.compute(), **timing}
 
 
-def evaluate_frames(model: Any, recipe: Recipe, chosen: EvaluationSet, accelerator: Accelerator) -> dict[str, Any]:
+def evaluate_frames(
+    model: Any, processor: WinWinImageProcessor, recipe: Recipe, chosen: EvaluationSet, accelerator: Accelerator
+) -> dict[str, Any]:
     """
     Scores full frames one at a time, one forward pass each, at the size that the recipe's set gives them.
 
     No checkpoint's working size or enlargement takes part: how a network does at other sizes is what such sets are for.
     """
     source, skip_broken = open_set(recipe, chosen), recipe.data.skip_broken
-    processor = WinWinImageProcessor(patch_size=model.config.patch_size)
-    network = Predictor(model, processor, source.task, device=accelerator.device, autocast=accelerator.autocast)
+    network = Predictor(
+        model, at_own_size(processor), source.task, device=accelerator.device, autocast=accelerator.autocast
+    )
     title = f"evaluate {chosen.label}"
     result = score(network, source, new_metric(source), accelerator, chosen.length, skip_broken, title=title)
     scores = {
@@ -118,6 +127,13 @@ def evaluate_frames(model: Any, recipe: Recipe, chosen: EvaluationSet, accelerat
         "size": list(result.images[-1].size),
     }
     return {**scores, "broken": len(result.broken)} if result.broken else scores
+
+
+def at_own_size(processor: WinWinImageProcessor) -> WinWinImageProcessor:
+    """An image processor that normalises and pads alike, and leaves the size alone."""
+    return WinWinImageProcessor(
+        patch_size=processor.patch_size, image_mean=processor.image_mean, image_std=processor.image_std
+    )
 
 
 def precision_here(recipe: Recipe) -> str:
@@ -147,7 +163,12 @@ def reduce(state: np.ndarray, accelerator: Accelerator) -> np.ndarray:
 
 
 def make_collator(
-    recipe: Recipe, source: Source, patch_size: int, seed: int, reader: Reader | None = None, skip_broken: bool = False
+    recipe: Recipe,
+    source: Source,
+    processor: WinWinImageProcessor,
+    seed: int,
+    reader: Reader | None = None,
+    skip_broken: bool = False,
 ) -> WinWinCollator:
     """The collator that a recipe's windows ask for."""
     reader = reader or source.reader
@@ -155,7 +176,9 @@ def make_collator(
         reader=SkippingReader(reader) if skip_broken else reader,
         strategy=recipe.windows,
         task=source.task,
-        patch_size=patch_size,
+        patch_size=processor.patch_size,
+        image_mean=processor.image_mean,
+        image_std=processor.image_std,
         seed=seed,
         second=recipe.second_windows,
         guess=recipe.initial_flow,
@@ -185,7 +208,7 @@ def evaluate_by_recipe(
     expected = TASKS[recipe.task].architecture
     if type(model).__name__ != expected:
         raise ValueError(f"{checkpoint} is a {type(model).__name__}; expected a {expected}, for {recipe_path}")
-    results = evaluate(model, recipe, accelerator)
+    results = evaluate(model, AutoImageProcessor.from_pretrained(checkpoint), recipe, accelerator)
     if accelerator.is_main_process:
         show(results, f"{checkpoint} by {recipe_path}")
     return results

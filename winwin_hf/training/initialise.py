@@ -1,59 +1,135 @@
-"""Starting a training from other weights."""
+"""Starting a training from other weights.
+
+Notable:
+- weights decide a part of the config, so a recipe that names them needs no sizes: `Start.config`.
+- they also decide how images are normalised: `Start.processor` goes with the new model.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 import winwin_hf.registration  # noqa: F401 - the Auto classes know the package's models
 from winwin_hf import bundled
 from winwin_hf.convert.croco import load_croco
+from winwin_hf.model.encoders_winwin import FAMILIES, read_encoder
+from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.model.modeling_winwin import WinWinModel, WinWinPreTrainedModel
 from winwin_hf.training.recipe import in_field
 
+# Fields of `WinWinConfig` that an encoder's weights decide, and a decoder's.
+ENCODER = (
+    *("patch_size", "num_channels", "patch_embedding", "stem_hidden_sizes"),
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "hidden_act", "layer_norm_eps"),
+    *("qkv_bias", "key_bias", "use_gated_mlp", "layerscale_value", "num_prefix_tokens"),
+    *("position_embedding", "position_grid", "position_antialias", "rope_theta"),
+)
+DECODER = ("decoder_hidden_size", "decoder_num_hidden_layers", "decoder_num_attention_heads")
 
-def initialise(model: WinWinPreTrainedModel, source: str | Path) -> list[str]:
+
+@dataclass(frozen=True)
+class Start:
     """
-    Starts `model` from other weights, such as a converted CroCo v2: encoder and decoder, and whatever else has its name and shape.
+    Weights to start from.
+
+    Attributes:
+        config: the fields of `WinWinConfig` that they decide; what may be chosen otherwise is in `free`.
+        tensors: by their names under a head ("winwin.layers.0...").
+        processor: how the encoder's images are normalised and padded; at no working size.
+    """
+
+    source: str
+    config: dict[str, Any]
+    free: dict[str, Any]
+    tensors: dict[str, torch.Tensor]
+    processor: WinWinImageProcessor
+
+
+def read_start(source: str | Path, pairs: bool = False) -> Start:
+    """
+    Reads the weights that a recipe's `model.init` names.
+
+    Args:
+        source: a folder, a bundled name or a Hub repository, of this package or of one of `FAMILIES`; or a public CroCo checkpoint
+            (.pth).
+        pairs: they are for a model of two views.
+    Raises: ValueError, OSError: nothing is there, or no encoder that fits under our heads.
+    """
+    source = str(source)
+    if source.endswith((".pth", ".pt")):
+        return _start_of(source, load_croco(source), None)
+    place = bundled.resolve(source)
+    if not Path(place).is_dir() and place.count("/") != 1:
+        raise ValueError(
+            f"model.init: {source}: no such folder, nor the name of a bundled checkpoint or of a Hub repository; if another recipe makes "
+            "it, train by that one first"
+        )
+    with in_field("model.init"):
+        config = AutoConfig.from_pretrained(place)
+        if getattr(config, "vision_config", config).model_type in FAMILIES:
+            encoder = read_encoder(place)
+            fields = encoder.fields({}, pairs)
+            decided = {name: value for name, value in fields.items() if name in ENCODER}
+            free = {name: value for name, value in fields.items() if name not in ENCODER}
+            tensors = {f"winwin.{name}": tensor for name, tensor in encoder.tensors.items()}
+            return Start(source, decided, free, tensors, encoder.image_processor())
+        try:
+            processor = AutoImageProcessor.from_pretrained(place)
+        except OSError:  # the weights alone
+            processor = None
+        return _start_of(source, AutoModel.from_pretrained(place), processor)
+
+
+def _start_of(source: str, model: Any, processor: Any) -> Start:
+    tensors, config = _full_names(model), model.config
+    if not any(name.startswith("winwin.") for name in tensors):
+        raise ValueError(f"{source}: a {type(model).__name__}; expected a model with an encoder")
+    names = ENCODER + DECODER if any(name.startswith("decoder.") for name in tensors) else ENCODER
+    settings = {} if processor is None else {name: getattr(processor, name) for name in ("image_mean", "image_std")}
+    return Start(
+        source,
+        config={name: getattr(config, name) for name in names},
+        free={"apply_layernorm": config.apply_layernorm},
+        tensors=tensors,
+        processor=WinWinImageProcessor(patch_size=config.patch_size, **settings),
+    )
+
+
+def initialise(model: WinWinPreTrainedModel, start: Start) -> list[str]:
+    """
+    Starts `model` from other weights: encoder and decoder, and whatever else has its name and shape.
 
     Unlike `from_pretrained(..., ignore_mismatched_sizes=True)` it does not pass over an encoder or decoder that doesn't fit.
 
-    Args:
-        source: a folder, a bundled name, a Hub repository, or a public CroCo checkpoint (.pth).
     Returns: names of the model's parameters that were left as they were.
     Raises: ValueError where the encoder, or a decoder that both have, differs in depth, heads, a shape or its positions; the model is
         then as it was.
     """
-    if str(source).endswith((".pth", ".pt")):
-        other = load_croco(source)
-    else:
-        place = bundled.resolve(str(source))
-        if not Path(place).is_dir() and place.count("/") != 1:
-            raise ValueError(
-                f"model.init {source}: no such folder, nor the name of a bundled checkpoint or of a Hub repository; if another recipe "
-                "makes it, train by that one first"
-            )
-        with in_field(f"model.init {source}"):
-            other = AutoModel.from_pretrained(place)
-    theirs, ours = _full_names(other), _full_names(model)
+    theirs, ours = start.tensors, _full_names(model)
     parts = [part for part in ("winwin.", "decoder.") if any(name.startswith(part) for name in {*ours} & {*theirs})]
     if "winwin." not in parts:
-        raise ValueError(f"{source}: a {type(other).__name__}; expected a model with an encoder")
+        raise ValueError(f"{start.source}: no tensor of an encoder; expected a model with an encoder")
     # What shapes don't show, and a shorter or longer stack, which would fit as far as it goes.
     options = ["position_embedding", "rope_theta", "num_hidden_layers", "num_attention_heads"]
     options += [f"decoder_{option}" for option in options[2:]] if "decoder." in parts else []
     for option in options:
-        wanted, found = getattr(model.config, option), getattr(other.config, option, None)
+        wanted = getattr(model.config, option)
+        found = start.config.get(option, wanted)
         if wanted != found:
-            raise ValueError(f"{source}: {option} is {found!r}; expected {wanted!r}, as in the model to start")
+            raise ValueError(f"{start.source}: {option} is {found!r}; expected {wanted!r}, as in the model to start")
     fitting = {name for name in ours if name in theirs and theirs[name].shape == ours[name].shape}
     left = [name for name in ours if name not in fitting]
     for name in left:
         if name.startswith(tuple(parts)):
             found = f"has shape {tuple(theirs[name].shape)}" if name in theirs else "is missing"
-            raise ValueError(f"{source}: {name} {found}; expected {tuple(ours[name].shape)}, as in the model to start")
+            raise ValueError(
+                f"{start.source}: {name} {found}; expected {tuple(ours[name].shape)}, as in the model to start"
+            )
     with torch.no_grad():
         for name in fitting:
             ours[name].copy_(theirs[name])

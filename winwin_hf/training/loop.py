@@ -102,11 +102,10 @@ class Training:
         self.step, self.spent = read_progress(state) if state is not None else (0, Spent())
         self.parts = open_parts(recipe, self.accelerator.num_processes, self.step)
         self.source = self.parts[0].source  # its labels decide the model's
-        model = make_model(recipe, self.source)
-        rehearse(recipe, self.parts, model, folder, self.accelerator)
+        model, self.processor = make_model(recipe, self.source)
+        rehearse(recipe, self.parts, model, self.processor, folder, self.accelerator)
         if options.gradient_checkpointing:
             model.gradient_checkpointing_enable()
-        self.patch_size = model.config.patch_size
         optimizer = make_optimizer(model, options)
         self.average = make_average(model, options.ema_decay).to(self.accelerator.device) if options.ema_decay else None
         if self.average is not None:  # its count is read at every step; on an accelerator each read would wait
@@ -147,7 +146,7 @@ class Training:
         """The batches from the current step on, with log and progress bar open."""
         accelerator = self.accelerator
         loader = make_loader(
-            self.recipe, accelerator.process_index, accelerator.num_processes, self.step, self.patch_size, self.parts
+            self.recipe, accelerator.process_index, accelerator.num_processes, self.step, self.processor, self.parts
         )
         collator: Any = loader.collate_fn
         self.reader = collator.reader
@@ -206,7 +205,7 @@ class Training:
         loss_sum = torch.zeros((), device=accelerator.device)
         self.rate = learning_rate(options, self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.rate
+            group["lr"] = self.rate * group["scale"]
         for _ in range(options.accumulation):
             batch = self._next_batch(batches)
             with accelerator.accumulate(self.model):
@@ -269,7 +268,7 @@ class Training:
         """Scores the best model and logs the scores. At the end the model is written first."""
         if self.ended:
             self._write_model()
-        results = evaluate(self.best, self.recipe, self.accelerator)
+        results = evaluate(self.best, self.processor, self.recipe, self.accelerator)
         if results:
             self.log(self.step, {**results, **asdict(self.spent)})
         if results and self.accelerator.is_main_process:
@@ -300,7 +299,7 @@ class Training:
 
     def _write_model(self) -> None:
         if self.accelerator.is_main_process and not self._model_written:
-            save_model(self.best, self.folder, self.recipe)
+            save_model(self.best, self.folder, self.recipe, self.processor)
         self._model_written = True
 
     def finish(self) -> Path:

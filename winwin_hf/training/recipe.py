@@ -9,7 +9,7 @@ Notable:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -21,7 +21,7 @@ from winwin_hf.checked import FORBID, build
 from winwin_hf.data.collator import SecondStrategy
 from winwin_hf.data.guesses import GuessStrategy
 from winwin_hf.data.rows import BrokenExample
-from winwin_hf.model.configuration_winwin import WinWinConfig
+from winwin_hf.model.configuration_winwin import PRESETS, WinWinConfig
 from winwin_hf.recipes import recipe_path
 from winwin_hf.task import TaskName
 from winwin_hf.windows import Strategy
@@ -31,15 +31,29 @@ from winwin_hf.windows import Strategy
 class ModelRecipe:
     """The network, and where it starts."""
 
-    preset: Annotated[str, Field(description="Sizes to start from (`tiny`, `small`, `base`, `large`).")] = "tiny"
+    preset: Annotated[
+        str | None,
+        Field(
+            description="Sizes to start from (`tiny`, `small`, `base`, `large`). Null: `tiny`, or with `init` the "
+            "defaults of `WinWinConfig` for what `init` leaves open."
+        ),
+    ] = None
     config: Annotated[dict[str, Any], Field(description="Fields of `WinWinConfig` on top of the preset.")] = (
         dataclasses.field(default_factory=dict)
     )
     init: Annotated[
         str | None,
         Field(
-            description="Checkpoint whose encoder and decoder the network starts from: a folder, a name, or a public "
-            "CroCo .pth. They must have the same sizes."
+            description="Weights that the network starts from; they decide the encoder's fields of the config, and the "
+            "decoder's if they have one. A folder, a bundled name or a Hub repository, of this package or of an "
+            "[encoder that others pre-trained](pretrained.md), or a public CroCo .pth."
+        ),
+    ] = None
+    lora: Annotated[
+        dict[str, Any] | None,
+        Field(
+            description="LoRA of the encoder: arguments of PEFT's `LoraConfig`, such as `{r: 16}`. The encoder's own weights are "
+            "frozen, everything else is trained; the saved model is merged. Needs `winwin-hf[lora]`."
         ),
     ] = None
     frozen: Annotated[
@@ -159,6 +173,12 @@ class EvaluationSet:
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
 
+# What a preset and weights must agree in.
+SIZES = tuple(
+    f"{prefix}{name}"
+    for prefix in ("", "decoder_")
+    for name in ("hidden_size", "num_hidden_layers", "num_attention_heads")
+)
 RESERVED_LABELS = ("windows", "step", "seconds", "cpu_seconds")  # what else stands in a line of scores
 
 
@@ -198,6 +218,15 @@ class OptimizationRecipe:
     accumulation: Annotated[int, Field(ge=1, description="Backward passes of one optimiser step.")] = 1
     learning_rate: Annotated[float, Field(description="Largest learning rate.")] = 3e-4
     weight_decay: Annotated[float, Field(description="AdamW's weight decay; not on norms and biases.")] = 0.05
+    layer_decay: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1,
+            description="Each encoder block learns this much more slowly than the block after it, its embeddings most slowly "
+            "(Clark et al. 2020; 0.65 to 0.9 for fine-tuning). 1: all alike.",
+        ),
+    ] = 1.0
     betas: Annotated[tuple[float, float], Field(description="AdamW's betas.")] = (0.9, 0.95)
     warmup_steps: Annotated[int, Field(description="Steps of linear warm-up; a cosine follows.")] = 500
     final_share: Annotated[float, Field(description="Learning rate at the end, as a share of `learning_rate`.")] = 0.0
@@ -257,13 +286,43 @@ class Recipe:
                 f"num_workers={workers} batches, or a resumed training would not read the same data"
             )
 
-    def config(self, **labels: Any) -> WinWinConfig:
-        """The model's config; `labels` are what the data set adds (id2label)."""
+    def config(
+        self, decided: Mapping[str, Any] | None = None, free: Mapping[str, Any] | None = None, **labels: Any
+    ) -> WinWinConfig:
+        """
+        The model's config.
+
+        Args:
+            decided: fields that the weights of `model.init` decide. free: fields that go with them unless the recipe has others.
+            labels: what the data set adds (id2label).
+        Raises: ValueError: an unknown field, or one that contradicts those weights.
+        """
+        decided, init = dict(decided or {}), self.model.init
         known = {f.name for f in dataclasses.fields(WinWinConfig)}
         unknown = [key for key in self.model.config if key not in known or key.startswith("_")]
         if unknown:
             raise ValueError(f"model.config: unknown {', '.join(unknown)}; expected fields of WinWinConfig")
-        return WinWinConfig.from_preset(self.model.preset, **{**labels, **self.model.config})
+        for name, value in self.model.config.items():
+            if name in decided and plain(value) != plain(decided[name]):
+                raise ValueError(f"model.config.{name} is {value!r}, and {init} has {decided[name]!r}; leave it out")
+        preset = PRESETS.get(str(self.model.preset), {})
+        if decided and preset:
+            sizes = WinWinConfig.from_preset(str(self.model.preset))
+            for name in (name for name in SIZES if name in decided and name not in self.model.config):
+                if getattr(sizes, name) != decided[name]:
+                    raise ValueError(
+                        f"model.preset {self.model.preset} has {name}={getattr(sizes, name)}, and {init} has {decided[name]}; "
+                        "leave the preset out"
+                    )
+        fields = {**(free or {}), **preset, **decided, **labels, **self.model.config}
+        if self.model.preset is None and decided:
+            return WinWinConfig(**fields)
+        return WinWinConfig.from_preset(self.model.preset or "tiny", **fields)
+
+
+def plain(value: Any) -> Any:
+    """A tuple as a list: YAML has only lists."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.sources import Source
 from winwin_hf.data.streams import Part
 from winwin_hf.evaluation.scoring import read_frame
+from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.task import TASKS
 from winwin_hf.training.evaluate import make_collator, open_set
 from winwin_hf.training.recipe import Recipe, in_field
@@ -36,13 +37,20 @@ FLOAT = 4  # bytes
 logger = logging.getLogger(__name__)
 
 
-def rehearse(recipe: Recipe, parts: list[Part], model: Any, folder: Path, accelerator: Accelerator) -> None:
+def rehearse(
+    recipe: Recipe,
+    parts: list[Part],
+    model: Any,
+    processor: WinWinImageProcessor,
+    folder: Path,
+    accelerator: Accelerator,
+) -> None:
     """
     Reads one example of each data set of a recipe as the training and the evaluations will, and checks what else would fail late.
 
     Args:
         parts: the opened training sets.
-        model: the one to train; its labels must be those of the data.
+        model, processor: the ones to train; the labels must be those of the data.
         folder: the output's.
     Raises: ValueError, BrokenExample, FileNotFoundError: the message begins with the recipe's field.
     """
@@ -50,19 +58,19 @@ def rehearse(recipe: Recipe, parts: list[Part], model: Any, folder: Path, accele
     if lacking:  # Accelerate leaves it out without a word
         raise ValueError(f"trackers: {', '.join(lacking)} isn't installed; expected its package, or another list")
     check_space(folder, model, bool(recipe.optimization.ema_decay))
-    patch, skip = model.config.patch_size, recipe.data.skip_broken
+    skip = recipe.data.skip_broken
     opened = []
     for i, part in enumerate(parts):
         with in_field(f"data.sets.{i}" if recipe.data.sets else "data"):
             check_labels(part.source, model)
             if recipe.task != "pre-training" and part.source.at is None:  # synthetic truth is known everywhere
                 look_at(part.source, readings(part.source, partial(stored_target, part.source), skip), classes=2)
-            collate_first(recipe, part.source, patch)
+            collate_first(recipe, part.source, processor)
         opened.append(part.source.name)
     if recipe.evaluation.windows:
         with in_field("evaluation.windows (of the first data set; 0: none)"):
             source = open_set(recipe)
-            collate_first(recipe, source, patch)
+            collate_first(recipe, source, processor)
         opened.append("held-out windows")
     for i, chosen in enumerate(recipe.evaluation.sets if recipe.task != "pre-training" else ()):
         with in_field(f"evaluation.sets.{i} ({chosen.label})"):
@@ -78,8 +86,8 @@ def rehearse(recipe: Recipe, parts: list[Part], model: Any, folder: Path, accele
 def check_space(folder: Path, model: torch.nn.Module, average: bool) -> None:
     """Raises ValueError where the disk has no room for two states, of which one replaces the other, and the model."""
     model_size = FLOAT * sum(p.numel() for p in model.parameters())
-    moments = 2 * FLOAT * sum(p.numel() for p in model.parameters() if p.requires_grad)
-    needed = 2 * (model_size * (2 if average else 1) + moments) + model_size
+    trained = FLOAT * sum(p.numel() for p in model.parameters() if p.requires_grad)
+    needed = 2 * (model_size + trained * (3 if average else 2)) + model_size  # the moments are two
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ValueError(
@@ -119,9 +127,9 @@ def readings(source: Source, read: Callable[[dict[str, Any]], Any], skip_broken:
         raise BrokenExample(reason)
 
 
-def collate_first(recipe: Recipe, source: Source, patch_size: int) -> None:
+def collate_first(recipe: Recipe, source: Source, processor: WinWinImageProcessor) -> None:
     """Makes a batch of the first readable example of a set, through the collator of the training."""
-    collator = make_collator(recipe, source, patch_size, recipe.optimization.seed)
+    collator = make_collator(recipe, source, processor, recipe.optimization.seed)
     next(readings(source, lambda example: collator([example]), recipe.data.skip_broken))
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
+from winwin_hf.training.adapters import merged
 from winwin_hf.training.recipe import Recipe, dump_recipe, load_recipe
 
 STATE = "state-{:08d}"
@@ -60,7 +61,9 @@ def save_state(accelerator: Accelerator, output: Path, step: int, average: Avera
     accelerator.save_state(str(temporary), safe_serialization=True)
     if accelerator.is_main_process:
         if average is not None:
-            save_file(average.state_dict(), temporary / "average.safetensors")
+            frozen = frozen_in(average)
+            averaged = {name: tensor for name, tensor in average.state_dict().items() if name not in frozen}
+            save_file(averaged, temporary / "average.safetensors")
         (temporary / "state.json").write_text(json.dumps({"step": step, **asdict(spent)}))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -81,15 +84,26 @@ def load_state(accelerator: Accelerator, state: Path, average: AveragedModel | N
     """Restores model, optimiser, random states and average. Accelerate unpickles none of them."""
     accelerator.load_state(str(state))
     if average is not None:
-        average.load_state_dict(load_file(state / "average.safetensors", device=str(accelerator.device)))
+        averaged = load_file(state / "average.safetensors", device=str(accelerator.device))
+        missing, unexpected = average.load_state_dict(averaged, strict=False)
+        wrong = [*unexpected, *(name for name in missing if name not in frozen_in(average))]
+        if wrong:
+            raise ValueError(
+                f"{state / 'average.safetensors'}: not an average of this model; {wrong[0]} is in one of both only"
+            )
 
 
-def save_model(model: Any, output: Path, recipe: Recipe) -> Path:
+def frozen_in(average: AveragedModel) -> set[str]:
+    """Names of the parameters that aren't trained, and so are the model's own."""
+    return {name for name, parameter in average.named_parameters() if not parameter.requires_grad}
+
+
+def save_model(model: Any, output: Path, recipe: Recipe, processor: WinWinImageProcessor) -> Path:
     """Writes output/model, which `AutoModel.from_pretrained` and `AutoImageProcessor.from_pretrained` load; returns it."""
     final, temporary = output / "model", output / "model.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
-    WinWinImageProcessor(patch_size=model.config.patch_size).save_pretrained(temporary)
+    merged(model).save_pretrained(temporary)
+    processor.save_pretrained(temporary)
     (temporary / "recipe.yaml").write_text(dump_recipe(recipe))
     shutil.rmtree(final, ignore_errors=True)
     temporary.replace(final)

@@ -88,20 +88,19 @@ def train_step(
     accelerator = Accelerator(mixed_precision=recipe.optimization.mixed_precision)
     torch.manual_seed(0)
     parts = open_parts(recipe, accelerator.num_processes) if loader else []
-    net = make_model(recipe, parts[0].source if loader else Noise(task))
+    net, processor = make_model(recipe, parts[0].source if loader else Noise(task))
     if checkpointing:
         net.gradient_checkpointing_enable()
-    patch_size = net.config.patch_size
     optimizer = make_optimizer(net, recipe.optimization)
     net, optimizer = accelerator.prepare(net.train(), optimizer)
     meter, result = Meter(), {"parameters": sum(p.numel() for p in net.parameters())}
     meter.start_memory()
 
     if loader:
-        batches = iter(make_loader(recipe, accelerator.process_index, accelerator.num_processes, 0, patch_size, parts))
+        batches = iter(make_loader(recipe, accelerator.process_index, accelerator.num_processes, 0, processor, parts))
         batches = itertools.chain([next_batch(batches)], batches)  # the loader's process has started
     else:
-        batches = itertools.repeat(random_batch(task, frame, windows, second_windows, batch, patch_size))
+        batches = itertools.repeat(random_batch(task, frame, windows, second_windows, batch, processor.patch_size))
     for step in range(warmup + steps):
         prefix = "warmup_" if step < warmup else ""
         with meter.timed(f"{prefix}step"):
@@ -118,13 +117,15 @@ def train_step(
     del batches  # ends the loader's process
     if loader and loading:
         recipe.optimization.num_workers = 0
-        batches = iter(make_loader(recipe, 0, 1, 0, patch_size, parts))
+        batches = iter(make_loader(recipe, 0, 1, 0, processor, parts))
         next(batches)  # opens files, fills caches
         for _ in range(loading):
             with meter.timed("loading"):
                 next(batches)
     tokens = {name: tensor.shape for name, tensor in tensors.items() if name.endswith("pixel_values")}
-    result["tokens"] = sum(int(np.prod(s)) // s[-3] // patch_size**2 for s in tokens.values())  # of the whole batch
+    result["tokens"] = sum(
+        int(np.prod(s)) // s[-3] // processor.patch_size**2 for s in tokens.values()
+    )  # of the whole batch
     result["processes"] = accelerator.num_processes
     return {**meter.times(), **result} if accelerator.is_main_process else None
 

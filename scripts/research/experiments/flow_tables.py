@@ -23,6 +23,7 @@ from research.experiments.results import write_result
 from research.experiments.scores import score_once
 from research.experiments.summaries import median_text, plus_minus, seeds_text
 from winwin_hf.data.collator import SecondStrategy
+from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.training.evaluate import make_collator, open_set
 from winwin_hf.training.recipe import Recipe, load_recipe
 
@@ -76,7 +77,7 @@ def at_step(folder: Path, label: str, step: int) -> dict[str, float] | None:
 def zero_on_windows(recipe: Recipe) -> dict[str, float]:
     """EPE of zero flow on the windows of a training's evaluation."""
     source = open_set(recipe)
-    collator = make_collator(recipe, source, 16, recipe.optimization.seed + 1)
+    collator = make_collator(recipe, source, WinWinImageProcessor(), recipe.optimization.seed + 1)
     total = np.zeros(2)
     for example in source.examples(recipe.evaluation.windows):
         labels = collator([example])["labels"].permute(0, 1, 3, 4, 2).flatten(0, 3).numpy()

@@ -1,0 +1,285 @@
+"""Trainings that start from an encoder that others pre-trained: the config follows, and so does how images are normalised."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+import yaml
+from safetensors.torch import load_file
+from support.places import FRAMES
+from transformers import AutoImageProcessor, AutoModel
+
+from winwin_hf import WinWinConfig, WinWinForOpticalFlow, WinWinForSemanticSegmentation
+from winwin_hf.checked import build
+from winwin_hf.convert.encoder import convert_encoder
+from winwin_hf.model.encoders_winwin import FAMILIES, FREE, read_encoder
+from winwin_hf.training import loop
+from winwin_hf.training.build import make_average, make_loader, make_model, make_optimizer, open_parts
+from winwin_hf.training.initialise import ENCODER
+from winwin_hf.training.loop import train
+from winwin_hf.training.recipe import OptimizationRecipe, Recipe
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+SOURCES = {
+    "dinov3": ("DINOv3ViT", {"patch_size": 16, "intermediate_size": 64}),
+    "dinov2": ("Dinov2", {"patch_size": 14, "image_size": 56, "mlp_ratio": 2}),
+    "mae": ("ViTMAE", {"patch_size": 16, "image_size": 64, "intermediate_size": 64}),
+    "siglip": ("SiglipVision", {"patch_size": 16, "image_size": 64, "intermediate_size": 64}),
+}
+HEAD = {"dpt_layer_sizes": [8, 8, 8, 8], "dpt_hidden_size": 8, "head_hidden_size": 16}
+DECODER = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 2, "decoder_num_attention_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory) -> dict[str, str]:
+    """Folders of transformers' own models with random weights."""
+    folders = {}
+    for name, (family, options) in SOURCES.items():
+        torch.manual_seed(0)
+        model = getattr(transformers, f"{family}Model")(
+            getattr(transformers, f"{family}Config")(**{**SIZES, **options})
+        )
+        folders[name] = str(tmp_path_factory.mktemp(name))
+        model.save_pretrained(folders[name])
+    return folders
+
+
+def recipe_of(init: str | Path, task: str = "semantic-segmentation", **changes) -> dict:
+    flow = task == "optical-flow"
+    recipe = {
+        "task": task,
+        "data": {"name": "synthetic-flow", "settings": {"height": 64, "width": 96, "texture_count": 2}}
+        if flow
+        else {"name": "camvid", "path": str(FRAMES / "CamVid")},
+        "model": {"init": str(init), "config": {**HEAD, **(DECODER if flow else {})}},
+        "windows": {"kind": "windows", "size": [2, 2]},
+        "optimization": {"steps": 4, "batch_size": 2, "warmup_steps": 1, "num_workers": 0},
+        "evaluation": {"every": 0, "windows": 2, "sets": [{"label": "frames", "length": 1}]},
+        "save_every": 2,
+        "log_every": 1,
+        "trackers": [],
+    }
+    for section, values in changes.items():
+        recipe[section] = {**recipe[section], **values}
+    return recipe
+
+
+def network(values: dict):
+    recipe = build(Recipe, values, "test")
+    return make_model(recipe, open_parts(recipe)[0].source)
+
+
+def run(values: dict, folder: Path, resume: bool = False) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "recipe-of-the-test.yaml").write_text(yaml.safe_dump(values))
+    return train(folder / "recipe-of-the-test.yaml", folder / "run", resume)
+
+
+def interrupted(values: dict, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A training that dies after its first state and is resumed."""
+    save = loop.save_state
+
+    def die(*arguments):
+        save(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop, "save_state", die)
+        run(values, folder)
+    return run(values, folder, resume=True)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_the_config_follows_from_the_encoder(sources, name):
+    model, processor = network(recipe_of(sources[name]))
+    encoder = read_encoder(sources[name])
+    for field, value in encoder.config.items():
+        assert getattr(model.config, field) == value, field
+    arrived = model.winwin.state_dict()
+    assert arrived.keys() == encoder.tensors.keys()
+    assert all(torch.equal(tensor, encoder.tensors[key]) for key, tensor in arrived.items())
+    assert (processor.patch_size, list(processor.image_mean)) == (encoder.config["patch_size"], encoder.image_mean)
+    assert model.config.head_type == ("dpt" if name == "dinov2" else "conv")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_field_that_an_encoder_decides_is_known(family):
+    fields = FAMILIES[family](transformers.CONFIG_MAPPING[family](), family)
+    assert set(fields) <= {*ENCODER, *FREE, "attention_pattern"}
+
+
+@pytest.mark.parametrize(("name", "task"), [("dinov2", "semantic-segmentation"), ("dinov3", "optical-flow")])
+def test_a_training_by_a_recipe_ends_with_the_encoder_s_own_processor(sources, name, task, tmp_path):
+    folder = run(recipe_of(sources[name], task), tmp_path)
+    model, processor = AutoModel.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
+    encoder = read_encoder(sources[name])
+    assert model.config.position_embedding == encoder.config["position_embedding"]
+    assert processor.patch_size == encoder.config["patch_size"] == model.config.patch_size
+    assert list(processor.image_mean) == encoder.image_mean
+    scores = json.loads((folder.parent / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {"windows", "frames"} <= scores.keys()
+
+
+def test_windows_are_normalised_as_the_encoder_s_images_were(sources):
+    """SigLIP's mean is a half. What the collator makes of a whole frame is what the image processor makes of it."""
+    recipe = build(Recipe, recipe_of(sources["siglip"]), "test")
+    recipe.windows = type(recipe.windows)("full")
+    parts = open_parts(recipe)
+    _, processor = make_model(recipe, parts[0].source)
+    loader = make_loader(recipe, 0, 1, 0, processor, parts)
+    loader.collate_fn.reader.augmentation = None
+    example = {"index": 0, **parts[0].source.dataset[0]}
+    made = loader.collate_fn([example])["pixel_values"][0, 0]
+    image, _ = parts[0].source.reader.decode(example)
+    expected = processor(image, return_tensors="pt")["pixel_values"][0]
+    assert list(processor.image_mean) == [0.5] * 3
+    height, width = image.shape[:2]
+    torch.testing.assert_close(made[:, :height, :width], expected[:, :height, :width], rtol=1e-5, atol=1e-5)
+
+
+def test_a_converted_folder_decides_the_same(sources, tmp_path):
+    """`winwin convert`, then a recipe, is a recipe alone."""
+    convert_encoder(sources["siglip"], tmp_path / "converted")
+    direct, first = network(recipe_of(sources["siglip"]))
+    through, second = network(recipe_of(tmp_path / "converted"))
+    assert direct.config.to_diff_dict() == through.config.to_diff_dict()
+    assert all(torch.equal(a, b) for a, b in zip(direct.winwin.parameters(), through.winwin.parameters(), strict=True))
+    for processor in (first, second):
+        assert (list(processor.image_mean), processor.patch_size) == ([0.5] * 3, 16)
+
+
+def test_a_decoder_decides_its_sizes_too(tmp_path):
+    config = WinWinConfig(**SIZES, **DECODER, head_hidden_size=16)
+    WinWinForOpticalFlow(config).save_pretrained(tmp_path)
+    values = recipe_of(tmp_path, "optical-flow")
+    values["model"]["config"] = {"head_hidden_size": 16}
+    model, _ = network(values)
+    assert {name: getattr(model.config, name) for name in DECODER} == DECODER
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"config": {"hidden_size": 64}}, r"model\.config\.hidden_size is 64, and .* has 32; leave it out"),
+        (
+            {"config": {"position_embedding": "rope"}},
+            r"model\.config\.position_embedding is 'rope', and .* 'rope_frame'",
+        ),
+        ({"preset": "small"}, r"model\.preset small has hidden_size=384, and .* has 32; leave the preset out"),
+    ],
+)
+def test_what_contradicts_the_encoder_is_refused(sources, model, message):
+    with pytest.raises(ValueError, match=message):
+        network(recipe_of(sources["dinov3"], model=model))
+
+
+def test_what_an_encoder_leaves_open_can_be_chosen(sources):
+    model, _ = network(recipe_of(sources["dinov3"], model={"config": {**HEAD, "drop_path_rate": 0.3}}))
+    assert model.config.drop_path_rate == 0.3
+
+
+def test_a_head_for_pairs_reads_the_decoder_too(tmp_path):
+    """DINO's own heads of 24 blocks read four of the encoder's; flow from the encoder alone would see one view only."""
+    config = transformers.Dinov2Config(hidden_size=16, num_hidden_layers=24, num_attention_heads=2, image_size=56)
+    transformers.Dinov2Model(config).save_pretrained(tmp_path)
+    options = {"head_type": "dpt", **DECODER, **HEAD}
+    flow = WinWinForOpticalFlow.from_encoder(str(tmp_path), **options)
+    segmentation = WinWinForSemanticSegmentation.from_encoder(str(tmp_path), **options)
+    assert segmentation.config.taps(False) == [4, 11, 17, 23]
+    assert flow.config.taps(True)[-1] == 25  # the decoder's last block
+    values = recipe_of(tmp_path, "optical-flow", model={"config": options})
+    assert network(values)[0].config.taps(True) == flow.config.taps(True)
+
+
+# ------------------------------------------------------------------ fine-tuning
+
+
+def test_layers_learn_the_more_slowly_the_deeper(sources):
+    model, _ = network(recipe_of(sources["dinov2"]))
+    groups = make_optimizer(model, OptimizationRecipe(layer_decay=0.5, learning_rate=1.0)).param_groups
+    scale = {id(p): group["scale"] for group in groups for p in group["params"]}
+    expected = {"winwin.embeddings.": 0.125, "winwin.layers.0.": 0.25, "winwin.layers.1.": 0.5}
+    names = dict(model.named_parameters())
+    assert len(scale) == len(names)
+    for name, parameter in names.items():
+        assert scale[id(parameter)] == next((s for start, s in expected.items() if name.startswith(start)), 1.0), name
+    undecayed = {id(p) for group in groups for p in group["params"] if not group["weight_decay"]}
+    assert {id(names["winwin.embeddings.prefix_tokens"]), id(names["winwin.embeddings.positions"])} <= undecayed
+
+
+def test_the_learning_rate_of_each_group_follows_the_schedule(sources, tmp_path, monkeypatch):
+    rates, step = [], torch.optim.AdamW.step
+
+    def spy(self, *arguments, **options):
+        rates.append({group["scale"]: group["lr"] for group in self.param_groups})
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    run(recipe_of(sources["mae"], optimization={"layer_decay": 0.5, "learning_rate": 1e-3}), tmp_path)
+    assert len(rates) == 4 and rates[0][1.0] == 1e-3
+    assert all(rate[scale] == pytest.approx(scale * rate[1.0]) for rate in rates for scale in rate)
+    assert rates[-1][1.0] < rates[1][1.0]
+
+
+def test_frozen_parts_have_no_average(sources, tmp_path, monkeypatch):
+    values = recipe_of(sources["dinov3"], model={"frozen": ["winwin"]})
+    model, _ = network(values)
+    average = make_average(model, 0.9)
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter.add_(1)
+    for _ in range(2):
+        average.update_parameters(model)
+    averaged, own = dict(average.module.named_parameters()), dict(model.named_parameters())
+    assert all((averaged[name] is own[name]) == name.startswith("winwin.") for name in own)
+
+    whole = load_file(run(values, tmp_path / "whole") / "model.safetensors")
+    stored = load_file(next((tmp_path / "whole" / "run").glob("state-*")) / "average.safetensors")
+    assert stored and not any(name.startswith("module.winwin.") for name in stored)
+    resumed = load_file(interrupted(values, tmp_path / "resumed", monkeypatch) / "model.safetensors")
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+    start = read_encoder(sources["dinov3"]).tensors
+    assert all(torch.equal(whole[f"winwin.{name}"], tensor) for name, tensor in start.items())
+
+
+def test_lora_in_a_recipe(sources, tmp_path, monkeypatch):
+    """Only adapters and head are trained; it resumes exactly; what is saved needs no PEFT."""
+    pytest.importorskip("peft", reason="needs peft (winwin-hf[lora])")
+    values = recipe_of(sources["dinov3"], model={"lora": {"r": 2}}, optimization={"learning_rate": 1e-2})
+    model, _ = network(values)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert {name for name in trained if name.startswith("winwin.")} == {
+        name for name, _ in model.named_parameters() if "lora_" in name
+    }
+    assert {name for name, _ in model.named_parameters() if name.startswith("head.")} <= trained
+
+    whole = run(values, tmp_path / "whole")
+    tensors = load_file(whole / "model.safetensors")
+    assert not any("lora" in name or "base_layer" in name for name in tensors)
+    moved = {
+        name
+        for name, tensor in read_encoder(sources["dinov3"]).tensors.items()
+        if not torch.equal(tensors[f"winwin.{name}"], tensor)
+    }
+    assert moved == {
+        f"layers.{i}.{layer}.weight"
+        for i in range(2)
+        for layer in (*(f"attention.{x}_proj" for x in "qkvo"), "mlp.up_proj", "mlp.down_proj")
+    }
+    assert type(AutoModel.from_pretrained(whole)).__name__ == "WinWinForSemanticSegmentation"
+    resumed = load_file(interrupted(values, tmp_path / "resumed", monkeypatch) / "model.safetensors")
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [({"rank": 4}, r"model\.lora: .*rank"), ({"target_modules": ["nothing"]}, r"model\.lora: .*nothing")],
+)
+def test_lora_options_are_peft_s(sources, lora, message):
+    pytest.importorskip("peft", reason="needs peft (winwin-hf[lora])")
+    with pytest.raises(ValueError, match=message):
+        network(recipe_of(sources["dinov3"], model={"lora": lora}))

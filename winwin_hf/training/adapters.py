@@ -1,0 +1,51 @@
+"""LoRA of the encoder in a training by a recipe, by PEFT. The saved model is merged, so it is one like any other."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+
+# Linear layers of the encoder's blocks.
+TARGETS = r"winwin\.layers\.\d+\.(?:attention|mlp)\.\w+_proj"
+
+
+def add_adapters(model: torch.nn.Module, options: dict[str, Any]) -> None:
+    """
+    Puts LoRA into the encoder, whose own weights are frozen. What was trained outside of the encoder still is.
+
+    Args:
+        options: arguments of PEFT's `LoraConfig`; by default all linear layers of the encoder's blocks have an adapter.
+    Raises: ImportError: PEFT isn't there. ValueError: an option that PEFT doesn't have, or layers that the model doesn't have.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ImportError(f"model.lora needs PEFT ({error}): pip install 'winwin-hf[lora]'") from error
+    others = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("winwin.")]
+    try:
+        inject_adapter_in_model(LoraConfig(**{"target_modules": TARGETS, **options}), model)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"model.lora: {error}") from error
+    # PEFT freezes all but its own; the weights under an adapter stay so
+    adapted = {id(p) for name, p in model.named_parameters() if ".base_layer." in name}
+    for parameter in others:
+        parameter.requires_grad_(id(parameter) not in adapted)
+
+
+def merged(model: Any) -> Any:
+    """The model itself, or a copy with its adapters added into the weights."""
+    try:
+        from peft.tuners.tuners_utils import BaseTunerLayer
+    except ImportError:
+        return model
+    if not any(isinstance(layer, BaseTunerLayer) for layer in model.modules()):
+        return model
+    model = copy.deepcopy(model)
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, BaseTunerLayer):
+            layer.merge(safe_merge=True)
+            model.set_submodule(name, layer.get_base_layer())
+    del model.peft_config
+    return model
