@@ -197,6 +197,8 @@ def test_clear_errors():
         ValueError, match="unknown options labels; SemanticSegmentation knows num_labels, ignore, names, ignore_index"
     ):
         load("semantic_segmentation", labels=3)
+    with pytest.raises(ValueError, match="ignore=3 and ignore_index=255: expected one of both"):
+        load("semantic_segmentation", ignore=3, ignore_index=255)
     with pytest.raises(ValueError, match="unknown configuration 'eth3d'; MonocularDepth knows default, nyu, kitti"):
         load("monocular_depth", "eth3d")
     depth = load("monocular_depth")

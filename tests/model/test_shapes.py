@@ -212,6 +212,13 @@ def test_classes_are_integers():
         losses.semantic_loss(torch.zeros(2, 5, 4, 6), torch.full((2, 4, 6), 0.7))
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_arrays_of_numpy_are_refused_by_name(name):
+    loss, right = LOSSES[name]
+    with pytest.raises(TypeError, match=r"is a ndarray: expected a torch\.Tensor"):
+        loss(right[0], right[1].numpy(), *right[2:])
+
+
 def test_the_matching_loss_compares_shapes():
     vectors, values = torch.zeros(2, 6, 2), torch.ones(2, 6)
     match = Match(vectors, vectors, values, values, values, vectors, vectors)

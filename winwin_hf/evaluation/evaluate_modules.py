@@ -214,8 +214,12 @@ class LabelMetric(DenseMetric):
         self.options = self._whole(options)
 
     def _whole(self, options: dict[str, Any]) -> dict[str, Any]:
-        """Options by one name: mean_iou's `ignore_index` is `ignore`."""
+        """Options by one name: mean_iou's `ignore_index` is `ignore`. Raises ValueError where both are given, and differ."""
         options = dict(options)
+        if {"ignore", "ignore_index"} <= options.keys() and options["ignore"] != options["ignore_index"]:
+            raise ValueError(
+                f"ignore={options['ignore']} and ignore_index={options['ignore_index']}: expected one of both"
+            )
         if "ignore_index" in options:
             options["ignore"] = options.pop("ignore_index")
         return options

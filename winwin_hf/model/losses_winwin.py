@@ -24,7 +24,9 @@ IGNORE_LABEL = 255  # class of pixels that are unknown
 
 
 def check_shape(name: str, tensor: Tensor, expected: Sequence[int]) -> None:
-    """Raises ValueError, with both shapes, where `tensor` has another shape than `expected`."""
+    """Raises ValueError, with both shapes, where `tensor` has another shape than `expected`; TypeError where it isn't a tensor."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} is a {type(tensor).__name__}: expected a torch.Tensor.")
     if tuple(tensor.shape) != tuple(expected):
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}: expected {tuple(expected)}.")
 
