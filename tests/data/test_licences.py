@@ -12,7 +12,8 @@ def test_sets_with_a_licence_of_the_hub():
 
 
 @pytest.mark.parametrize(
-    "name", ["kitti-2015", "flying-chairs", "camvid", "ade20k", "bdd100k", "seven-scenes", "cityscapes"]
+    "name",
+    ["kitti-2015", "flying-chairs", "camvid", "ade20k", "bdd100k", "seven-scenes", "cityscapes", "labelme-facade"],
 )
 def test_no_commercial_use(name):
     terms = terms_of_set(name)

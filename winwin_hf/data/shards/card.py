@@ -35,6 +35,8 @@ KINDS = {
     ("label", "ids"): "PNG of class ids; 255 and the ids after a colon are ignored",
     ("label", "minus-one"): "PNG of ids from 1; 0 is ignored",
     ("label", "cityscapes"): "PNG of Cityscapes' raw ids, of which 19 are classes",
+    ("label", "values"): "PNG of the values after the colon, one for each class; those after a semicolon are ignored",
+    ("label", "colours"): "PNG of the colours after the colon, one for each class; those after a semicolon are ignored",
     ("label", "camvid-colours"): "PNG in CamVid's colours",
     ("occluded", "png"): "PNG, occluded where it isn't 0",
 }
