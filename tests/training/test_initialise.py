@@ -9,14 +9,18 @@ import pytest
 import torch
 import transformers
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from support.croco_files import PAIRS as CONSTRUCTORS
+from support.croco_files import SIZES as CROCO
+from support.croco_files import pair, pair_tensors, public_tensors, save
 from support.places import FRAMES
 from transformers import AutoImageProcessor, AutoModel
 
 from winwin_hf import WinWinConfig, WinWinForOpticalFlow, WinWinForSemanticSegmentation
 from winwin_hf.checked import build
 from winwin_hf.convert.encoder import convert_encoder
-from winwin_hf.model.encoders_winwin import FAMILIES, FREE, read_encoder
+from winwin_hf.model.encoders_winwin import FAMILIES, read_encoder
+from winwin_hf.model.pretrained_winwin import FREE
 from winwin_hf.training import loop
 from winwin_hf.training.build import make_average, make_loader, make_model, make_optimizer, open_parts
 from winwin_hf.training.initialise import ENCODER
@@ -150,6 +154,26 @@ def test_a_converted_folder_decides_the_same(sources, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(direct.winwin.parameters(), through.winwin.parameters(), strict=True))
     for processor in (first, second):
         assert (list(processor.image_mean), processor.patch_size) == ([0.5] * 3, 16)
+
+
+@pytest.mark.parametrize("kind", CONSTRUCTORS)
+def test_a_dust3r_starts_optical_flow_with_its_decoder(kind, tmp_path):
+    """By its file, and by its folder, whose config.json has no model_type."""
+    tensors = pair_tensors(public_tensors(CROCO, "pretraining"))
+    file, folder = save(pair(kind, tensors, CROCO), tmp_path / "pair.pth"), tmp_path / "pair"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CROCO | CONSTRUCTORS[kind][1]))
+    save_file(tensors, folder / "model.safetensors")
+    for init in (file, folder):
+        values = recipe_of(init, "optical-flow")
+        values["model"]["config"] = HEAD
+        model, processor = network(values)
+        assert model.config.decoder_num_hidden_layers == CROCO["dec_depth"]
+        assert torch.equal(model.decoder.layers[1].norm_memory.bias, tensors["dec_blocks.1.norm_y.bias"])
+        assert torch.equal(model.winwin.norm.weight, tensors["enc_norm.weight"])
+        assert list(processor.image_mean) == [0.5] * 3
+    model, _ = network(recipe_of(file))
+    assert torch.equal(model.winwin.norm.weight, tensors["enc_norm.weight"])
 
 
 def test_a_decoder_decides_its_sizes_too(tmp_path):

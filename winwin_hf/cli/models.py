@@ -16,13 +16,16 @@ def convert(
     source: Annotated[
         str,
         typer.Argument(
-            help="CroCo v2, CroCo-Flow or CroCo-Stereo (.pth); or a Hub repository or folder of a DINOv3, DINOv2, ViT, MAE or SigLIP."
+            help="A file of CroCo v2, CroCo-Flow, CroCo-Stereo, DUSt3R or MASt3R (.pth); or a Hub repository or folder of a DINOv3, "
+            "DINOv2, ViT, MAE, SigLIP, DUSt3R or MASt3R."
         ),
     ],
     output: Annotated[Path, typer.Argument(help="The new folder, for from_pretrained.")],
     task: Annotated[
         str | None,
-        typer.Option(help=f"With an encoder: put a new head for this task on it ({', '.join(TASKS)})."),
+        typer.Option(
+            help=f"Take the encoder (and decoder) alone, and put a new head for this task on it ({', '.join(TASKS)})."
+        ),
     ] = None,
     to: Annotated[
         str,
@@ -42,25 +45,25 @@ def convert(
 
         typer.echo(f"{output}  {encoder_to_transformers(source, output, overwrite=overwrite)}, for transformers")
         return
-    if not source.endswith((".pth", ".pt")):
-        from winwin_hf.convert.encoder import convert_encoder
-        from winwin_hf.model import modeling_winwin as models
+    from winwin_hf.model.croco_files_winwin import PAIRS, read_croco
 
-        model_class = models.WinWinModel if task is None else getattr(models, TASKS[task].architecture)
-        made = convert_encoder(source, output, model_class, overwrite=overwrite)
+    if task is None and source.endswith((".pth", ".pt")) and read_croco(source).kind not in PAIRS:
+        from winwin_hf.convert.croco import convert_croco
+
+        done = convert_croco(source, output, overwrite=overwrite)
         typer.echo(
-            f"{made.folder}  {made.architecture}, {made.parameters / 1e6:.1f} M parameters; {made.used} tensors used, {made.left_out} "
-            f"left out (README.md says which and why); licence of the source: {made.licence}"
+            f"{done.folder}  {done.architecture}, {done.parameters / 1e6:.1f} M parameters; {done.used} tensors used, "
+            f"{len(done.dropped)} dropped (README.md says which and why)"
         )
         return
-    if task is not None:
-        raise UsageError("--task: a CroCo checkpoint has its own task; expected no --task")
-    from winwin_hf.convert.croco import convert_croco
+    from winwin_hf.convert.encoder import convert_encoder
+    from winwin_hf.model import modeling_winwin as models
 
-    done = convert_croco(source, output, overwrite=overwrite)
+    model_class = models.WinWinModel if task is None else getattr(models, TASKS[task].architecture)
+    made = convert_encoder(source, output, model_class, overwrite=overwrite)
     typer.echo(
-        f"{done.folder}  {done.architecture}, {done.parameters / 1e6:.1f} M parameters; {done.used} tensors used, "
-        f"{len(done.dropped)} dropped (README.md says which and why)"
+        f"{made.folder}  {made.architecture}, {made.parameters / 1e6:.1f} M parameters; {made.used} tensors used, {made.left_out} "
+        f"left out (README.md says which and why); licence of the source: {made.licence}"
     )
 
 

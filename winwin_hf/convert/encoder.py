@@ -13,8 +13,10 @@ from transformers import AutoImageProcessor, AutoModel, ViTImageProcessorPil
 import winwin_hf.registration  # noqa: F401 - AutoModel knows our classes
 from winwin_hf import __version__, bundled
 from winwin_hf.convert.folder import check_output, new_folder
-from winwin_hf.model.encoders_winwin import PretrainedEncoder, read_encoder, to_transformers
+from winwin_hf.data.formats.files import sha256_of
+from winwin_hf.model.encoders_winwin import read_encoder, to_transformers
 from winwin_hf.model.modeling_winwin import WinWinModel, WinWinPreTrainedModel
+from winwin_hf.model.pretrained_winwin import PretrainedEncoder
 
 CARD = Path(__file__).with_name("encoder_card.md.jinja")
 
@@ -49,7 +51,7 @@ def convert_encoder(
     Writes a folder with the encoder of `source` under our names, in float32.
 
     Args:
-        source: a Hub repository or a folder of transformers' own format; `FAMILIES` has the families.
+        source: as of `read_encoder`.
         output: the new folder, written under a temporary name and renamed.
         model_class: `WinWinModel`, the encoder alone; or a task's, whose head is initialised and untrained.
         overwrite: replace `output` if it exists and has a config.json.
@@ -60,13 +62,16 @@ def convert_encoder(
     check_output(output, overwrite)
     encoder = read_encoder(source)
     model = model_class.on_encoder(encoder, **options)
+    encoder = encoder if hasattr(model, "decoder") else encoder.without_decoder()
     metadata = card_of(source)
-    licence, name = metadata.get("license"), metadata.get("license_name")
+    if not metadata.get("license"):
+        metadata["license"] = encoder.licence
+    licence, name = metadata["license"], metadata.get("license_name")
     done = EncoderConversion(
         folder=output,
         architecture=model_class.__name__,
         parameters=sum(p.numel() for p in model.parameters()),
-        used=len(encoder.names),
+        used=len(encoder.names) + len(encoder.decoder_names),
         left_out=len(encoder.left_out),
         licence=bundled.licence_label(licence, name),
     )
@@ -101,7 +106,7 @@ def encoder_to_transformers(source: str, output: str | Path, overwrite: bool = F
 
 def card_of(source: str) -> dict[str, Any]:
     """The metadata of a source's card; {} where it has none."""
-    if Path(source).is_dir():
+    if Path(source).exists():
         return bundled.card_metadata(Path(source) / "README.md")
     try:
         return ModelCard.load(source).data.to_dict()
@@ -109,11 +114,23 @@ def card_of(source: str) -> dict[str, Any]:
         return {}
 
 
+def summary(left_out: dict[str, str]) -> dict[str, str]:
+    """Tensors that aren't used -> why; those of one module and reason as one line, such as "dec_blocks2.* (312 tensors)"."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for name, reason in left_out.items():
+        groups.setdefault((name.partition(".")[0], reason), []).append(name)
+    return {
+        f"`{names[0]}`" if len(names) == 1 else f"`{module}.*` ({len(names)} tensors)": reason
+        for (module, reason), names in groups.items()
+    }
+
+
 def make_card(
     encoder: PretrainedEncoder, done: EncoderConversion, model: WinWinPreTrainedModel, metadata: dict[str, Any]
 ) -> ModelCard:
     """The model card: how to load it, where the weights come from, their licence, and which tensors aren't used."""
-    repository = None if Path(encoder.source).is_dir() else encoder.source
+    path = Path(encoder.source)
+    repository = None if path.exists() else encoder.source
     data = ModelCardData(
         library_name="transformers",
         license=metadata.get("license"),
@@ -125,11 +142,13 @@ def make_card(
     )
     variables: dict[str, Any] = {
         "name": done.folder.name,
-        "source": repository or Path(encoder.source).name,
+        "source": repository or path.name,
+        "sha256": sha256_of(path) if path.is_file() else None,
         "encoder": encoder,
         "done": done,
         "config": model.config,
         "alone": isinstance(model, WinWinModel),
+        "left_out": summary(encoder.left_out),
         "version": __version__,
     }
     return ModelCard.from_template(data, template_path=str(CARD), **variables)

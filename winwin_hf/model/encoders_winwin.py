@@ -9,11 +9,10 @@ Notable:
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
@@ -22,7 +21,8 @@ from transformers.image_utils import (
     IMAGENET_STANDARD_STD,
 )
 
-from .image_processing_winwin import WinWinImageProcessor
+from .croco_encoders_winwin import read_croco_encoder
+from .pretrained_winwin import PretrainedEncoder
 
 # (their name, ours); the first that matches. Both spellings of attention are transformers' own, before and after 5.22.
 NAMES = (
@@ -53,80 +53,43 @@ NAMES = (
 LEFT_OUT = {"embeddings.mask_token": "pre-training only", "pooler.": "a head", "head.": "a head"}
 PREFIX = ("embeddings.cls_token", "embeddings.register_tokens")
 POSITIONS = ("embeddings.position_embeddings", "embeddings.position_embedding.weight")
-
-HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
-# What can be chosen anew without another encoder.
-FREE = ("attention_dropout", "drop_path_rate", "head_taps", "apply_layernorm")
+OTHERS = "or a CroCo, DUSt3R or MASt3R"
 
 # Blocks that DINOv2's and DINOv3's own dense heads read, by the number of blocks; 12 blocks have our default.
 DINO_TAPS = {24: [4, 11, 17, 23], 40: [9, 19, 29, 39]}
 
 
-@dataclass(frozen=True)
-class PretrainedEncoder:
-    """
-    An encoder of another family as ours.
-
-    Attributes:
-        family: transformers' `model_type`.
-        config: the fields of `WinWinConfig` that it decides.
-        tensors: name in `WinWinModel` -> tensor, float32. names: the source's names of what went into them.
-        left_out: the source's name of each tensor that isn't used -> why.
-        image_mean, image_std: of RGB in [0, 1], by which its images are normalised.
-    """
-
-    source: str
-    family: str
-    config: dict[str, Any]
-    tensors: dict[str, torch.Tensor]
-    names: list[str]
-    left_out: dict[str, str]
-    image_mean: list[float]
-    image_std: list[float]
-
-    def fields(self, options: dict[str, Any], pairs: bool = False) -> dict[str, Any]:
-        """
-        `config` with `options` on top.
-
-        Args:
-            pairs: for a model of two views, whose head reads blocks of the decoder too.
-        Raises: ValueError: an option that is another encoder's.
-        """
-        for name, value in options.items():
-            if name in self.config and name not in FREE and value != self.config[name]:
-                raise ValueError(f"{name}={value!r}: {self.source} has {self.config[name]!r}")
-        # patches of 14 pixels can't be halved twice, as the convolutional head does
-        head = "dpt" if self.config["patch_size"] % 4 else "conv"
-        return {"head_type": head, **self.config, **({"head_taps": None} if pairs else {}), **options}
-
-    def image_processor(self) -> WinWinImageProcessor:
-        """The image processor that goes with it."""
-        return WinWinImageProcessor(
-            patch_size=self.config["patch_size"], image_mean=self.image_mean, image_std=self.image_std
-        )
-
-
 def read_encoder(source: str, **options: Any) -> PretrainedEncoder:
     """
-    Reads an encoder of one of `FAMILIES`.
+    Reads an encoder of one of `FAMILIES`, or of CroCo, DUSt3R or MASt3R.
 
     Args:
-        source: a Hub repository or a folder, for transformers' `from_pretrained`.
-        options: its options, such as `revision`, `token`, `cache_dir`, `local_files_only`.
+        source: a Hub repository or a folder; CroCo, DUSt3R and MASt3R may be their public file (.pth).
+        options: of `from_pretrained`, such as `revision`, `token`, `cache_dir`, `local_files_only`.
     Raises:
         OSError: nothing is there. ValueError: another family, an option that our encoder doesn't have, tensors that are missing or
             have no place.
     """
+    if source.endswith((".pth", ".pt")):
+        return read_croco_encoder(source)
     try:
-        theirs = AutoConfig.from_pretrained(source, **options)
+        settings, _ = PreTrainedConfig.get_config_dict(source, **options)
     except OSError as error:
         raise OSError(
             f"{source}: no folder or Hub repository with a config.json ({str(error).splitlines()[0]})"
         ) from error
+    if "model_type" not in settings and "enc_embed_dim" in settings:
+        return read_croco_encoder(source, settings, **options)
+    return read_transformers(source, options)
+
+
+def read_transformers(source: str, options: dict[str, Any]) -> PretrainedEncoder:
+    """An encoder of transformers' own format."""
+    theirs = AutoConfig.from_pretrained(source, **options)
     theirs = getattr(theirs, "vision_config", theirs)
     family = theirs.model_type
     if family not in FAMILIES:
-        raise ValueError(f"{source}: an encoder of type {family!r}; expected one of {', '.join(FAMILIES)}")
+        raise ValueError(f"{source}: an encoder of type {family!r}; expected one of {', '.join(FAMILIES)}, {OTHERS}")
     fields = FAMILIES[family](theirs, source)
     model, found = AutoModel.from_pretrained(
         source, config=theirs, dtype=torch.float32, output_loading_info=True, **options

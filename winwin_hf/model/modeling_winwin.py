@@ -36,7 +36,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_winwin import WinWinConfig
-from .encoders_winwin import HUB_OPTIONS, PretrainedEncoder, read_encoder
+from .encoders_winwin import read_encoder
 from .half_products_winwin import check_precision
 from .heads_winwin import ConvHead, ConvNextBlock, DPTHead, LinearHead, StdConv2d
 from .layers_winwin import (
@@ -68,6 +68,7 @@ from .outputs_winwin import (
     WinWinPreTrainingOutput,
 )
 from .pipeline_winwin import CUSTOM_PIPELINES
+from .pretrained_winwin import HUB_OPTIONS, PretrainedEncoder
 from .refinement_winwin import FineFeatures, Refinement
 from .tracing_winwin import is_traced, refuse_recording
 
@@ -176,10 +177,12 @@ class WinWinPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_encoder(cls, source: str, **options: Any) -> "WinWinPreTrainedModel":
         """
-        A new model on an encoder that others pre-trained (DINOv3, DINOv2, MAE, ViT, SigLIP); all else is initialised.
+        A new model on an encoder that others pre-trained (DINOv3, DINOv2, MAE, ViT, SigLIP, CroCo, DUSt3R, MASt3R).
+
+        All else is initialised; optical flow and pre-training start with the source's decoder too, if it has one.
 
         Args:
-            source (`str`): a Hub repository or a folder of transformers' own format.
+            source (`str`): a Hub repository or a folder; CroCo, DUSt3R and MASt3R may be their public file (.pth).
             options: fields of `WinWinConfig`, such as `head_type`; and `revision`, `token`, `cache_dir`, `local_files_only` of the Hub.
         Raises: OSError: nothing is there. ValueError: not an encoder of those families, or an option that contradicts it.
         """
@@ -192,7 +195,7 @@ class WinWinPreTrainedModel(PreTrainedModel):
         pairs = issubclass(cls, (WinWinForOpticalFlow, WinWinForPreTraining))
         model = cls(WinWinConfig(**encoder.fields(options, pairs)))
         alone: nn.Module = model if isinstance(model, WinWinModel) else model.get_submodule("winwin")
-        alone.load_state_dict(encoder.tensors)
+        encoder.fill(alone, getattr(model, "decoder", None))
         return model
 
     def patches(self, tokens: torch.Tensor) -> torch.Tensor:

@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig
 
 import winwin_hf.registration  # noqa: F401 - the Auto classes know the package's models
 from winwin_hf import bundled
 from winwin_hf.convert.croco import load_croco
-from winwin_hf.model.encoders_winwin import FAMILIES, read_encoder
+from winwin_hf.model.croco_files_winwin import PAIRS, read_croco
+from winwin_hf.model.encoders_winwin import read_encoder
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.model.modeling_winwin import WinWinModel, WinWinPreTrainedModel
+from winwin_hf.model.pretrained_winwin import PretrainedEncoder
 from winwin_hf.training.recipe import in_field
 
 # Fields of `WinWinConfig` that an encoder's weights decide, and a decoder's.
@@ -55,13 +57,15 @@ def read_start(source: str | Path, pairs: bool = False) -> Start:
     Reads the weights that a recipe's `model.init` names.
 
     Args:
-        source: a folder, a bundled name or a Hub repository, of this package or of one of `FAMILIES`; or a public CroCo checkpoint
-            (.pth).
+        source: a folder, a bundled name or a Hub repository, of this package or as of `read_encoder`; or a public file of CroCo,
+            DUSt3R or MASt3R (.pth).
         pairs: they are for a model of two views.
     Raises: ValueError, OSError: nothing is there, or no encoder that fits under our heads.
     """
     source = str(source)
     if source.endswith((".pth", ".pt")):
+        if read_croco(source).kind in PAIRS:
+            return _start_on(read_encoder(source), pairs)
         return _start_of(source, load_croco(source), None)
     place = bundled.resolve(source)
     if not Path(place).is_dir() and place.count("/") != 1:
@@ -70,19 +74,26 @@ def read_start(source: str | Path, pairs: bool = False) -> Start:
             "it, train by that one first"
         )
     with in_field("model.init"):
-        config = AutoConfig.from_pretrained(place)
-        if getattr(config, "vision_config", config).model_type in FAMILIES:
-            encoder = read_encoder(place)
-            fields = encoder.fields({}, pairs)
-            decided = {name: value for name, value in fields.items() if name in ENCODER}
-            free = {name: value for name, value in fields.items() if name not in ENCODER}
-            tensors = {f"winwin.{name}": tensor for name, tensor in encoder.tensors.items()}
-            return Start(source, decided, free, tensors, encoder.image_processor())
+        if PreTrainedConfig.get_config_dict(place)[0].get("model_type") != "winwin":
+            return _start_on(read_encoder(place), pairs)
         try:
             processor = AutoImageProcessor.from_pretrained(place)
         except OSError:  # the weights alone
             processor = None
         return _start_of(source, AutoModel.from_pretrained(place), processor)
+
+
+def _start_on(encoder: PretrainedEncoder, pairs: bool) -> Start:
+    names = ENCODER + DECODER if encoder.decoder else ENCODER
+    fields = encoder.fields({}, pairs)
+    tensors = {f"winwin.{name}": tensor for name, tensor in encoder.tensors.items()}
+    return Start(
+        encoder.source,
+        config={name: value for name, value in fields.items() if name in names},
+        free={name: value for name, value in fields.items() if name not in names},
+        tensors=tensors | {f"decoder.{name}": tensor for name, tensor in encoder.decoder.items()},
+        processor=encoder.image_processor(),
+    )
 
 
 def _start_of(source: str, model: Any, processor: Any) -> Start:

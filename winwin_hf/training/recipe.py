@@ -46,7 +46,7 @@ class ModelRecipe:
         Field(
             description="Weights that the network starts from; they decide the encoder's fields of the config, and the "
             "decoder's if they have one. A folder, a bundled name or a Hub repository, of this package or of an "
-            "[encoder that others pre-trained](pretrained.md), or a public CroCo .pth."
+            "[encoder that others pre-trained](pretrained.md), or a public file of CroCo, DUSt3R or MASt3R (.pth)."
         ),
     ] = None
     lora: Annotated[

@@ -10,11 +10,11 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from winwin_hf import __version__
-from winwin_hf.convert.croco.checkpoint import TITLES, CrocoCheckpoint, parse_call, read_croco
 from winwin_hf.convert.croco.tensors import to_model
 from winwin_hf.convert.folder import check_output, new_folder
 from winwin_hf.data.formats.files import sha256_of
 from winwin_hf.model.configuration_winwin import WinWinConfig
+from winwin_hf.model.croco_files_winwin import TITLES, CrocoCheckpoint, parse_call, read_croco
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 
 CARD = Path(__file__).with_name("card.md.jinja")

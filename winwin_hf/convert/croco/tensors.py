@@ -1,7 +1,7 @@
 """CroCo's tensors as ours: the config, and where each of our parameters comes from.
 
-The plan goes from our parameters to the source's tensors, so no parameter can stay unfilled. A tensor that the plan doesn't use must be
-on a short list with a reason, or the file is refused. CroCo-Stereo predicts the disparity d of the left view, which is the flow (-d, 0):
+Every parameter of ours must be filled, and a tensor of the source that isn't used must be on a short list with a reason; else the file
+is refused. CroCo-Stereo predicts the disparity d of the left view, which is the flow (-d, 0):
 one output row negated and one of zeros, exactly.
 """
 
@@ -10,13 +10,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 
-from winwin_hf.convert.croco.checkpoint import TITLES, CrocoCheckpoint, parse_call, read_croco
+from winwin_hf.model import croco_encoders_winwin
 from winwin_hf.model.configuration_winwin import WinWinConfig
+from winwin_hf.model.croco_encoders_winwin import encoder_fields, finite
+from winwin_hf.model.croco_files_winwin import PAIRS, TITLES, CrocoCheckpoint, parse_call, read_croco
 from winwin_hf.model.modeling_winwin import WinWinForOpticalFlow, WinWinForPreTraining, WinWinPreTrainedModel
 
 TAP_STEPS = {
@@ -28,32 +29,19 @@ OUTPUT_CHANNELS = {"flow": 3, "stereo": 2}  # (u, v, scale) and (disparity, scal
 
 OUTPUT_LAYER = "head.dpt.head.4."  # CroCo's name
 
-# Regular expressions that turn our parameters' names into CroCo's, applied in this order.
-TO_CROCO_NAMES = [
-    (r"^winwin\.embeddings\.projection\.", "patch_embed.proj."),
-    (r"^winwin\.layers\.", "enc_blocks."),
-    (r"^winwin\.norm\.", "enc_norm."),
-    (r"^decoder\.embed\.", "decoder_embed."),
-    (r"^decoder\.layers\.", "dec_blocks."),
-    (r"^decoder\.norm\.", "dec_norm."),
-    (r"^head\.(weight|bias)$", r"prediction_head.\1"),
-    (r"^head\.layers\.projections\.(\d)\.", r"head.dpt.act_postprocess.\1.0."),
-    (r"^head\.layers\.resamples\.(\d)\.", r"head.dpt.act_postprocess.\1.1."),
-    (r"^head\.layers\.levels\.", "head.dpt.scratch.layer_rn."),
-    *((rf"^head\.layers\.fusions\.{i}\.", f"head.dpt.scratch.refinenet{i + 1}.") for i in range(4)),
-    (r"(refinenet\d)\.unit([12])\.", r"\1.resConfUnit\2."),
-    (r"(refinenet\d)\.projection\.", r"\1.out_conv."),
-    (r"^head\.layers\.conv1\.", "head.dpt.head.0."),
-    (r"^head\.layers\.conv2\.", "head.dpt.head.2."),
-    (r"^head\.layers\.out\.", "head.dpt.head.4."),
-    (r"\.cross_attention\.([qkv])_proj\.", r".cross_attn.proj\1."),
-    (r"\.cross_attention\.o_proj\.", ".cross_attn.proj."),
-    (r"\.attention\.[qkv]_proj\.", ".attn.qkv."),
-    (r"\.attention\.o_proj\.", ".attn.proj."),
-    (r"\.norm_memory\.", ".norm_y."),
-    (r"\.mlp\.up_proj\.", ".mlp.fc1."),
-    (r"\.mlp\.down_proj\.", ".mlp.fc2."),
-]
+# (part of a head's name in CroCo, ours), applied in this order.
+HEAD_NAMES = (
+    (r"^prediction_head\.", "head."),
+    (r"^head\.dpt\.act_postprocess\.(\d)\.0\.", r"head.layers.projections.\1."),
+    (r"^head\.dpt\.act_postprocess\.(\d)\.1\.", r"head.layers.resamples.\1."),
+    (r"^head\.dpt\.scratch\.layer_rn\.", "head.layers.levels."),
+    *((rf"^head\.dpt\.scratch\.refinenet{i + 1}\.", f"head.layers.fusions.{i}.") for i in range(4)),
+    (r"\.resConfUnit([12])\.", r".unit\1."),
+    (r"\.out_conv\.", ".projection."),
+    (r"^head\.dpt\.head\.0\.", "head.layers.conv1."),
+    (r"^head\.dpt\.head\.2\.", "head.layers.conv2."),
+    (r"^head\.dpt\.head\.4\.", "head.layers.out."),
+)
 # The source's tensors that ours don't need: second names of used ones, which must hold the same numbers, ...
 DUPLICATES = [
     (r"^head\.dpt\.act_(\d)_postprocess\.", "head.dpt.act_postprocess.{}."),
@@ -83,24 +71,7 @@ class Plan:
 def winwin_config(checkpoint: CrocoCheckpoint) -> WinWinConfig:
     """Our config of a checkpoint: from the sizes it declares, and of the DPT head, which has none there, from the tensors' shapes."""
     sizes, path = checkpoint.sizes, checkpoint.path
-    for side in ("enc", "dec"):
-        blocks = {int(m[1]) for name in checkpoint.tensors if (m := re.match(rf"{side}_blocks\.(\d+)\.", name))}
-        if blocks != set(range(sizes[f"{side}_depth"])):
-            raise ValueError(
-                f"{path}: {side}_depth is {sizes[f'{side}_depth']}, but the tensors have {len(blocks)} blocks"
-            )
-    fields: dict[str, Any] = {
-        "patch_size": sizes["patch_size"],
-        "hidden_size": sizes["enc_embed_dim"],
-        "num_hidden_layers": sizes["enc_depth"],
-        "num_attention_heads": sizes["enc_num_heads"],
-        "decoder_hidden_size": sizes["dec_embed_dim"],
-        "decoder_num_hidden_layers": sizes["dec_depth"],
-        "decoder_num_attention_heads": sizes["dec_num_heads"],
-        "mlp_ratio": sizes["mlp_ratio"],
-        "rope_theta": float(sizes["pos_embed"].removeprefix("RoPE")),
-        "mask_ratio": sizes["mask_ratio"],
-    }
+    fields = {**encoder_fields(checkpoint), "mask_ratio": sizes["mask_ratio"]}
     if checkpoint.kind != "pretraining":
         step = TAP_STEPS.get(sizes["dec_depth"])
         if step is None:
@@ -134,11 +105,11 @@ def _channels(checkpoint: CrocoCheckpoint, name: str) -> int:
     return shape[0]
 
 
-def croco_name(name: str) -> str:
-    """CroCo's name of one of our parameters; query, key and value of a self-attention share one."""
-    for pattern, replacement in TO_CROCO_NAMES:
+def our_names(name: str) -> list[str]:
+    """Our name of one of CroCo's tensors; three for queries, keys and values, which it has in one."""
+    for pattern, replacement in HEAD_NAMES:
         name = re.sub(pattern, replacement, name)
-    return name
+    return croco_encoders_winwin.our_names(name)
 
 
 def make_plan(checkpoint: CrocoCheckpoint, model: torch.nn.Module) -> Plan:
@@ -150,30 +121,29 @@ def make_plan(checkpoint: CrocoCheckpoint, model: torch.nn.Module) -> Plan:
     Raises:
         ValueError: a tensor is missing, has another shape, or is neither used nor known to be superfluous.
     """
-    path, tensors = checkpoint.path, checkpoint.tensors
-    sources: dict[str, tuple[str, int | None]] = {}
-    for name, parameter in model.state_dict().items():
-        theirs = croco_name(name)
-        shape = list(parameter.shape)
-        part = None
-        if ".qkv." in theirs:
-            part = "qkv".index(name.split(".")[-2][0])  # q_proj, k_proj, v_proj
-            shape[0] *= 3
-        if theirs not in tensors:
-            raise ValueError(f"{path}: {theirs} is missing; expected a tensor of shape {tuple(shape)}")
-        found = tuple(tensors[theirs].shape)
+    path, sources, dropped = checkpoint.path, {}, {}
+    expected = {name: list(parameter.shape) for name, parameter in model.state_dict().items()}
+    for theirs, tensor in checkpoint.tensors.items():
+        ours = our_names(theirs)
+        if ours[0] not in expected:
+            dropped[theirs] = _why_dropped(checkpoint, theirs)
+            continue
+        rows, *rest = expected[ours[0]]
+        shape, found = (rows * len(ours), *rest), tuple(tensor.shape)
         if theirs.startswith(OUTPUT_LAYER):
-            shape[0] = OUTPUT_CHANNELS[checkpoint.kind]
-            if found[1:] == tuple(shape[1:]) and found[0] == shape[0] - 1:
+            shape = (OUTPUT_CHANNELS[checkpoint.kind], *rest)
+            if found == (shape[0] - 1, *rest):
                 raise ValueError(
                     f"{path}: {theirs} has shape {found}: a network without a scale, which our output would have to invent; "
                     f"expected {shape[0]} channels"
                 )
-        if found != tuple(shape):
-            raise ValueError(f"{path}: {theirs} has shape {found}; expected {tuple(shape)} by the sizes it declares")
-        sources[name] = theirs, part
-    used = {theirs for theirs, _ in sources.values()}
-    dropped = {name: _why_dropped(checkpoint, name) for name in tensors if name not in used}
+        if found != shape:
+            raise ValueError(f"{path}: {theirs} has shape {found}; expected {shape} by the sizes it declares")
+        for part, name in enumerate(ours):
+            sources[name] = theirs, part if len(ours) > 1 else None
+    for name, sides in expected.items():
+        if name not in sources:
+            raise ValueError(f"{path}: {name} (our name) is missing; expected a tensor of shape {tuple(sides)}")
     return Plan(sources, dropped)
 
 
@@ -197,10 +167,8 @@ def fill(checkpoint: CrocoCheckpoint, plan: Plan) -> dict[str, torch.Tensor]:
     """Our state dict, float32. Raises ValueError for a tensor that holds NaN or infinity."""
     state = {}
     for name, (theirs, part) in plan.sources.items():
-        tensor = checkpoint.tensors[theirs]
+        tensor = finite(checkpoint, theirs)
         tensor = tensor if part is None else tensor.chunk(3)[part]
-        if not tensor.isfinite().all():
-            raise ValueError(f"{checkpoint.path}: {theirs} holds NaN or infinite values; expected finite ones")
         if checkpoint.kind == "stereo" and theirs.startswith(OUTPUT_LAYER):
             # (disparity, scale) -> (u, v, scale): u = -disparity, v = 0
             tensor = torch.cat([-tensor[:1], torch.zeros_like(tensor[:1]), tensor[1:]])
@@ -219,7 +187,12 @@ def load_croco(source: str | Path) -> WinWinPreTrainedModel:
 
 
 def to_model(checkpoint: CrocoCheckpoint) -> tuple[WinWinPreTrainedModel, Plan]:
-    """Our model with the checkpoint's weights, and the plan that filled it."""
+    """Our model with the checkpoint's weights, and the plan that filled it. Raises ValueError for DUSt3R and MASt3R."""
+    if checkpoint.kind in PAIRS:
+        raise ValueError(
+            f"{checkpoint.path}: a {TITLES[checkpoint.kind]}, whose heads ours don't have; expected a CroCo, or a model that takes its "
+            "encoder and decoder (from_encoder, winwin convert)"
+        )
     model_class = WinWinForPreTraining if checkpoint.kind == "pretraining" else WinWinForOpticalFlow
     config = winwin_config(checkpoint)
     with torch.device("meta"):

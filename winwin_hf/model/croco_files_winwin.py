@@ -1,12 +1,11 @@
-"""Reads public CroCo checkpoints, without running anything they hold.
+"""Reads public checkpoints of CroCo, DUSt3R and MASt3R, without running anything they hold.
 
-`torch.load(weights_only=True)`, with `argparse.Namespace` as the only class allowed besides torch's own: CroCo-Flow and CroCo-Stereo
-keep their arguments in one.
+`torch.load(weights_only=True)`, with `argparse.Namespace` as the only class allowed besides torch's own: all but CroCo v2 keep their
+arguments in one.
 
-The public layout and its defaults are those of naver/croco (Weinzaepfel et al. 2022, 2023); no code of it is used here.
+The public layouts and their defaults are those of naver/croco (Weinzaepfel et al. 2022, 2023), naver/dust3r (Wang et al. 2024) and
+naver/mast3r (Leroy et al. 2024); no code of them is used here.
 """
-
-from __future__ import annotations
 
 import argparse
 import ast
@@ -39,9 +38,31 @@ POSITIVE_INTEGERS = (
     "patch_size",
     *(f"{side}_{what}" for side in ("enc", "dec") for what in ("embed_dim", "depth", "num_heads")),
 )
-TITLES = {"pretraining": "CroCo v2", "flow": "CroCo-Flow", "stereo": "CroCo-Stereo"}
+TITLES = {
+    "pretraining": "CroCo v2",
+    "flow": "CroCo-Flow",
+    "stereo": "CroCo-Stereo",
+    "dust3r": "DUSt3R",
+    "mast3r": "MASt3R",
+}
+PAIRS = ("dust3r", "mast3r")  # with a decoder and a head for each view
+# The class whose call `args.model` is, and its further arguments, which say nothing of encoder and decoder.
+DUST3R_ARGUMENTS = (
+    "output_mode",
+    "head_type",
+    "depth_mode",
+    "conf_mode",
+    "freeze",
+    "landscape_only",
+    "patch_embed_cls",
+)
+CALLS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "pretraining": ("CroCoNet", ()),
+    "dust3r": ("AsymmetricCroCo3DStereo", DUST3R_ARGUMENTS),
+    "mast3r": ("AsymmetricMASt3R", (*DUST3R_ARGUMENTS, "desc_mode", "two_confs", "desc_conf_mode")),
+}
 EXPECTED = (
-    "expected a CroCo v2, CroCo-Flow or CroCo-Stereo checkpoint: a dictionary with 'model' and its sizes "
+    "expected a checkpoint of CroCo v2, CroCo-Flow, CroCo-Stereo, DUSt3R or MASt3R: a dictionary with 'model' and its sizes "
     "('croco_kwargs' or 'args')"
 )
 LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before version 1.6
@@ -53,7 +74,7 @@ class CrocoCheckpoint:
     The content of a public checkpoint.
 
     Attributes:
-        kind: "pretraining", "flow" or "stereo".
+        kind: a key of `TITLES`.
         sizes: CroCo's arguments, with its defaults.
         training: crop, criterion and tile_conf_mode, if the file has them.
         tensors: floating-point, by CroCo's names.
@@ -77,7 +98,7 @@ class CrocoCheckpoint:
 
 def read_croco(source: str | Path) -> CrocoCheckpoint:
     """
-    Reads a public CroCo checkpoint; nothing that it holds is run.
+    Reads a public checkpoint of CroCo, DUSt3R or MASt3R; nothing that it holds is run.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -88,18 +109,20 @@ def read_croco(source: str | Path) -> CrocoCheckpoint:
     content = _load(path)
     if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
         raise ValueError(f"{path}: another project's checkpoint, with {_summary(content)}; {EXPECTED}")
-    tensors = {str(name): tensor for name, tensor in content["model"].items()}
-    if not any(name.startswith("enc_blocks.") for name in tensors):
-        raise ValueError(f"{path}: another project's checkpoint, whose model has {_summary(tensors)}; {EXPECTED}")
-    if any(name.startswith("dec_blocks2.") for name in tensors):
-        raise ValueError(f"{path}: a checkpoint of DUSt3R's family, with a second decoder (dec_blocks2); {EXPECTED}")
-    for name, tensor in tensors.items():
-        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
-            raise ValueError(f"{path}: {name} is {_kind_of(tensor)}; expected floating-point tensors only")
+    tensors = check_tensors(path, content["model"])
     args = content.get("args")
     args = vars(args) if isinstance(args, argparse.Namespace) else {} if args is None else args
     if not isinstance(args, Mapping):
         raise ValueError(f"{path}: args is a {type(args).__name__}; expected argparse's namespace or a dictionary")
+    call, arguments = parse_call(str(args.get("model", "")))
+    pair = next((kind for kind in PAIRS if CALLS[kind][0] == call), None)
+    if pair is not None:
+        return CrocoCheckpoint(path, pair, sizes_of(path, {"args.model": arguments}, pair), {}, tensors)
+    if any(name.startswith("dec_blocks2.") for name in tensors):
+        raise ValueError(
+            f"{path}: two decoders (dec_blocks2), but args.model is {str(args.get('model'))[:60]!r}; expected "
+            f"{' or '.join(f'{CALLS[kind][0]}(...)' for kind in PAIRS)} of plain values"
+        )
     task = args.get("task")
     if task not in ("flow", "stereo", None):
         raise ValueError(f"{path}: args.task is {task!r}; expected 'flow' or 'stereo'")
@@ -110,10 +133,21 @@ def read_croco(source: str | Path) -> CrocoCheckpoint:
     return CrocoCheckpoint(path, task or "pretraining", sizes, training, tensors)
 
 
+def check_tensors(path: Path, model: Mapping) -> dict[str, torch.Tensor]:
+    """The tensors of a network. Raises ValueError where there is another thing among them, or no encoder of CroCo's."""
+    tensors = {str(name): tensor for name, tensor in model.items()}
+    if not any(name.startswith("enc_blocks.") for name in tensors):
+        raise ValueError(f"{path}: another project's checkpoint, whose model has {_summary(tensors)}; {EXPECTED}")
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+            raise ValueError(f"{path}: {name} is {_kind_of(tensor)}; expected floating-point tensors only")
+    return tensors
+
+
 def _load(path: Path) -> Any:
     if not path.is_file():
         what = "a folder" if path.is_dir() else "no such file"
-        raise FileNotFoundError(f"{path}: {what}; expected a CroCo checkpoint (.pth)")
+        raise FileNotFoundError(f"{path}: {what}; expected a checkpoint of CroCo, DUSt3R or MASt3R (.pth)")
     zipped = zipfile.is_zipfile(path)
     with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of pickles that it then refuses
@@ -143,7 +177,7 @@ def _why_unreadable(path: Path, zipped: bool, error: Exception) -> str:
         return "truncated or damaged, its end is missing; expected a whole file of torch.save"
     if zipped and _is_torch_archive(path):
         return f"damaged ({str(error).splitlines()[0][:120]}); expected a whole file of torch.save"
-    return "not a file of torch.save; expected a CroCo checkpoint (.pth)"
+    return "not a file of torch.save; expected a checkpoint of CroCo, DUSt3R or MASt3R (.pth)"
 
 
 def _is_torch_archive(path: Path) -> bool:
@@ -165,21 +199,33 @@ def _sizes(path: Path, content: Mapping, args: Mapping) -> dict[str, Any]:
         "args.croco_args": args.get("croco_args"),
         "args.model": call,
     }
-    found = {place: value for place, value in places.items() if value is not None}
-    for place, value in found.items():
+    return sizes_of(path, {place: value for place, value in places.items() if value is not None})
+
+
+def sizes_of(path: Path, places: Mapping[str, Any], kind: str = "pretraining") -> dict[str, Any]:
+    """
+    CroCo's arguments with its defaults.
+
+    Args:
+        places: where the file keeps them -> what it has there.
+        kind: in `CALLS`; its further arguments are left out.
+    Raises: ValueError: an argument that is unknown, places that disagree, a network that ours can't be.
+    """
+    further, found = CALLS[kind][1], []
+    for place, value in places.items():
         if not isinstance(value, Mapping):
             raise ValueError(f"{path}: {place} is a {type(value).__name__}; expected a dictionary of sizes")
-        unknown = sorted(set(value) - set(CROCO_DEFAULTS))
+        unknown = sorted(set(value) - set(CROCO_DEFAULTS) - set(further))
         if unknown:
-            raise ValueError(
-                f"{path}: {place} has {', '.join(map(str, unknown))}; expected only {', '.join(CROCO_DEFAULTS)}"
-            )
-    sizes = [{**CROCO_DEFAULTS, **value} for value in found.values()] or [CROCO_DEFAULTS]
-    for other in sizes[1:]:
-        if other != sizes[0]:
-            raise ValueError(f"{path}: {' and '.join(found)} disagree; expected the same sizes in both")
-    _check_sizes(path, sizes[0], declared=bool(found))
-    return sizes[0]
+            known = ", ".join([*CROCO_DEFAULTS, *further])
+            raise ValueError(f"{path}: {place} has {', '.join(map(str, unknown))}; expected only {known}")
+        found.append({**CROCO_DEFAULTS, **{key: size for key, size in value.items() if key not in further}})
+    for other in found[1:]:
+        if other != found[0]:
+            raise ValueError(f"{path}: {' and '.join(places)} disagree; expected the same sizes in both")
+    sizes = found[0] if found else CROCO_DEFAULTS
+    _check_sizes(path, sizes, declared=bool(found))
+    return sizes
 
 
 def _check_sizes(path: Path, sizes: dict[str, Any], declared: bool) -> None:
@@ -200,9 +246,9 @@ def _check_sizes(path: Path, sizes: dict[str, Any], declared: bool) -> None:
 
 
 def parse_call(text: str) -> tuple[str, dict[str, Any]]:
-    """ "Name(key=1)" -> ("Name", {"key": 1}), of literals only; ("", {}) for anything else."""
+    """ "Name(key=1)" -> ("Name", {"key": 1}), of literals and infinity only; ("", {}) for anything else."""
     try:
-        node = ast.parse(text.strip(), mode="eval").body
+        node = ast.parse(re.sub(r"\binf\b", "1e999", text.strip()), mode="eval").body
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not node.args:
             return node.func.id, {str(word.arg): ast.literal_eval(word.value) for word in node.keywords}
     except (SyntaxError, ValueError):
