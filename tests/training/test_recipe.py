@@ -4,14 +4,16 @@ from pathlib import Path
 
 import pytest
 import yaml
-from support.places import RECIPES
+from support.places import RECIPES, ROOT
 
 from winwin_hf.checked import build
+from winwin_hf.data.benchmarks.catalog import SETS
 from winwin_hf.data.sources import open_source
 from winwin_hf.training.recipe import dump_recipe, load_recipe
 from winwin_hf.windows import Strategy
 
 RECIPES = sorted(RECIPES.glob("*.yaml"))
+RESEARCH = sorted((ROOT / "scripts/research/recipes").glob("*.yaml"))
 SMALL = {"task": "optical-flow", "data": {"name": "synthetic-flow"}}
 
 
@@ -25,6 +27,18 @@ def write(folder: Path, values) -> Path:
 def test_recipes_of_the_repository_are_right(path):
     recipe = load_recipe(path)
     recipe.config()
+
+
+@pytest.mark.parametrize("path", [*RECIPES, *RESEARCH], ids=lambda p: p.stem)
+def test_every_split_that_a_recipe_reads_exists(path):
+    """Held-out windows are of the first set's "val", which some benchmarks lack."""
+    recipe = load_recipe(path)
+    first = recipe.data.parts()[0].name
+    read = [(part.name, part.split) for part in recipe.data.parts()]
+    read += [(chosen.name or first, chosen.split) for chosen in recipe.evaluation.sets]
+    read += [(first, "val")] if recipe.evaluation.windows else []
+    for name, split in read:
+        assert name not in SETS or split.partition("[")[0] in SETS[name].splits, (name, split)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
