@@ -25,6 +25,9 @@ COLOURS = {
     "crops-tiled": "#D55E00",
     "crops": "#E69F00",
     "vitdet": "#009E73",
+    "rope": "#0072B2",
+    "rope_frame": "#D55E00",
+    "learned": "#009E73",
 }
 MORE_COLOURS = ("#CC79A7", "#56B4E9", "#8C564B", "#7F7F7F", "#BCBD22")
 MARKERS = {"windows": "o", "full": "s", "crops-tiled": "v", "crops": "^", "vitdet": "D"}
