@@ -71,7 +71,11 @@ def test_stem_sizes():
             r"position_embedding='alibi': expected one of 'rope', 'rope_frame', 'learned'",
         ),
         ({"position_embedding": "learned"}, "position_grid=None with position_embedding='learned'"),
-        ({"position_grid": [4, 4]}, r"position_grid=\[4, 4\] with position_embedding='rope'"),
+        (
+            {"position_grid": [4, 4], "position_embedding": "sincos"},
+            r"position_grid=\[4, 4\] with position_embedding='sincos'",
+        ),
+        ({"rope_reference": [4, 4]}, r"rope_reference=\[4, 4\] with position_embedding='rope'"),
         (
             {"num_prefix_tokens": 1, "attention_pattern": "vitdet"},
             "num_prefix_tokens=1 with attention_pattern='vitdet'",

@@ -14,6 +14,7 @@ from support.croco_files import PAIRS as CONSTRUCTORS
 from support.croco_files import SIZES as CROCO
 from support.croco_files import pair, pair_tensors, public_tensors, save
 from support.places import FRAMES
+from support.timm_encoders import ARCHITECTURES
 from transformers import AutoImageProcessor, AutoModel
 
 from winwin_hf import WinWinConfig, WinWinForOpticalFlow, WinWinForSemanticSegmentation
@@ -154,6 +155,18 @@ def test_a_converted_folder_decides_the_same(sources, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(direct.winwin.parameters(), through.winwin.parameters(), strict=True))
     for processor in (first, second):
         assert (list(processor.image_mean), processor.patch_size) == ([0.5] * 3, 16)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("file", ["", "model.safetensors"])
+def test_timm_s_encoders_start_a_recipe(name, file):
+    encoder = read_encoder(str(FRAMES / "timm" / name))
+    assert set(encoder.config) <= {*ENCODER, *FREE, "attention_pattern"}
+    model, processor = network(recipe_of(FRAMES / "timm" / name / file))
+    assert {field: getattr(model.config, field) for field in encoder.config} == encoder.config
+    arrived = model.winwin.state_dict()
+    assert all(torch.equal(arrived[key], tensor) for key, tensor in encoder.tensors.items())
+    assert (processor.patch_size, list(processor.image_mean)) == (4, encoder.image_mean)
 
 
 @pytest.mark.parametrize("kind", CONSTRUCTORS)

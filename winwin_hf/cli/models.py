@@ -16,8 +16,8 @@ def convert(
     source: Annotated[
         str,
         typer.Argument(
-            help="A file of CroCo v2, CroCo-Flow, CroCo-Stereo, DUSt3R or MASt3R (.pth); or a Hub repository or folder of a DINOv3, "
-            "DINOv2, ViT, MAE, SigLIP, DUSt3R or MASt3R."
+            help="A file of CroCo v2, CroCo-Flow, CroCo-Stereo, DUSt3R or MASt3R (.pth); a Hub repository or folder of a DINOv3, DINOv2, "
+            "ViT, MAE, SigLIP, DUSt3R or MASt3R; or a name of timm's EVA-02, Perception Encoder, RoPE ViT or DINOv3."
         ),
     ],
     output: Annotated[Path, typer.Argument(help="The new folder, for from_pretrained.")],

@@ -63,7 +63,7 @@ def convert_encoder(
     encoder = read_encoder(source)
     model = model_class.on_encoder(encoder, **options)
     encoder = encoder if hasattr(model, "decoder") else encoder.without_decoder()
-    metadata = card_of(source)
+    metadata = card_of(encoder.source)
     if not metadata.get("license"):
         metadata["license"] = encoder.licence
     licence, name = metadata["license"], metadata.get("license_name")

@@ -101,7 +101,13 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
         key_bias (`bool`, defaults to `True`):
             With `qkv_bias`: whether the encoder's key projections have one too. DINOv3's have none.
         use_gated_mlp (`bool`, defaults to `False`):
-            Whether the encoder's MLPs are gated (SwiGLU): DINOv2 giant, DINOv3's plus sizes.
+            Whether the encoder's MLPs are gated (SwiGLU): DINOv2 giant, DINOv3's plus sizes, EVA-02.
+        mlp_norm, attention_norm (`bool`, default to `False`):
+            Whether a norm stands before the last projection of the encoder's MLPs (EVA-02 base and large) and of its attention
+            (EVA-02 CLIP).
+        embedding_norm, final_norm (`bool`, default to `False` and `True`):
+            Whether a norm stands before the encoder's first block (Perception Encoder) and after its last (all but Perception Encoder's
+            spatial and lang).
         layerscale_value (`float`, *optional*):
             First value of a learnt scale for each channel of the encoder blocks' residuals (DINOv2, DINOv3). `None`: no scale.
         drop_path_rate (`float`, defaults to 0.0):
@@ -115,13 +121,17 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
             Standard deviation of the truncated normal that initialises linear and convolution weights.
         position_embedding (`str`, defaults to `"rope"`):
             `"rope"`: rotary embedding of (row, column), relative. `"rope_frame"`: of coordinates from -1 to 1 over the frame
-            (DINOv3). `"learned"`: a table of `position_grid` cells, resized to the frame and added to the patches (ViT, MAE, DINOv2,
-            SigLIP). `"sincos"`: a fixed absolute embedding added to the patches, the paper's counter-example. With `"rope_frame"`
-            and `"learned"`, windows need `frame_sizes`. A decoder has `"rope"`, or `"sincos"` if the encoder has.
+            (DINOv3), or scaled to `rope_reference`. `"learned"`: a table of `position_grid` cells, resized to the frame and added to the
+            patches (ViT, MAE, DINOv2, SigLIP). `"sincos"`: a fixed absolute embedding added to the patches, the paper's
+            counter-example. With `"rope_frame"` and with a table, windows need `frame_sizes`. A decoder has `"rope"`, or `"sincos"` if
+            the encoder has.
         position_grid (`list[int]`, *optional*):
-            Rows and columns of the learnt table of positions.
+            Rows and columns of the learnt table of positions; beside RoPE too (EVA-02, Perception Encoder).
         position_antialias (`bool`, defaults to `False`):
-            Whether the table is resized with torch's `antialias` (DINOv2 with registers).
+            Whether the table is resized with torch's `antialias` (DINOv2 with registers, timm's encoders).
+        rope_reference (`list[int]`, *optional*), rope_offset (`float`, defaults to 0.0):
+            With `"rope_frame"`: the patch p of a frame of n patches turns by (p + `rope_offset`) / n * `rope_reference`, for rows and
+            columns each (EVA-02, Perception Encoder). `None`: as in DINOv3.
         rope_theta (`float`, defaults to 100.0):
             Base of the rotary frequencies.
         patch_embedding (`str`, defaults to `"linear"`):
@@ -214,6 +224,10 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
     qkv_bias: bool = True
     key_bias: bool = True
     use_gated_mlp: bool = False
+    mlp_norm: bool = False
+    attention_norm: bool = False
+    embedding_norm: bool = False
+    final_norm: bool = True
     layerscale_value: float | int | None = None
     drop_path_rate: float | int = 0.0
     num_prefix_tokens: int = 0
@@ -222,6 +236,8 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
     position_embedding: str = "rope"
     position_grid: list[int] | tuple[int, ...] | None = None
     position_antialias: bool = False
+    rope_reference: list[int] | tuple[int, ...] | None = None
+    rope_offset: float | int = 0.0
     rope_theta: float | int = 100.0
     patch_embedding: str = "linear"
     stem_hidden_sizes: list[int] | tuple[int, ...] | None = None
@@ -353,7 +369,7 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
     @property
     def needs_frame_sizes(self) -> bool:
         """Whether a token's position depends on the size of its frame."""
-        return self.position_embedding in ("rope_frame", "learned")
+        return self.position_embedding == "rope_frame" or self.position_grid is not None
 
     @property
     def stem_sizes(self) -> list[int]:
@@ -423,10 +439,19 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
                     "expected heads of equal width, a multiple of four."
                 )
         grid = self.position_grid
-        if (self.position_embedding == "learned") != (grid is not None) or (grid and (len(grid) != 2 or min(grid) < 1)):
+        allowed = {"learned": grid is not None, "sincos": grid is None}.get(self.position_embedding, True)
+        if not allowed or (grid and (len(grid) != 2 or min(grid) < 1)):
             raise ValueError(
                 f"position_grid={grid} with position_embedding={self.position_embedding!r}: expected rows and columns with "
-                "'learned', else None."
+                "'learned', None with 'sincos', else either."
+            )
+        reference = self.rope_reference
+        if reference is not None and (
+            self.position_embedding != "rope_frame" or len(reference) != 2 or min(reference) < 1
+        ):
+            raise ValueError(
+                f"rope_reference={reference} with position_embedding={self.position_embedding!r}: expected rows and columns with "
+                "'rope_frame', else None."
             )
         if self.num_prefix_tokens < 0 or (self.num_prefix_tokens and self.attention_pattern == "vitdet"):
             raise ValueError(

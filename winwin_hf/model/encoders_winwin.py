@@ -9,6 +9,7 @@ Notable:
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ from transformers.image_utils import (
 )
 
 from .croco_encoders_winwin import read_croco_encoder
-from .pretrained_winwin import PretrainedEncoder
+from .pretrained_winwin import DINO_TAPS, PretrainedEncoder, permute_heads, place_tokens
+from .timm_encoders_winwin import is_timm, read_timm, timm_repository
 
 # (their name, ours); the first that matches. Both spellings of attention are transformers' own, before and after 5.22.
 NAMES = (
@@ -53,18 +55,16 @@ NAMES = (
 LEFT_OUT = {"embeddings.mask_token": "pre-training only", "pooler.": "a head", "head.": "a head"}
 PREFIX = ("embeddings.cls_token", "embeddings.register_tokens")
 POSITIONS = ("embeddings.position_embeddings", "embeddings.position_embedding.weight")
-OTHERS = "or a CroCo, DUSt3R or MASt3R"
-
-# Blocks that DINOv2's and DINOv3's own dense heads read, by the number of blocks; 12 blocks have our default.
-DINO_TAPS = {24: [4, 11, 17, 23], 40: [9, 19, 29, 39]}
+OTHERS = "or a CroCo, DUSt3R or MASt3R, or timm's EVA-02, Perception Encoder, RoPE ViT or DINOv3"
 
 
 def read_encoder(source: str, **options: Any) -> PretrainedEncoder:
     """
-    Reads an encoder of one of `FAMILIES`, or of CroCo, DUSt3R or MASt3R.
+    Reads an encoder of one of `FAMILIES`, of CroCo, DUSt3R or MASt3R, or of timm.
 
     Args:
-        source: a Hub repository or a folder; CroCo, DUSt3R and MASt3R may be their public file (.pth).
+        source: a Hub repository, a folder or the model.safetensors in it; CroCo, DUSt3R and MASt3R may be their public file (.pth),
+            timm's a name such as "eva02_base_patch14_448.mim_in22k_ft_in22k_in1k".
         options: of `from_pretrained`, such as `revision`, `token`, `cache_dir`, `local_files_only`.
     Raises:
         OSError: nothing is there. ValueError: another family, an option that our encoder doesn't have, tensors that are missing or
@@ -72,15 +72,23 @@ def read_encoder(source: str, **options: Any) -> PretrainedEncoder:
     """
     if source.endswith((".pth", ".pt")):
         return read_croco_encoder(source)
+    source = place_of(source)
     try:
         settings, _ = PreTrainedConfig.get_config_dict(source, **options)
     except OSError as error:
         raise OSError(
             f"{source}: no folder or Hub repository with a config.json ({str(error).splitlines()[0]})"
         ) from error
+    if is_timm(settings):
+        return read_timm(source, settings, **options)
     if "model_type" not in settings and "enc_embed_dim" in settings:
         return read_croco_encoder(source, settings, **options)
     return read_transformers(source, options)
+
+
+def place_of(source: str) -> str:
+    """The folder or Hub repository that `source` names: a model.safetensors is its folder's, and timm's names are completed."""
+    return str(Path(source).parent) if Path(source).name == "model.safetensors" else timm_repository(source)
 
 
 def read_transformers(source: str, options: dict[str, Any]) -> PretrainedEncoder:
@@ -133,33 +141,19 @@ def rename(theirs: dict[str, torch.Tensor], source: str) -> tuple[dict[str, torc
         else:
             raise ValueError(f"{source}: {name} has no place in our encoder")
     tokens = [prefix[name] for name in PREFIX if name in prefix]
-    if positions is not None:
-        if tokens:
-            tokens[0] = tokens[0] + positions[:1]
-            positions = positions[1:]
-        side = round(len(positions) ** 0.5)
-        if side * side != len(positions):
-            raise ValueError(f"{source}: {len(positions)} positions; expected those of a square grid")
-        tensors["embeddings.positions"] = positions.unflatten(0, (side, side))
-    if tokens:
-        tensors["embeddings.prefix_tokens"] = torch.cat(tokens)
-    return tensors, left_out
+    return {**tensors, **place_tokens(tokens, positions, source)}, left_out
 
 
 def reorder(tensors: dict[str, torch.Tensor], fields: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Queries and keys with the channels of each head in the order of our RoPE; the same again brings them back."""
     if fields["position_embedding"] != "rope_frame":
         return tensors
-    heads = fields["num_attention_heads"]
-
-    def swap(
-        tensor: torch.Tensor,
-    ) -> torch.Tensor:  # quarters of a head: (row, column), (row, column) -> twice row, twice column
-        quarters = tensor.unflatten(0, (heads, 4, -1))
-        return quarters[:, [0, 2, 1, 3]].flatten(0, 2)
-
-    rotated = re.compile(r"layers\.\d+\.attention\.[qk]_proj\.\w+")
-    return {name: swap(tensor) if rotated.fullmatch(name) else tensor for name, tensor in tensors.items()}
+    # quarters of a head: (row, column), (row, column) -> twice row, twice column
+    return permute_heads(
+        tensors,
+        fields["num_attention_heads"],
+        lambda channels: channels.unflatten(0, (2, 2, -1)).transpose(0, 1).flatten(),
+    )
 
 
 # ------------------------------------------------------------------ their configs
@@ -303,7 +297,8 @@ def check_way_back(config: Any, fields: dict[str, Any], family: str) -> None:
     """Raises ValueError where `fields`, which a family's config says about our encoder, aren't those of `config`."""
     again = type(config)(head_type="linear", **fields)
     names = ["hidden_act", "qkv_bias", "use_gated_mlp", "position_embedding", "position_antialias", "num_prefix_tokens"]
-    names += ["intermediate_size", "patch_embedding", "global_blocks"]
+    names += ["intermediate_size", "patch_embedding", "global_blocks", "position_grid", "rope_reference"]
+    names += ["mlp_norm", "attention_norm", "embedding_norm", "final_norm"]
     wrong = [name for name in names if getattr(config, name) != getattr(again, name)]
     if (config.layerscale_value is None) != (again.layerscale_value is None):
         wrong.append("layerscale_value")
@@ -337,7 +332,7 @@ def their_config(config: Any) -> tuple[str, dict[str, Any]]:
             "num_register_tokens": prefix - 1,
         }
     grid = config.position_grid
-    if grid is None or grid[0] != grid[1] or not config.key_bias:
+    if grid is None or config.position_embedding != "learned" or grid[0] != grid[1] or not config.key_bias:
         raise ValueError(
             f"an encoder with position_embedding={config.position_embedding!r} and position_grid={grid}: expected one of "
             f"{', '.join(FAMILIES)}"

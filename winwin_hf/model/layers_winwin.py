@@ -192,7 +192,7 @@ def rotary_of(
     if config.position_embedding == "sincos" or (config.position_embedding == "learned" and not decoder):
         return None
     if config.position_embedding == "rope_frame" and not decoder:
-        positions = frame_coordinates(positions, layout.frame_size())
+        positions = frame_coordinates(positions, layout.frame_size(), config.rope_reference, config.rope_offset)
     cos, sin = rotary_embedding(positions, width, config.rope_theta)
     return cos[:, None], sin[:, None]
 
@@ -274,6 +274,7 @@ class WinWinAttention(nn.Module):
         num_heads: int,
         trained_tokens: int | None = None,
         key_bias: bool = True,
+        norm: bool = False,
     ):
         super().__init__()
         self.config = config
@@ -285,6 +286,7 @@ class WinWinAttention(nn.Module):
         self.q_proj = nn.Linear(width, width, bias=config.qkv_bias)
         self.k_proj = nn.Linear(width, width, bias=config.qkv_bias and key_bias)
         self.v_proj = nn.Linear(width, width, bias=config.qkv_bias)
+        self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if norm else None
         self.o_proj = nn.Linear(width, width)
 
     def forward(
@@ -322,24 +324,32 @@ class WinWinAttention(nn.Module):
             scaling=self.scaling,
             **kwargs,
         )
-        return self.o_proj(output.flatten(2)), weights
+        output = output.flatten(2)
+        return self.o_proj(output if self.norm is None else self.norm(output)), weights
 
 
 class WinWinMLP(nn.Module):
-    """Two projections with an activation between them; `gated`: the activation multiplies a third one (SwiGLU)."""
+    """
+    Two projections with an activation between them.
 
-    def __init__(self, config: WinWinConfig, width: int, gated: bool = False):
+    `gated`: the activation multiplies a third one (SwiGLU). `norm`: a norm stands before the last.
+    """
+
+    def __init__(self, config: WinWinConfig, width: int, gated: bool = False, norm: bool = False):
         super().__init__()
         inner = round(width * config.mlp_ratio)
         self.up_proj = nn.Linear(width, inner)
         self.gate_proj = nn.Linear(width, inner) if gated else None
         self.act_fn = ACT2FN[config.hidden_act]
+        self.norm = nn.LayerNorm(inner, eps=config.layer_norm_eps) if norm else None
         self.down_proj = nn.Linear(inner, width)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         if self.gate_proj is None:
-            return self.down_proj(self.act_fn(self.up_proj(hidden_states)))
-        return self.down_proj(self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states))
+            inner = self.act_fn(self.up_proj(hidden_states))
+        else:
+            inner = self.act_fn(self.gate_proj(hidden_states)) * self.up_proj(hidden_states)
+        return self.down_proj(inner if self.norm is None else self.norm(inner))
 
 
 # ------------------------------------------------------------------ encoder
@@ -362,6 +372,7 @@ class WinWinEmbeddings(nn.Module):
         self.positions = nn.Parameter(torch.zeros(*grid, size)) if grid is not None else None
         prefix = config.num_prefix_tokens
         self.prefix_tokens = nn.Parameter(torch.zeros(prefix, size)) if prefix else None
+        self.norm = nn.LayerNorm(size, eps=config.layer_norm_eps) if config.embedding_norm else None
 
     def forward(self, pixels: torch.Tensor, layout: Layout) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """pixels (B*N, C, h*p, w*p) -> tokens (B, T, D) and the stem's maps of strides 2, 4, ..., p/2 (none if linear)."""
@@ -398,14 +409,14 @@ class WinWinEmbeddings(nn.Module):
     def add_prefix(
         self, tokens: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor] | None
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
-        """(B, T, D) -> (B, P + T, D), and a rotary embedding that leaves the P prefix tokens as they are."""
-        if self.prefix_tokens is None:
-            return tokens, rotary
-        prefix = self.prefix_tokens.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
-        if rotary is not None:
-            pad = (0, 0, prefix.shape[1], 0)
-            rotary = F.pad(rotary[0], pad, value=1.0), F.pad(rotary[1], pad)
-        return torch.cat([prefix, tokens], dim=1), rotary
+        """(B, T, D) -> (B, P + T, D), and a rotary embedding that leaves the P prefix tokens as they are; then the norm, if any."""
+        if self.prefix_tokens is not None:
+            prefix = self.prefix_tokens.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
+            tokens = torch.cat([prefix, tokens], dim=1)
+            if rotary is not None:
+                pad = (0, 0, prefix.shape[1], 0)
+                rotary = F.pad(rotary[0], pad, value=1.0), F.pad(rotary[1], pad)
+        return tokens if self.norm is None else self.norm(tokens), rotary
 
 
 class WinWinLayer(GradientCheckpointingLayer):
@@ -417,9 +428,11 @@ class WinWinLayer(GradientCheckpointingLayer):
         self.cell_size = None if index in config.global_blocks else config.attention_cell_size
         self.drop_path_rate = config.drop_path_rate * index / max(1, depth - 1)
         self.norm1 = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.attention = WinWinAttention(config, size, config.num_attention_heads, key_bias=config.key_bias)
+        self.attention = WinWinAttention(
+            config, size, config.num_attention_heads, key_bias=config.key_bias, norm=config.attention_norm
+        )
         self.norm2 = nn.LayerNorm(size, eps=config.layer_norm_eps)
-        self.mlp = WinWinMLP(config, size, gated=config.use_gated_mlp)
+        self.mlp = WinWinMLP(config, size, gated=config.use_gated_mlp, norm=config.mlp_norm)
         scale = config.layerscale_value
         self.layer_scale1, self.layer_scale2 = (
             nn.Parameter(torch.full((size,), float(scale))) if scale is not None else None for _ in range(2)

@@ -177,12 +177,13 @@ class WinWinPreTrainedModel(PreTrainedModel):
     @classmethod
     def from_encoder(cls, source: str, **options: Any) -> "WinWinPreTrainedModel":
         """
-        A new model on an encoder that others pre-trained (DINOv3, DINOv2, MAE, ViT, SigLIP, CroCo, DUSt3R, MASt3R).
+        A new model on an encoder that others pre-trained (DINOv3, DINOv2, MAE, ViT, SigLIP, CroCo, DUSt3R, MASt3R; timm's EVA-02,
+        Perception Encoder and RoPE ViTs).
 
         All else is initialised; optical flow and pre-training start with the source's decoder too, if it has one.
 
         Args:
-            source (`str`): a Hub repository or a folder; CroCo, DUSt3R and MASt3R may be their public file (.pth).
+            source (`str`): a Hub repository or a folder; CroCo, DUSt3R and MASt3R may be their public file (.pth), timm's their name.
             options: fields of `WinWinConfig`, such as `head_type`; and `revision`, `token`, `cache_dir`, `local_files_only` of the Hub.
         Raises: OSError: nothing is there. ValueError: not an encoder of those families, or an option that contradicts it.
         """
@@ -211,7 +212,9 @@ class WinWinModel(WinWinPreTrainedModel):
         super().__init__(config)
         self.embeddings = WinWinEmbeddings(config)
         self.layers = nn.ModuleList(WinWinLayer(config, i) for i in range(config.num_hidden_layers))
-        self.norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.norm: nn.Module = (
+            nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if config.final_norm else nn.Identity()
+        )
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -252,7 +255,8 @@ class WinWinModel(WinWinPreTrainedModel):
         """
         refuse_misspelt(kwargs)
         pixels, layout = as_windows(pixel_values, window_positions, self.config, frame_sizes=frame_sizes)
-        check_precision(self.norm.weight)
+        first: Any = self.layers[0]
+        check_precision(first.norm1.weight)
         tokens, stem = self.embeddings(pixels, layout)
         rotary = rotary_of(layout, self.config, self.config.hidden_size // self.config.num_attention_heads)
         if visible is not None:

@@ -4,10 +4,11 @@ Notable:
 - every function takes positions in the whole frame, so a window's tokens get what they get in the whole frame.
 - RoPE (Su et al. 2021; in 2D as in CroCo v2): the first half of a head's channels is rotated by the row, the second half by the
   column. The scalar product of two rotated vectors depends on the difference of their positions alone, so a network trained on
-  windows runs on frames of any size. DINOv3 rotates by coordinates in the frame instead, which need the frame's size.
+  windows runs on frames of any size. DINOv3 and EVA-02 rotate by coordinates in the frame instead, which need the frame's size.
 - a learnt table is resized to the frame by the same bicubic weights as torch's `interpolate`, computed at the window's tokens only.
 """
 
+from collections.abc import Sequence
 from math import pi
 
 import torch
@@ -27,8 +28,19 @@ def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch
     return x * cos + torch.cat([-b, a, -d, c], dim=-1) * sin
 
 
-def frame_coordinates(positions: torch.Tensor, frame: torch.Tensor) -> torch.Tensor:
-    """DINOv3's: the patches' centres, -1 to 1 over the frame, times 2 pi. positions (B, T, 2), frame (B, 2) in patches."""
+def frame_coordinates(
+    positions: torch.Tensor, frame: torch.Tensor, reference: Sequence[int] | None = None, offset: float = 0.0
+) -> torch.Tensor:
+    """
+    By what RoPE turns in frames of any size.
+
+    Args:
+        positions: (B, T, 2), in patches. frame: (B, 2), rows and columns in patches.
+        reference: EVA-02's, rows and columns to which every frame is scaled, `offset` in patches of the frame. None: DINOv3's, the
+            patches' centres, -1 to 1 over the frame, times 2 pi.
+    """
+    if reference is not None:
+        return (positions.float() + offset) / frame[:, None] * frame.new_tensor(reference)
     return 2 * pi * (2 * (positions.float() + 0.5) / frame[:, None] - 1)
 
 

@@ -1,6 +1,9 @@
 """What every reader of an encoder that others pre-trained gives, and how a model takes it over."""
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from math import isqrt
 from typing import Any
 
 import torch
@@ -11,6 +14,8 @@ from .image_processing_winwin import WinWinImageProcessor
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 # What can be chosen anew without another encoder.
 FREE = ("attention_dropout", "drop_path_rate", "head_taps", "apply_layernorm")
+# Blocks that DINOv2's and DINOv3's own dense heads read, by the number of blocks; 12 blocks have our default.
+DINO_TAPS = {24: [4, 11, 17, 23], 40: [9, 19, 29, 39]}
 
 
 @dataclass(frozen=True)
@@ -19,7 +24,7 @@ class PretrainedEncoder:
     An encoder of another family as ours, and its decoder if it has one.
 
     Attributes:
-        family: transformers' `model_type`, or "croco", "dust3r", "mast3r".
+        family: transformers' `model_type`, or "timm", "croco", "dust3r", "mast3r".
         config: the fields of `WinWinConfig` that it decides.
         tensors: name in `WinWinModel` -> tensor, float32. names: the source's names of what went into them.
         left_out: the source's name of each tensor that isn't used -> why.
@@ -82,3 +87,37 @@ class PretrainedEncoder:
                     raise ValueError(f"{self.source}: {name} (our name) {found}; expected {tuple(expected.shape)}")
         for module, tensors in parts:
             module.load_state_dict(tensors)
+
+
+def place_tokens(prefix: list[torch.Tensor], positions: torch.Tensor | None, source: str) -> dict[str, torch.Tensor]:
+    """
+    Tokens before the patches and a square table of positions, under our names.
+
+    Args:
+        prefix: (tokens, D) each, in their order. positions: (tokens + patches, D), of the first prefix tokens and of the patches.
+    Raises: ValueError: positions that are of no square grid.
+    """
+    tokens = torch.cat(prefix) if prefix else None
+    placed = {}
+    if positions is not None:
+        side = isqrt(len(positions))
+        own = len(positions) - side * side  # prefix tokens that have a position
+        if side == 0 or own > (0 if tokens is None else len(tokens)):
+            raise ValueError(f"{source}: {len(positions)} positions; expected those of a square grid")
+        if tokens is not None and own:
+            tokens = torch.cat([tokens[:own] + positions[:own], tokens[own:]])
+        placed["embeddings.positions"] = positions[own:].unflatten(0, (side, side))
+    return placed if tokens is None else {**placed, "embeddings.prefix_tokens": tokens}
+
+
+def permute_heads(
+    tensors: dict[str, torch.Tensor], heads: int, order: Callable[[torch.Tensor], torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """Tensors of an encoder, its queries and keys with the channels of each head as `order` puts (0, 1, ... width - 1)."""
+    rotated = re.compile(r"layers\.\d+\.attention\.[qk]_proj\.\w+")
+
+    def permute(tensor: torch.Tensor) -> torch.Tensor:
+        of_heads = tensor.unflatten(0, (heads, -1))
+        return of_heads[:, order(torch.arange(of_heads.shape[1], device=tensor.device))].flatten(0, 1)
+
+    return {name: permute(tensor) if rotated.fullmatch(name) else tensor for name, tensor in tensors.items()}

@@ -18,7 +18,7 @@ import winwin_hf.registration  # noqa: F401 - the Auto classes know the package'
 from winwin_hf import bundled
 from winwin_hf.convert.croco import load_croco
 from winwin_hf.model.croco_files_winwin import PAIRS, read_croco
-from winwin_hf.model.encoders_winwin import read_encoder
+from winwin_hf.model.encoders_winwin import place_of, read_encoder
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.model.modeling_winwin import WinWinModel, WinWinPreTrainedModel
 from winwin_hf.model.pretrained_winwin import PretrainedEncoder
@@ -29,7 +29,8 @@ ENCODER = (
     *("patch_size", "num_channels", "patch_embedding", "stem_hidden_sizes"),
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "mlp_ratio", "hidden_act", "layer_norm_eps"),
     *("qkv_bias", "key_bias", "use_gated_mlp", "layerscale_value", "num_prefix_tokens"),
-    *("position_embedding", "position_grid", "position_antialias", "rope_theta"),
+    *("mlp_norm", "attention_norm", "embedding_norm", "final_norm"),
+    *("position_embedding", "position_grid", "position_antialias", "rope_theta", "rope_reference", "rope_offset"),
 )
 DECODER = ("decoder_hidden_size", "decoder_num_hidden_layers", "decoder_num_attention_heads")
 
@@ -67,7 +68,7 @@ def read_start(source: str | Path, pairs: bool = False) -> Start:
         if read_croco(source).kind in PAIRS:
             return _start_on(read_encoder(source), pairs)
         return _start_of(source, load_croco(source), None)
-    place = bundled.resolve(source)
+    place = bundled.resolve(place_of(source))
     if not Path(place).is_dir() and place.count("/") != 1:
         raise ValueError(
             f"model.init: {source}: no such folder, nor the name of a bundled checkpoint or of a Hub repository; if another recipe makes "
