@@ -6,6 +6,7 @@ The reference is plain PyTorch. Where numbers of known pixels differ, each batch
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -196,7 +197,11 @@ def write_recipe(folder, task: str, variant: str, size: int, accumulation: int):
 @pytest.fixture
 def plain_sgd(monkeypatch):
     """AdamW's first step is the gradient's sign, so rounding errors of small gradients would be felt in full."""
-    monkeypatch.setattr(loop, "make_optimizer", lambda model, _: torch.optim.SGD(model.parameters(), lr=RATE))
+
+    def make_sgd(model: torch.nn.Module, _: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD([{"params": list(model.parameters()), "scale": 1.0}], lr=RATE)
+
+    monkeypatch.setattr(loop, "make_optimizer", make_sgd)
     monkeypatch.setattr(loop, "learning_rate", lambda *_: RATE)
 
 

@@ -75,7 +75,11 @@ def read_start(source: str | Path, pairs: bool = False) -> Start:
             "it, train by that one first"
         )
     with in_field("model.init"):
-        if PreTrainedConfig.get_config_dict(place)[0].get("model_type") != "winwin":
+        try:
+            settings, _ = PreTrainedConfig.get_config_dict(place)
+        except OSError:  # the reader's own error names the source
+            settings = {}
+        if settings.get("model_type") != "winwin":
             return _start_on(read_encoder(place), pairs)
         try:
             processor = AutoImageProcessor.from_pretrained(place)
