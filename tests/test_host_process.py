@@ -213,6 +213,7 @@ def test_unchanged_process_puts_everything_back(host: None):
         1 / 0  # noqa: B018
 
 
+@pytest.mark.slow  # a fresh process imports everything
 def test_works_without_posix_modules(recipe: Path, tmp_path: Path):
     """In a process in which the package can't import `resource` and `fcntl`, as on Windows. (Here psutil itself needs `resource`.)"""
     code = f"""

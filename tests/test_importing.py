@@ -27,12 +27,14 @@ def test_public_names():
         from winwin_hf import WinWinForPoetry  # noqa: F401
 
 
+@pytest.mark.slow  # a fresh process imports everything
 @pytest.mark.parametrize("order", ["import winwin_hf, transformers", "import transformers, winwin_hf"])
 def test_import_registers_whatever_comes_first(order: str):
     code = f"{order}; from transformers import AutoConfig; print(AutoConfig.for_model('winwin').model_type)"
     assert python(code).strip() == "winwin"
 
 
+@pytest.mark.slow  # a fresh process imports everything
 def test_threads_may_use_transformers_after_the_import():
     code = """
 import threading

@@ -228,6 +228,7 @@ def own_flow(folder: Path, frames: list[str]) -> torch.Tensor:
     return pipeline("optical-flow", model=str(folder))(*frames)["flow"]
 
 
+@pytest.mark.slow  # a fresh process imports everything
 def test_flow_without_the_package(server, push, bare, runs, frames):
     done = push(runs["flow"], "tester/winwin-small")
     assert done["url"].startswith(f"{server.url}/tester/winwin-small/commit/")

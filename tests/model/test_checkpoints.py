@@ -142,6 +142,7 @@ def test_classes_do_not_depend_on_how_many_pixels_a_photograph_has(examples):
     assert (first == second).mean() > 0.95
 
 
+@pytest.mark.slow  # a fresh process imports everything
 def test_stock_pipelines_do_not_complain():
     """In a fresh process, since transformers' log doesn't reach pytest's capture: nothing says "not supported"."""
     code = (
@@ -183,7 +184,7 @@ class UnknownRepository(BaseHTTPRequestHandler):
     [
         pytest.param("sys.modules['peft'] = None", "", id="without-peft"),
         # with it, transformers asks for an adapter first, and takes the Hub's word that there is no such repository
-        pytest.param("import peft", ", local_files_only=True", id="with-peft"),
+        pytest.param("import peft", ", local_files_only=True", id="with-peft", marks=pytest.mark.slow),
     ],
 )
 def test_bare_names_where_the_hub_knows_no_such_repository(peft, options):

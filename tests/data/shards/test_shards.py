@@ -172,6 +172,7 @@ def test_shards_of_shards_and_of_images_in_memory(tmp_path):
     assert_same(decoded(open_shards(tmp_path / "two"), "depth-estimation"), decoded(rows, "depth-estimation"))
 
 
+@pytest.mark.slow  # a fresh process imports everything
 def test_a_bare_process_reads_them_without_this_package(tmp_path):
     rows = make_rows(tmp_path / "files", "semantic-segmentation", 5)
     for format in ("parquet", "webdataset"):

@@ -145,6 +145,7 @@ def test_outside_the_frame_the_scene_goes_on_and_the_flow_is_unknown() -> None:
     assert image[16:, 20:].std() > 0 and s.occlusion((180, 240, 32, 32))[12:].all()
 
 
+@pytest.mark.slow  # fresh processes import everything
 def test_a_scene_is_a_function_of_its_seed_in_any_process() -> None:
     settings = RICH
     example = {"index": 3, "seed": scene_seed(5, 3), "step": 3}
