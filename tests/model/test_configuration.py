@@ -68,7 +68,7 @@ def test_stem_sizes():
     [
         (
             {"position_embedding": "alibi"},
-            r"position_embedding='alibi': expected one of 'rope', 'rope_frame', 'learned'",
+            r"position_embedding='alibi': expected one of 'rope', 'rope_frame', 'rope_mixed', 'learned'",
         ),
         ({"position_embedding": "learned"}, "position_grid=None with position_embedding='learned'"),
         (

@@ -120,7 +120,6 @@ def test_heads_without_arguments_are_the_architecture_s(architecture, heads):
     assert timm_encoders.arguments_of("x", {"architecture": architecture})["num_heads"] == heads
 
 
-@pytest.mark.slow
 def test_the_table_is_timm_s():
     """Of every architecture that timm has and the table knows, at one block on the meta device."""
     timm = pytest.importorskip("timm", reason="needs timm and torchvision")
@@ -129,19 +128,19 @@ def test_the_table_is_timm_s():
         for name in timm.list_models()
         if any(re.fullmatch(pattern, name) for pattern, _ in timm_encoders.ARCHITECTURES)
     ]
-    assert len(names) >= 45
+    assert len(names) >= 51
     for name in names:
         with torch.device("meta"):
             theirs = timm.create_model(name, depth=1)
         rope, block = theirs.rope, theirs.blocks[0]
         arguments = timm_encoders.arguments_of(name, {"architecture": name})
-        tensors, _ = timm_encoders.rename(theirs.state_dict(), name)
+        tensors, _ = timm_encoders.rename(theirs.state_dict(), arguments, name)
         fields = timm_encoders.fields_of(tensors, arguments)
         reference = getattr(rope, "ref_feat_shape", None)
         assert fields["num_attention_heads"] == block.attn.num_heads, name
         assert fields["layer_norm_eps"] == block.norm1.eps, name
-        assert fields["rope_theta"] == rope.temperature, name
-        assert fields["rope_offset"] == rope.grid_offset, name
+        assert fields["rope_theta"] == (100 if arguments["rope_type"] == "mixed" else rope.temperature), name
+        assert fields["rope_offset"] == getattr(rope, "grid_offset", 0.0), name
         assert fields["rope_reference"] == (None if reference is None else list(reference)), name
         assert arguments["rope_grid_indexing"] == rope.grid_indexing, name
         assert arguments["rope_rotate_half"] == block.attn.rotate_half, name
@@ -203,7 +202,57 @@ def test_an_encoder_is_trained_on_windows(name):
     assert not unused
 
 
-@pytest.mark.parametrize("name", ["eva02-base", "perception-core", "rope-axial-absolute"])
+@torch.no_grad()
+def test_learnt_frequencies_are_relative_positions(tmp_path):
+    """Moving all windows changes nothing, moving one does; a new network starts with frequencies, turned in each head."""
+    config = WinWinConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        patch_size=4,
+        position_embedding="rope_mixed",
+        head_type="linear",
+    )
+    model = WinWinModel(config).eval()
+    frequencies = model.layers[1].attention.frequencies
+    lengths = (frequencies**2).sum(0).sqrt()
+    torch.testing.assert_close(lengths, (100.0 ** -(torch.arange(4) / 4)).repeat(2).expand(2, -1), rtol=1e-5, atol=0)
+    assert not torch.allclose(frequencies[:, 0], frequencies[:, 1], rtol=1e-2)
+    for layer in model.layers:  # attention of a new network hardly sees where a token is
+        layer.attention.q_proj.weight.mul_(20)
+        layer.attention.k_proj.weight.mul_(20)
+    windows, where = torch.randn(1, 2, 3, 8, 8), torch.tensor([[[0, 0], [4, 3]]])
+    here, moved, apart = (
+        model(windows, place).last_hidden_state
+        for place in (where, where + 5, where + torch.tensor([[[0, 0], [1, 0]]]))
+    )
+    assert_equal(moved, here, tolerance=1e-4)
+    assert not torch.allclose(apart, here, rtol=1e-2)
+    model.save_pretrained(tmp_path)
+    again = WinWinModel.from_pretrained(tmp_path).eval()
+    assert torch.equal(again(windows, where).last_hidden_state, here)
+    in_cells = WinWinModel.from_pretrained(
+        tmp_path, attention_pattern="vitdet", attention_cell_size=9, global_attention_indices=[]
+    )
+    image = torch.randn(1, 3, 24, 32)
+    assert_equal(in_cells.eval()(image).last_hidden_state, model(image).last_hidden_state)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["eva02-base", "perception-core", "rope-mixed", "perception-spatial"])
+@torch.no_grad()
+def test_an_exported_encoder_takes_any_size(name):
+    model = load(FILES / name).requires_grad_(False)
+    image, other = torch.randn(1, 3, 16, 24), torch.randn(1, 3, 28, 20)
+    rows, columns = (torch.export.Dim(side, min=2, max=99) for side in ("rows", "columns"))
+    program = torch.export.export(
+        model, (), {"pixel_values": image}, dynamic_shapes={"pixel_values": {2: 4 * rows, 3: 4 * columns}}
+    )
+    expected = model(other).last_hidden_state
+    assert_equal(program.module()(pixel_values=other).last_hidden_state, expected, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("name", ["eva02-base", "perception-core", "rope-axial-absolute", "rope-mixed"])
 def test_they_do_not_go_back_as_another_encoder(name):
     with pytest.raises(ValueError, match=r"an encoder with "):
         to_transformers(load(FILES / name))
@@ -247,7 +296,10 @@ REFUSED = {
         r"timm's resnet50; expected eva02_\* \(but enormous\), vit_pe_\*",
     ),
     "norms behind": (with_settings(architecture="eva02_enormous_patch14_clip_224"), "eva02_enormous.*but enormous"),
-    "learnt frequencies": (with_settings(architecture="vit_small_patch16_rope_mixed_224"), "rope_mixed_224.*but mixed"),
+    "no frequencies": (
+        with_settings(architecture="vit_small_patch16_rope_mixed_224"),
+        r"layers\.0\.attention\.frequencies \(our name\) is missing",
+    ),
     "an unknown argument": (with_settings(model_args={"use_post_norm": True}), "model_args .* have use_post_norm"),
     "another RoPE": (with_settings(model_args={"rope_type": "mrope"}), "rope_type is 'mrope'; expected 'cat'"),
     "heads that don't fit": (
@@ -257,6 +309,11 @@ REFUSED = {
     "a missing tensor": (without("blocks.1.mlp.fc2.bias"), r"layers\.1\.mlp\.down_proj\.bias \(our name\) is missing"),
     "a missing block": (without("blocks.0.norm1.weight"), r"layers\.0\.norm1\.weight \(our name\) is missing"),
     "an unknown tensor": (with_tensor("blocks.0.attn.q_norm.weight", torch.ones(8)), "q_norm.weight has no place"),
+    "frequencies of RoPE-mixed": (with_tensor("rope.freqs", torch.ones(2, 2, 2, 4)), "rope.freqs has no place"),
+    "a fused MLP and a split one": (
+        with_tensor("blocks.0.mlp.norm.scale", torch.ones(2)),
+        r"layers\.0\.mlp\.norm\.scale \(our name\) has no place",
+    ),
     "another shape": (with_tensor("blocks.0.norm1.bias", torch.ones(8)), r"has shape \(8,\); expected \(16,\)"),
     "no square": (with_tensor("pos_embed", torch.zeros(1, 13, 16)), "13 positions; expected those of a square"),
 }

@@ -18,6 +18,8 @@ ARCHITECTURES = {
     "rope-registers": "vit_betwixt_patch16_rope_reg4_gap_256",
     "rope-axial": "vit_small_patch16_rope_224",
     "rope-axial-absolute": "vit_base_patch16_rope_ape_224",
+    "rope-mixed": "vit_small_patch16_rope_mixed_224",
+    "rope-mixed-absolute": "vit_base_patch16_rope_mixed_ape_224",
     "dinov3": "vit_small_plus_patch16_dinov3",
 }
 FRAMES = {"training's": (4, 4), "wide": (3, 7), "large": (6, 5)}  # in patches

@@ -121,8 +121,9 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
             Standard deviation of the truncated normal that initialises linear and convolution weights.
         position_embedding (`str`, defaults to `"rope"`):
             `"rope"`: rotary embedding of (row, column), relative. `"rope_frame"`: of coordinates from -1 to 1 over the frame
-            (DINOv3), or scaled to `rope_reference`. `"learned"`: a table of `position_grid` cells, resized to the frame and added to the
-            patches (ViT, MAE, DINOv2, SigLIP). `"sincos"`: a fixed absolute embedding added to the patches, the paper's
+            (DINOv3), or scaled to `rope_reference`. `"rope_mixed"`: relative, by frequencies of row and column together that each head
+            of each block learns (RoPE-mixed, Heo et al. 2024). `"learned"`: a table of `position_grid` cells, resized to the frame and
+            added to the patches (ViT, MAE, DINOv2, SigLIP). `"sincos"`: a fixed absolute embedding added to the patches, the paper's
             counter-example. With `"rope_frame"` and with a table, windows need `frame_sizes`. A decoder has `"rope"`, or `"sincos"` if
             the encoder has.
         position_grid (`list[int]`, *optional*):
@@ -133,7 +134,7 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
             With `"rope_frame"`: the patch p of a frame of n patches turns by (p + `rope_offset`) / n * `rope_reference`, for rows and
             columns each (EVA-02, Perception Encoder). `None`: as in DINOv3.
         rope_theta (`float`, defaults to 100.0):
-            Base of the rotary frequencies.
+            Base of the rotary frequencies; with `"rope_mixed"` of the first ones.
         patch_embedding (`str`, defaults to `"linear"`):
             `"linear"`: one projection a patch, as in the paper. `"conv_stem"`: stacked stride-2 convolutions, within each
             window (ours).
@@ -411,7 +412,7 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
 
     def validate_choices(self) -> None:
         for field, allowed in (
-            ("position_embedding", ("rope", "rope_frame", "learned", "sincos")),
+            ("position_embedding", ("rope", "rope_frame", "rope_mixed", "learned", "sincos")),
             ("readout_type", ("ignore", "project")),
             ("patch_embedding", ("linear", "conv_stem")),
             ("attention_pattern", ("global", "vitdet")),

@@ -30,6 +30,7 @@ from .positions_winwin import (
     apply_rotary,
     bicubic_weights,
     frame_coordinates,
+    mixed_embedding,
     rotary_embedding,
     sincos_embedding,
 )
@@ -187,10 +188,17 @@ def patchify(pixels: torch.Tensor, patch_size: int) -> torch.Tensor:
 def rotary_of(
     layout: Layout, config: WinWinConfig, width: int, decoder: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """cos and sin (B or 1, 1, T, width), float32, shared by all blocks whose heads are `width` wide; None without RoPE."""
+    """
+    cos and sin (B or 1, 1, T, width), float32, shared by all blocks whose heads are `width` wide; None without RoPE.
+
+    With "rope_mixed", whose blocks have frequencies of their own: rows and columns (B or 1, 1, T, 1).
+    """
     positions = layout.positions()
     if config.position_embedding == "sincos" or (config.position_embedding == "learned" and not decoder):
         return None
+    if config.position_embedding == "rope_mixed" and not decoder:
+        rows, columns = positions.float()[:, None].split(1, dim=-1)
+        return rows, columns
     if config.position_embedding == "rope_frame" and not decoder:
         positions = frame_coordinates(positions, layout.frame_size(), config.rope_reference, config.rope_offset)
     cos, sin = rotary_embedding(positions, width, config.rope_theta)
@@ -275,6 +283,7 @@ class WinWinAttention(nn.Module):
         trained_tokens: int | None = None,
         key_bias: bool = True,
         norm: bool = False,
+        mixed: bool = False,
     ):
         super().__init__()
         self.config = config
@@ -287,6 +296,8 @@ class WinWinAttention(nn.Module):
         self.k_proj = nn.Linear(width, width, bias=config.qkv_bias and key_bias)
         self.v_proj = nn.Linear(width, width, bias=config.qkv_bias)
         self.norm = nn.LayerNorm(width, eps=config.layer_norm_eps) if norm else None
+        # of rows and columns, by which "rope_mixed" turns the channels of each head
+        self.frequencies = nn.Parameter(torch.zeros(2, num_heads, self.head_dim // 2)) if mixed else None
         self.o_proj = nn.Linear(width, width)
 
     def forward(
@@ -297,7 +308,10 @@ class WinWinAttention(nn.Module):
         memory_rotary: tuple | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """hidden_states (B, T, D), memory (B, T2, D); rotary: cos and sin (B, 1, T, head width) -> (B, T, D), weights or None."""
+        """hidden_states (B, T, D), memory (B, T2, D); rotary: as of `rotary_of` -> (B, T, D), weights or None."""
+        if self.frequencies is not None and rotary is not None:
+            rows, columns = rotary
+            rotary = mixed_embedding(rows, columns, self.frequencies)
         if memory is None:
             memory, memory_rotary = hidden_states, rotary
         query = self.q_proj(hidden_states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
@@ -414,8 +428,8 @@ class WinWinEmbeddings(nn.Module):
             prefix = self.prefix_tokens.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
             tokens = torch.cat([prefix, tokens], dim=1)
             if rotary is not None:
-                pad = (0, 0, prefix.shape[1], 0)
-                rotary = F.pad(rotary[0], pad, value=1.0), F.pad(rotary[1], pad)
+                pad, first = (0, 0, prefix.shape[1], 0), 0.0 if self.config.position_embedding == "rope_mixed" else 1.0
+                rotary = F.pad(rotary[0], pad, value=first), F.pad(rotary[1], pad)
         return tokens if self.norm is None else self.norm(tokens), rotary
 
 
@@ -429,7 +443,12 @@ class WinWinLayer(GradientCheckpointingLayer):
         self.drop_path_rate = config.drop_path_rate * index / max(1, depth - 1)
         self.norm1 = nn.LayerNorm(size, eps=config.layer_norm_eps)
         self.attention = WinWinAttention(
-            config, size, config.num_attention_heads, key_bias=config.key_bias, norm=config.attention_norm
+            config,
+            size,
+            config.num_attention_heads,
+            key_bias=config.key_bias,
+            norm=config.attention_norm,
+            mixed=config.position_embedding == "rope_mixed",
         )
         self.norm2 = nn.LayerNorm(size, eps=config.layer_norm_eps)
         self.mlp = WinWinMLP(config, size, gated=config.use_gated_mlp, norm=config.mlp_norm)

@@ -68,6 +68,7 @@ from .outputs_winwin import (
     WinWinPreTrainingOutput,
 )
 from .pipeline_winwin import CUSTOM_PIPELINES
+from .positions_winwin import random_frequencies
 from .pretrained_winwin import HUB_OPTIONS, PretrainedEncoder
 from .refinement_winwin import FineFeatures, Refinement
 from .tracing_winwin import is_traced, refuse_recording
@@ -163,6 +164,9 @@ class WinWinPreTrainedModel(PreTrainedModel):
             # Equal queries and keys: the untrained network already prefers what looks the same and lies near.
             for key, query in ((module.key, module.query), (module.fine_key, module.fine_query)):
                 init.copy_(key.weight, query.weight)
+        elif isinstance(module, WinWinAttention) and module.frequencies is not None:
+            start = random_frequencies(module.num_heads, module.head_dim, self.config.rope_theta)
+            init.copy_(module.frequencies, start)
         elif isinstance(module, WinWinEmbeddings):
             for tokens in (module.positions, module.prefix_tokens):
                 if tokens is not None:

@@ -22,6 +22,24 @@ def rotary_embedding(positions: torch.Tensor, width: int, theta: float) -> tuple
     return angles.cos(), angles.sin()
 
 
+def mixed_embedding(
+    rows: torch.Tensor, columns: torch.Tensor, frequencies: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """rows, columns (B, 1, T, 1), frequencies of both (2, heads, width / 2) -> cos, sin (B, heads, T, width), float32."""
+    of_rows, of_columns = frequencies.float()[:, :, None]  # (heads, 1, width / 2)
+    first, second = (rows * of_rows + columns * of_columns).chunk(2, dim=-1)
+    angles = torch.cat([first, first, second, second], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def random_frequencies(heads: int, width: int, theta: float) -> torch.Tensor:
+    """Frequencies as `rotary_embedding` has them, turned by a random angle in each head (Heo et al. 2024): (2, heads, width / 2)."""
+    magnitudes = theta ** -torch.arange(0, 1, 4 / width)
+    angles = 2 * pi * torch.rand(heads, 1)
+    axes = [torch.cat([turn(angles), turn(angles + pi / 2)], dim=1) for turn in (torch.sin, torch.cos)]
+    return torch.stack([axis.repeat_interleave(width // 4, dim=1) * magnitudes.repeat(2) for axis in axes])
+
+
 def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotates x (..., T, width) by the embedding; the two channels of a rotation are a quarter of the width apart."""
     a, b, c, d = x.chunk(4, dim=-1)

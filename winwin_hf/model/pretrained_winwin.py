@@ -75,13 +75,17 @@ class PretrainedEncoder:
         """
         Brings the weights into a `WinWinModel`, and into a `WinWinDecoder` if both sides have one.
 
-        Raises: ValueError: a tensor is missing or has another shape.
+        Raises: ValueError: a tensor is missing, has another shape or no place.
         """
         parts = [(encoder, self.tensors)]
         if decoder is not None and self.decoder:
             parts.append((decoder, self.decoder))
         for module, tensors in parts:
-            for name, expected in module.state_dict().items():
+            ours = module.state_dict()
+            unknown = [name for name in tensors if name not in ours]
+            if unknown:
+                raise ValueError(f"{self.source}: {unknown[0]} (our name) has no place in an encoder by this config")
+            for name, expected in ours.items():
                 found = f"has shape {tuple(tensors[name].shape)}" if name in tensors else "is missing"
                 if name not in tensors or tensors[name].shape != expected.shape:
                     raise ValueError(f"{self.source}: {name} (our name) {found}; expected {tuple(expected.shape)}")

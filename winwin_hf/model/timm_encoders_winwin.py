@@ -40,11 +40,15 @@ ARCHITECTURES: tuple[tuple[str, dict[str, Any]], ...] = (
     (r"vit_pe_(core|lang|spatial)_gigantic_patch14_448", {**PERCEPTION, "num_heads": 16}),
     (r"vit_pe_(core|lang|spatial)_\w+_patch\d+_\d+", {**PERCEPTION, "rope_grid_offset": 1.0}),
     (r"vit_\w+_patch16_rope(_ape)?_224", {"rope_temperature": 100.0, "rope_grid_indexing": "xy"}),
+    (
+        r"vit_\w+_patch16_rope_mixed(_ape)?_224",
+        {"rope_type": "mixed", "rope_grid_indexing": "xy"},
+    ),
     (r"vit_7b_patch16_dinov3", {**DINOV3, "num_heads": 32}),
     (r"vit_\w+_patch16_dinov3(_qkvb)?", DINOV3),
 )
 EXPECTED = (
-    "expected eva02_* (but enormous), vit_pe_*, vit_*_rope_* (but mixed) or vit_*_dinov3*; ViT, MAE, DINOv2 and SigLIP are read from "
+    "expected eva02_* (but enormous), vit_pe_*, vit_*_rope_* or vit_*_dinov3*; ViT, MAE, DINOv2 and SigLIP are read from "
     "transformers' own repositories"
 )
 # Further arguments that tensors show, or that say nothing of the encoder.
@@ -81,7 +85,9 @@ LEFT_OUT = {
     "fc_norm.": "a head",
     "lm_head.": "pre-training only",
     "mask_token": "pre-training only",
-    "rope.": "a fixed table, which is computed",
+    "rope.bands": "fixed, and computed",
+    "rope.periods": "fixed, and computed",
+    "rope.pos_embed": "fixed, and computed",
 }
 
 
@@ -112,8 +118,8 @@ def arguments_of(source: str, settings: dict[str, Any]) -> dict[str, Any]:
             f"{source}: model_args of config.json have {', '.join(unknown)}; expected only known arguments"
         )
     arguments = {**DEFAULTS, **row, **changed}
-    if arguments["rope_type"] not in ("cat", "dinov3"):
-        raise ValueError(f"{source}: rope_type is {arguments['rope_type']!r}; expected 'cat' or 'dinov3'")
+    if arguments["rope_type"] not in ("cat", "dinov3", "mixed"):
+        raise ValueError(f"{source}: rope_type is {arguments['rope_type']!r}; expected 'cat', 'dinov3' or 'mixed'")
     reference = arguments["ref_feat_shape"]
     if reference == "own":
         patch, image = re.findall(r"patch(\d+)_(\d+)", architecture)[0]
@@ -133,7 +139,7 @@ def read_timm(source: str, settings: dict[str, Any], **options: Any) -> Pretrain
     """
     arguments = arguments_of(source, settings)
     theirs = load_file(str(cached_file(source, "model.safetensors", **options)))
-    tensors, left_out = rename(theirs, source)
+    tensors, left_out = rename(theirs, arguments, source)
     if not {"embeddings.projection.weight", "layers.0.attention.q_proj.weight"} <= tensors.keys():
         raise ValueError(
             f"{source}: tensors such as {next(iter(theirs), 'none')}; expected timm's patch_embed and blocks of {settings['architecture']}"
@@ -158,7 +164,9 @@ def read_timm(source: str, settings: dict[str, Any], **options: Any) -> Pretrain
     )
 
 
-def rename(theirs: dict[str, torch.Tensor], source: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def rename(
+    theirs: dict[str, torch.Tensor], arguments: dict[str, Any], source: str
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Their tensors under our names in float32, and why the others are left out. Raises ValueError for one that has no place."""
     tensors, left_out, prefix = {}, {}, []
     pooled = "norm.weight" not in theirs and "fc_norm.weight" in theirs
@@ -172,6 +180,9 @@ def rename(theirs: dict[str, torch.Tensor], source: str) -> tuple[dict[str, torc
         elif fused:
             for part, rows in zip("qkv", tensor.chunk(3), strict=True):
                 tensors[f"layers.{fused[1]}.attention.{part}_proj.{fused[2]}"] = rows
+        elif name == "rope.freqs" and arguments["rope_type"] == "mixed":
+            axes = tensor.flip(0) if arguments["rope_grid_indexing"] == "xy" else tensor  # rows first
+            tensors |= {f"layers.{i}.attention.frequencies": pair for i, pair in enumerate(axes.unbind(1))}
         elif reason := next((why for start, why in LEFT_OUT.items() if name.startswith(start)), None):
             left_out[name] = reason
         elif name not in ("cls_token", "reg_token", "pos_embed"):
@@ -196,7 +207,7 @@ def fields_of(tensors: dict[str, torch.Tensor], arguments: dict[str, Any]) -> di
     gated, biased = "layers.0.mlp.gate_proj.weight" in tensors, "layers.0.attention.q_proj.bias" in tensors
     depth = 1 + max(int(name.split(".")[1]) for name in tensors if name.startswith("layers."))
     positions, reference = tensors.get("embeddings.positions"), arguments["ref_feat_shape"]
-    dinov3 = arguments["rope_type"] == "dinov3"
+    dinov3, mixed = (arguments["rope_type"] == kind for kind in ("dinov3", "mixed"))
     fields = {
         "patch_size": patch,
         "num_channels": channels,
@@ -217,11 +228,12 @@ def fields_of(tensors: dict[str, torch.Tensor], arguments: dict[str, Any]) -> di
         "final_norm": "norm.weight" in tensors,
         "layerscale_value": 1e-5 if "layers.0.layer_scale1" in tensors else None,
         "num_prefix_tokens": len(tensors.get("embeddings.prefix_tokens", ())),
-        "position_embedding": "rope_frame" if dinov3 or reference is not None else "rope",
+        "position_embedding": "rope_mixed" if mixed else "rope_frame" if dinov3 or reference is not None else "rope",
         "position_grid": None if positions is None else list(positions.shape[:2]),
         "position_antialias": positions is not None,
-        "rope_theta": float(arguments["rope_temperature"]),
-        "rope_reference": None if dinov3 else reference,
+        # mixed: of the frequencies' start, which are learnt by now; of a decoder 100, as in CroCo
+        "rope_theta": 100.0 if mixed else float(arguments["rope_temperature"]),
+        "rope_reference": None if dinov3 or mixed else reference,
         "rope_offset": float(arguments["rope_grid_offset"]),
     }
     if dinov3:
@@ -231,9 +243,10 @@ def fields_of(tensors: dict[str, torch.Tensor], arguments: dict[str, Any]) -> di
 
 
 def our_order(channels: torch.Tensor, arguments: dict[str, Any]) -> torch.Tensor:
-    """A head's channels in the order of our RoPE: both of each pair by rows, then both by columns."""
+    """A head's channels in the order of our RoPE: both of each pair by rows, then both by columns; mixed, the pairs in their order."""
     if arguments["rope_rotate_half"]:  # half a head apart
         axes = channels.unflatten(0, (2, 2, -1)).transpose(0, 1)  # axis, one of the pair, frequency
     else:  # neighbours
         axes = channels.unflatten(0, (2, -1, 2)).transpose(1, 2)
-    return (axes.flip(0) if arguments["rope_grid_indexing"] == "xy" else axes).flatten()
+    swapped = arguments["rope_grid_indexing"] == "xy" and arguments["rope_type"] != "mixed"
+    return (axes.flip(0) if swapped else axes).flatten()

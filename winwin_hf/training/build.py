@@ -128,9 +128,13 @@ def make_model(recipe: Recipe, source: Source) -> tuple[Any, WinWinImageProcesso
     return model, start.processor if start else WinWinImageProcessor(patch_size=config.patch_size)
 
 
+# Parameters with several axes that say where or what a token is: decay would draw them to zero.
+UNDECAYED = ("embeddings.prefix_tokens", "embeddings.positions", "attention.frequencies")
+
+
 def make_optimizer(model: torch.nn.Module, options: OptimizationRecipe) -> torch.optim.Optimizer:
     """
-    AdamW without decay on vectors and scalars (norms, biases, temperatures), class tokens and tables of positions.
+    AdamW without decay on vectors and scalars (norms, biases, temperatures) and on `UNDECAYED`.
 
     A group's "scale" multiplies its learning rate (`layer_decay`).
     """
@@ -138,7 +142,7 @@ def make_optimizer(model: torch.nn.Module, options: OptimizationRecipe) -> torch
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             scale = options.layer_decay ** blocks_above(name, model)
-            decayed = parameter.ndim > 1 and not name.endswith(("embeddings.prefix_tokens", "embeddings.positions"))
+            decayed = parameter.ndim > 1 and not name.endswith(UNDECAYED)
             groups.setdefault((scale, decayed), []).append(parameter)
     described = [
         {"params": groups[scale, decayed], "weight_decay": options.weight_decay * decayed, "scale": scale}
