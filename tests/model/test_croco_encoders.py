@@ -11,6 +11,7 @@ from support.model_cases import TOLERANCE, distance
 from support.places import NO_REAL_DATA, REFERENCE
 
 from winwin_hf import WinWinForDepthEstimation, WinWinForOpticalFlow, WinWinForPreTraining, WinWinModel
+from winwin_hf.convert.croco import load_croco
 from winwin_hf.model.encoders_winwin import read_encoder
 
 REFERENCE = REFERENCE / "croco"
@@ -154,6 +155,13 @@ def test_a_repository_without_weights(kind, tmp_path):
     (Path(folder) / "model.safetensors").unlink()
     with pytest.raises(OSError, match=r"model\.safetensors"):
         WinWinModel.from_encoder(folder)
+
+
+def test_it_is_no_croco_with_a_head(kind, tmp_path):
+    with pytest.raises(
+        ValueError, match=rf"{kind}\.pth: a (DUSt3R|MASt3R), whose heads ours don't have; expected .*from_encoder"
+    ):
+        load_croco(make_file(tmp_path, kind))
 
 
 def test_an_option_of_another_decoder_is_an_error(tmp_path):
