@@ -117,6 +117,18 @@ def test_rotary_is_made_in_float32_whatever_the_weights():
     torch.testing.assert_close(cos[0, 0, 255, 8].double(), torch.tensor(255.0).double().cos(), rtol=0, atol=1e-4)
 
 
+def test_a_decoder_counts_in_patches_whatever_base_the_encoder_has():
+    """A base for coordinates in the frame, such as EVA-02's 10,000, is a very slow one for distances in patches."""
+    _, layout = as_windows(torch.zeros(1, 3, 8, 64), None, CONFIG)
+
+    def cos(**options):
+        return rotary_of(layout, WinWinConfig(**options), 16, decoder=True)[0]
+
+    paper = cos()
+    assert torch.equal(cos(position_embedding="rope_frame", rope_theta=10_000.0), paper)
+    assert not torch.equal(cos(rope_theta=10_000.0), paper)
+
+
 def test_sincos_tells_all_positions_apart():
     _, layout = as_windows(torch.zeros(1, 3, 80, 96), None, CONFIG)
     x = sincos_embedding(layout.positions(), 32)[0]

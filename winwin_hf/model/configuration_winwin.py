@@ -134,7 +134,8 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
             With `"rope_frame"`: the patch p of a frame of n patches turns by (p + `rope_offset`) / n * `rope_reference`, for rows and
             columns each (EVA-02, Perception Encoder). `None`: as in DINOv3.
         rope_theta (`float`, defaults to 100.0):
-            Base of the rotary frequencies; with `"rope_mixed"` of the first ones.
+            Base of the rotary frequencies; with `"rope_mixed"` of the first ones. A decoder has it where the encoder's positions are
+            `"rope"`, else 100.
         patch_embedding (`str`, defaults to `"linear"`):
             `"linear"`: one projection a patch, as in the paper. `"conv_stem"`: stacked stride-2 convolutions, within each
             window (ours).

@@ -185,6 +185,9 @@ def patchify(pixels: torch.Tensor, patch_size: int) -> torch.Tensor:
 # ------------------------------------------------------------------ attention
 
 
+DECODER_THETA = 100.0  # of a decoder whose encoder has other positions than "rope" (CroCo v2's)
+
+
 def rotary_of(
     layout: Layout, config: WinWinConfig, width: int, decoder: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
@@ -201,7 +204,9 @@ def rotary_of(
         return rows, columns
     if config.position_embedding == "rope_frame" and not decoder:
         positions = frame_coordinates(positions, layout.frame_size(), config.rope_reference, config.rope_offset)
-    cos, sin = rotary_embedding(positions, width, config.rope_theta)
+    # a base for coordinates in the frame is none for distances in patches
+    theta = config.rope_theta if config.position_embedding == "rope" or not decoder else DECODER_THETA
+    cos, sin = rotary_embedding(positions, width, theta)
     return cos[:, None], sin[:, None]
 
 
