@@ -18,7 +18,8 @@ CPU = {"mkldnn_bf16": True, "mkldnn_fp16": True, "avx512": True, "avx512_bf16": 
 def cpu(monkeypatch):
     """A function that makes this processor another one."""
 
-    def become(**features):
+    def become(capability="AVX512", **features):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
         for name, value in (CPU | features).items():
             place = torch.ops.mkldnn if name.startswith("mkldnn") else torch.cpu
             monkeypatch.setattr(place, f"_is_{name}_supported", lambda value=value: value, raising=False)
@@ -40,6 +41,7 @@ def messages(caplog):
         ({"mkldnn_fp16": False, "avx512_bf16": False}, False, False),  # Skylake: AVX-512 that converts bf16
         (dict.fromkeys(CPU, False), False, False),  # AVX2
         ({"avx512": False, "avx512_bf16": False}, True, True),  # ARM
+        ({"capability": "AVX2"}, False, False),  # ATEN_CPU_CAPABILITY
     ],
 )
 def test_which_processors_have_products(cpu, features, bf16, fp16):

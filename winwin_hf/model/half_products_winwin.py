@@ -24,7 +24,9 @@ def has_half_products(dtype: torch.dtype) -> bool:
         getattr(torch.cpu, f"_is_{name}_supported", lambda: False) for name in ("avx512", "avx512_bf16")
     )
     converts = dtype == torch.bfloat16 and avx512() and not avx512_bf16()
-    return supported() and not converts
+    # told by ATEN_CPU_CAPABILITY to do with less, PyTorch's attention stops at a mixture of its own and oneDNN's kernels
+    capped = avx512() and not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+    return supported() and not converts and not capped
 
 
 @torch.compiler.assume_constant_result  # runs while a graph is traced, and is no part of it
