@@ -325,6 +325,10 @@ class WinWinAttention(nn.Module):
         if rotary is not None:
             query = apply_rotary(query, *(t.to(query.dtype) for t in rotary))
             key = apply_rotary(key, *(t.to(key.dtype) for t in memory_rotary or ()))
+        if value.device.type == "cpu" and not is_traced():
+            value = (
+                value.contiguous()
+            )  # one head after another, as rotary embeddings leave queries and keys: a tenth faster
         if self.trained_tokens is not None:
             count = torch.scalar_tensor(key.shape[2])  # a tensor: a traced graph takes any number of tokens
             query = query * (count.clamp(min=self.trained_tokens).log() / log(self.trained_tokens))
@@ -465,13 +469,17 @@ class WinWinLayer(GradientCheckpointingLayer):
     def forward(
         self, hidden_states: torch.Tensor, rotary: tuple | None, layout: Layout, **kwargs: Unpack[TransformersKwargs]
     ) -> torch.Tensor:
-        x = self.norm1(hidden_states)
+        # a method of its own, so that nothing of the attention is held while the MLP runs, where a block needs most memory
+        hidden_states = hidden_states + self.attend(self.norm1(hidden_states), rotary, layout, **kwargs)
+        return hidden_states + self.residual(self.mlp(self.norm2(hidden_states)), self.layer_scale2)
+
+    def attend(self, x: torch.Tensor, rotary: tuple | None, layout: Layout, **kwargs: Any) -> torch.Tensor:
+        """The attention's residual of normalised tokens x (B, T, D)."""
         if self.cell_size is None:
             x, _ = self.attention(x, rotary, **kwargs)
         else:
             x = self.attend_in_cells(x, rotary, layout, **kwargs)
-        hidden_states = hidden_states + self.residual(x, self.layer_scale1)
-        return hidden_states + self.residual(self.mlp(self.norm2(hidden_states)), self.layer_scale2)
+        return self.residual(x, self.layer_scale1)
 
     def residual(self, x: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
         """x (B, T, D), scaled by channel, and dropped for some images in training (Huang et al. 2016)."""

@@ -30,6 +30,7 @@ from winwin_hf.windows import Strategy
 # The augmentation keeps the size: full frames of one batch must have one size.
 DATA: dict[DataTask, dict[str, Any]] = {
     "semantic-segmentation": {"name": "bdd100k", "settings": {"scale": [1.0, 1.0]}},
+    "depth-estimation": {"name": "depth-folder", "settings": {"scale": [1.0, 1.0]}},
     "optical-flow": {"name": "spring", "settings": {"scale": [0.0, 0.0], "stretch": 0.0}},
 }
 
@@ -148,9 +149,11 @@ def random_batch(
         return torch.randn(*corners.shape[:2], *channels, size[0] * patch_size, size[1] * patch_size)
 
     tensors = {"pixel_values": pixels(size[0], (3,)), "window_positions": corners}
+    tensors["frame_sizes"] = torch.tensor(grid).expand(batch, 2)
     if task == "semantic-segmentation":
-        labels = torch.randint(0, CLASSES, pixels(size[0], ()).shape)
-        return tensors | {"labels": labels}
+        return tensors | {"labels": torch.randint(0, CLASSES, pixels(size[0], ()).shape)}
+    if task == "depth-estimation":
+        return tensors | {"labels": 1 + pixels(size[0], ()).abs()}
     second = tuple((second_windows or {}).get("size", size[0])) if strategy.kind == "windows" else size[0]
     return tensors | {
         "labels": 10 * pixels(size[0], (2,)),

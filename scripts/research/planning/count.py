@@ -1,6 +1,6 @@
 """FLOPs and memory of one training step, counted by running the real model on tensors without data (PyTorch's fake tensors).
 
-- Forward and backward pass of `WinWinForOpticalFlow` run in full, with gradient checkpointing and mixed precision, but no tensor
+- Forward and backward pass of a task's model run in full, with gradient checkpointing and mixed precision, but no tensor
   holds data. A 1080p step of ViT-L, which takes 60 GB, is counted on any laptop.
 - FLOPs are counted by `torch.utils.flop_counter`, to which `flop_counter` adds the CPU's attention kernel.
 - Memory counts each storage from its allocation to its end. The peak is what an allocator without waste would need.
@@ -12,10 +12,12 @@ Not counted: an allocator's rounding, workspaces of convolutions, the CUDA conte
 from __future__ import annotations
 
 import contextlib
+import math
 import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -28,7 +30,10 @@ from transformers.initialization import no_init_weights
 
 from research.planning.model import Counted
 from research.sizes import grid_of
-from winwin_hf import WinWinConfig, WinWinForOpticalFlow
+from winwin_hf import WinWinConfig
+from winwin_hf.model import layers_winwin
+from winwin_hf.task import TASKS, TaskName
+from winwin_hf.training.build import MODELS
 from winwin_hf.training.recipe import Recipe
 
 Windows = tuple[int, int, int]  # count, rows and columns in patches
@@ -36,16 +41,23 @@ Windows = tuple[int, int, int]  # count, rows and columns in patches
 
 @dataclass(frozen=True)
 class Kept:
-    """What a training keeps of a pair of frames: the windows of each view. whole: the whole frames, as one image each."""
+    """
+    What a training keeps of an example, a frame or a pair of frames.
+
+    Attributes:
+        first, second: the windows of each view; second: None for one frame.
+        whole: the whole frames, as one image each.
+    """
 
     first: Windows
-    second: Windows
+    second: Windows | None = None
     whole: bool = False
+    task: TaskName = "optical-flow"
 
     @property
     def tokens(self) -> tuple[int, int]:
         """Of the first and of the second view."""
-        return self.first[0] * self.first[1] * self.first[2], self.second[0] * self.second[1] * self.second[2]
+        return math.prod(self.first), math.prod(self.second) if self.second else 0
 
 
 @dataclass(frozen=True)
@@ -65,33 +77,36 @@ class Memory:
 
 
 def kept_by(recipe: Recipe, frame: tuple[int, int], patch_size: int = 16) -> Kept:
-    """What a recipe keeps of a pair of frames of (height, width) pixels."""
+    """What a recipe keeps of a frame, or a pair of frames, of (height, width) pixels."""
     grid = grid_of(*frame, patch_size)
     strategy = recipe.windows
     size = strategy.draw_size(np.random.default_rng(0), grid)
-    first = (strategy.count, *size)
-    if strategy.kind in ("crop", "full"):
-        return Kept(first, first, whole=strategy.kind == "full")
-    return Kept(first, (strategy.count, *recipe.second_windows.window_size(size, grid)))
+    first, pairs = (strategy.count, *size), len(TASKS[recipe.task].images) == 2
+    second = first
+    if strategy.kind not in ("crop", "full"):
+        second = (strategy.count, *recipe.second_windows.window_size(size, grid))
+    return Kept(first, second if pairs else None, whole=strategy.kind == "full", task=recipe.task)
 
 
 def batch_of(kept: Kept, batch: int, patch_size: int = 16) -> dict[str, torch.Tensor]:
     """Zeros with the collator's keys and shapes."""
     p = patch_size
-    (n, h, w), (m, h2, w2) = kept.first, kept.second
-    if kept.whole:
-        return {
-            "pixel_values": torch.zeros(batch, 3, h * p, w * p),
-            "second_pixel_values": torch.zeros(batch, 3, h2 * p, w2 * p),
-            "labels": torch.zeros(batch, 2, h * p, w * p),
-        }
-    return {
-        "pixel_values": torch.zeros(batch, n, 3, h * p, w * p),
-        "window_positions": torch.zeros(batch, n, 2, dtype=torch.long),
-        "labels": torch.zeros(batch, n, 2, h * p, w * p),
-        "second_pixel_values": torch.zeros(batch, m, 3, h2 * p, w2 * p),
-        "second_window_positions": torch.zeros(batch, m, 2, dtype=torch.long),
-    }
+
+    def pixels(windows: Windows, *channels: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        n, h, w = windows
+        return torch.zeros(batch, *([] if kept.whole else [n]), *channels, h * p, w * p, dtype=dtype)
+
+    views = {"": kept.first, **({"second_": kept.second} if kept.second else {})}
+    inputs = {f"{view}pixel_values": pixels(windows, 3) for view, windows in views.items()}
+    if kept.second:
+        inputs["labels"] = pixels(kept.first, 2)
+    else:
+        inputs["labels"] = pixels(kept.first, dtype=torch.long if kept.task == "semantic-segmentation" else torch.float)
+    if not kept.whole:
+        for view, (n, _, _) in views.items():
+            inputs[f"{view}window_positions"] = torch.zeros(batch, n, 2, dtype=torch.long)
+            inputs[f"{view}frame_sizes"] = torch.zeros(batch, 2, dtype=torch.long)
+    return inputs
 
 
 # ------------------------------------------------------------------ counting
@@ -174,11 +189,12 @@ class MemoryCounter(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def without_data(config: WinWinConfig, checkpointing: bool) -> Iterator[WinWinForOpticalFlow]:
+def without_data(config: WinWinConfig, checkpointing: bool, task: TaskName = "optical-flow") -> Iterator[Any]:
     """Gives the model in training mode. Its weights, and all tensors made within, hold no data."""
-    with FakeTensorMode():
+    # as in a traced graph, values can't be checked
+    with FakeTensorMode(), mock.patch.object(layers_winwin, "is_traced", return_value=True):
         with no_init_weights():
-            model = WinWinForOpticalFlow(config).train()
+            model: Any = MODELS[TASKS[task].architecture](config).train()
         model.set_attn_implementation("sdpa")
         if checkpointing:
             model.gradient_checkpointing_enable()
@@ -195,8 +211,8 @@ def autocast(precision: str) -> torch.autocast:
 def count_flops(
     config: WinWinConfig, kept: Kept, precision: str = "bf16", checkpointing: bool = False
 ) -> tuple[int, int]:
-    """FLOPs of a pair's forward and backward pass; a multiplication with an addition is two. Checkpointing adds to the backward pass."""
-    with without_data(config, checkpointing) as model, flop_counter() as counter:
+    """FLOPs of an example: forward and backward. A multiplication with an addition is two; checkpointing adds to the backward pass."""
+    with without_data(config, checkpointing, kept.task) as model, flop_counter() as counter:
         with autocast(precision):
             loss = model(**batch_of(kept, 1, config.patch_size)).loss
         forward = counter.get_total_flops()
@@ -213,11 +229,11 @@ def count_memory(
     gpu: bool = True,
 ) -> Memory:
     """
-    Memory of the forward and backward pass of `batch` pairs.
+    Memory of the forward and backward pass of `batch` examples.
 
     gpu: follow a GPU's rules of autocast; False: a CPU's, to compare with measurements there.
     """
-    with without_data(config, checkpointing) as model:
+    with without_data(config, checkpointing, kept.task) as model:
         inputs = batch_of(kept, batch, config.patch_size)
         # around both passes: with checkpointing the backward pass runs forward passes again
         layer_norms = like_cuda() if gpu and precision == "bf16" else contextlib.nullcontext()
@@ -230,7 +246,7 @@ def count_memory(
 
 
 def counted(config: WinWinConfig, kept: Kept, batches: tuple[int, int], precision: str = "bf16") -> Counted:
-    """A step's FLOPs, and its memory split by two batch sizes into a part for each pair and a fixed part."""
+    """A step's FLOPs, and its memory split by two batch sizes into a part for each example and a fixed part."""
     few, many = batches
 
     def line(checkpointing: bool) -> tuple[float, float, int]:
@@ -242,8 +258,9 @@ def counted(config: WinWinConfig, kept: Kept, batches: tuple[int, int], precisio
     again = count_flops(config, kept, precision, checkpointing=True)[1] - backward
     pair, fixed, launches = line(False)
     pair_checkpointed, fixed_checkpointed, launches_checkpointed = line(True)
-    with without_data(config, False) as model:
-        blocks = [sum(p.numel() for p in block.parameters()) for block in (*model.winwin.layers, *model.decoder.layers)]
+    with without_data(config, False, kept.task) as model:
+        layers = (*model.winwin.layers, *(model.decoder.layers if kept.second else ()))
+        blocks = [sum(p.numel() for p in block.parameters()) for block in layers]
         parameters = sum(p.numel() for p in model.parameters())
         inputs = sum(t.numel() * t.element_size() for t in batch_of(kept, 1, config.patch_size).values())
     return Counted(
