@@ -1,5 +1,6 @@
 """Encoders of other families: ours computes what transformers' own classes compute, block by block."""
 
+import json
 import warnings
 
 import pytest
@@ -252,7 +253,6 @@ def test_an_encoder_that_no_family_has_does_not_go_back():
         ({"attention_pattern": "vitdet", "num_hidden_layers": 6}, "global_blocks"),
         ({"qkv_bias": False}, "qkv_bias=False"),
         ({"patch_embedding": "conv_stem"}, "patch_embedding='conv_stem'"),
-        ({"num_prefix_tokens": 1, "layerscale_value": 0.1, "position_antialias": True}, "position_antialias=True"),
         ({"num_prefix_tokens": 5, "layerscale_value": 0.1}, "position_antialias=False"),
         (
             {"num_prefix_tokens": 1, "layerscale_value": 0.1, "use_gated_mlp": True, "mlp_ratio": 2.75},
@@ -283,3 +283,75 @@ def test_an_exported_encoder_takes_any_size(name, tmp_path):
     expected = model(other).predicted_depth
     assert_equal(program.module()(pixel_values=other).predicted_depth, expected, tolerance=1e-4)
     assert_equal(traced(other), expected, tolerance=1e-4)
+
+
+def test_sources_that_do_not_fit_are_named(tmp_path):
+    make("dinov3").save_pretrained(tmp_path / "dino")
+    weights, config = tmp_path / "dino" / "model.safetensors", tmp_path / "dino" / "config.json"
+    config.write_text(config.read_text().replace('"patch_size": 8', '"patch_size": 16'))
+    with pytest.raises(ValueError, match=r"dino: its tensors have other shapes than its config\.json says"):
+        read_encoder(str(tmp_path / "dino"))
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"dino: Error while deserializing header"):
+        read_encoder(str(tmp_path / "dino"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises((OSError, ValueError), match=r"empty: no .*config\.json"):
+        read_encoder(str(tmp_path / "empty"))
+    WinWinModel(WinWinConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=1)).save_pretrained(
+        tmp_path / "ours"
+    )
+    with pytest.raises(ValueError, match=r"ours: this package's own; `from_pretrained` takes it"):
+        read_encoder(str(tmp_path / "ours"))
+    with pytest.raises(ValueError, match=r"a config of type 'dinov3_vit': `from_encoder` takes such weights"):
+        WinWinForDepthEstimation.from_pretrained(tmp_path / "dino")
+
+
+def test_tensors_of_blocks_that_the_config_does_not_have_are_no_secret(tmp_path):
+    make("dinov2-registers").save_pretrained(tmp_path / "dino")
+    path = tmp_path / "dino" / "config.json"
+    config = {
+        name: value for name, value in json.loads(path.read_text()).items() if not name.startswith(("out_", "stage"))
+    }
+    path.write_text(json.dumps({**config, "num_hidden_layers": 2}))
+    with pytest.raises(
+        ValueError, match=r"dino: \d+ tensors are of blocks that its config\.json doesn't have, such as .*2\."
+    ):
+        read_encoder(str(tmp_path / "dino"))
+
+
+def test_what_other_models_have_beside_the_encoder_is_listed(tmp_path):
+    sizes = {**SIZES, "intermediate_size": 64, "num_labels": 3}
+    transformers.ViTForImageClassification(transformers.ViTConfig(**sizes)).save_pretrained(tmp_path / "classifier")
+    assert set(read_encoder(str(tmp_path / "classifier")).left_out) >= {"classifier.weight", "classifier.bias"}
+    decoder = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2}
+    mae = transformers.ViTMAEForPreTraining(transformers.ViTMAEConfig(**sizes, **decoder, decoder_intermediate_size=16))
+    mae.save_pretrained(tmp_path / "mae")
+    assert any(name.startswith("decoder.decoder_layers.0.") for name in read_encoder(str(tmp_path / "mae")).left_out)
+
+
+@pytest.mark.parametrize("name", ["vit", "siglip", "dinov2", "dinov3"])
+@torch.no_grad()
+def test_mixed_precision_is_as_exact_as_theirs(name, tmp_path):
+    """The residual stream stays in float32 under autocast where theirs does."""
+    theirs = make(name)
+    theirs.save_pretrained(tmp_path)
+    encoder = read_encoder(str(tmp_path))
+    ours = WinWinModel.on_encoder(encoder).eval()
+    pixels = torch.randn(2, 3, 4 * encoder.config["patch_size"], 6 * encoder.config["patch_size"])
+    _, exact_last = hidden_states(theirs, pixels)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ours(pixels, output_hidden_states=True)
+        other, other_last = hidden_states(theirs, pixels)
+    assert [x.dtype for x in found.hidden_states] == [x.dtype for x in other[: len(found.hidden_states)]]
+
+    def error(x: torch.Tensor) -> float:
+        return float((x.float() - exact_last).norm() / exact_last.norm())
+
+    assert error(found.last_hidden_state) < 2 * error(other_last)
+
+
+def test_a_dinov2_without_registers_that_resizes_as_one_with_goes_back(tmp_path):
+    config = transformers.Dinov2WithRegistersConfig(**SIZES, num_register_tokens=0)
+    transformers.Dinov2WithRegistersModel(config).save_pretrained(tmp_path)
+    back = to_transformers(WinWinModel.on_encoder(read_encoder(str(tmp_path))))
+    assert (back.config.model_type, back.config.num_register_tokens) == ("dinov2_with_registers", 0)

@@ -24,7 +24,7 @@ from winwin_hf.model.encoders_winwin import FAMILIES, read_encoder
 from winwin_hf.model.pretrained_winwin import FREE
 from winwin_hf.training import loop
 from winwin_hf.training.build import make_average, make_loader, make_model, make_optimizer, open_parts
-from winwin_hf.training.initialise import ENCODER
+from winwin_hf.training.initialise import ENCODER, read_start
 from winwin_hf.training.loop import train
 from winwin_hf.training.recipe import OptimizationRecipe, Recipe
 
@@ -189,6 +189,25 @@ def test_a_dust3r_starts_optical_flow_with_its_decoder(kind, tmp_path):
     assert torch.equal(model.winwin.norm.weight, tensors["enc_norm.weight"])
 
 
+def test_a_converted_folder_has_the_encoder_s_head_too(sources, tmp_path):
+    config = transformers.DINOv3ViTConfig(
+        hidden_size=16, num_hidden_layers=24, num_attention_heads=2, intermediate_size=32
+    )
+    transformers.DINOv3ViTModel(config).save_pretrained(tmp_path / "deep")
+    convert_encoder(str(tmp_path / "deep"), tmp_path / "deep-ours")
+    convert_encoder(sources["dinov2"], tmp_path / "dino-ours")
+    for source in (sources["dinov2"], tmp_path / "dino-ours"):
+        assert read_start(source).free["head_type"] == "dpt"
+    for source in (tmp_path / "deep", tmp_path / "deep-ours"):
+        assert read_start(source).free["head_taps"] == [4, 11, 17, 23]
+        assert read_start(source, pairs=True).free.get("head_taps") is None
+
+
+def test_options_of_the_hub_are_not_the_config_s(sources, tmp_path):
+    convert_encoder(sources["siglip"], tmp_path / "out", revision="main")
+    assert "revision" not in json.loads((tmp_path / "out" / "config.json").read_text())
+
+
 def test_a_decoder_decides_its_sizes_too(tmp_path):
     config = WinWinConfig(**SIZES, **DECODER, head_hidden_size=16)
     WinWinForOpticalFlow(config).save_pretrained(tmp_path)
@@ -263,7 +282,7 @@ def test_the_learning_rate_of_each_group_follows_the_schedule(sources, tmp_path,
 
 
 def test_frozen_parts_have_no_average(sources, tmp_path, monkeypatch):
-    values = recipe_of(sources["dinov3"], model={"frozen": ["winwin"]})
+    values = recipe_of(sources["dinov3"], model={"frozen": ["winwin"], "config": {**HEAD, "drop_path_rate": 0.5}})
     model, _ = network(values)
     average = make_average(model, 0.9)
     with torch.no_grad():
@@ -286,7 +305,8 @@ def test_frozen_parts_have_no_average(sources, tmp_path, monkeypatch):
 def test_lora_in_a_recipe(sources, tmp_path, monkeypatch):
     """Only adapters and head are trained; it resumes exactly; what is saved needs no PEFT."""
     pytest.importorskip("peft", reason="needs peft (winwin-hf[lora])")
-    values = recipe_of(sources["dinov3"], model={"lora": {"r": 2}}, optimization={"learning_rate": 1e-2})
+    lora, config = {"r": 2, "lora_dropout": 0.5}, {**HEAD, "drop_path_rate": 0.5}
+    values = recipe_of(sources["dinov3"], model={"lora": lora, "config": config}, optimization={"learning_rate": 1e-2})
     model, _ = network(values)
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert {name for name in trained if name.startswith("winwin.")} == {
@@ -314,9 +334,46 @@ def test_lora_in_a_recipe(sources, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("lora", "message"),
-    [({"rank": 4}, r"model\.lora: .*rank"), ({"target_modules": ["nothing"]}, r"model\.lora: .*nothing")],
+    [
+        ({"modules_to_save": ["head"]}, r"model\.lora: modules_to_save can't be merged"),
+        ({"lora_bias": True}, r"model\.lora: lora_bias can't be merged"),
+        ({"rank": 4}, r"model\.lora: .*rank"),
+        ({"target_modules": ["nothing"]}, r"model\.lora: .*nothing"),
+    ],
 )
 def test_lora_options_are_peft_s(sources, lora, message):
     pytest.importorskip("peft", reason="needs peft (winwin-hf[lora])")
     with pytest.raises(ValueError, match=message):
         network(recipe_of(sources["dinov3"], model={"lora": lora}))
+
+
+# ------------------------------------------------------------------ what users get wrong
+
+
+def test_lora_and_a_frozen_encoder_exclude_each_other(sources):
+    with pytest.raises(ValueError, match=r"lora and frozen: \[winwin\] exclude each other"):
+        network(recipe_of(sources["dinov3"], model={"lora": {"r": 2}, "frozen": ["winwin"]}))
+
+
+def test_an_encoder_of_other_channels_is_refused_before_the_first_step(tmp_path):
+    config = transformers.ViTConfig(**SIZES, image_size=32, num_channels=4)
+    transformers.ViTModel(config).save_pretrained(tmp_path / "four")
+    for start in (
+        lambda: network(recipe_of(tmp_path / "four")),
+        lambda: convert_encoder(str(tmp_path / "four"), tmp_path / "x"),
+    ):
+        with pytest.raises(ValueError, match=r"four: takes 4 channels; expected 3"):
+            start()
+
+
+def test_a_value_that_the_config_refuses_is_one_sentence(sources):
+    with pytest.raises(ValueError, match=r"^model\.config: drop_path_rate=1\.5: expected 0 or more, below 1\.$"):
+        network(recipe_of(sources["dinov3"], model={"config": {"drop_path_rate": 1.5}}))
+    with pytest.raises(ValueError, match=r"^model\.config: patch_size=14 with head_type='conv'"):
+        network(recipe_of(sources["dinov2"], model={"config": {"head_type": "conv"}}))
+
+
+def test_resuming_with_another_recipe_names_the_key_and_both_values(sources, tmp_path):
+    run(recipe_of(sources["dinov3"]), tmp_path)
+    with pytest.raises(ValueError, match=r"another recipe \(optimization\.learning_rate: 0\.0003, now 0\.001\)"):
+        run(recipe_of(sources["dinov3"], optimization={"learning_rate": 1e-3}), tmp_path, resume=True)

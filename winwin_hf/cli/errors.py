@@ -13,6 +13,8 @@ import typer
 
 # A ValueError after half a minute is hardly a mistyped argument, so its traceback is shown.
 TRACEBACK_AFTER = 30.0  # seconds
+# A value that a config refuses (the reason is its cause), and a damaged file of weights.
+REFUSALS = ("StrictDataclassClassValidationError", "StrictDataclassFieldValidationError", "SafetensorError")
 
 
 class UsageError(Exception):
@@ -27,15 +29,19 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
         start = time.monotonic()
         try:
             command(*args, **kwargs)
-        except (UsageError, OSError, ValueError, ImportError) as error:
+        except Exception as error:
+            # By name: importing their classes here would fail where a package that can't be imported is the error.
+            kind = type(error).__name__
+            if not isinstance(error, UsageError | OSError | ValueError | ImportError) and kind not in REFUSALS:
+                raise
             late = time.monotonic() - start > TRACEBACK_AFTER
-            # By name: importing its class here would fail where a package that can't be imported is the error.
-            clear = isinstance(error, UsageError | FileNotFoundError) or type(error).__name__ == "BrokenExample"
+            clear = isinstance(error, UsageError | FileNotFoundError) or kind == "BrokenExample"
             if os.environ.get("WINWIN_TRACEBACK") or (late and not clear):
                 raise
             # transformers' messages run over many lines, the first of which says what is wrong.
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            typer.echo(f"winwin: {lines[0] if lines else type(error).__name__}", err=True)
+            said = error.__cause__ if kind == REFUSALS[0] and error.__cause__ else error
+            lines = [line.strip() for line in str(said).splitlines() if line.strip()]
+            typer.echo(f"winwin: {lines[0] if lines else kind}", err=True)
             raise typer.Exit(2 if isinstance(error, UsageError | FileNotFoundError) else 1) from None
 
     return wrapped

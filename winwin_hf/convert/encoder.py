@@ -8,7 +8,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError
-from transformers import AutoImageProcessor, AutoModel, ViTImageProcessorPil
+from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig, ViTImageProcessorPil
 
 import winwin_hf.registration  # noqa: F401 - AutoModel knows our classes
 from winwin_hf import __version__, bundled
@@ -16,7 +16,7 @@ from winwin_hf.convert.folder import check_output, new_folder
 from winwin_hf.data.formats.files import sha256_of
 from winwin_hf.model.encoders_winwin import read_encoder, to_transformers
 from winwin_hf.model.modeling_winwin import WinWinModel, WinWinPreTrainedModel
-from winwin_hf.model.pretrained_winwin import PretrainedEncoder
+from winwin_hf.model.pretrained_winwin import HUB_OPTIONS, PretrainedEncoder
 
 CARD = Path(__file__).with_name("encoder_card.md.jinja")
 
@@ -55,12 +55,14 @@ def convert_encoder(
         output: the new folder, written under a temporary name and renamed.
         model_class: `WinWinModel`, the encoder alone; or a task's, whose head is initialised and untrained.
         overwrite: replace `output` if it exists and has a config.json.
-        options: fields of `WinWinConfig`, as of `from_encoder`.
+        options: fields of `WinWinConfig` and options of the Hub, as of `from_encoder`.
     Raises: FileExistsError: `output` exists. OSError, ValueError: as `read_encoder`.
     """
     output = Path(output)
     check_output(output, overwrite)
-    encoder = read_encoder(source)
+    encoder = read_encoder(source, **{name: options.pop(name) for name in HUB_OPTIONS if name in options})
+    if (channels := encoder.config.get("num_channels", 3)) != 3:  # the folder's image processor makes three
+        raise ValueError(f"{source}: takes {channels} channels; expected 3, as images have (`from_encoder` takes any)")
     model = model_class.on_encoder(encoder, **options)
     encoder = encoder if hasattr(model, "decoder") else encoder.without_decoder()
     metadata = card_of(encoder.source)
@@ -92,6 +94,9 @@ def encoder_to_transformers(source: str, output: str | Path, overwrite: bool = F
     """
     output, place = Path(output), bundled.resolve(source)
     check_output(output, overwrite)
+    settings, _ = PreTrainedConfig.get_config_dict(place)
+    if settings.get("model_type") != "winwin":
+        raise ValueError(f"{source}: of type {settings.get('model_type')!r}; expected a checkpoint of this package")
     model = to_transformers(AutoModel.from_pretrained(place))
     ours = AutoImageProcessor.from_pretrained(place)
     side = getattr(model.config, "image_size", 224)

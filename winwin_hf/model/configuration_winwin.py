@@ -279,6 +279,10 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
         transformers sets `kwargs` one by one and unchecked. Here what was saved for other labels or other blocks also gives way.
         """
         saved = dict(config_dict)
+        if saved.get("model_type", cls.model_type) != cls.model_type:
+            raise ValueError(
+                f"a config of type {saved['model_type']!r}: `from_encoder` takes such weights, `from_pretrained` doesn't."
+            )
         own = {field for field in cls.__annotations__ if not field.startswith("_")}
         given = {name: kwargs.pop(name) for name in own & kwargs.keys()}
         labels = {name: kwargs.pop(name, None) for name in ("num_labels", "id2label", "label2id")}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import (
@@ -51,6 +52,8 @@ NAMES = (
     ),
     (r"(?:model\.|encoder\.)?layers?\.(\d+)\.mlp\.gate_proj\.(\w+)", r"layers.\1.mlp.gate_proj.\2"),
 )
+# Of an encoder's block, under whatever its model calls the encoder.
+BLOCK = re.compile(r"(?:[a-z]+\.)?(?:encoder\.|model\.)?layers?\.\d+\.")
 # What no dense prediction reads.
 LEFT_OUT = {"embeddings.mask_token": "pre-training only", "pooler.": "a head", "head.": "a head"}
 PREFIX = ("embeddings.cls_token", "embeddings.register_tokens")
@@ -79,10 +82,16 @@ def read_encoder(source: str, **options: Any) -> PretrainedEncoder:
         raise OSError(
             f"{source}: no folder or Hub repository with a config.json ({str(error).splitlines()[0]})"
         ) from error
+    if settings.get("model_type") == "winwin":
+        raise ValueError(f"{source}: this package's own; `from_pretrained` takes it, or a recipe's model.init")
     if is_timm(settings):
         return read_timm(source, settings, **options)
     if "model_type" not in settings and "enc_embed_dim" in settings:
         return read_croco_encoder(source, settings, **options)
+    if "model_type" not in settings:
+        raise ValueError(
+            f"{source}: no config.json with a model_type; expected an encoder of {', '.join(FAMILIES)}, {OTHERS}"
+        )
     return read_transformers(source, options)
 
 
@@ -99,15 +108,25 @@ def read_transformers(source: str, options: dict[str, Any]) -> PretrainedEncoder
     if family not in FAMILIES:
         raise ValueError(f"{source}: an encoder of type {family!r}; expected one of {', '.join(FAMILIES)}, {OTHERS}")
     fields = FAMILIES[family](theirs, source)
-    model, found = AutoModel.from_pretrained(
-        source, config=theirs, dtype=torch.float32, output_loading_info=True, **options
-    )
+    try:
+        model, found = AutoModel.from_pretrained(
+            source, config=theirs, dtype=torch.float32, output_loading_info=True, **options
+        )
+    except (RuntimeError, SafetensorError) as error:
+        why = "its tensors have other shapes than its config.json says" if isinstance(error, RuntimeError) else error
+        raise ValueError(f"{source}: {why}") from error
     missing = [name for name in found["missing_keys"] if not name.startswith(tuple(LEFT_OUT))]
     if missing:
         raise ValueError(f"{source}: {len(missing)} tensors of the encoder are missing, such as {sorted(missing)[0]}")
+    beyond = [name for name in found["unexpected_keys"] if BLOCK.match(name)]
+    if beyond:
+        raise ValueError(
+            f"{source}: {len(beyond)} tensors are of blocks that its config.json doesn't have, such as {sorted(beyond)[0]}"
+        )
     state = model.state_dict()
     tensors, left_out = rename(state, source)
     names = [name for name in state if name not in left_out]
+    left_out |= dict.fromkeys(found["unexpected_keys"], "not the encoder's")
     mean, std = normalisation(source, family, options)
     return PretrainedEncoder(source, family, fields, reorder(tensors, fields), names, left_out, mean, std)
 
@@ -170,6 +189,11 @@ def side_of(value: Any, name: str, source: str) -> int:
 def common(theirs: Any, source: str, intermediate_size: int) -> dict[str, Any]:
     """The fields that all families have."""
     patch = side_of(theirs.patch_size, "patch_size", source)
+    if theirs.hidden_size % (4 * theirs.num_attention_heads):
+        heads, width = theirs.num_attention_heads, theirs.hidden_size
+        raise ValueError(
+            f"{source}: {heads} heads in {width} channels; expected heads of equal width, a multiple of four"
+        )
     dropout = getattr(theirs, "attention_dropout", getattr(theirs, "attention_probs_dropout_prob", 0.0))
     return {
         "patch_size": patch,
@@ -343,7 +367,7 @@ def their_config(config: Any) -> tuple[str, dict[str, Any]]:
         fields |= {"use_swiglu_ffn": config.use_gated_mlp, "mlp_ratio": dinov2_ratio(config)}
         return (
             ("dinov2", fields)
-            if prefix == 1
+            if prefix == 1 and not config.position_antialias
             else ("dinov2_with_registers", {**fields, "num_register_tokens": prefix - 1})
         )
     if prefix > 1 or config.use_gated_mlp or config.position_antialias:

@@ -410,7 +410,9 @@ class WinWinEmbeddings(nn.Module):
         if self.config.position_embedding == "sincos":
             tokens = tokens + sincos_embedding(layout.positions(), self.config.hidden_size).to(tokens.dtype)
         elif self.positions is not None:
-            tokens = tokens + self.learned_positions(layout).to(tokens.dtype)
+            # in the weights' precision: under autocast the sum, and so the residual stream, stays in float32, as in the sources
+            with torch.autocast(tokens.device.type, enabled=False):
+                tokens = tokens + self.learned_positions(layout).to(self.positions.dtype)
         return tokens, stem
 
     def learned_positions(self, layout: Layout) -> torch.Tensor:
@@ -434,8 +436,8 @@ class WinWinEmbeddings(nn.Module):
     ) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor] | None]:
         """(B, T, D) -> (B, P + T, D), and a rotary embedding that leaves the P prefix tokens as they are; then the norm, if any."""
         if self.prefix_tokens is not None:
-            prefix = self.prefix_tokens.to(tokens.dtype).expand(tokens.shape[0], -1, -1)
-            tokens = torch.cat([prefix, tokens], dim=1)
+            prefix = self.prefix_tokens.expand(tokens.shape[0], -1, -1)
+            tokens = torch.cat([prefix, tokens.to(prefix.dtype)], dim=1)  # float32 under autocast, as in the sources
             if rotary is not None:
                 pad, first = (0, 0, prefix.shape[1], 0), 0.0 if self.config.position_embedding == "rope_mixed" else 1.0
                 rotary = F.pad(rotary[0], pad, value=first), F.pad(rotary[1], pad)

@@ -9,6 +9,8 @@ import torch
 
 # Linear layers of the encoder's blocks.
 TARGETS = r"winwin\.layers\.\d+\.(?:attention|mlp)\.\w+_proj"
+# Options of `LoraConfig` whose result isn't a change of weights that are there.
+UNMERGED = ("modules_to_save", "lora_bias", "trainable_token_indices", "target_parameters")
 
 
 def add_adapters(model: torch.nn.Module, options: dict[str, Any]) -> None:
@@ -17,16 +19,21 @@ def add_adapters(model: torch.nn.Module, options: dict[str, Any]) -> None:
 
     Args:
         options: arguments of PEFT's `LoraConfig`; by default all linear layers of the encoder's blocks have an adapter.
-    Raises: ImportError: PEFT isn't there. ValueError: an option that PEFT doesn't have, or layers that the model doesn't have.
+    Raises: ImportError: PEFT isn't there. ValueError: an option that PEFT doesn't have or that can't be merged, or layers that the model
+        doesn't have.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise ImportError(f"model.lora needs PEFT ({error}): pip install 'winwin-hf[lora]'") from error
+    if wrong := [name for name in UNMERGED if options.get(name)]:
+        raise ValueError(
+            f"model.lora: {', '.join(wrong)} can't be merged into the saved model; what isn't the encoder's is trained anyway"
+        )
     others = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("winwin.")]
     try:
         inject_adapter_in_model(LoraConfig(**{"target_modules": TARGETS, **options}), model)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"model.lora: {error}") from error
     # PEFT freezes all but its own; the weights under an adapter stay so
     adapted = {id(p) for name, p in model.named_parameters() if ".base_layer." in name}

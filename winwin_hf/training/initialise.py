@@ -67,7 +67,7 @@ def read_start(source: str | Path, pairs: bool = False) -> Start:
     if source.endswith((".pth", ".pt")):
         if read_croco(source).kind in PAIRS:
             return _start_on(read_encoder(source), pairs)
-        return _start_of(source, load_croco(source), None)
+        return _start_of(source, load_croco(source), None, pairs)
     place = bundled.resolve(place_of(source))
     if not Path(place).is_dir() and place.count("/") != 1:
         raise ValueError(
@@ -85,10 +85,12 @@ def read_start(source: str | Path, pairs: bool = False) -> Start:
             processor = AutoImageProcessor.from_pretrained(place)
         except OSError:  # the weights alone
             processor = None
-        return _start_of(source, AutoModel.from_pretrained(place), processor)
+        return _start_of(source, AutoModel.from_pretrained(place), processor, pairs)
 
 
 def _start_on(encoder: PretrainedEncoder, pairs: bool) -> Start:
+    if (channels := encoder.config.get("num_channels", 3)) != 3:
+        raise ValueError(f"{encoder.source}: takes {channels} channels; expected 3, as images have")
     names = ENCODER + DECODER if encoder.decoder else ENCODER
     fields = encoder.fields({}, pairs)
     tensors = {f"winwin.{name}": tensor for name, tensor in encoder.tensors.items()}
@@ -101,16 +103,21 @@ def _start_on(encoder: PretrainedEncoder, pairs: bool) -> Start:
     )
 
 
-def _start_of(source: str, model: Any, processor: Any) -> Start:
+def _start_of(source: str, model: Any, processor: Any, pairs: bool) -> Start:
     tensors, config = _full_names(model), model.config
     if not any(name.startswith("winwin.") for name in tensors):
         raise ValueError(f"{source}: a {type(model).__name__}; expected a model with an encoder")
     names = ENCODER + DECODER if any(name.startswith("decoder.") for name in tensors) else ENCODER
+    free: dict[str, Any] = {"apply_layernorm": config.apply_layernorm}
+    if config.patch_size % 4:
+        free["head_type"] = "dpt"
+    if not pairs and config.head_taps is not None and config.head_taps[-1] < config.num_hidden_layers:
+        free["head_taps"] = config.head_taps
     settings = {} if processor is None else {name: getattr(processor, name) for name in ("image_mean", "image_std")}
     return Start(
         source,
         config={name: getattr(config, name) for name in names},
-        free={"apply_layernorm": config.apply_layernorm},
+        free=free,
         tensors=tensors,
         processor=WinWinImageProcessor(patch_size=config.patch_size, **settings),
     )

@@ -150,7 +150,10 @@ class Training:
         )
         collator: Any = loader.collate_fn
         self.reader = collator.reader
-        batches = iter(loader)  # loader processes start here
+        drawn = torch.get_rng_state()
+        batches = iter(loader)  # loader processes start here, and a seed for them is drawn
+        if self.step:  # which a training that goes on from a state has drawn before
+            torch.set_rng_state(drawn)
         with self.trackers_closed_on_failure():
             accelerator.init_trackers("winwin")
             self.log = MetricsLog(accelerator, self.folder, self.step)

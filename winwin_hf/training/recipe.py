@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
+from huggingface_hub.errors import StrictDataclassError
 from pydantic import BeforeValidator, Field, TypeAdapter
 
 from winwin_hf.checked import FORBID, build
@@ -71,6 +72,10 @@ class ModelRecipe:
         ),
     ] = "sdpa"
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
+
+    def __post_init__(self) -> None:
+        if self.lora is not None and "winwin" in self.frozen:
+            raise ValueError("lora and frozen: [winwin] exclude each other: LoRA trains the encoder's adapters")
 
 
 # Fields of a data set, alone or in a mixture.
@@ -315,9 +320,12 @@ class Recipe:
                         "leave the preset out"
                     )
         fields = {**(free or {}), **preset, **decided, **labels, **self.model.config}
-        if self.model.preset is None and decided:
-            return WinWinConfig(**fields)
-        return WinWinConfig.from_preset(self.model.preset or "tiny", **fields)
+        try:
+            if self.model.preset is None and decided:
+                return WinWinConfig(**fields)
+            return WinWinConfig.from_preset(self.model.preset or "tiny", **fields)
+        except StrictDataclassError as error:
+            raise ValueError(f"model.config: {error.__cause__ or error}") from error
 
 
 def plain(value: Any) -> Any:

@@ -112,10 +112,22 @@ def save_model(model: Any, output: Path, recipe: Recipe, processor: WinWinImageP
 
 def check_same_recipe(recipe: Recipe, output: Path) -> None:
     """Raises ValueError where the training in `output` was started with another recipe."""
-    before = asdict(load_recipe(output / "recipe.yaml"))
-    changed = [key for key, value in asdict(recipe).items() if key not in FREE and before[key] != value]
+    before, now = (flatten(asdict(found)) for found in (load_recipe(output / "recipe.yaml"), recipe))
+    changed = [
+        f"{key}: {before.get(key)!r}, now {now.get(key)!r}"
+        for key in {**before, **now}
+        if key.partition(".")[0] not in FREE and before.get(key) != now.get(key)
+    ]
     if changed:
         raise ValueError(
-            f"{output}: this training was started with another recipe ({', '.join(changed)} differ); "
+            f"{output}: this training was started with another recipe ({'; '.join(changed)}); "
             "resume with the same recipe, or choose another output folder"
         )
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
+    return flat
