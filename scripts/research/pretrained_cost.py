@@ -34,7 +34,6 @@ PROBES = Path(__file__).parent / "pretrained" / "probes.py"
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 
 PEERS = (("dinov3", "S"), ("dinov3", "B"), ("dinov2", "B"))
-ROUNDS = 5
 # Segmentation steps that fit a machine of 23 GB in minutes: size, frame, precision -> warm-up and timed steps of a full frame.
 STEPS = {
     ("S", "1280x720", "fp32"): (1, 2),
@@ -90,7 +89,7 @@ def measure_steps(results: dict[str, Any], threads: int) -> None:
             record(results, threads)
 
 
-def measure_peers(results: dict[str, Any], threads: int, blocks: int | None) -> None:
+def measure_peers(results: dict[str, Any], threads: int, rounds: int, blocks: int | None) -> None:
     """Measures a pass beside transformers' own classes."""
     from research.pretrained.probes import SIDES
 
@@ -101,7 +100,7 @@ def measure_peers(results: dict[str, Any], threads: int, blocks: int | None) -> 
             continue
         request = {"family": family, "size": size, "height": 1080, "width": 1920, "blocks": blocks}
         load = os.getloadavg()[0]
-        found = probe({**request, "probe": "peer", "rounds": ROUNDS}, threads)
+        found = probe({**request, "probe": "peer", "rounds": rounds}, threads)
         found["memory"] = {side: probe({**request, "probe": "memory", "side": side}, threads, MALLOC) for side in SIDES}
         peers[key] = {**found, "load": load}
         typer.echo(f"{key}: {found}", err=True)
@@ -113,7 +112,7 @@ def record(results: dict[str, Any], threads: int) -> None:
     import torch
 
     results["record"] = {"cpu": machine_record()["cpu"], "torch": torch.__version__, "date": str(date.today())}
-    results["record"] |= {"threads": threads, "rounds": ROUNDS}
+    results["record"]["threads"] = threads
     save(results)
 
 
@@ -125,6 +124,7 @@ def main(
     counting: Annotated[bool, typer.Option("--count", help="Count FLOPs and memory anew.")] = False,
     steps: Annotated[bool, typer.Option("--steps", help="Measure training steps that the JSON lacks.")] = False,
     peer: Annotated[bool, typer.Option("--peer", help="Measure beside transformers what the JSON lacks.")] = False,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of --peer.")] = 5,
     blocks: Annotated[int | None, typer.Option(min=1, help="Blocks of the encoders of --peer. Default: all.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of a measurement.")] = 1,
 ) -> None:
@@ -137,7 +137,7 @@ def main(
     if steps:
         measure_steps(results, threads)
     if peer:
-        measure_peers(results, threads, blocks)
+        measure_peers(results, threads, rounds, blocks)
     given = Assumptions()
     write_text(PAGE, page(results, given))
     before, _, rest = RECIPES_PAGE.read_text().partition(MARKERS[0])

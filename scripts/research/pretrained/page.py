@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,11 @@ def summary(results: dict[str, Any], given: Assumptions) -> str:
     return "\n".join(lines)
 
 
+def lengths(lists: Iterable[list[float]]) -> str:
+    """How many figures the lists have, such as "2 or 3"."""
+    return " or ".join(map(str, sorted({len(one) for one in lists})))
+
+
 def page(results: dict[str, Any], given: Assumptions) -> str:
     """The page."""
     record = results["record"]
@@ -164,6 +170,6 @@ def page(results: dict[str, Any], given: Assumptions) -> str:
         date=record["date"],
         load=loads[0],
         peer_load=loads[1],
-        steps=" or ".join(str(n) for n in sorted({len(one["step_seconds"]) for one in results["steps"].values()})),
-        rounds=record["rounds"],
+        steps=lengths(one["step_seconds"] for one in results["steps"].values()),
+        rounds=lengths(one["cpu_seconds"]["ours"] for one in results["peer"].values()),
     )
