@@ -7,6 +7,7 @@ from research.experiments import (
     flow,
     flow_logits,
     flow_tables,
+    positions,
     segmentation,
     segmentation_logits,
     segmentation_tables,
@@ -23,4 +24,5 @@ EXPERIMENTS: dict[str, Experiment] = {
     **flow_logits.EXPERIMENTS,
     **figure4.EXPERIMENTS,
     **tilings.EXPERIMENTS,
+    **positions.EXPERIMENTS,
 }
