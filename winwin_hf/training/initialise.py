@@ -91,7 +91,7 @@ def read_start(source: str | Path, pairs: bool = False) -> Start:
 def _start_on(encoder: PretrainedEncoder, pairs: bool) -> Start:
     if (channels := encoder.config.get("num_channels", 3)) != 3:
         raise ValueError(f"{encoder.source}: takes {channels} channels; expected 3, as images have")
-    names = ENCODER + DECODER if encoder.decoder else ENCODER
+    names = ENCODER + DECODER if pairs and encoder.decoder else ENCODER
     fields = encoder.fields({}, pairs)
     tensors = {f"winwin.{name}": tensor for name, tensor in encoder.tensors.items()}
     return Start(
@@ -107,7 +107,8 @@ def _start_of(source: str, model: Any, processor: Any, pairs: bool) -> Start:
     tensors, config = _full_names(model), model.config
     if not any(name.startswith("winwin.") for name in tensors):
         raise ValueError(f"{source}: a {type(model).__name__}; expected a model with an encoder")
-    names = ENCODER + DECODER if any(name.startswith("decoder.") for name in tensors) else ENCODER
+    decoder = pairs and any(name.startswith("decoder.") for name in tensors)
+    names = ENCODER + DECODER if decoder else ENCODER
     free: dict[str, Any] = {"apply_layernorm": config.apply_layernorm}
     if config.patch_size % 4:
         free["head_type"] = "dpt"
