@@ -561,7 +561,7 @@ def test_initialise_never_passes_over_an_encoder_that_does_not_fit(converted, ch
     model = WinWinForOpticalFlow(WinWinConfig(**{**OURS, **change}))
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(ValueError, match=message):
-        initialise(model, read_start(converted["pretraining"]))
+        initialise(model, read_start(converted["pretraining"], pairs=True))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
