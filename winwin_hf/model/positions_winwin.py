@@ -43,8 +43,7 @@ def random_frequencies(heads: int, width: int, theta: float) -> torch.Tensor:
 def apply_rotary(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotates x (..., T, width) by the embedding; the two channels of a rotation are a quarter of the width apart."""
     a, b, c, d = x.chunk(4, dim=-1)
-    # in this order the sum has the memory layout of the first term, one head after another, which attention reads fastest on a CPU
-    return torch.cat([-b, a, -d, c], dim=-1) * sin + x * cos
+    return x * cos + torch.cat([-b, a, -d, c], dim=-1) * sin
 
 
 def frame_coordinates(

@@ -80,13 +80,15 @@ def peer_table(peer: dict[str, Any]) -> str:
     rows = []
     for name, found in peer.items():
         family, size, blocks = name.split("/")
-        seconds = [statistics.median(found["cpu_seconds"][side]) for side in ("transformers", "ours")]
+        turns = [found["cpu_seconds"][side] for side in ("transformers", "ours")]
+        seconds = [statistics.median(turn) for turn in turns]
+        ratio = statistics.median(ours / theirs for theirs, ours in zip(*turns, strict=True))
         memory = [found["memory"][side]["above_gb"] for side in ("transformers", "ours")]
         rows.append(
             [
                 f"{ENCODERS[family]} {size}, {blocks} blocks",
                 *(short(s) for s in seconds),
-                f"{seconds[1] / seconds[0]:.3f}",
+                f"{ratio:.3f}",
             ]
             + [*(f"{m:.3f}" for m in memory), f"{memory[1] / memory[0]:.3f}", f"{found['difference']:.0e}"]
         )
