@@ -82,13 +82,13 @@ def peer_table(peer: dict[str, Any]) -> str:
         family, size, blocks = name.split("/")
         turns = [found["cpu_seconds"][side] for side in ("transformers", "ours")]
         seconds = [statistics.median(turn) for turn in turns]
-        ratio = statistics.median(ours / theirs for theirs, ours in zip(*turns, strict=True))
+        ratios = sorted(ours / theirs for theirs, ours in zip(*turns, strict=True))
         memory = [found["memory"][side]["above_gb"] for side in ("transformers", "ours")]
         rows.append(
             [
                 f"{ENCODERS[family]} {size}, {blocks} blocks",
                 *(short(s) for s in seconds),
-                f"{ratio:.3f}",
+                f"{statistics.median(ratios):.3f} ({ratios[0]:.2f} to {ratios[-1]:.2f})",
             ]
             + [*(f"{m:.3f}" for m in memory), f"{memory[1] / memory[0]:.3f}", f"{found['difference']:.0e}"]
         )
