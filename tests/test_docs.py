@@ -65,7 +65,7 @@ SKIPPED = {
     "docs/demo.md": 2,
     "docs/inference-speed.md": 4,
     "docs/scale.md": 2,
-    "docs/troubleshooting.md": 1,
+    "docs/troubleshooting.md": 2,
     "docs/api/hub.md": 1,
     "docs/api/training.md": 1,
 }

@@ -158,7 +158,8 @@ def test_training_that_is_stopped(host: None, recipe: Path, tmp_path: Path, monk
 
     monkeypatch.setattr(loop, "learning_rate", stop)
     output = tmp_path / "run"
-    train(recipe, output=output)
+    with pytest.raises(loop.TrainingStopped):
+        train(recipe, output=output)
     assert [path.name for path in output.glob("state-*")] == ["state-00000001"] and not (output / "model").exists()
 
 

@@ -28,7 +28,7 @@ def unchanged_process() -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
-        for context in (_environment, _accelerate, _processes, _threads, _random_states):
+        for context in (_environment, _accelerate, _processes, _threads, unchanged_random_states):
             stack.enter_context(context())
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         yield
@@ -90,7 +90,8 @@ def _threads() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _random_states() -> Iterator[None]:
+def unchanged_random_states() -> Iterator[None]:
+    """Puts back at the end: the states of Python's, NumPy's and torch's random generators, those of the GPUs too."""
     # A state of CUDA is read only where CUDA is in use: reading would start it, in every process on every device.
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     python, cpu = random.getstate(), torch.get_rng_state()

@@ -19,6 +19,7 @@ from support.places import FRAMES, HANGS_AFTER, ROOT
 from transformers import AutoImageProcessor, AutoModel
 
 from winwin_hf import WinWinForOpticalFlow
+from winwin_hf.cli.train import RESUMABLE
 from winwin_hf.data.rows import BrokenExample
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.training.build import learning_rate, make_loader
@@ -98,10 +99,6 @@ def test_every_step_is_logged_once(trained):
     assert [s["step"] for s in steps if "loss" in s] == [1, 2, 3, 4, 5, 6]
 
 
-def test_only_the_newest_state_is_kept(trained):
-    assert [p.name for p in trained.glob("state-*")] == ["state-00000006"]
-
-
 def test_killed_training_resumes_with_the_same_weights(trained, tmp_path):
     """SIGKILL at an arbitrary moment after the first state, in a process of its own, as a person's training would be."""
     output = tmp_path / "run"
@@ -129,7 +126,7 @@ def test_terminated_training_saves_before_it_ends(tmp_path):
         time.sleep(0.05)
     process.terminate()
     text, _ = process.communicate(timeout=HANGS_AFTER)
-    assert process.returncode == 0 and "--resume" in text, text
+    assert process.returncode == RESUMABLE and "--resume" in text, text
     assert latest_state(output) is not None
 
 

@@ -151,7 +151,7 @@ def test_every_set_of_a_mixture_is_named(flow, run):
 @pytest.mark.usefixtures("no_step")
 def test_an_output_without_room(flow, run, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
-    with pytest.raises(ValueError, match=r"^output: .*run has 1 kB free; expected .* for two states and the model"):
+    with pytest.raises(ValueError, match=r"^output: .*run has 1 kB free; expected .* for 3 states and the model"):
         run(flow)
 
 

@@ -18,6 +18,8 @@ from winwin_hf.cli.arguments import (
 from winwin_hf.cli.errors import UsageError, one_line_errors, parse_size
 from winwin_hf.recipes import recipe_path
 
+RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: try again later
+
 
 @one_line_errors
 def train(
@@ -36,13 +38,21 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the recipe; repeatable."),
     ] = None,
 ) -> None:
-    """Train by a recipe. For more than one process: `accelerate launch scripts/train.py RECIPE`."""
+    """
+    Train by a recipe. For more than one process: `accelerate launch scripts/train.py RECIPE`. Exit code 75: SIGTERM or Ctrl-C stopped it
+    after a state was saved; continue with --resume.
+    """
     path = recipe_path(recipe)
     check_overrides(overrides)
+    from winwin_hf.training.loop import TrainingStopped
     from winwin_hf.training.loop import train as run
 
     changes = [*(overrides or []), *(["data.skip_broken=true"] if skip_broken else [])]
-    run(path, output=output, resume=resume, overrides=changes)
+    try:
+        run(path, output=output, resume=resume, overrides=changes)
+    except TrainingStopped as stopped:
+        typer.echo(f"winwin: {stopped}", err=True)
+        raise typer.Exit(RESUMABLE) from None
 
 
 @one_line_errors

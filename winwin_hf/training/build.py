@@ -22,6 +22,7 @@ from winwin_hf.model.modeling_winwin import (
 )
 from winwin_hf.task import TASKS
 from winwin_hf.training.adapters import add_adapters
+from winwin_hf.training.batches import ignore_stop_signals
 from winwin_hf.training.evaluate import make_collator
 from winwin_hf.training.initialise import initialise, read_start
 from winwin_hf.training.recipe import OptimizationRecipe, Recipe, in_field
@@ -40,6 +41,7 @@ MODELS = {
 
 def start_worker(_: int) -> None:
     cv2.setNumThreads(0)  # one process a worker; its threads would only be in the training's way
+    ignore_stop_signals()
 
 
 def open_parts(recipe: Recipe, world: int = 1, step: int = 0) -> list[Part]:

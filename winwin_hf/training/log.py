@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -26,17 +28,42 @@ try:
 except ModuleNotFoundError:  # Windows
     resource = None  # type: ignore[assignment]
 
+logger = logging.getLogger(__name__)
 
-def logged_lines(path: Path, step: int) -> list[str]:
-    """The whole lines of a `metrics.jsonl`, up to a step; [] where there is no file."""
-    lines = path.read_text(encoding="utf-8").splitlines() if step and path.exists() else []
-    return [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+
+def logged(path: Path, step: int) -> tuple[list[dict[str, Any]], int]:
+    """The records of a `metrics.jsonl` up to a step, [] where there is no file; and the number of lines that are none."""
+    records, damaged = [], 0
+    for line in path.read_bytes().splitlines() if step and path.exists() else []:
+        try:
+            record = json.loads(line)
+            if record["step"] <= step:
+                records.append(record)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            damaged += 1
+    return records, damaged
 
 
 def is_evaluated(path: Path, step: int) -> bool:
     """Whether a `metrics.jsonl` has the scores of a step, which are figures by set."""
-    records = map(json.loads, logged_lines(path, step))
+    records, _ = logged(path, step)
     return any(record["step"] == step and any(isinstance(v, dict) for v in record.values()) for record in records)
+
+
+def append_line(path: Path, text: str) -> None:
+    """Appends a line whole or not at all. Raises OSError: one sentence with the file and the system's reason."""
+    data = text.encode() + b"\n"
+    try:
+        with path.open("ab", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            try:
+                while data:  # the disk may take a part; only the next attempt says why
+                    data = data[file.write(data) :]
+            except OSError:
+                file.truncate(size)
+                raise
+    except OSError as error:
+        raise OSError(f"{path} could not be written ({error.strerror})") from error
 
 
 class MetricsLog:
@@ -46,15 +73,16 @@ class MetricsLog:
         """`step`: lines of later steps are dropped: a resumed training logs those steps again."""
         self.accelerator, self.path = accelerator, output / "metrics.jsonl"
         if accelerator.is_main_process:
-            kept = logged_lines(self.path, step)
+            kept, damaged = logged(self.path, step)
+            if damaged:
+                logger.warning("%s: %d damaged lines are left out", self.path, damaged)
             with write_atomic(self.path) as temporary:
-                temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+                temporary.write_text("".join(json.dumps(record) + "\n" for record in kept), encoding="utf-8")
 
     def __call__(self, step: int, figures: dict[str, Any]) -> None:
         if not self.accelerator.is_main_process:
             return
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, **figures}) + "\n")
+        append_line(self.path, json.dumps({"step": step, **figures}))
         scalars = {key: value for key, value in figures.items() if isinstance(value, (int, float))}
         for name, scores in figures.items():
             if isinstance(scores, dict):

@@ -6,10 +6,12 @@ Notable:
 - every process and every worker reads its own share. The loader isn't wrapped by Accelerate, which would read on one process
   and send, or read everywhere and drop.
 - everything that the recipe names is opened before the first step, and one example of each read (rehearsal.py).
-- a state is written to a temporary folder and renamed: a training that is killed while saving resumes from the state before.
+- states are written whole and checked before they are used (state.py); loader processes outlive neither the training nor a signal
+  that is meant for it (batches.py).
 - a state is saved before each evaluation, at the end the model too: an evaluation that fails costs nothing. A training that resumes
   from a state whose evaluation isn't logged begins with it.
-- SIGTERM and SIGINT save a state at the next step that can be resumed from, and end the training.
+- SIGTERM and SIGINT save a state at the next step that can be resumed from, and end the training. An evaluation is broken off: the
+  state before it is saved already.
 - the calling process is left as it was: random states, signal handlers, threads, environment (host_process.py).
 """
 
@@ -26,12 +28,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, set_seed
+from accelerate.utils import ProjectConfiguration, gather_object, set_seed
 
+from winwin_hf.convert.folder import check_output
 from winwin_hf.data.formats.files import write_atomic
-from winwin_hf.data.rows import BrokenExample
-from winwin_hf.data.skipping import SkippingReader
-from winwin_hf.host_process import unchanged_process
+from winwin_hf.host_process import unchanged_process, unchanged_random_states
+from winwin_hf.training.batches import EXAMPLES, STOP_SIGNALS, Batches
 from winwin_hf.training.build import learning_rate, make_average, make_loader, make_model, make_optimizer, open_parts
 from winwin_hf.training.evaluate import evaluate, precision_here, show
 from winwin_hf.training.log import MetricsLog, introduce, is_evaluated, peak_memory, progress_bar
@@ -40,12 +42,17 @@ from winwin_hf.training.rehearsal import rehearse
 from winwin_hf.training.state import (
     Spent,
     check_same_recipe,
+    clear_leftovers,
     latest_state,
     load_state,
+    on_main_process,
     read_progress,
     save_model,
     save_state,
+    whole_state,
 )
+
+NAMES_SHOWN = 16  # examples in a message
 
 
 @unchanged_process()
@@ -65,23 +72,29 @@ def train(
         ValueError: a wrong recipe or, on resuming, another one than the training was started with.
         FileExistsError: an output folder that holds a training, without `resume`.
         FloatingPointError: the loss or its gradient is not finite; the last good state is kept.
+        OSError: a state or the log can't be written; the last good state is kept. ChildProcessError: a loader process died.
+        TrainingStopped: SIGTERM or Ctrl-C ended it after a state was saved; continue with `resume`.
     """
     recipe = load_recipe(recipe_path, overrides)
     training = Training(recipe, Path(output or recipe.output), resume)
-    with training.loading() as batches, StopRequest() as stop:
-        if training.evaluation_is_missing:
-            training.evaluate()
-        while not training.ended:
-            training.train_step(batches)
-            if training.is_due(recipe.log_every):
-                training.report()
-            if training.can_resume and (stop.requested or training.should_save):
-                training.save()
-                if stop.requested and not training.ended:
-                    break
-            if training.is_due(recipe.evaluation.every):
-                training.evaluate()
-    return training.finish()
+    with StopRequest() as stop:
+        with training.loading() as batches:
+            if training.evaluation_is_missing:
+                training.evaluate(stop)
+            while not (training.ended or training.stopped):
+                training.train_step(batches)
+                if training.is_due(recipe.log_every):
+                    training.report()
+                training.stopped = training.can_resume and not training.ended and stop.requested
+                if training.stopped or (training.can_resume and training.should_save):
+                    training.save()
+                if training.is_due(recipe.evaluation.every) and not training.stopped:
+                    training.evaluate(stop)
+        return training.finish()
+
+
+class TrainingStopped(Exception):
+    """SIGTERM or Ctrl-C ended a training. Its state is saved."""
 
 
 class Training:
@@ -90,14 +103,15 @@ class Training:
     def __init__(self, recipe: Recipe, folder: Path, resume: bool):
         options = recipe.optimization
         self.recipe, self.folder = recipe, folder
-        self._model_written = False
+        self.stopped = self._model_written = False
         self.accelerator = Accelerator(
             mixed_precision=precision_here(recipe),
             gradient_accumulation_steps=options.accumulation,
             log_with=recipe.trackers or None,
             project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
         )
-        state = self._claim_folder(resume)
+        state = on_main_process(self.accelerator, lambda: self._claim_folder(resume))
+        self.resumed = state is not None
         set_seed(options.seed, device_specific=False)
         self.step, self.spent = read_progress(state) if state is not None else (0, Spent())
         self.parts = open_parts(recipe, self.accelerator.num_processes, self.step)
@@ -119,18 +133,18 @@ class Training:
 
     def _claim_folder(self, resume: bool) -> Path | None:
         """Writes the recipe to the output folder and returns the state to resume from. Raises FileExistsError, ValueError."""
-        state = latest_state(self.folder)
-        if state is not None and not resume:
+        if latest_state(self.folder) is not None and not resume:
             raise FileExistsError(
                 f"{self.folder} holds a training: continue it with --resume, or choose another output folder"
             )
+        state = whole_state(self.folder)
         if state is not None:
-            check_same_recipe(self.recipe, self.folder)
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with write_atomic(self.folder / "recipe.yaml") as temporary:
-                temporary.write_text(dump_recipe(self.recipe), encoding="utf-8")
+            check_same_recipe(self.recipe, state)
+        check_output(self.folder / "model", overwrite=True)  # else known only at the end
+        self.folder.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(self.folder)
+        with write_atomic(self.folder / "recipe.yaml") as temporary:
+            temporary.write_text(dump_recipe(self.recipe), encoding="utf-8")
         return state
 
     def _lacks_evaluation(self) -> bool:
@@ -142,21 +156,18 @@ class Training:
         return not is_evaluated(self.folder / "metrics.jsonl", self.step)
 
     @contextlib.contextmanager
-    def loading(self) -> Iterator[Iterator[dict[str, torch.Tensor]]]:
+    def loading(self) -> Iterator[Batches]:
         """The batches from the current step on, with log and progress bar open."""
         accelerator = self.accelerator
         loader = make_loader(
             self.recipe, accelerator.process_index, accelerator.num_processes, self.step, self.processor, self.parts
         )
-        collator: Any = loader.collate_fn
-        self.reader = collator.reader
-        drawn = torch.get_rng_state()
-        batches = iter(loader)  # loader processes start here, and a seed for them is drawn
-        if self.step:  # which a training that goes on from a state has drawn before
-            torch.set_rng_state(drawn)
-        with self.trackers_closed_on_failure():
+        # A loader's seed is drawn where its processes start; a training that goes on from a state has drawn it before.
+        with unchanged_random_states() if self.resumed else contextlib.nullcontext():
+            batches = Batches(loader)
+        with self.trackers_closed_on_failure(), closing_batches(batches):
             accelerator.init_trackers("winwin")
-            self.log = MetricsLog(accelerator, self.folder, self.step)
+            self.log, self.batches = MetricsLog(accelerator, self.folder, self.step), batches
             self.idle_gb = peak_memory()
             self.model.train()
             self.introduced, self.score = False, ""
@@ -201,7 +212,7 @@ class Training:
         apart = math.lcm(options.accumulation, max(1, options.num_workers)) // options.accumulation
         return self.is_due(self.recipe.save_every) or any(self.is_due(every, ahead) for ahead in range(apart))
 
-    def train_step(self, batches: Iterator[dict[str, torch.Tensor]]) -> None:
+    def train_step(self, batches: Batches) -> None:
         """One optimiser step: `accumulation` batches forward and backward, then the average."""
         self.spent.start()
         options, accelerator = self.recipe.optimization, self.accelerator
@@ -209,6 +220,7 @@ class Training:
         self.rate = learning_rate(options, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * group["scale"]
+        self.names.append([])
         for _ in range(options.accumulation):
             batch = self._next_batch(batches)
             with accelerator.accumulate(self.model):
@@ -226,10 +238,14 @@ class Training:
         self.bar.update()
         self.spent.stop()
 
-    def _next_batch(self, batches: Iterator[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    def _next_batch(self, batches: Batches) -> dict[str, torch.Tensor]:
         start = time.perf_counter()
-        batch = next_batch(batches)
+        try:
+            batch = next(batches)
+        except ChildProcessError as error:
+            raise self._kept(error) from error
         self.waited += time.perf_counter() - start
+        self.names[-1] += batch.pop(EXAMPLES)
         if not self.introduced:
             model = self.accelerator.unwrap_model(self.model)
             introduce(self.accelerator.print, self.recipe, self.accelerator, model, batch, self.source, self.step)
@@ -238,9 +254,22 @@ class Training:
             batch.pop("labels")
         return {name: tensor.to(self.accelerator.device, non_blocking=True) for name, tensor in batch.items()}
 
+    def _kept(self, error: ChildProcessError) -> ChildProcessError:
+        """The error of a loader process that died, after a state was saved if this moment can be resumed from."""
+        alone = self.accelerator.num_processes == 1  # other processes wait elsewhere
+        if alone and self.step and self.can_resume and not self.names[-1]:
+            self.names.pop()
+            self.save()
+        return ChildProcessError(f"at step {self.step} {error}; {self._way_on()}")
+
+    def _way_on(self) -> str:
+        last = latest_state(self.folder)
+        return f"continue from {last.name} with --resume" if last else "there is no state yet"
+
     def restart_rate(self) -> None:
         """Starts a new interval over which the next report averages."""
         self.losses: list[torch.Tensor] = []
+        self.names: list[list[str]] = []  # of the examples of each step
         self.since, self.waited = time.perf_counter(), 0.0
 
     def report(self) -> None:
@@ -257,8 +286,8 @@ class Training:
             "idle_gb": self.idle_gb,
         }
         left_out = ""
-        if isinstance(self.reader, SkippingReader):  # since this process started, over all processes
-            count = torch.tensor(float(self.reader.broken), device=self.accelerator.device)
+        if self.batches.broken is not None:  # since this process started, over all processes
+            count = torch.tensor(float(self.batches.broken), device=self.accelerator.device)
             figures["broken"] = int(self.accelerator.reduce(count, "sum"))
             left_out = f", {figures['broken']} left out" if figures["broken"] else ""
         self.log(self.step, {**figures, "lr": self.rate, **asdict(self.spent)})
@@ -267,11 +296,17 @@ class Training:
         )
         self.restart_rate()
 
-    def evaluate(self) -> None:
-        """Scores the best model and logs the scores. At the end the model is written first."""
+    def evaluate(self, stop: StopRequest) -> None:
+        """Scores the best model and logs the scores. At the end the model is written first. A request to stop breaks it off."""
         if self.ended:
             self._write_model()
-        results = evaluate(self.best, self.processor, self.recipe, self.accelerator)
+        breaks_off = contextlib.nullcontext() if self.accelerator.num_processes > 1 else stop.breaks_off(self.best)
+        try:
+            with breaks_off, unchanged_random_states():
+                results = evaluate(self.best, self.processor, self.recipe, self.accelerator)
+        except TrainingStopped:
+            self.stopped = True
+            return
         if results:
             self.log(self.step, {**results, **asdict(self.spent)})
         if results and self.accelerator.is_main_process:
@@ -283,7 +318,7 @@ class Training:
         """Writes a state, unless the weights are broken: it must not replace a good one."""
         if self.losses:
             self.finite_loss()
-        save_state(self.accelerator, self.folder, self.step, self.average, self.spent)
+        save_state(self.accelerator, self.folder, self.step, self.average, self.spent, self.recipe)
         self.since = time.perf_counter()
 
     def finite_loss(self) -> float:
@@ -294,11 +329,24 @@ class Training:
         """
         mean = float(self.accelerator.reduce(torch.stack(self.losses).mean(), "mean"))
         if not math.isfinite(mean) or (self.accelerator.scaler is None and not math.isfinite(float(self.norm))):
-            raise FloatingPointError(
-                f"at step {self.step} the loss is {mean} and its gradient {float(self.norm)}; "
-                f"the last good state is {latest_state(self.folder)}"
-            )
+            raise FloatingPointError(self._blow_up(mean))
         return mean
+
+    def _blow_up(self, mean: float) -> str:
+        """Says where the loss or its gradient stopped being finite: the step, the examples, the state before."""
+        finite = torch.stack(self.losses).isfinite().tolist()
+        first = finite.index(False) if False in finite else len(finite)
+        first = min(gather_object([first])) if self.accelerator.num_processes > 1 else first
+        place = min(first, len(finite) - 1)  # all losses are finite: the gradient of the last step isn't
+        names = self.names[place] if first == len(finite) or not finite[place] else []
+        names = gather_object(names) if self.accelerator.num_processes > 1 else names
+        shown = ", ".join(names[:NAMES_SHOWN]) + (
+            f" and {len(names) - NAMES_SHOWN} more" if names[NAMES_SHOWN:] else ""
+        )
+        return (
+            f"at step {self.step - len(finite) + place + 1} the loss is {mean if first < len(finite) else 'finite'} and "
+            f"its gradient {float(self.norm)}, with the examples {shown}; the last good state is {latest_state(self.folder)}"
+        )
 
     def _write_model(self) -> None:
         if self.accelerator.is_main_process and not self._model_written:
@@ -306,25 +354,28 @@ class Training:
         self._model_written = True
 
     def finish(self) -> Path:
-        """Writes the final model if the last step was reached; returns its folder."""
+        """Writes the final model if the last step was reached; returns its folder. Raises TrainingStopped."""
         final = self.folder / "model"
-        if not self.ended:
-            self.accelerator.print(f"stopped at step {self.step}; continue with --resume")
-        else:
+        if self.ended:
             with self.trackers_closed_on_failure():
                 self._write_model()
             self.accelerator.print(f"model: {final}")
         self.accelerator.wait_for_everyone()
         self.accelerator.end_training()
+        if self.stopped:
+            raise TrainingStopped(f"stopped at step {self.step}; {self._way_on()}")
         return final
 
 
-def next_batch(batches: Iterator[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The loader's next batch. A broken example found in a loader process is raised as if it had been found here."""
+@contextlib.contextmanager
+def closing_batches(batches: Batches) -> Iterator[None]:
+    """Ends the loader's processes at the end; at once after a second Ctrl-C."""
     try:
-        return next(batches)
-    except BrokenExample as error:  # torch wraps its message into the other process's traceback
-        raise BrokenExample(str(error).strip().splitlines()[-1].rpartition("BrokenExample: ")[2]) from error
+        yield
+    except BaseException as error:
+        batches.close(at_once=isinstance(error, KeyboardInterrupt))
+        raise
+    batches.close()
 
 
 class StopRequest:
@@ -335,7 +386,7 @@ class StopRequest:
         self.previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        for name in (signal.SIGTERM, signal.SIGINT):
+        for name in STOP_SIGNALS:
             # None: a handler that Python didn't set and can't set again. ValueError: not in the main thread.
             if signal.getsignal(name) is not None:
                 with contextlib.suppress(ValueError):
@@ -345,6 +396,20 @@ class StopRequest:
     def __exit__(self, *_: object) -> None:
         for name, handler in self.previous.items():
             signal.signal(name, handler)
+
+    @contextlib.contextmanager
+    def breaks_off(self, model: torch.nn.Module) -> Iterator[None]:
+        """While it is entered, the model's next forward pass after a request raises TrainingStopped."""
+
+        def check(*_: Any) -> None:
+            if self.requested:
+                raise TrainingStopped
+
+        hook = model.register_forward_pre_hook(check)
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def _request(self, number: int, _: Any) -> None:
         if self.requested and number == signal.SIGINT:

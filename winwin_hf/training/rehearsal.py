@@ -31,6 +31,7 @@ from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.task import TASKS
 from winwin_hf.training.evaluate import make_collator, open_set
 from winwin_hf.training.recipe import Recipe, in_field
+from winwin_hf.training.state import KEPT_STATES, states_in
 
 MOST_READ = 256  # examples of a set that are read where the ones before had no known pixel, or a single class
 FLOAT = 4  # bytes
@@ -84,14 +85,17 @@ def rehearse(
 
 
 def check_space(folder: Path, model: torch.nn.Module, average: bool) -> None:
-    """Raises ValueError where the disk has no room for two states, of which one replaces the other, and the model."""
+    """Raises ValueError where the disk has no room for the states that are kept, the next one and the model."""
     model_size = FLOAT * sum(p.numel() for p in model.parameters())
     trained = FLOAT * sum(p.numel() for p in model.parameters() if p.requires_grad)
-    needed = 2 * (model_size + trained * (3 if average else 2)) + model_size  # the moments are two
+    needed = (KEPT_STATES + 1) * (model_size + trained * (3 if average else 2)) + model_size  # the moments are two
+    kept = states_in(folder)[:KEPT_STATES]  # of a training that is resumed
+    needed -= sum(path.stat().st_size for state in kept for path in state.rglob("*") if path.is_file())
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ValueError(
-            f"output: {folder} has {bytes_text(free)} free; expected {bytes_text(needed)}, for two states and the model"
+            f"output: {folder} has {bytes_text(free)} free; expected {bytes_text(needed)}, "
+            f"for {KEPT_STATES + 1} states and the model"
         )
 
 

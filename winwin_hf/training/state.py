@@ -1,25 +1,46 @@
-"""The state of a training on disk: written as a whole, resumed exactly."""
+"""The states of a training on disk: the two newest are kept, checked before they are used, and resumed exactly.
+
+Notable:
+- a state is written under a temporary name, flushed to the disk and renamed. A training that is killed while saving resumes from the
+  state before.
+- `state.json`, written last, has the size and SHA-256 of every other file, and of itself. A state that doesn't agree with it is put
+  aside, and the state before is used.
+- the recipe is part of the state: resuming reads no file of the output folder outside of the state.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
+import os
+import re
 import shutil
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 
+from winwin_hf.convert.folder import new_folder
+from winwin_hf.data.formats.files import sha256_of
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.training.adapters import merged
 from winwin_hf.training.recipe import Recipe, dump_recipe, load_recipe
 
 STATE = "state-{:08d}"
+KEPT_STATES = 2
+MANIFEST = "state.json"
+PROBE_BYTES = 2**20
 # Sections that may differ between a training and its resumption; all others must be the same.
 FREE = {"evaluation", "output", "save_every", "log_every", "trackers"}
+Answer = TypeVar("Answer")
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -43,41 +64,202 @@ class Spent:
         self.cpu_seconds += time.process_time() - self._started[1]
 
 
+# ------------------------------------------------------------------ which states there are
+
+
+def states_in(output: Path) -> list[Path]:
+    """The states of a training, the newest first; whether they are whole isn't known."""
+    states = [path for path in output.glob("state-*") if re.fullmatch(r"state-\d{8,}", path.name) and path.is_dir()]
+    return sorted(states, key=lambda path: int(path.name.partition("-")[2]), reverse=True)
+
+
 def latest_state(output: Path) -> Path | None:
-    """The newest complete state of a training."""
-    states = sorted(p for p in output.glob("state-*") if p.is_dir() and p.suffix != ".tmp")
-    return states[-1] if states else None
+    """The newest state of a training."""
+    return next(iter(states_in(output)), None)
 
 
-def save_state(accelerator: Accelerator, output: Path, step: int, average: AveragedModel | None, spent: Spent) -> None:
-    """Writes a state beside the last one, then removes the last one: at no moment is there none."""
+def whole_state(output: Path) -> Path | None:
+    """
+    The newest state that agrees with its checksums, None where there is no state at all. Newer ones are put aside as `NAME.damaged`.
+
+    Raises ValueError where there are states, and none is whole.
+    """
+    damages: dict[Path, str] = {}
+    for state in states_in(output):
+        damage = damage_of(state)
+        if not damage:
+            for damaged, what in damages.items():
+                aside = damaged.with_name(f"{damaged.name}.damaged")
+                shutil.rmtree(aside, ignore_errors=True)  # the same step, damaged twice
+                damaged.replace(aside)
+                logger.warning("%s is damaged (%s), going on from %s", damaged, what, state.name)
+            return state
+        damages[state] = damage
+    if damages:
+        found = ", ".join(f"{state.name} is damaged ({what})" for state, what in damages.items())
+        raise ValueError(f"{output}: no state is whole: {found}; start again in another output folder")
+    return None
+
+
+def damage_of(state: Path) -> str:
+    """The first file of a state that isn't as it was written, and how it differs; "" for a whole state."""
+    try:
+        files = read_manifest(state)["files"]
+        for name, expected in files.items():
+            path = state / name
+            if not path.is_file():
+                return f"{name} is missing"
+            if path.stat().st_size != expected["bytes"]:
+                return f"{name} has {path.stat().st_size} of {expected['bytes']} bytes"
+            if sha256_of(path) != expected["sha256"]:
+                return f"{name} has another checksum"
+    except OSError as error:
+        return f"{Path(error.filename or state).name}: {error.strerror}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{MANIFEST} has another checksum"
+    return ""
+
+
+def read_manifest(state: Path) -> dict[str, Any]:
+    """Step, times and files of a state. Raises OSError, ValueError and others where it can't be read or isn't as it was written."""
+    contents = json.loads((state / MANIFEST).read_text(encoding="utf-8"))
+    if contents.pop("sha256") != _digest(contents):
+        raise ValueError(f"{state / MANIFEST} has another checksum")
+    return contents
+
+
+def _digest(contents: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+
+
+def clear_leftovers(output: Path) -> None:
+    """Removes what a killed training left half done. Nothing else may write to the folder."""
+    for half in (*output.glob("state-*.tmp"), *output.glob(".model-*")):
+        if (half / "old").is_dir() and not (output / "model").exists():  # killed between two renames
+            (half / "old").replace(output / "model")
+        shutil.rmtree(half, ignore_errors=True)
+    for pattern in (".recipe.*.yaml", ".metrics.*.jsonl"):
+        for path in output.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------ writing and reading
+
+
+def save_state(
+    accelerator: Accelerator, output: Path, step: int, average: AveragedModel | None, spent: Spent, recipe: Recipe
+) -> None:
+    """
+    Writes a state, then removes all but the newest two: at no moment is there none.
+
+    Raises OSError in every process if one of them couldn't write: one sentence with the folder and the system's reason.
+    """
     final = output / STATE.format(step)
-    if final.exists():
-        return
-    temporary = final.with_suffix(".tmp")
-    if accelerator.is_main_process:
+    temporary = final.with_name(f"{final.name}.tmp")
+
+    def prepare() -> None:
         shutil.rmtree(temporary, ignore_errors=True)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(temporary), safe_serialization=True)
-    if accelerator.is_main_process:
+        temporary.mkdir(parents=True)
+
+    def complete() -> None:
         if average is not None:
             frozen = frozen_in(average)
             averaged = {name: tensor for name, tensor in average.state_dict().items() if name not in frozen}
             save_file(averaged, temporary / "average.safetensors")
-        (temporary / "state.json").write_text(json.dumps({"step": step, **asdict(spent)}))
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
+        (temporary / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+        _write_manifest(temporary, {"step": step, **asdict(spent)})
         temporary.replace(final)
-        for old in output.glob("state-*"):
-            if old != final:
-                shutil.rmtree(old)
+        _flush(output)
+
+    main = accelerator.is_main_process
+    if on_main_process(accelerator, final.exists):
+        return
+    for work, takes_part in (
+        (prepare, main),
+        (lambda: accelerator.save_state(str(temporary), safe_serialization=True), True),
+        (complete, main),
+    ):
+        failure, cause = "", None
+        try:
+            if takes_part:
+                work()
+        except Exception as error:  # torch and safetensors have errors of their own for a full disk
+            failure, cause = _reason(error, temporary), error
+        failures = gather_object([failure]) if accelerator.num_processes > 1 else [failure]
+        if any(failures):
+            if main:
+                shutil.rmtree(temporary, ignore_errors=True)
+            reason, last = next(filter(None, failures)), latest_state(output)
+            kept = f"the last state is {last.name}" if last else "there is no state before it"
+            message = f"{output}: {final.name} could not be written ({reason}); {kept}"
+            raise OSError(message) from cause
+    if main:
+        for old in (*states_in(output)[KEPT_STATES:], *output.glob("state-*.damaged")):
+            doomed = old.with_suffix(".tmp")  # half a state must not look like one
+            shutil.rmtree(doomed, ignore_errors=True)
+            old.replace(doomed)
+            shutil.rmtree(doomed)
     accelerator.wait_for_everyone()
+
+
+def _write_manifest(folder: Path, contents: dict[str, Any]) -> None:
+    """Flushes all files of a state, then writes the file that says what they are, and flushes it."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        _flush(path)
+        if path.is_file():
+            name = path.relative_to(folder).as_posix()
+            files[name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    contents = {**contents, "files": files}
+    (folder / MANIFEST).write_text(json.dumps({**contents, "sha256": _digest(contents)}, indent=1), encoding="utf-8")
+    _flush(folder / MANIFEST)
+    _flush(folder)
+
+
+def _flush(path: Path) -> None:
+    """Waits until a file or folder is on the disk: after a power cut, a rename may be there and the contents not."""
+    if os.name == "nt" and path.is_dir():  # not possible there
+        return
+    number = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _reason(error: Exception, folder: Path) -> str:
+    """The system's reason why a file couldn't be written. Where a library hides it, another file is tried."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    probe = folder / "probe"
+    try:
+        probe.write_bytes(bytes(PROBE_BYTES))
+    except OSError as refused:
+        return str(refused.strerror)
+    finally:
+        probe.unlink(missing_ok=True)
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def on_main_process(accelerator: Accelerator, work: Callable[[], Answer]) -> Answer:
+    """What `work` returns in the main process, in every process; what it raises there is raised in every process."""
+    answer: list[Any] = [None, None]
+    if accelerator.is_main_process:
+        try:
+            answer = [work(), None]
+        except Exception as error:
+            answer = [None, error]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]
 
 
 def read_progress(state: Path) -> tuple[int, Spent]:
     """The optimiser step that a state was saved after, and the time spent until then."""
-    stored = json.loads((state / "state.json").read_text())
-    return stored.pop("step"), Spent(**stored)
+    contents = read_manifest(state)
+    return contents["step"], Spent(contents["seconds"], contents["cpu_seconds"])
 
 
 def load_state(accelerator: Accelerator, state: Path, average: AveragedModel | None) -> None:
@@ -100,19 +282,22 @@ def frozen_in(average: AveragedModel) -> set[str]:
 
 def save_model(model: Any, output: Path, recipe: Recipe, processor: WinWinImageProcessor) -> Path:
     """Writes output/model, which `AutoModel.from_pretrained` and `AutoImageProcessor.from_pretrained` load; returns it."""
-    final, temporary = output / "model", output / "model.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    merged(model).save_pretrained(temporary)
-    processor.save_pretrained(temporary)
-    (temporary / "recipe.yaml").write_text(dump_recipe(recipe))
-    shutil.rmtree(final, ignore_errors=True)
-    temporary.replace(final)
+    final = output / "model"
+    with new_folder(final, overwrite=True) as temporary:
+        merged(model).save_pretrained(temporary)
+        processor.save_pretrained(temporary)
+        (temporary / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
+        for path in temporary.iterdir():
+            _flush(path)
     return final
 
 
-def check_same_recipe(recipe: Recipe, output: Path) -> None:
-    """Raises ValueError where the training in `output` was started with another recipe."""
-    before, now = (flatten(asdict(found)) for found in (load_recipe(output / "recipe.yaml"), recipe))
+# ------------------------------------------------------------------ the recipe of before
+
+
+def check_same_recipe(recipe: Recipe, state: Path) -> None:
+    """Raises ValueError where the training of a state was started with another recipe."""
+    before, now = (flatten(asdict(found)) for found in (load_recipe(state / "recipe.yaml"), recipe))
     changed = [
         f"{key}: {before.get(key)!r}, now {now.get(key)!r}"
         for key in {**before, **now}
@@ -120,7 +305,7 @@ def check_same_recipe(recipe: Recipe, output: Path) -> None:
     ]
     if changed:
         raise ValueError(
-            f"{output}: this training was started with another recipe ({'; '.join(changed)}); "
+            f"{state.parent}: this training was started with another recipe ({'; '.join(changed)}); "
             "resume with the same recipe, or choose another output folder"
         )
 

@@ -22,8 +22,8 @@ from research.machine import resident
 from research.sizes import grid_of
 from winwin_hf.checked import build
 from winwin_hf.task import DataTask
+from winwin_hf.training.batches import next_batch
 from winwin_hf.training.build import make_loader, make_model, make_optimizer, open_parts
-from winwin_hf.training.loop import next_batch
 from winwin_hf.training.recipe import Recipe
 from winwin_hf.windows import Strategy
 

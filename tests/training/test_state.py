@@ -1,0 +1,401 @@
+"""States on disk: two are kept, a damaged one is found and named, and a full disk leaves the one before."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.forked_training import same_weights, write_recipe
+
+from winwin_hf.training import loop
+from winwin_hf.training.log import append_line
+from winwin_hf.training.loop import TrainingStopped, train
+from winwin_hf.training.state import clear_leftovers, damage_of, latest_state, save_model, whole_state
+
+resource = pytest.importorskip("resource")  # POSIX
+
+SAVED = {"average.safetensors", "model.safetensors", "optimizer.bin", "random_states_0.pkl", "recipe.yaml"}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """An uninterrupted training; its recipe stands beside it."""
+    folder = tmp_path_factory.mktemp("trained")
+    train(write_recipe(folder), output=folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def copy(trained, tmp_path) -> Path:
+    """A copy of it that was killed before the last step."""
+    shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "model")
+    shutil.rmtree(tmp_path / "run" / "state-00000004")
+    kept = trained.parent / "states"
+    for step in (2, 3):
+        shutil.copytree(kept / f"state-{step:08d}", tmp_path / "run" / f"state-{step:08d}", dirs_exist_ok=True)
+    return tmp_path / "run"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def states(trained) -> None:
+    """All states of the training, as they were when it wrote them."""
+    save, kept = loop.save_state, trained.parent / "states"
+
+    def keeping(accelerator, output, step, *others):
+        save(accelerator, output, step, *others)
+        shutil.copytree(latest_state(output), kept / latest_state(output).name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "save_state", keeping)
+        train(trained.parent / "recipe.yaml", output=trained.parent / "again")
+
+
+def flip(path: Path, place: float = 0.5) -> None:
+    """Changes one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[int(place * (len(data) - 1))] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def limit_files(size: int) -> None:
+    """Files of this process can't grow above `size` bytes: writing fails as on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+
+@pytest.fixture
+def unlimited():
+    yield
+    limit_files(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+
+
+# ------------------------------------------------------------------ checksums
+
+
+def test_the_two_newest_states_are_kept_and_whole(trained):
+    assert sorted(path.name for path in trained.glob("state-*")) == ["state-00000003", "state-00000004"]
+    for state in trained.glob("state-*"):
+        assert set(json.loads((state / "state.json").read_text())["files"]) == SAVED
+        assert damage_of(state) == ""
+
+
+@pytest.mark.parametrize("harm", [flip, cut, empty, remove])
+def test_damage_of_any_file_is_found_and_the_state_before_used(copy, tmp_path, harm, caplog):
+    newest = copy / "state-00000003"
+    for name in sorted([*SAVED, "state.json"]):
+        output = Path(shutil.copytree(copy, tmp_path / f"harmed-{name}"))
+        harm(output / newest.name / name)
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "winwin_hf"):
+            assert whole_state(output) == output / "state-00000002"
+        (said,) = caplog.messages
+        assert said.startswith(f"{output / newest.name} is damaged ({name}")
+        assert said.endswith(", going on from state-00000002")
+        assert (output / "state-00000003.damaged" / "model.safetensors").exists() or name == "model.safetensors"
+
+
+def test_any_flipped_bit_of_the_list_of_checksums_is_found(copy):
+    state = copy / "state-00000003"
+    whole = (state / "state.json").read_bytes()
+    for place in range(0, len(whole), 7):
+        harmed = bytearray(whole)
+        harmed[place] ^= 4
+        (state / "state.json").write_bytes(harmed)
+        text = harmed.decode("utf-8", errors="replace")
+        same = False
+        with contextlib.suppress(ValueError):
+            same = json.loads(text) == json.loads(whole)  # a blank that became another one
+        assert bool(damage_of(state)) != same, place
+
+
+def test_a_training_goes_on_from_the_state_before_the_damaged_one_and_ends_alike(copy, trained):
+    flip(copy / "state-00000003" / "average.safetensors")
+    train(trained.parent / "recipe.yaml", output=copy, resume=True)
+    assert same_weights(copy, trained)
+    assert not list(copy.glob("*.damaged"))  # newer good ones exist
+    assert sorted(path.name for path in copy.glob("state-*")) == ["state-00000003", "state-00000004"]
+    assert damage_of(copy / "state-00000003") == ""
+
+
+def test_without_a_whole_state_all_are_named_and_none_is_touched(copy, trained):
+    flip(copy / "state-00000003" / "random_states_0.pkl")
+    cut(copy / "state-00000002" / "optimizer.bin")
+    found = (
+        r"state-00000003 is damaged \(random_states_0.pkl .*\), state-00000002 is damaged \(optimizer.bin has \d+ of"
+    )
+    with pytest.raises(ValueError, match=found):
+        train(trained.parent / "recipe.yaml", output=copy, resume=True)
+    assert sorted(path.name for path in copy.glob("state-*")) == ["state-00000002", "state-00000003"]
+
+
+def test_nothing_outside_of_the_state_blocks_resuming(copy, trained, caplog):
+    """An empty recipe.yaml, and a log with garbage, half a line, and a line of something else."""
+    (copy / "recipe.yaml").write_text("")
+    log = copy / "metrics.jsonl"
+    lines = log.read_bytes().splitlines()[:3]
+    log.write_bytes(b"\n".join([lines[0], b"\xff\x00{}", b"[1]", b'{"step": "x"}', *lines[1:], b'{"step": 3, "lo']))
+    train(trained.parent / "recipe.yaml", output=copy, resume=True)
+    assert same_weights(copy, trained)
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [1, 2, 3, 4]
+    assert "4 damaged lines" in caplog.text
+    assert (copy / "recipe.yaml").read_text() == (trained / "recipe.yaml").read_text()
+
+
+def test_what_a_killed_training_left_is_removed(copy, trained):
+    for name in ("state-00000004.tmp", ".model-abc", ".model-def/old"):
+        (copy / name).mkdir(parents=True)
+    (copy / ".model-def" / "old" / "config.json").write_text("{}")
+    for name in (".recipe.0123abcd.yaml", ".metrics.0123abcd.jsonl"):
+        (copy / name).write_text("")
+    (copy / "notes.tmp").write_text("the user's own")
+    clear_leftovers(copy)
+    names = {path.name for path in copy.iterdir()}
+    assert names == {"metrics.jsonl", "recipe.yaml", "state-00000002", "state-00000003", "model", "notes.tmp"}
+    assert (copy / "model" / "config.json").exists()  # it was killed between two renames
+
+
+# ------------------------------------------------------------------ a disk that takes no more
+
+
+@pytest.mark.usefixtures("unlimited")
+@pytest.mark.parametrize("share", [0.1, 1.1])
+def test_a_full_disk_while_saving_leaves_the_state_before(tmp_path, trained, monkeypatch, share):
+    """In the model's file, and in the optimiser's, which another library writes."""
+    size = (trained / "state-00000004" / "model.safetensors").stat().st_size
+    save = loop.save_state
+
+    def filling(accelerator, output, step, *others):
+        if step == 2:
+            limit_files(int(share * size))
+        save(accelerator, output, step, *others)
+
+    monkeypatch.setattr(loop, "save_state", filling)
+    output, reason = tmp_path / "run", os.strerror(errno.EFBIG)
+    says = rf"^{output}: state-00000002 could not be written \({reason}\); the last state is state-00000001$"
+    with pytest.raises(OSError, match=says):
+        train(trained.parent / "recipe.yaml", output=output)
+    assert [path.name for path in output.glob("state-*")] == ["state-00000001"]
+    limit_files(resource.getrlimit(resource.RLIMIT_FSIZE)[1])
+    monkeypatch.setattr(loop, "save_state", save)
+    train(trained.parent / "recipe.yaml", output=output, resume=True)
+    assert same_weights(output, trained)
+
+
+def test_a_folder_that_can_t_be_written_is_named(tmp_path, trained, monkeypatch):
+    save, output = loop.save_state, tmp_path / "run"
+
+    def vanishing(accelerator, output, *others):
+        output.rename(tmp_path / "moved")
+        output.write_text("no folder")
+        save(accelerator, output, *others)
+
+    monkeypatch.setattr(loop, "save_state", vanishing)
+    says = rf"^{output}: state-00000001 could not be written \({os.strerror(errno.ENOTDIR)}\)"
+    with pytest.raises(OSError, match=says):
+        train(trained.parent / "recipe.yaml", output=output)
+
+
+@pytest.mark.usefixtures("unlimited")
+def test_a_line_of_the_log_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    append_line(path, '{"step": 1}')
+    limit_files(15)
+    with pytest.raises(OSError, match=rf"^{path} could not be written \({os.strerror(errno.EFBIG)}\)$"):
+        append_line(path, '{"step": 2}')
+    assert path.read_text() == '{"step": 1}\n'
+
+
+def test_a_model_that_can_t_be_written_leaves_the_one_before(trained, monkeypatch):
+    from winwin_hf import WinWinForOpticalFlow, WinWinImageProcessor
+    from winwin_hf.training.recipe import load_recipe
+
+    model = WinWinForOpticalFlow.from_pretrained(trained / "model")
+    before = {path.name: path.read_bytes() for path in (trained / "model").iterdir()}
+
+    class Full(WinWinImageProcessor):
+        def save_pretrained(self, *_, **__):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(OSError):
+        save_model(model, trained, load_recipe(trained / "recipe.yaml"), Full(patch_size=16))
+    assert {path.name: path.read_bytes() for path in (trained / "model").iterdir()} == before
+
+
+# ------------------------------------------------------------------ signals and loader processes
+
+
+def at_step(monkeypatch, step: int, act) -> None:
+    """Calls `act` before a training's step after `step` others."""
+    train_step = loop.Training.train_step
+
+    def acting(self, batches):
+        if self.step == step:
+            act()
+        train_step(self, batches)
+
+    monkeypatch.setattr(loop.Training, "train_step", acting)
+
+
+def workers() -> list:
+    found = multiprocessing.active_children()
+    assert found
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_for_the_whole_group_saves_with_loader_processes(tmp_path, trained, monkeypatch, number):
+    recipe = write_recipe(tmp_path, optimization={"num_workers": 2}, save_every=100)
+    train(recipe, output=tmp_path / "whole")
+
+    def stop() -> None:
+        for worker in workers():
+            os.kill(worker.pid, number)
+        os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 1, stop)
+        with pytest.raises(TrainingStopped, match=r"^stopped at step 2; continue from state-00000002 with --resume$"):
+            train(recipe, output=tmp_path / "run")
+    assert not multiprocessing.active_children()
+    assert [path.name for path in (tmp_path / "run").glob("state-*")] == ["state-00000002"]
+    train(recipe, output=tmp_path / "run", resume=True)
+    assert same_weights(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_loader_process_that_dies_is_one_error_and_the_step_is_kept(tmp_path, trained, monkeypatch):
+    recipe = write_recipe(tmp_path, optimization={"num_workers": 1, "steps": 12}, save_every=100)
+    train(recipe, output=tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        at_step(patch, 1, lambda: workers()[0].kill())
+        says = r"^at step \d+ a loader process \(pid \d+\) was ended by SIGKILL \(.*memory.*\); continue from state-\d+ with --resume$"
+        with pytest.raises(ChildProcessError, match=says):
+            train(recipe, output=tmp_path / "run")
+    assert latest_state(tmp_path / "run") is not None
+    train(recipe, output=tmp_path / "run", resume=True)
+    assert same_weights(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_death_of_a_loader_process_waits_while_a_state_is_saved(tmp_path, monkeypatch):
+    """torch raises where the training is; here that is the middle of a save."""
+    save, alive = loop.save_state, []
+
+    def killing(accelerator, output, step, *others):
+        if step == 1 and not alive:
+            worker = workers()[0]
+            worker.kill()
+            worker.join()
+            alive.append(worker.is_alive())
+        save(accelerator, output, step, *others)
+
+    monkeypatch.setattr(loop, "save_state", killing)
+    with pytest.raises(ChildProcessError):
+        train(write_recipe(tmp_path, optimization={"num_workers": 1, "steps": 12}), output=tmp_path / "run")
+    assert alive == [False]
+    assert (
+        damage_of(tmp_path / "run" / "state-00000001") == "" or latest_state(tmp_path / "run").name > "state-00000001"
+    )
+
+
+def test_a_signal_breaks_an_evaluation_off_and_resuming_does_it_again(tmp_path, trained, monkeypatch):
+    recipe = write_recipe(tmp_path, evaluation={"every": 2, "windows": 2, "sets": [{"label": "a", "length": 3}]})
+    train(recipe, output=tmp_path / "whole")
+    evaluate = loop.evaluate
+    for place in (1, 2):
+        count = [0]
+
+        def stopping(*arguments, count=count, place=place):
+            count[0] += 1
+            if count[0] == place:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return evaluate(*arguments)
+
+        output = tmp_path / f"run-{place}"
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "evaluate", stopping)
+            with pytest.raises(TrainingStopped, match=f"at step {2 * place}; continue from state-{2 * place:08d}"):
+                train(recipe, output=output)
+        assert latest_state(output).name == f"state-{2 * place:08d}"
+        assert '"a"' not in (output / "metrics.jsonl").read_text().splitlines()[-1]
+        train(recipe, output=output, resume=True)
+        assert same_weights(output, tmp_path / "whole")
+        lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+        assert [line["step"] for line in lines if "a" in line] == [2, 4]
+
+
+# ------------------------------------------------------------------ everything that draws
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"task": "pre-training"},
+        {"model": {"config": {"attention_dropout": 0.3, "drop_path_rate": 0.5, "num_hidden_layers": 3}}},
+        {"optimization": {"num_workers": 1, "ema_decay": 0.0, "accumulation": 2}},
+    ],
+    ids=["masks", "dropout and drop path", "no average, accumulation"],
+)
+def test_what_is_drawn_is_the_same_after_resuming(tmp_path, monkeypatch, changes):
+    """Killed after an evaluation, in the second epoch of three examples."""
+    changes = json.loads(json.dumps(changes))
+    if "model" in changes:
+        from support.recipes import RECIPE
+
+        changes["model"]["config"] = {**RECIPE["model"]["config"], **changes["model"]["config"]}
+    data = {
+        "sets": [{"name": "synthetic-flow", "length": 3, "settings": {"height": 64, "width": 96, "texture_count": 2}}]
+    }
+    recipe = write_recipe(
+        tmp_path,
+        **changes,
+        evaluation={"every": 2, "windows": 2, "sets": [] if "task" in changes else [{"label": "a", "length": 1}]},
+        save_every=100,
+    )
+    import yaml
+
+    values = yaml.safe_load(recipe.read_text())
+    recipe.write_text(yaml.safe_dump({**values, "data": data}))
+    train(recipe, output=tmp_path / "whole")
+
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 3, die)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, output=tmp_path / "run")
+    assert latest_state(tmp_path / "run").name == "state-00000002"
+    torch.manual_seed(123)  # nothing of the process that resumes may count
+    train(recipe, output=tmp_path / "run", resume=True)
+    assert same_weights(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_loss_that_is_not_finite_names_step_and_examples(tmp_path, monkeypatch):
+    recipe = write_recipe(tmp_path, save_every=1, log_every=100, optimization={"steps": 20, "learning_rate": 1e25})
+    says = r"^at step \d+ the loss is .*examples example \d+, example \d+; the last good state is .*state-\d+$"
+    with pytest.raises(FloatingPointError, match=says):
+        train(recipe, output=tmp_path / "run")
+    for state in (tmp_path / "run").glob("state-*"):
+        assert all(torch.isfinite(tensor).all() for tensor in load_file(state / "model.safetensors").values())
+    assert not (tmp_path / "run" / "model").exists()
