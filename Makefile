@@ -14,7 +14,7 @@ TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' constraints.txt)
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: help install install-dev demo space docs test test-slow test-fault test-floors research lint format clean
+.PHONY: help install install-dev demo space docs test test-slow test-fault test-floors research sbom audit lint format clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,10 +26,11 @@ help:
 	@echo "make research   the tests of scripts/research"
 	@echo "make test-floors  the tests with the oldest and the newest versions that pyproject.toml allows, in .floors/ (about an hour a set)"
 	@echo "make lint       formatter, linter, types, imports and workflows only"
+	@echo "make sbom       what a release was tested with, as CycloneDX, in sbom/;  make audit: its known vulnerabilities (asks PyPI)"
 	@echo "make format     let ruff format and fix"
 	@echo "make docs       the documentation as a site in site/"
 	@echo "make install    only the virtual environment in $(VENV)/"
-	@echo "make clean      remove $(VENV)/, .floors/, $(DEMO)/, site/, builds and caches (the Hub cache is left alone)"
+	@echo "make clean      remove $(VENV)/, .floors/, .audit/, sbom/, $(DEMO)/, site/, builds and caches (the Hub cache is left alone)"
 
 # Stamps: a target's work is done again only when what it is made from has changed.
 $(VENV)/.stamp-venv:
@@ -103,10 +104,24 @@ test-floors:
 research: $(VENV)/.stamp-dev
 	$(PYTEST) -m research $(PYTEST_ARGS)
 
+# Tools in an environment of their own: they would change what is tested.
+.audit/.stamp:
+	$(PYTHON) -m venv .audit
+	.audit/bin/python -m pip --disable-pip-version-check install -q "cyclonedx-bom>=7,<8" "pip-audit>=2.9,<3"
+	@touch $@
+
+sbom: .audit/.stamp
+	mkdir -p sbom
+	.audit/bin/cyclonedx-py requirements constraints.txt --pyproject pyproject.toml --mc-type library --output-reproducible \
+	  -o sbom/winwin-hf-$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml).cdx.json
+
+audit: .audit/.stamp
+	.audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip
+
 format: $(VENV)/.stamp-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .floors $(DEMO) site build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	rm -rf $(VENV) .floors .audit sbom $(DEMO) site build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

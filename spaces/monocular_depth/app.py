@@ -62,4 +62,4 @@ PAGE = MetricPage(
 )
 
 if __name__ == "__main__":
-    PAGE.build().launch()
+    PAGE.launch()

@@ -64,4 +64,4 @@ PAGE = MetricPage(
 )
 
 if __name__ == "__main__":
-    PAGE.build().launch()
+    PAGE.launch()

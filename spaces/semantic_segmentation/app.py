@@ -58,4 +58,4 @@ PAGE = MetricPage(
 )
 
 if __name__ == "__main__":
-    PAGE.build().launch()
+    PAGE.launch()

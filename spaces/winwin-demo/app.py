@@ -3,9 +3,10 @@
 Notable:
 - Every button is also a named endpoint (`/flow`, `/compare_with_tiles`, `/flow_of_video`, `/depth`, `/segment`); the page's footer
   links to their documentation, which is made from the docstrings in events.py.
-- All events that run a network share one queue: one runs, MAX_WAITING wait, others are told that the queue is full. Nothing is kept per
-  visitor: results are looked up by the content of the pictures (networks.py), files are deleted after KEEP_FILES seconds.
-- The page opens with the first example of each tab already computed.
+- All events that run a network share one queue: one runs, LIMITS.waiting wait, others are told that the queue is full. Nothing is kept
+  per visitor: results are looked up by the content of the pictures (networks.py).
+- What a request may name, how much a client may use, and when files are deleted: `winwin_hf.served_page`.
+- The page opens with the first example of each tab, computed beforehand (beforehand.py).
 - Fonts and scripts come from the gradio package: the page works without a network.
 """
 
@@ -16,22 +17,27 @@ import html
 import inspect
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio is imported
 
+import beforehand
 import gradio as gr
 import views
 from events import Demo
-from inputs import AREAS, MAX_FILE_MB, MAX_FRAMES, as_path
+from inputs import AREAS, MAX_FRAMES, as_path
 from networks import TILE, Networks
+
+from winwin_hf import served_page
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE / "examples"
-MAX_WAITING = 20  # requests in the queue, beside the one that runs
-KEEP_FILES = 3600  # seconds
+EXAMPLE_FILES = [
+    EXAMPLES / name
+    for name in ("bedroom_1.jpg", "bedroom_2.jpg", "bedroom_3.jpg", "bedroom.mp4", "street.jpg", "barn.jpg", "room.jpg")
+]
+LIMITS = served_page.Limits()
 SIZES = [key for key in AREAS if key != "360p"]
 
 INTRO = """
@@ -67,29 +73,29 @@ HEAD = "<script>Object.defineProperty(navigator, 'gpu', {value: undefined});</sc
 # ------------------------------------------------------------------ the page
 
 
-def build(networks: Networks, filled: bool = True) -> gr.Blocks:
-    """The page. With `filled`, the first example of each tab is computed now, so that the page opens with results."""
+def build(networks: Networks) -> gr.Blocks:
+    """The page. Its tabs open with results where there are some of the networks' weights."""
     demo = Demo(networks)
-    with gr.Blocks(title="Win-Win: motion, depth and things in whole pictures", delete_cache=(600, KEEP_FILES)) as page:
+    ready = beforehand.load(networks)
+    with gr.Blocks(title="Win-Win: motion, depth and things in whole pictures") as page:
         gr.Markdown(INTRO)
         with gr.Tabs():
-            with gr.Tab("Motion", id="flow"):
+            with gr.Tab("Optical flow", id="flow"):
                 gr.Markdown(
                     "Upload two frames of the same scene to see **where each point of the first frame is in the second**. "
                     "This is called optical flow. It is used to slow films down, to compress video, and in cars that watch the traffic."
                 )
                 with gr.Tabs():
                     with gr.Tab("Two frames", id="frames"):
-                        _flow_tab(demo, filled)
+                        _flow_tab(demo, ready)
                     with gr.Tab("A short video", id="video"):
                         _video_tab(demo)
             with gr.Tab("Depth", id="depth"):
-                _depth_tab(demo, filled)
-            with gr.Tab("Things", id="segmentation"):
-                _segmentation_tab(demo, filled)
+                _depth_tab(demo, ready)
+            with gr.Tab("Segmentation", id="segmentation"):
+                _segmentation_tab(demo, ready)
         names = ", ".join(f"{task}: `{Path(name).name}`" for task, name in networks.names.items())
         gr.Markdown(f"{ABOUT}\nCheckpoints in use: {names}.")
-    page.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
     return page
 
 
@@ -99,19 +105,14 @@ SHOWN: dict[str, Any] = {"interactive": False, "buttons": ["download", "fullscre
 RUNS: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "network"}
 
 
-@dataclass(frozen=True)
-class Filled:
-    """Initial values of a tab: the results of an event for an example, or None."""
+Ready = dict[str, tuple]  # event -> its outputs for the tab's first example
 
-    inputs: tuple
-    outputs: tuple
 
-    @classmethod
-    def by(cls, event: Any, inputs: list, outputs: int, filled: bool) -> Filled:
-        if not filled:
-            return cls((None,) * len(inputs), (None,) * outputs)
-        silent = lambda *_, **__: None  # noqa: E731  there is no request to show progress in
-        return cls(tuple(inputs), event(*inputs, progress=silent))
+def _start(ready: Ready, event: str, inputs: int, outputs: int) -> tuple[tuple, tuple]:
+    """The inputs and outputs that a tab opens with; Nones where nothing is ready."""
+    if event not in ready:
+        return (None,) * inputs, (None,) * outputs
+    return tuple(beforehand.examples(event)), ready[event]
 
 
 def _example(*names: str) -> list[str]:
@@ -179,15 +180,15 @@ def _connect(
         )
 
 
-def _flow_tab(demo: Demo, filled: bool) -> None:
+def _flow_tab(demo: Demo, ready: Ready) -> None:
     pairs = [_example("bedroom_1.jpg", "bedroom_2.jpg"), _example("bedroom_1.jpg", "bedroom_3.jpg")]
-    start = Filled.by(demo.flow, pairs[0], 11, filled)
-    compared = Filled.by(demo.compare_with_tiles, pairs[0], 4, filled)
+    first, start = _start(ready, "flow", 2, 11)
+    _, compared = _start(ready, "compare_with_tiles", 2, 4)
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             with gr.Row():
-                frame1 = _picture_input("Frame 1", start.inputs[0], "flow-frame1")
-                frame2 = _picture_input("Frame 2", start.inputs[1], "flow-frame2")
+                frame1 = _picture_input("Frame 1", first[0], "flow-frame1")
+                frame2 = _picture_input("Frame 2", first[1], "flow-frame2")
             size = _size_input(
                 "1080p",
                 SIZES,
@@ -196,29 +197,25 @@ def _flow_tab(demo: Demo, filled: bool) -> None:
             run = gr.Button("Compute the motion", variant="primary", elem_id="flow-run")
             examples = gr.Examples(pairs, [frame1, frame2], label="Examples (click one)")
         with gr.Column(scale=3, min_width=300):
-            figures = gr.HTML(start.outputs[7], label="Figures", padding=False)
-            picture = gr.Image(start.outputs[0], label="Motion in colours", elem_id="flow-picture", **SHOWN)
-            legend = gr.HTML(start.outputs[1] or views.wheel_legend(), label="Colour legend", padding=False)
+            figures = gr.HTML(start[7], label="Figures", padding=False)
+            picture = gr.Image(start[0], label="Motion in colours", elem_id="flow-picture", **SHOWN)
+            legend = gr.HTML(start[1] or views.wheel_legend(), label="Colour legend", padding=False)
             with gr.Row():
-                names = zip((".flo", ".npy", ".png"), start.outputs[8:], strict=True)
+                names = zip((".flo", ".npy", ".png"), start[8:], strict=True)
                 files = [_download(name, value) for name, value in names]
     with gr.Row():
         with gr.Column(min_width=300):
-            slider = gr.ImageSlider(
-                start.outputs[2], label="Frame 1 | frame 2 moved back", elem_id="flow-slider", **SHOWN
-            )
+            slider = gr.ImageSlider(start[2], label="Frame 1 | frame 2 moved back", elem_id="flow-slider", **SHOWN)
             gr.Markdown(
                 "Drag the handle. Left is frame 1; right is frame 2 with every point **moved back** to its place in frame 1. Where the "
                 "motion is right, the two look the same. Smears are points that are hidden in one frame; black points left the frame."
             )
         with gr.Column(min_width=300):
-            arrows = gr.Image(start.outputs[3], label="Motion as arrows", elem_id="flow-arrows", **SHOWN)
-            arrows_text = gr.HTML(start.outputs[4] or views.arrows_text(), label="Length of the arrows", padding=False)
+            arrows = gr.Image(start[3], label="Motion as arrows", elem_id="flow-arrows", **SHOWN)
+            arrows_text = gr.HTML(start[4] or views.arrows_text(), label="Length of the arrows", padding=False)
         with gr.Column(min_width=300):
-            confidence = gr.Image(start.outputs[5], label="Confidence", elem_id="flow-confidence", **SHOWN)
-            confidence_legend = gr.HTML(
-                start.outputs[6] or views.error_legend(), label="Confidence legend", padding=False
-            )
+            confidence = gr.Image(start[5], label="Confidence", elem_id="flow-confidence", **SHOWN)
+            confidence_legend = gr.HTML(start[6] or views.error_legend(), label="Confidence legend", padding=False)
     gr.Markdown(
         "### Whole frames against tiles\n"
         "Most networks that are trained on small pieces must also be used on small pieces. The frame is cut into overlapping tiles, the "
@@ -226,14 +223,14 @@ def _flow_tab(demo: Demo, filled: bool) -> None:
         "found, and seams can stay visible. Win-Win needs no tiles."
     )
     compare = gr.Button(f"Compare with tiles of {TILE[1]} x {TILE[0]} pixels", elem_id="compare-run")
-    compared_figures = gr.HTML(compared.outputs[3], label="Times and differences", padding=False)
+    compared_figures = gr.HTML(compared[3], label="Times and differences", padding=False)
     with gr.Row():
         with gr.Column(min_width=300):
-            direct = gr.Image(compared.outputs[0], label="Whole frame, one pass", elem_id="compare-direct", **SHOWN)
+            direct = gr.Image(compared[0], label="Whole frame, one pass", elem_id="compare-direct", **SHOWN)
         with gr.Column(min_width=300):
-            tiled = gr.Image(compared.outputs[1], label="Tiles, blended", elem_id="compare-tiled", **SHOWN)
+            tiled = gr.Image(compared[1], label="Tiles, blended", elem_id="compare-tiled", **SHOWN)
         with gr.Column(min_width=300):
-            apart = gr.Image(compared.outputs[2], label="Where they differ", elem_id="compare-apart", **SHOWN)
+            apart = gr.Image(compared[2], label="Where they differ", elem_id="compare-apart", **SHOWN)
     gr.Markdown("Dark points are where the two results differ most; red lines are the borders of the tiles.")
 
     inputs = [frame1, frame2, size]
@@ -279,15 +276,15 @@ def _video_tab(demo: Demo) -> None:
     _connect("flow_of_video", demo.flow_of_video, [clip, size], outputs, run, examples)
 
 
-def _depth_tab(demo: Demo, filled: bool) -> None:
-    start = Filled.by(demo.depth, _example("bedroom_1.jpg"), 7, filled)
+def _depth_tab(demo: Demo, ready: Ready) -> None:
+    first, start = _start(ready, "depth", 1, 7)
     gr.Markdown(
         "Upload one picture to see **how far away each point is**. The network was trained on one kitchen and one camera. In other places, "
         "it often knows near from far, but its metres are wrong."
     )
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            image = _picture_input("Picture", start.inputs[0], "depth-input")
+            image = _picture_input("Picture", first[0], "depth-input")
             size = _size_input("1080p", SIZES, "Larger pictures are scaled down.")
             run = gr.Button("Measure the depth", variant="primary", elem_id="depth-run")
             examples = gr.Examples(
@@ -296,14 +293,14 @@ def _depth_tab(demo: Demo, filled: bool) -> None:
                 label="Examples (click one)",
             )
         with gr.Column(scale=3, min_width=300):
-            figures = gr.HTML(start.outputs[3], label="Figures", padding=False)
-            slider = gr.ImageSlider(start.outputs[0], label="Picture | depth", elem_id="depth-slider", **SHOWN)
-            legend = gr.HTML(start.outputs[1], label="Depth legend", padding=False)
+            figures = gr.HTML(start[3], label="Figures", padding=False)
+            slider = gr.ImageSlider(start[0], label="Picture | depth", elem_id="depth-slider", **SHOWN)
+            legend = gr.HTML(start[1], label="Depth legend", padding=False)
             with gr.Row():
-                names = zip((".npy (metres)", ".png (millimetres)", ".png (colours)"), start.outputs[4:], strict=True)
+                names = zip((".npy (metres)", ".png (millimetres)", ".png (colours)"), start[4:], strict=True)
                 files = [_download(name, value) for name, value in names]
     model = gr.Model3D(
-        start.outputs[2],
+        start[2],
         label="The picture in space (.glb)",
         elem_id="depth-model",
         height=420,
@@ -318,8 +315,8 @@ def _depth_tab(demo: Demo, filled: bool) -> None:
     _connect("depth", demo.depth, [image, size], outputs, run, examples)
 
 
-def _segmentation_tab(demo: Demo, filled: bool) -> None:
-    start = Filled.by(demo.segment, _example("street.jpg"), 6, filled)
+def _segmentation_tab(demo: Demo, ready: Ready) -> None:
+    first, start = _start(ready, "segment", 1, 6)
     names = demo.networks.label_names
     classes = [html.escape(name) for name in names]
     gr.Markdown(
@@ -328,24 +325,22 @@ def _segmentation_tab(demo: Demo, filled: bool) -> None:
     )
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            image = _picture_input("Picture", start.inputs[0], "segmentation-input")
+            image = _picture_input("Picture", first[0], "segmentation-input")
             size = _size_input("1080p", SIZES, "Larger pictures are scaled down.")
             run = gr.Button("Name the things", variant="primary", elem_id="segmentation-run")
             examples = gr.Examples(
                 [_example("street.jpg"), _example("barn.jpg")], [image], label="Examples (click one)"
             )
         with gr.Column(scale=3, min_width=300):
-            figures = gr.HTML(start.outputs[2], label="Figures", padding=False)
-            picture = gr.Image(
-                start.outputs[0], label="Classes over the picture", elem_id="segmentation-picture", **SHOWN
-            )
-            legend = gr.HTML(start.outputs[1] or views.class_legend(None, names), label="Class legend", padding=False)
+            figures = gr.HTML(start[2], label="Figures", padding=False)
+            picture = gr.Image(start[0], label="Classes over the picture", elem_id="segmentation-picture", **SHOWN)
+            legend = gr.HTML(start[1] or views.class_legend(None, names), label="Class legend", padding=False)
             opacity = gr.Slider(
                 0, 1, value=0.6, step=0.05, label="Opacity of the colours", elem_id="segmentation-opacity"
             )
             gr.Markdown("Each colour is one class; the percentages are their shares of the picture.")
             with gr.Row():
-                kinds = zip((".png (class ids)", ".npy (class ids)", ".png (colours)"), start.outputs[3:], strict=True)
+                kinds = zip((".png (class ids)", ".npy (class ids)", ".png (colours)"), start[3:], strict=True)
                 files = [_download(name, value) for name, value in kinds]
     inputs, outputs = [image, opacity, size], [picture, legend, figures, *files]
     _connect("segment", demo.segment, inputs, outputs, run, examples)
@@ -375,27 +370,27 @@ def main(arguments: list[str] | None = None) -> None:
             metavar="NAME",
             help=f"a bundled checkpoint, a folder or a Hub repository; default: {default}",
         )
-    parser.add_argument("--empty", action="store_true", help="start without computing the first examples")
     options = parser.parse_args(arguments)
     try:
         networks = Networks(options.flow, options.depth, options.segmentation, options.device)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
-    page = build(networks, filled=not options.empty)
-    page.launch(
-        server_name=options.host,
-        server_port=options.port,
-        # Gradio 6.18 hands over no example from outside the folder in which the page was started.
-        allowed_paths=[str(EXAMPLES)],
-        max_file_size=f"{MAX_FILE_MB}mb",
-        state_session_capacity=500,
-        css=CSS,
-        head=HEAD,
-        theme=gr.themes.Default(
-            font=[gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)), "system-ui", "sans-serif"]
-        ),
-        footer_links=["api", "settings"],
-    )
+    with served_page.WorkFolder("winwin-demo") as folder:
+        served_page.serve(
+            build(networks),
+            folder,
+            LIMITS,
+            examples=EXAMPLE_FILES,
+            server_name=options.host,
+            server_port=options.port,
+            css=CSS,
+            head=HEAD,
+            theme=gr.themes.Default(
+                font=[gr.themes.LocalFont("Source Sans Pro", weights=(400, 700)), "system-ui", "sans-serif"]
+            ),
+            footer_links=["api", "settings"],
+        )
+    networks.close()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 Notable:
 - Nothing is kept per visitor: every event gets its input again, and networks.py finds results by their pictures' content.
-- Files to download are written into Gradio's cache, which serves them and deletes them later.
+- Files to download are written into the page's work folder, which `winwin_hf.served_page` empties.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import mesh
 import numpy as np
 import views
 from gradio.utils import get_upload_folder
-from inputs import read_clip, read_pair, read_picture, refuse
+from inputs import read_clip, read_pair, read_picture
 from networks import Networks
 
 from winwin_hf.data import formats
 from winwin_hf.inference import clips, drawing, sheets, video
 from winwin_hf.inference import figures as measures
 from winwin_hf.model.flow_colours_winwin import flow_to_image
+from winwin_hf.served_page import refuse
 
 
 class Demo:
@@ -68,7 +69,7 @@ class Demo:
             f"mean motion {measures.mean_magnitude(flow):.1f} px",
             f"the frames differ by {errors['unwarped']:.1f} of 255, after moving back by {errors['warped']:.1f}",
         ]
-        folder = _folder()
+        folder = new_folder()
         formats.write_flo(folder / "flow.flo", flow.transpose(1, 2, 0))
         formats.write_npy(folder / "flow.npy", np.ascontiguousarray(flow.transpose(1, 2, 0)))
         formats.save_image(folder / "flow.png", sheets.flow_picture(flow, scale))
@@ -147,7 +148,7 @@ class Demo:
             progress((len(flows), len(frames) - 1), desc="Flow between the frames", unit="pairs")
         seconds = time.perf_counter() - start
         scale = video.full_colour(flows)
-        path = _folder() / "flow.mp4"
+        path = new_folder() / "flow.mp4"
         pictures = (
             views.stacked(frame, flow_to_image(flow, scale))
             for frame, flow in zip(frames, flows, strict=False)  # the last frame has no flow
@@ -185,7 +186,7 @@ class Demo:
         depth = result.values
         low, high = views.depth_range(depth)
         colours = sheets.depth_picture(depth)
-        folder = _folder()
+        folder = new_folder()
         formats.write_npy(folder / "depth.npy", depth)
         formats.write_depth(folder / "depth_mm.png", depth)
         formats.save_image(folder / "depth.png", colours)
@@ -232,7 +233,7 @@ class Demo:
         result = self.networks.segment(pixels)
         progress(0.85, desc="Drawing")
         names = self.networks.label_names
-        folder = _folder()
+        folder = new_folder()
         formats.write_labels(folder / "labels.png", result.values)
         formats.write_npy(folder / "labels.npy", result.values)
         formats.save_image(folder / "classes.png", sheets.segmentation_picture(pixels, result.values, names))
@@ -260,8 +261,8 @@ def _size(pixels: np.ndarray) -> str:
     return f"{pixels.shape[1]} x {pixels.shape[0]}"
 
 
-def _folder() -> Path:
-    """A new folder in Gradio's cache, which serves its files and deletes them later."""
+def new_folder() -> Path:
+    """A new folder in the page's work folder, whose files Gradio serves."""
     folder = Path(get_upload_folder()) / f"winwin-{uuid.uuid4().hex}"
     folder.mkdir(parents=True)
     return folder

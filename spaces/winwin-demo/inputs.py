@@ -2,8 +2,9 @@
 
 Notable:
 - By default Gradio opens an uploaded picture before the app sees it, and a damaged one ends in a bare "Error". With `as_path` an input
-  component gives the path of the unopened file, and `read_picture` refuses a bad one with a `gr.Error`.
-- Sizes are read from the file's header first, so a picture that claims too many pixels is never decoded.
+  component gives the path of the unopened file, and `read_picture` refuses a bad one with a `gr.Error`. Which paths a request may name is
+  checked before, in `winwin_hf.served_page`.
+- Sizes are read from the file's header first, so a picture or a video that claims too many pixels is never decoded.
 - A picture larger than the chosen size is scaled down, and a note says so.
 
 Pictures are RGB uint8 (H, W, 3).
@@ -16,14 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
+import av
 import numpy as np
 from PIL import Image
 
 from winwin_hf.data import formats
 from winwin_hf.inference import clips
+from winwin_hf.served_page import refuse
 
-MAX_FILE_MB = 32
 MAX_SOURCE_PIXELS = 64_000_000  # a phone's largest photographs; decoding takes three bytes a pixel
 MIN_SIDE = 32  # pixels: two patches
 MAX_SIDE = 4096  # pixels, after scaling: a strip of one row's height would pass the limit on its area
@@ -59,22 +60,8 @@ def as_path(component: Any) -> Any:
     On the object, not in a subclass: Gradio writes a stub file beside the source of every subclass.
     """
 
-    def preprocess(payload: Any) -> str | None:
-        if payload is None:
-            return None
-        if not payload.path:
-            raise gr.Error(
-                "Send a file; pictures inside the request (data: URLs) are not taken.", print_exception=False
-            )
-        return payload.path
-
-    component.preprocess = preprocess
+    component.preprocess = lambda payload: None if payload is None else payload.path
     return component
-
-
-def refuse(message: str) -> gr.Error:
-    """An error that is shown on the page, without a traceback in the server's log."""
-    return gr.Error(message, duration=15, print_exception=False)
 
 
 def read_picture(path: str | None, size: str, what: str = "a picture") -> Picture:
@@ -83,7 +70,7 @@ def read_picture(path: str | None, size: str, what: str = "a picture") -> Pictur
         raise refuse(f"Choose {what} first.")
     area = area_of(size)
     name = Path(path).name
-    width, height, frames = _header(path, name)
+    width, height, moving = _header(path, name)
     if width * height > MAX_SOURCE_PIXELS:
         raise refuse(
             f"{name} has {width} x {height} pixels; up to {MAX_SOURCE_PIXELS // 1_000_000} million are taken. Please scale it down."
@@ -96,7 +83,7 @@ def read_picture(path: str | None, size: str, what: str = "a picture") -> Pictur
     except ValueError as error:
         raise refuse(f"{error} Please send a PNG, JPEG, WebP, GIF, BMP or TIFF picture.") from None
     notes = []
-    if frames > 1:
+    if moving:
         notes.append(f"{name} is an animation: its first frame was taken")
     small = scale_down(pixels, area)
     if small is not pixels:
@@ -131,13 +118,14 @@ def read_clip(path: str | None, size: str) -> Clip:
         if not any(start[at : at + len(magic)] == magic for at, magic in CONTAINERS):
             raise refuse(f"{name} is not a video that this demo reads. {kinds}")
         clip = clips.open_clip(path, end=MAX_FRAMES)
+        with av.open(path) as container:
+            context = container.streams.video[0].codec_context
+            if context is not None:
+                _check_frame(context.width, context.height, name)
         frames: list[np.ndarray] = []
         for frame in clip.frames():
             height, width = frame.shape[:2]
-            if width * height > MAX_VIDEO_PIXELS:
-                raise refuse(f"{name} has frames of {width} x {height} pixels; up to 3840 x 2160 are taken.")
-            if min(width, height) < MIN_SIDE:
-                raise refuse(f"{name} has frames of {width} x {height} pixels; at least {MIN_SIDE} a side are needed.")
+            _check_frame(width, height, name)  # a stream may change its size
             frames.append(scale_down(frame, area))
     except (ValueError, OSError) as error:
         # the file's own name, not this server's path
@@ -158,6 +146,13 @@ def read_clip(path: str | None, size: str) -> Clip:
     return Clip(frames, float(clip.rate), "; ".join(notes))
 
 
+def _check_frame(width: int, height: int, name: str) -> None:
+    if width * height > MAX_VIDEO_PIXELS:
+        raise refuse(f"{name} has frames of {width} x {height} pixels; up to 3840 x 2160 are taken.")
+    if 0 < min(width, height) < MIN_SIDE:
+        raise refuse(f"{name} has frames of {width} x {height} pixels; at least {MIN_SIDE} a side are needed.")
+
+
 def area_of(size: str) -> int:
     if size not in AREAS:
         raise refuse(f"The size must be one of {', '.join(AREAS)}; got {size!r}.")
@@ -174,11 +169,11 @@ def scale_down(pixels: np.ndarray, area: int) -> np.ndarray:
     return np.asarray(Image.fromarray(pixels).resize(target, Image.Resampling.LANCZOS, reducing_gap=3.0))
 
 
-def _header(path: str, name: str) -> tuple[int, int, int]:
-    """(width, height, number of frames) from the file's header; no pixel is decoded."""
+def _header(path: str, name: str) -> tuple[int, int, bool]:
+    """(width, height, whether it is an animation) from the file's header; no pixel is decoded."""
     try:
         with Image.open(path) as image:
-            return image.width, image.height, getattr(image, "n_frames", 1)
+            return image.width, image.height, getattr(image, "is_animated", False)  # counting the frames takes minutes
     except Image.DecompressionBombError:
         raise refuse(
             f"{name} claims to have far too many pixels; up to {MAX_SOURCE_PIXELS // 1_000_000} million are taken."

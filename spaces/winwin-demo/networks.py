@@ -78,6 +78,10 @@ class Networks:
     def segment(self, image: np.ndarray) -> Prediction:
         return self._once("segmentation", self._segmentation, image)
 
+    def close(self) -> None:
+        """Drops predictions that haven't begun, so that the process ends after the one that runs."""
+        self._worker.shutdown(wait=False, cancel_futures=True)
+
     def _once(self, kind: str, predictor: Predictor, *images: np.ndarray) -> Prediction:
         key = _key(kind, *images)
 

@@ -115,7 +115,7 @@ def test_it_fits_and_needs_no_network(
 ) -> None:
     context = browser.new_context(viewport={"width": width, "height": height}, has_touch=width < 500)
     page = opened(context, server, f"/?__theme={theme}")
-    for name in ("Depth", "Things", "Motion"):
+    for name in ("Depth", "Segmentation", "Optical flow"):
         tab(page, name)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name
         assert page.get_by_role("button", name=re.compile("Compute|Measure|Name")).first.is_visible()
@@ -247,7 +247,7 @@ def test_depth_in_space(page: playwright.Page, frames: list[str]) -> None:
 
 
 def test_segmentation_opacity(page: playwright.Page, frames: list[str]) -> None:
-    tab(page, "Things")
+    tab(page, "Segmentation")
     upload(page, "#segmentation-input", frames[0])
     page.click("#segmentation-run")
     mixed = shown(page, "#segmentation-picture")
@@ -279,6 +279,6 @@ def test_video(page: playwright.Page, frames: list[str], tmp_path: Path) -> None
 
 
 def test_examples_run_on_a_click(page: playwright.Page) -> None:
-    tab(page, "Things")
+    tab(page, "Segmentation")
     page.get_by_role("tabpanel").locator("button.gallery-item:visible").nth(1).click()
     assert shown(page, "#segmentation-picture").shape == (496, 752, 3)

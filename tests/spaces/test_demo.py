@@ -28,7 +28,7 @@ import gradio as gr
 from gradio_client import Client, handle_file
 from support import space_server
 
-MODULES = ("inputs", "networks", "views", "mesh", "events", "app")
+MODULES = ("inputs", "networks", "views", "mesh", "events", "beforehand", "app")
 
 
 @pytest.fixture(scope="module")
@@ -464,3 +464,35 @@ def test_forty_clients_at_once(server: space_server.Server, tmp_path: Path) -> N
     assert most - before < 700  # one prediction's memory, the kept results, twenty requests' files on their way
     # and it is well afterwards
     assert clients[0].predict(handle_file(paths[0]), api_name="/depth")
+
+
+# ------------------------------------------------------------------ what the page opens with
+
+
+def test_results_are_of_the_bundled_weights(space: types.SimpleNamespace) -> None:
+    """Otherwise run `python spaces/winwin-demo/beforehand.py`."""
+    kept = json.loads((space.beforehand.FOLDER / "results.json").read_text())
+    names = {"flow": "winwin-flow", "depth": "winwin-depth", "segmentation": "winwin-seg"}
+    assert kept["weights"] == space.beforehand.digests(names)
+    pictures = {name for outputs in kept["outputs"].values() for value in outputs for name in np.ravel(value)}
+    files = {path.name for path in space.beforehand.FOLDER.iterdir()}
+    assert files == {name for name in pictures if str(name).endswith(".webp")} | {"results.json", "depth.png"}
+    assert sum((space.beforehand.FOLDER / name).stat().st_size for name in files) < 1_000_000
+
+
+def test_the_page_opens_with_results_of_its_weights_only(
+    space: types.SimpleNamespace, networks: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    assert space.beforehand.load(networks) == {}  # random weights
+    kept = json.loads((space.beforehand.FOLDER / "results.json").read_text())
+    now = {**kept["weights"], "segmentation": "another"}
+    monkeypatch.setattr(space.beforehand, "digests", lambda names: now)
+    ready = space.beforehand.load(networks)
+    assert set(ready) == {"flow", "compare_with_tiles", "depth"}
+    page = space.app.build(networks)
+    values = {block.elem_id: block.value for block in page.blocks.values() if getattr(block, "elem_id", None)}
+    assert values["flow-picture"] and values["compare-tiled"] and values["depth-model"] and values["flow-frame2"]
+    assert not values["segmentation-picture"] and not values["segmentation-input"]
+    assert "Computed beforehand" in ready["flow"][7] and " s<" not in ready["flow"][7]
+    read_glb(Path(ready["depth"][2]).read_bytes())

@@ -53,7 +53,12 @@ class Server:
     process: subprocess.Popen
     log: Path
     checkpoints: dict[str, str]  # task -> folder
-    temporary: Path  # Gradio's cache
+    home: Path  # the folder in which it was started
+
+    @property
+    def files(self) -> Path:
+        """What it serves: uploads and results."""
+        return next(self.home.glob("files/winwin-*/files"))
 
 
 def tiny_checkpoints(folder: Path) -> dict[str, str]:
@@ -67,43 +72,56 @@ def tiny_checkpoints(folder: Path) -> dict[str, str]:
 
 @functools.cache
 def start() -> Server:
-    """The one server of this test session, with tiny random checkpoints; it ends with the session."""
+    """The one demo of this test session, with tiny random checkpoints; it ends with the session."""
+    home = _home()
+    checkpoints = tiny_checkpoints(home / "checkpoints")
+    names = [part for task, name in checkpoints.items() for part in (f"--{task}", name)]
+    return _launch(home, checkpoints, SPACE / "app.py", *names)
+
+
+@functools.cache
+def start_metric(name: str) -> Server:
+    """The one page of a metric of this test session, such as "optical_flow"."""
+    return _launch(_home(), {}, ROOT / "spaces" / name / "app.py")
+
+
+def _home() -> Path:
     pytest.importorskip("gradio", reason="needs gradio (winwin-hf[demo])")
     home = Path(tempfile.mkdtemp(prefix="winwin-space-"))
     atexit.register(shutil.rmtree, home, ignore_errors=True)
-    checkpoints = tiny_checkpoints(home / "checkpoints")
-    names = [part for task, name in checkpoints.items() for part in (f"--{task}", name)]
+    return home
+
+
+def _launch(home: Path, checkpoints: dict[str, str], *command: Path | str) -> Server:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     environment = {
         **os.environ,
         "GRADIO_TEMP_DIR": str(home / "files"),
+        "GRADIO_SERVER_PORT": str(port),
         "OMP_NUM_THREADS": "1",
         "no_proxy": "*",  # loopback goes through no proxy
     }
+    environment.pop("SPACE_ID", None)
     log = home / "log.txt"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [sys.executable, str(SPACE / "app.py"), "--port", str(port), "--empty", *names],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            cwd=home,
+            [sys.executable, *map(str, command)], stdout=output, stderr=subprocess.STDOUT, env=environment, cwd=home
         )
     atexit.register(process.kill)
     url = f"http://127.0.0.1:{port}"
     for _ in range(5 * HANGS_AFTER):
         if process.poll() is not None:
-            pytest.fail(f"the demo ended at once:\n{log.read_text()}")
+            pytest.fail(f"the page ended at once:\n{log.read_text()}")
         try:
             urllib.request.urlopen(url, timeout=5).close()
             break
         except OSError:
             time.sleep(0.2)
     else:
-        pytest.fail(f"the demo doesn't answer:\n{log.read_text()}")
-    return Server(url, process, log, checkpoints, home / "files")
+        pytest.fail(f"the page doesn't answer:\n{log.read_text()}")
+    return Server(url, process, log, checkpoints, home)
 
 
 def write_header(path: Path, width: int, height: int) -> str:

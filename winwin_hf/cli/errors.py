@@ -1,4 +1,7 @@
-"""How a command of `winwin` ends when something is wrong: one line on standard error and an exit code."""
+"""How a command of `winwin` ends when something is wrong: one line on standard error and an exit code.
+
+Notable: every error of a command passes here, so this is where tokens and passwords leave its text.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,11 @@ from typing import Any
 
 import typer
 
+from winwin_hf.redaction import redact, traceback_text
+
 # A ValueError after half a minute is hardly a mistyped argument, so its traceback is shown.
 TRACEBACK_AFTER = 30.0  # seconds
+CLEAR = ("BrokenExample", "PublishError")  # which say what to do, however late
 # A value that a config refuses (the reason is its cause), and a damaged file of weights.
 REFUSALS = ("StrictDataclassClassValidationError", "StrictDataclassFieldValidationError", "SafetensorError")
 
@@ -32,16 +38,18 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
         except Exception as error:
             # By name: importing their classes here would fail where a package that can't be imported is the error.
             kind = type(error).__name__
-            if not isinstance(error, UsageError | OSError | ValueError | ImportError) and kind not in REFUSALS:
+            if type(error).__module__.startswith(("click.", "typer.")):
                 raise
+            known = isinstance(error, UsageError | OSError | ValueError | ImportError) or kind in REFUSALS
             late = time.monotonic() - start > TRACEBACK_AFTER
-            clear = isinstance(error, UsageError | FileNotFoundError) or kind == "BrokenExample"
-            if os.environ.get("WINWIN_TRACEBACK") or (late and not clear):
-                raise
+            clear = isinstance(error, UsageError | FileNotFoundError) or kind in CLEAR
+            if os.environ.get("WINWIN_TRACEBACK") or not known or (late and not clear):
+                typer.echo(traceback_text(error), err=True, nl=False)
+                raise typer.Exit(1) from None
             # transformers' messages run over many lines, the first of which says what is wrong.
             said = error.__cause__ if kind == REFUSALS[0] and error.__cause__ else error
             lines = [line.strip() for line in str(said).splitlines() if line.strip()]
-            typer.echo(f"winwin: {lines[0] if lines else kind}", err=True)
+            typer.echo(redact(f"winwin: {lines[0] if lines else kind}"), err=True)
             raise typer.Exit(2 if isinstance(error, UsageError | FileNotFoundError) else 1) from None
 
     return wrapped

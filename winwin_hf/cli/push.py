@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from winwin_hf.cli.errors import UsageError, one_line_errors
+from winwin_hf.redaction import redact
 
 
 @one_line_errors
@@ -48,6 +48,10 @@ def push(
             help="The Hub's benchmark of an evaluated set, for .eval_results; repeatable.",
         ),
     ] = None,
+    include: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Upload this file though it looks like a secret; repeatable."),
+    ] = None,
     picture: Annotated[
         bool, typer.Option("--picture/--no-picture", help="Run the model for a picture in the card.")
     ] = True,
@@ -61,35 +65,30 @@ def push(
         benchmarks[match[1]] = match[2]
     from winwin_hf.hub import push as publish
 
-    try:
-        plan = publish.push(
-            source,
-            repo_id,
-            type,  # type: ignore[arg-type]  # checked there
-            private=private,
-            dry_run=dry_run,
-            overwrite_card=overwrite_card,
-            results=results or [],
-            revision=revision,
-            pr=pr,
-            limits=limits,
-            hub_datasets=benchmarks,
-            picture=picture,
-            warn=lambda text: typer.echo(f"warning: {text}", err=True),
-        )
-    except publish.PublishError as error:  # one line, however long it took: it says what to do
-        if os.environ.get("WINWIN_TRACEBACK"):
-            raise
-        typer.echo(f"winwin: {error}", err=True)
-        raise typer.Exit(1) from None
+    plan = publish.push(
+        source,
+        repo_id,
+        type,  # type: ignore[arg-type]  # checked there
+        private=private,
+        dry_run=dry_run,
+        overwrite_card=overwrite_card,
+        results=results or [],
+        revision=revision,
+        pr=pr,
+        limits=limits,
+        hub_datasets=benchmarks,
+        picture=picture,
+        include=include or [],
+        warn=lambda text: typer.echo(redact(f"warning: {text}"), err=True),
+    )
     for line in plan_lines(plan):
-        typer.echo(line)
+        typer.echo(redact(line))
     if dry_run:
         typer.echo("a dry run: nothing was uploaded")
     elif plan.url is None:
         typer.echo("nothing to upload: the Hub has all of it")
     else:
-        typer.echo(plan.url)
+        typer.echo(redact(plan.url))
 
 
 def plan_lines(plan: Any) -> list[str]:

@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from winwin_hf.served_page import Limits, WorkFolder, refuse, serve
+
+LIMITS = Limits(file_bytes=64 << 20, client_upload_bytes=1 << 30)  # a flow file of 1080p has 16 MB, and scores need two
 Readers = Mapping[str, Callable[[str], np.ndarray]]  # suffix, such as ".npy" -> reader
 Scores = tuple[list[list[Any]], np.ndarray]  # rows (name, value) of the table, and a picture, uint8 RGB
 
@@ -37,14 +40,15 @@ class MetricPage:
 
     def answer(self, prediction_file: str | None, truth_file: str | None, *settings: Any) -> Scores:
         """`score`, with what is wrong with a file as a gradio.Error."""
-        import gradio as gr
-
         if prediction_file is None or truth_file is None:
-            raise gr.Error("Upload both files first.")
+            raise refuse("Upload both files first.")
         try:
             return self.score(prediction_file, truth_file, *settings)
         except (ValueError, OSError) as error:
-            raise gr.Error(str(error)) from error
+            message = str(error)
+            for path in (prediction_file, truth_file):  # the file's own name, not this server's path
+                message = message.replace(path, Path(path).name)
+            raise refuse(message) from error
 
     def build(self) -> Any:
         """The page, a gradio.Blocks."""
@@ -63,6 +67,11 @@ class MetricPage:
             picture = gr.Image(label="where the errors are", interactive=False)
             button.click(self.answer, [prediction, truth, *settings], [figures, picture])
         return page
+
+    def launch(self, **options: Any) -> None:
+        """Serves the page until it is stopped; options are those of `gradio.Blocks.launch`."""
+        with WorkFolder("winwin-metric") as folder:
+            serve(self.build(), folder, LIMITS, **options)
 
 
 def read_map(path: str, readers: Readers) -> np.ndarray:

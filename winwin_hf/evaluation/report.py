@@ -31,6 +31,7 @@ from rich.table import Table
 from winwin_hf.data.formats import write_atomic
 from winwin_hf.evaluation.figures import FIGURE_LABELS, figure_text
 from winwin_hf.evaluation.scoring import Result
+from winwin_hf.redaction import redact
 from winwin_hf.task import DataTask
 
 PACKAGES = ("winwin-hf", "torch", "transformers", "accelerate", "datasets", "numpy", "opencv-python-headless")
@@ -98,7 +99,7 @@ def show(lines: list[Line], console: Console | None = None) -> None:
 def write_json(path: Path, lines: list[Line], settings: dict[str, Any]) -> None:
     """Writes all figures with the command, settings, versions and machine that made them. NaN and infinity become null."""
     record = {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": redact(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "settings": settings,
         "machine": machine(),

@@ -4,6 +4,7 @@ Notable:
 - a list says what may be uploaded: weights as safetensors, config, processor, card, recipe, code. Any other file of a checkpoint's
   folder is left out and named. Pickles, temporary files and states of a training are never uploaded.
 - weights and shards are checked first: a file of another length than it says is an error.
+- a link that leads out of the folder is an error: a folder of somebody else's could publish any file of this machine.
 - a model can be used with the package and without: the files of `winwin_hf/model` lie beside the weights (`trust_remote_code`).
 """
 
@@ -25,8 +26,10 @@ from winwin_hf.data.shards import SIDECAR, SUFFIXES, check_shards, shards_info
 from winwin_hf.evaluation.results import read_results
 from winwin_hf.hub import cards
 from winwin_hf.hub.facts import FACTS, Facts, read_facts, write_facts
+from winwin_hf.hub.outgoing import check_inside
 from winwin_hf.inference.examples import example_picture
 from winwin_hf.model.pipeline_winwin import CUSTOM_PIPELINES
+from winwin_hf.redaction import redact
 from winwin_hf.task import ARCHITECTURES
 from winwin_hf.training.recipe import dump_recipe
 
@@ -34,6 +37,8 @@ MAX_WEIGHTS = 10**9  # bytes of a file; larger weights are split, so that an int
 CODE = Path(__file__).resolve().parents[1] / "model"
 WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
+# Files beside the weights that end up in the repository, as they are or in part.
+READ = ("config.json", "preprocessor_config.json", "recipe.yaml", "README.md", FACTS, cards.CURVE, cards.WORST)
 NEVER = {  # suffix -> why such a file is never uploaded
     **dict.fromkeys(PICKLES, "may be a pickle, which runs code when it is read"),
     **dict.fromkeys((".tmp", ".part", ".incomplete", ".lock", ".swp", ".bak", ".log"), "temporary"),
@@ -81,6 +86,7 @@ def model_contents(
     """
     folder = _checkpoint(source)
     weights = _weights(folder)
+    check_inside([*weights.values(), *(folder / name for name in READ)], folder)
     if not (folder / "preprocessor_config.json").is_file():
         raise FileNotFoundError(f"{folder}: no preprocessor_config.json, the image processor's")
     if len(weights) == 1 and weights["model.safetensors"].stat().st_size > MAX_WEIGHTS:
@@ -96,7 +102,7 @@ def model_contents(
     contents = Contents({**weights, **{path.name: path for path in code_files()}}, replaces=WEIGHTS)
     written = _configs(folder, facts.architecture)
     if facts.recipe is not None:
-        written["recipe.yaml"] = dump_recipe(facts.recipe)
+        written["recipe.yaml"] = redact(dump_recipe(facts.recipe))
     own = folder / "README.md"
     if facts.recipe is None and not (folder / FACTS).is_file() and own.is_file():  # as `winwin convert` writes it
         written["README.md"] = cards.with_scores(own.read_text(encoding="utf-8"), name, facts, repo_id)
@@ -221,6 +227,7 @@ def dataset_contents(folder: Path) -> Contents:
         ),
         digests=digests,
     )
+    check_inside(contents.files.values(), folder)
     for file, path in _files(folder):
         if file not in contents.files:
             contents.left_out[file] = _never(path) or f"{SIDECAR} doesn't name it"
@@ -242,6 +249,7 @@ def space_contents(folder: Path) -> Contents:
         raise FileNotFoundError(f"{app}: missing, though README.md says that it is the app")
     reasons = {file: _never(path, folder) for file, path in _files(folder)}
     files = {file: folder / file for file, reason in reasons.items() if reason is None}
+    check_inside(files.values(), folder)
     return Contents(files, {file: reason for file, reason in reasons.items() if reason}, sdk=settings["sdk"])
 
 

@@ -5,6 +5,7 @@ Notable:
   commit of somebody else in the meantime is an error. Large files that arrived before an interruption are not sent again.
   `HfApi.upload_folder` is no way to this: with hf_xet installed it makes several commits of many files.
 - a README.md that somebody wrote on the Hub stays, unless `overwrite_card`.
+- a file that looks like a secret is an error, unless the caller names it.
 - files that would be loaded in the place of the uploaded ones (other shards) are deleted in the same commit; no others are.
 """
 
@@ -25,6 +26,8 @@ from huggingface_hub.utils.sha import git_hash
 
 from winwin_hf.data.formats.files import sha256_of
 from winwin_hf.hub.contents import Contents, dataset_contents, model_contents, space_contents
+from winwin_hf.hub.outgoing import refuse_secrets
+from winwin_hf.redaction import redact
 
 Type = Literal["model", "dataset", "space"]
 WILL_BE_CREATED, UNKNOWN = "will be created", "not known, since the Hub can't be reached"
@@ -73,6 +76,7 @@ def push(
     limits: str | None = None,
     hub_datasets: dict[str, str] | None = None,
     picture: bool = True,
+    include: Sequence[str] = (),
     token: str | None = None,
     warn: Callable[[str], Any] = lambda text: None,
 ) -> Plan:
@@ -91,6 +95,7 @@ def push(
         limits: for a model's card, in the place of what `card.json` has.
         hub_datasets: evaluated set -> OWNER/NAME[#TASK_ID] of its benchmark on the Hub, for `.eval_results`.
         picture: run the model on the package's example frames, for a picture in its card.
+        include: files, by their paths in the repository, that may look like a secret (a private key, a file that holds a token).
         token: default that of `hf auth login` or HF_TOKEN.
         warn: called with each warning, before anything is uploaded.
     Raises: ValueError, FileNotFoundError: wrong arguments or files that can't be uploaded, before the Hub is asked anything;
@@ -111,6 +116,7 @@ def push(
             contents = model_contents(source, repo_id, Path(temporary), list(results), limits, hub_datasets, picture)
         else:
             contents = (dataset_contents if type == "dataset" else space_contents)(Path(source))
+        refuse_secrets(contents.files, include)
         with _clear_errors(api, repo_id):
             target = _look(api, repo_id, type, revision, dry_run)
         plan = _plan(contents, target, overwrite_card)
@@ -141,7 +147,7 @@ def push(
                     create_pr=pr,
                     parent_commit=target.sha or api.repo_info(repo_id, repo_type=type, revision=revision).sha,
                 )
-            plan.url = commit.pr_url or commit.commit_url
+            plan.url = redact(commit.pr_url or commit.commit_url)
     return plan
 
 
@@ -229,7 +235,9 @@ def _clear_errors(api: HfApi, repo_id: str, new: bool = False) -> Iterator[None]
 
 def _explain(error: BaseException, endpoint: str, repo_id: str) -> str:
     """One line for a person."""
-    text = " ".join(str(getattr(error, "server_message", None) or error).split())
+    endpoint = redact(endpoint)
+    # A server may send back what it was sent, the token in its headers too.
+    text = redact(" ".join(str(getattr(error, "server_message", None) or error).split()))
     text = (text if len(text) <= 300 else text[:297] + "...") or type(error).__name__
     later = "nothing has changed there; the same command goes on later"
     if isinstance(error, errors.HfHubHTTPError):

@@ -1,0 +1,131 @@
+"""What must not leave this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from winwin_hf.hub.contents import READ, model_contents, space_contents
+from winwin_hf.hub.outgoing import refuse_secrets, secret_in
+from winwin_hf.hub.push import push
+
+README = "---\ntitle: x\nsdk: gradio\n---\n"
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Path:
+    """A file of the system, outside every folder that is published."""
+    path = tmp_path / "system" / "shadow.txt"
+    path.parent.mkdir()
+    path.write_text("root:canary")
+    return path
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Path:
+    folder = tmp_path / "space"
+    folder.mkdir()
+    (folder / "README.md").write_text(README)
+    (folder / "app.py").write_text("print('x')\n")
+    return folder
+
+
+def test_a_link_out_of_a_space_is_refused(space: Path, secret: Path) -> None:
+    (space / "within.py").symlink_to(space / "app.py")
+    assert set(space_contents(space).files) == {"README.md", "app.py", "within.py"}
+    (space / "data.txt").symlink_to(secret)
+    with pytest.raises(ValueError, match=r"data\.txt: a link to a file outside"):
+        push(space, "tester/space", "space", dry_run=True)  # before the Hub is asked
+    (space / "data.txt").unlink()
+    (space / "folder").symlink_to(secret.parent)
+    try:
+        assert not any("shadow" in name for name in space_contents(space).files)
+    except ValueError as error:  # Python before 3.13 follows the link
+        assert "outside" in str(error)
+    (space / "folder").unlink()
+    (space / "app.py").unlink()
+    (space / "within.py").unlink()
+    (space / "app.py").symlink_to(secret)
+    with pytest.raises(ValueError, match=r"app\.py: a link"):
+        space_contents(space)
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_link_out_of_a_checkpoint_is_refused(run: Path, tmp_path: Path, secret: Path, name: str) -> None:
+    folder = run / "model"
+    if (folder / name).exists():
+        secret.write_bytes((folder / name).read_bytes())
+        (folder / name).unlink()
+    (folder / name).symlink_to(secret)
+    with pytest.raises(ValueError, match=f"{name}: a link to a file outside"):
+        model_contents(run, "tester/x", tmp_path, [], picture=False)
+
+
+def test_a_checkpoint_in_the_hubs_cache_is_made_of_links(run: Path, tmp_path: Path) -> None:
+    snapshot, blobs = (tmp_path / "models--a--b" / name for name in ("snapshots/1", "blobs"))
+    for folder in (snapshot, blobs, tmp_path / "out"):
+        folder.mkdir(parents=True)
+    for path in (run / "model").iterdir():
+        path.rename(blobs / path.name)
+        (snapshot / path.name).symlink_to(blobs / path.name)
+    assert "config.json" in model_contents(snapshot, "tester/x", tmp_path / "out", [], picture=False).files
+
+
+NAMED = (
+    ".env",
+    "prod.env",
+    "id_rsa",
+    "sub/id_ed25519.pub",
+    "server.pem",
+    "tls.KEY",
+    ".netrc",
+    "token",
+    "secrets.toml",
+    "kaggle.json",
+)
+TEXTS = {
+    "notes.md": "my token is hf_" + "a1B2" * 9,
+    "settings.yaml": "key: AKIA" + "ABCD1234" * 2,
+    "deploy": "-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n",
+    "app.py": 'headers = "ghp_' + "x1" * 18 + '"',
+}
+
+
+@pytest.mark.parametrize("name", [*NAMED, *TEXTS])
+def test_files_that_look_like_secrets_are_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(TEXTS.get(name, "x"))
+    other = tmp_path / "fine.txt"
+    other.write_text("hf_transfer and HF_TOKEN are names")
+    files = {name: path, "fine.txt": other}
+    with pytest.raises(ValueError, match="nothing was uploaded") as error:
+        refuse_secrets(files)
+    assert name in str(error.value) and "fine.txt" not in str(error.value) and f"--include {name}" in str(error.value)
+    assert not any(text in str(error.value) for text in TEXTS.values())
+    refuse_secrets(files, [name])
+    with pytest.raises(ValueError, match=r"--include other\.txt"):
+        refuse_secrets(files, [name, "other.txt"])
+
+
+def test_the_token_in_use_is_found_however_it_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "config.json"
+    path.write_text('{"a": "my-odd-token-7"}')
+    assert secret_in("config.json", path) is None
+    monkeypatch.setenv("HF_TOKEN", "my-odd-token-7")
+    assert "environment" in str(secret_in("config.json", path))
+
+
+def test_a_space_with_a_key_is_not_pushed(space: Path) -> None:
+    (space / "server.pem").write_text("x")
+    with pytest.raises(ValueError, match=r"server\.pem \(named like a secret\)"):
+        push(space, "tester/space", "space", dry_run=True)
+
+
+def test_our_own_spaces_and_checkpoints_hold_none(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2] / "spaces"
+    for folder in root.iterdir():
+        if (folder / "README.md").is_file():
+            refuse_secrets(space_contents(folder).files)
+    refuse_secrets(model_contents("winwin-flow", "tester/winwin-flow", tmp_path, [], picture=False).files)

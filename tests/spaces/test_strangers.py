@@ -1,0 +1,379 @@
+"""The demo and the metrics' pages under attack, by plain HTTP: the server's files, other hosts, other routes, too much of anything."""
+
+from __future__ import annotations
+
+import http.server
+import itertools
+import json
+import threading
+import urllib.error
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("gradio", reason="needs gradio (winwin-hf[demo])")
+
+from support import space_server
+
+from winwin_hf import served_page
+from winwin_hf.data import formats
+
+META = {"meta": {"_type": "gradio.FileData"}}
+METRICS = ("optical_flow", "monocular_depth", "semantic_segmentation")
+NOT_OURS = "is not among the files that were uploaded here"
+
+
+def request(server: space_server.Server, path: str, body: Any = None, **headers: str) -> tuple[int, str]:
+    """Status and text. body: bytes, or what becomes JSON; None for a GET."""
+    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    kind = {} if body is None or isinstance(body, bytes) else {"Content-Type": "application/json"}
+    asked = urllib.request.Request(server.url + path, data, {**kind, **headers})
+    try:
+        with urllib.request.urlopen(asked, timeout=60) as answer:
+            return answer.status, answer.read().decode(errors="replace")
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode(errors="replace")
+
+
+def call(server: space_server.Server, name: str, data: list[Any]) -> str:
+    """What an endpoint says, by `/call`."""
+    status, text = request(server, f"/gradio_api/call/{name}", {"data": data})
+    assert status == 200, text
+    return request(server, f"/gradio_api/call/{name}/{json.loads(text)['event_id']}")[1]
+
+
+def join(server: space_server.Server, number: int, data: list[Any]) -> dict[str, Any]:
+    """The last message of an event, by `/queue/join`, as a browser asks. number: of the event."""
+    session = uuid.uuid4().hex
+    status, text = request(
+        server, "/gradio_api/queue/join", {"data": data, "fn_index": number, "session_hash": session}
+    )
+    assert status == 200, text
+    messages = request(server, f"/gradio_api/queue/data?session_hash={session}")[1]
+    parsed = [json.loads(line[6:]) for line in messages.splitlines() if line.startswith("data: ")]
+    return next(message for message in parsed if message["msg"] == "process_completed")
+
+
+def upload(server: space_server.Server, *files: tuple[str, bytes], **headers: str) -> tuple[int, str]:
+    boundary = "b0undary"
+    body = b"".join(
+        f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
+        + content
+        + b"\r\n"
+        for name, content in files
+    )
+    kind = f"multipart/form-data; boundary={boundary}"
+    return request(
+        server, "/gradio_api/upload", body + f"--{boundary}--\r\n".encode(), **{"Content-Type": kind, **headers}
+    )
+
+
+@pytest.fixture(params=["demo", *(pytest.param(name, marks=pytest.mark.slow) for name in METRICS)])
+def server(request: pytest.FixtureRequest) -> space_server.Server:
+    return space_server.start() if request.param == "demo" else space_server.start_metric(request.param)
+
+
+@pytest.fixture(scope="module")
+def demo() -> space_server.Server:
+    return space_server.start()
+
+
+@pytest.fixture(scope="module")
+def canary(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Files of the server that nobody uploaded, of each kind that a page reads: suffix -> file."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    Image.fromarray(np.full((64, 64, 3), 77, np.uint8)).save(folder / "canary.png")
+    np.save(folder / "canary.npy", np.ones((2, 64, 64), np.float32))
+    (folder / "canary.mp4").write_bytes((space_server.SPACE / "examples" / "bedroom.mp4").read_bytes())
+    return {path.suffix: path for path in folder.iterdir()}
+
+
+class Listener(http.server.BaseHTTPRequestHandler):
+    asked: list[str] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"secret of another host")
+
+    do_HEAD = do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def listener() -> Iterator[str]:
+    """Another server of this machine, which must not be asked anything."""
+    other = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Listener)
+    threading.Thread(target=other.serve_forever, daemon=True).start()
+    Listener.asked.clear()
+    yield f"http://127.0.0.1:{other.server_address[1]}"
+    other.shutdown()
+    other.server_close()
+    assert not Listener.asked
+
+
+def events(server: space_server.Server) -> list[dict[str, Any]]:
+    """Each event: id, api_name, and the types of its inputs."""
+    config = json.loads(request(server, "/config")[1])
+    kinds = {block["id"]: block["type"] for block in config["components"]}
+    return [{**event, "inputs": [kinds[number] for number in event["inputs"]]} for event in config["dependencies"]]
+
+
+VALUES = {"slider": 0.0, "radio": "1080p", "number": 19, "dataset": 0}
+
+
+def with_files(event: dict[str, Any], values: list[Any]) -> list[Any]:
+    """Inputs of an event, with `values` in the places of its files."""
+    files = itertools.cycle(values)
+    return [next(files) if kind in ("image", "video", "file") else VALUES[kind] for kind in event["inputs"]]
+
+
+def spellings(path: Path, files: Path) -> list[str]:
+    up = "/".join([".."] * len(files.parts))
+    return [
+        str(path),
+        f"{files}/{up}{path}",
+        f"{files}{path}/../../{path.name}",
+        f"file://{path}",
+        f"file:{path}",
+        urllib.parse.quote(str(path), safe=""),
+        str(path).upper(),
+        f"//{path}",
+        path.name,
+        f"~/{path.name}",
+        f"\\\\?\\{path}",
+        str(path).replace("/", "\\"),
+        f"{path}\0.png",
+        f"/proc/self/root{path}",
+        f"/gradio_api/file={path}",
+    ]
+
+
+def test_other_files_of_the_server_are_not_read(
+    server: space_server.Server, canary: dict[str, Path], listener: str
+) -> None:
+    with_inputs = [event for event in events(server) if {"image", "video", "file"} & set(event["inputs"])]
+    assert with_inputs
+    asked_before = set()  # every spelling at one event of each kind of input, some at all events
+    for event in with_inputs:
+        suffix = ".mp4" if "video" in event["inputs"] else ".npy" if "file" in event["inputs"] else ".png"
+        path = canary[suffix]
+        gone = path.with_name("nothere" + suffix)
+        link = server.files / f"{uuid.uuid4().hex}{suffix}"
+        link.symlink_to(path)
+        asked = f"{listener}/picture{suffix}"
+        pairs = [*zip(spellings(path, server.files), spellings(gone, server.files), strict=True)]
+        pairs[1:1] = [pairs[0]] * 2  # with each of the metas below
+        if suffix in asked_before:
+            pairs = pairs[:3]
+        asked_before.add(suffix)
+        pairs += [(str(link), str(link.with_name(link.name[1:]))), (asked, asked), (asked.upper(), asked.upper())]
+        metas = (META, {}, {**META, "is_stream": True, "url": asked})
+        for number, (there, missing) in enumerate(pairs):
+            meta = metas[number % 3]
+            said = []
+            for named in (there, missing):
+                answer = join(server, event["id"], with_files(event, [{"path": named, **meta}]))
+                assert not answer["success"], (event["api_name"], named)
+                assert NOT_OURS in answer["output"]["error"], named
+                name = named.replace("\\", "/").rpartition("/")[2]
+                said.append(json.dumps(answer["output"]).replace(json.dumps(repr(name))[1:-1], "NAME"))
+            assert said[0] == said[1], there
+        link.unlink()
+        for value in (
+            {"url": asked, **META},
+            {"url": asked},
+            {"url": f"data:image/png;base64,{'A' * 9}", **META},
+            str(path),
+        ):
+            answer = join(server, event["id"], with_files(event, [value]))
+            assert not answer["success"] and "uploaded file" in answer["output"]["error"], value
+
+
+def test_named_endpoints_are_guarded_too(demo: space_server.Server, canary: dict[str, Path]) -> None:
+    for name, more in (("segment", [0.0, "1080p"]), ("depth", ["1080p"])):
+        for value in ({"path": str(canary[".png"])}, {"path": str(canary[".png"]), **META}):
+            answer = call(demo, name, [value, *more])
+            assert answer.startswith("event: error") and NOT_OURS in answer
+    status, text = request(demo, "/gradio_api/call/v2/depth", {"image": {"path": str(canary[".png"])}, "size": "1080p"})
+    if status == 200:
+        assert NOT_OURS in request(demo, f"/gradio_api/call/v2/depth/{json.loads(text)['event_id']}")[1]
+
+
+def test_an_upload_is_read(demo: space_server.Server, canary: dict[str, Path]) -> None:
+    """So that what refuses a canary isn't only that it refuses everything."""
+    status, text = upload(demo, ("../../../../../canary.png", canary[".png"].read_bytes()))
+    (path,) = json.loads(text)
+    assert status == 200 and demo.files in Path(path).resolve().parents
+    for value in ({"path": path}, {"path": path, **META}):
+        assert call(demo, "segment", [value, 0.0, "1080p"]).startswith("event: complete")
+
+
+@pytest.mark.parametrize(
+    "name", ["..", ".", "../..", "/etc/cron.d/canary", "a\\..\\b.png", "\0.png", "%2e%2e%2fb.png", "x" * 300]
+)
+def test_names_of_uploads_stay_inside(demo: space_server.Server, name: str) -> None:
+    before = {path for path in demo.home.rglob("*") if demo.files not in path.parents}
+    status, text = upload(demo, (name, b"some bytes"))
+    if status == 200:
+        (path,) = json.loads(text)
+        assert demo.files in Path(path).resolve().parents
+    assert {path for path in demo.home.rglob("*") if demo.files not in path.parents} == before
+
+
+def test_only_own_files_are_served(server: space_server.Server, canary: dict[str, Path], listener: str) -> None:
+    here = server.home / "canary.txt"  # the folder in which the page was started
+    here.write_text("canary")
+    link = server.files / "link.png"
+    link.symlink_to(canary[".png"])
+    config = json.loads(request(server, "/config")[1])
+    others = [
+        *spellings(canary[".png"], server.files),
+        *spellings(here, server.files),
+        *map(str, (link, server.files.parent / served_page.LOCK, server.files, server.files.parent)),
+        str(space_server.SPACE / "app.py"),
+        str(space_server.SPACE / "examples" / "README.md"),
+        f"{listener}/file",
+        listener.upper(),
+        f"http:/{listener[7:]}",
+    ]
+    for path, quoted in itertools.product(others, (False, True)):
+        asked = urllib.parse.quote(path, safe="" if quoted else "/:=%?\\")
+        for route in ("/gradio_api/file=", "/gradio_api/file/", "/file=", "/gradio_api/proxy=", "/gradio_api/stream/"):
+            status, text = request(server, route + asked)
+            assert status in (403, 404), (route, path)
+            assert "canary" not in text and "secret" not in text
+    link.unlink()
+    for route in ("/static/", "/assets/", "/svelte/"):
+        for up in ("../" * 12, "%2e%2e/" * 12, "..%2f" * 12, "/"):
+            assert request(server, f"{route}{up}{str(here)[1:]}")[0] in (400, 403, 404), route
+    assert config["title"]  # it is well
+
+
+def test_examples_are_served(demo: space_server.Server) -> None:
+    assert request(demo, f"/gradio_api/file={space_server.SPACE / 'examples' / 'street.jpg'}")[0] == 200
+    click = next(event for event in events(demo) if event["inputs"] == ["dataset"])
+    assert request(demo, f"/gradio_api/run/{click['api_name']}", {"data": [0], "fn_index": click["id"]})[0] == 200
+    for number in (-1, 99, "0", [0], {"path": "/etc/hostname"}, True, None, 0.5):
+        answer = join(demo, click["id"], [number])
+        assert not answer["success"] or number is None, number
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/gradio_api/process_recording"),
+        ("GET", "/gradio_api/deep_link"),
+        ("GET", "/monitoring"),
+        ("GET", "/monitoring/summary"),
+        ("POST", "/gradio_api/component_server"),
+        ("POST", "/gradio_api/vibe-code"),
+        ("GET", "/gradio_api/runs"),
+        ("GET", "/gradio_api/token"),
+        ("GET", "/gradio_api/dev/reload"),
+        ("GET", "/docs"),
+        ("DELETE", "/"),
+        ("PUT", "/gradio_api/upload"),
+    ],
+)
+def test_routes_that_the_page_needs_not_are_closed(demo: space_server.Server, method: str, path: str) -> None:
+    asked = urllib.request.Request(demo.url + path, b"{}" if method != "GET" else None, method=method)
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(asked, timeout=60)
+    assert error.value.code == 404
+
+
+def test_the_queue_has_no_side_door(demo: space_server.Server) -> None:
+    for event in events(demo):
+        if {"image", "video"} & set(event["inputs"]):
+            for route in ("run", "api"):
+                status, text = request(
+                    demo, f"/gradio_api/{route}/{event['api_name']}", {"data": [], "fn_index": event["id"]}
+                )
+                assert status == 404 and "queue" in text
+
+
+WRONG = [
+    7,
+    "text",
+    [],
+    [1],
+    {},
+    {"path": 7},
+    {"path": ""},
+    {"path": None, "url": None},
+    True,
+    {"path": "x" * 9999},
+    [{"path": "x"}],
+]
+
+
+def test_wrong_types_are_named(server: space_server.Server) -> None:
+    with_inputs = [event for event in events(server) if {"image", "video", "file"} & set(event["inputs"])]
+    for number, event in enumerate(with_inputs):
+        if (event["api_name"] or "").endswith("_of_example"):
+            continue
+        for wrong in WRONG if number == 0 else WRONG[:3]:
+            answer = join(server, event["id"], with_files(event, [wrong]))
+            assert not answer["success"] and answer["output"]["error"], (event["api_name"], wrong)
+        for count in (0, len(event["inputs"]) + 1):
+            answer = join(server, event["id"], [None] * count)
+            assert f"got {count}" in (answer["output"]["error"] or ""), event["api_name"]
+        for place, kind in enumerate(event["inputs"]):
+            for wrong in ({"a": 1}, "text" if kind in ("slider", "number") else 7):
+                values = with_files(event, [None])
+                values[place] = wrong
+                answer = join(server, event["id"], values)
+                assert not answer["success"] and answer["output"]["error"], (event["api_name"], kind, wrong)
+
+
+def test_too_much_in_one_request_is_refused(demo: space_server.Server) -> None:
+    before = sum(path.stat().st_size for path in demo.files.rglob("*") if path.is_file())
+    status, text = upload(demo, *((f"{number}.bin", bytes(1 << 20)) for number in range(40)))
+    assert status == 413 and "33 MB" in text
+    status, _ = request(demo, "/gradio_api/queue/join", b"[" * (2 << 20), **{"Content-Type": "application/json"})
+    assert status == 413
+    chunks = (bytes(1 << 20) for _ in range(40))  # no Content-Length
+    asked = urllib.request.Request(
+        f"{demo.url}/gradio_api/upload", chunks, {"Content-Type": "multipart/form-data; boundary=b"}
+    )
+    with pytest.raises((urllib.error.HTTPError, OSError)):
+        urllib.request.urlopen(asked, timeout=60)
+    assert sum(path.stat().st_size for path in demo.files.rglob("*") if path.is_file()) - before < 1 << 20
+
+
+# ------------------------------------------------------------------ what one client may use, and what is kept
+
+
+def test_results_of_the_server_can_be_named_again(demo: space_server.Server, canary: dict[str, Path]) -> None:
+    _, text = upload(demo, ("mine.png", canary[".png"].read_bytes()))
+    answer = call(demo, "depth", [{"path": json.loads(text)[0]}, "1080p"])
+    depth = json.loads(answer.partition("data: ")[2])[4]
+    assert request(demo, f"/gradio_api/file={depth['path']}")[0] == 200
+    assert formats.read_npy(depth["path"]).shape == (64, 64)
+
+
+def scope(peer: str, *forwarded: str) -> dict[str, Any]:
+    return {"client": (peer, 1), "headers": [(b"x-forwarded-for", value.encode()) for value in forwarded]}
+
+
+def test_clients_are_told_apart_by_what_the_proxy_saw() -> None:
+    client = served_page.client_of
+    assert client(scope("1.1.1.1", "8.8.8.8"), behind_proxy=False) == "1.1.1.1"
+    assert client(scope("10.0.0.1", "8.8.8.8"), behind_proxy=True) == "8.8.8.8"
+    # the first is the client's invention, the last a proxy's own address
+    assert client(scope("10.0.0.1", "9.9.9.9, 8.8.8.8, 10.2.0.7"), behind_proxy=True) == "8.8.8.8"
+    assert client(scope("10.0.0.1", "9.9.9.9", "8.8.8.8"), behind_proxy=True) == "8.8.8.8"
+    assert client(scope("10.0.0.1"), behind_proxy=True) == "10.0.0.1"
+    one, two = (client(scope(f"2606:4700:1:1::{last}"), behind_proxy=False) for last in (1, 2))
+    assert one == two != client(scope("2606:4700:1:2::1"), behind_proxy=False)

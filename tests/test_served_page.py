@@ -1,0 +1,288 @@
+"""The parts of a guarded page, without Gradio: the folder, the janitor, and the doors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+
+from winwin_hf import served_page
+from winwin_hf.served_page import Doors, Janitor, Limits, WorkFolder, own_file
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WorkFolder:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "temporary files"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return WorkFolder("page")
+
+
+def write(path: Path, size: int = 10) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(size))
+    return path
+
+
+# ------------------------------------------------------------------ the folder
+
+
+def test_files_are_own_ones(tmp_path: Path) -> None:
+    files, outside = tmp_path / "files", write(tmp_path / "secret.png")
+    inside, example = write(files / "a" / "b.png"), write(tmp_path / "examples" / "e.png")
+    (files / "link.png").symlink_to(outside)
+    (files / "up").symlink_to(tmp_path)
+    assert own_file(str(inside), files) == inside
+    assert own_file(f"{files}/a/../a/./b.png", files) == inside
+    assert own_file(str(example), files) is None and own_file(str(example), files, {example}) == example
+    for other in (
+        outside,
+        files / "link.png",
+        files / "up" / "secret.png",
+        files / "a",
+        files,
+        tmp_path / "filesx" / "b",
+    ):
+        assert own_file(str(other), files, {example}) is None, other
+    for text in ("", "b.png", f"{inside}\0", f"{files}/../secret.png", f"file://{inside}", "/" * 5000):
+        assert own_file(text, files, {example}) is None, text
+
+
+def test_nothing_outside_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that not even the time of an answer says whether a file is there."""
+
+    def looked(*_: Any, **__: Any) -> None:
+        raise AssertionError
+
+    for name in ("stat", "lstat", "readlink"):
+        monkeypatch.setattr(os, name, looked)
+    answer = own_file("/etc/passwd", Path("/tmp/files"))
+    monkeypatch.undo()
+    assert answer is None
+
+
+def test_the_folder_is_private_and_goes(folder: WorkFolder) -> None:
+    assert folder.path.stat().st_mode & 0o077 == 0
+    assert os.environ["GRADIO_TEMP_DIR"] == str(folder.files)
+    assert Path(tempfile.mkdtemp()).parent.parent == folder.path
+    folder.remove()
+    assert not folder.path.exists()
+
+
+HOLD = f"""
+import importlib.util, sys, time
+spec = importlib.util.spec_from_file_location("served_page", {served_page.__file__!r})  # without torch
+sys.modules["served_page"] = module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+folder = module.WorkFolder("page")
+print(folder.path, flush=True)
+time.sleep(600)
+"""
+
+
+def test_what_a_killed_process_left_goes_with_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start() -> tuple[subprocess.Popen, Path]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLD],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "GRADIO_TEMP_DIR": str(tmp_path)},
+        )
+        assert process.stdout
+        return process, Path(process.stdout.readline().strip())
+
+    (killed, left), (living, used) = start(), start()
+    write(left / "files" / "upload.png")
+    elsewhere = write(tmp_path / "other" / "file")
+    (tmp_path / "page-link").symlink_to(tmp_path / "other")
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert left.exists()
+    third, path = start()
+    assert not left.exists() and used.exists() and path.exists() and elsewhere.exists()
+    for process in (living, third):
+        process.kill()
+        process.wait()
+
+
+# ------------------------------------------------------------------ the janitor
+
+
+def left(folder: WorkFolder) -> set[str]:
+    return {path.name for path in folder.files.rglob("*")}
+
+
+def test_old_files_and_empty_folders_go(folder: WorkFolder) -> None:
+    write(folder.files / "example" / "kept.jpg")
+    janitor = Janitor(folder, Limits(kept_seconds=100))
+    path = write(folder.files / "upload" / "picture.png")
+    (folder.files / "empty" / "below").mkdir(parents=True)
+    (folder.files / "link").symlink_to(folder.path.parent)
+    known = {str(path), str(folder.files / "example" / "kept.jpg"), "/nowhere"}
+    janitor.known = [known]
+    janitor.sweep()
+    assert {"upload", "picture.png", "empty", "below"} <= left(folder)
+    assert known == {str(path), str(folder.files / "example" / "kept.jpg")}
+    janitor.sweep(now=time.time() + 101)
+    assert left(folder) == {"example", "kept.jpg"} and folder.path.parent.exists()
+    assert {path.name for path in folder.path.iterdir()} == {"files", "temporary", served_page.LOCK}
+
+
+def test_the_oldest_go_when_they_are_too_many(folder: WorkFolder) -> None:
+    janitor = Janitor(folder, Limits(disk_bytes=350_000))
+    for number in range(6):
+        write(folder.files / str(number) / f"{number}.npy", 100_000)
+        time.sleep(0.01)
+    assert janitor.sweep() <= 350_000
+    assert {name for name in left(folder) if name.endswith(".npy")} == {"3.npy", "4.npy", "5.npy"}
+
+
+def test_many_small_files_count(folder: WorkFolder) -> None:
+    janitor = Janitor(folder, Limits(disk_bytes=50 * 8192))
+    for number in range(200):
+        write(folder.files / "many" / f"{number}", 1)
+    janitor.sweep()
+    assert len(left(folder)) <= 51
+
+
+# ------------------------------------------------------------------ the doors
+
+
+class Page:
+    """Stands for Gradio: reads the whole body, and answers when it is let."""
+
+    def __init__(self) -> None:
+        self.read = 0
+        self.go = anyio.Event()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        more = True
+        while more:
+            message = await receive()
+            self.read += len(message.get("body", b""))
+            more = message.get("more_body", False)
+        await self.go.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def ask(
+    doors: Doors, path: str = "/", bodies: tuple[bytes, ...] = (b"",), peer: str = "1.1.1.1", length: int = 0
+) -> int:
+    """The status."""
+    waiting, statuses = list(bodies), []
+
+    async def receive() -> dict[str, Any]:
+        body = waiting.pop(0)
+        return {"type": "http.request", "body": body, "more_body": bool(waiting)}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    headers = [(b"content-length", str(length).encode())] if length else []
+    method = "GET" if path == "/" else "POST"
+    await doors(
+        {"type": "http", "path": path, "method": method, "headers": headers, "client": (peer, 1)}, receive, send
+    )
+    return statuses[0]
+
+
+def doors(folder: WorkFolder, page: Page, **limits: Any) -> Doors:
+    bounds = Limits(**limits)
+    return Doors(page, folder.files, (), bounds, Janitor(folder, bounds))
+
+
+def test_connections_of_a_client_are_bounded(folder: WorkFolder) -> None:
+    async def run() -> None:
+        page = Page()
+        guarded = doors(folder, page, client_connections=2)
+        async with anyio.create_task_group() as tasks:
+            for _ in range(2):
+                tasks.start_soon(ask, guarded)
+            await anyio.wait_all_tasks_blocked()
+            assert await ask(guarded) == 429
+            page.go.set()
+            assert await ask(guarded, peer="2.2.2.2") == 200
+        assert await ask(guarded) == 200 and not guarded._open
+
+    anyio.run(run)
+
+
+def test_bodies_are_bounded(folder: WorkFolder) -> None:
+    async def run() -> None:
+        page = Page()
+        page.go.set()
+        guarded = doors(folder, page, file_bytes=4000, request_bytes=1000)
+        join, upload = "/gradio_api/queue/join", "/gradio_api/upload"
+        assert await ask(guarded, join, (b"x" * 1000,), length=1000) == 200
+        page.read = 0
+        assert await ask(guarded, join, (b"x" * 1001,), length=1001) == 413 and page.read == 0
+        assert await ask(guarded, join, (b"x" * 500,) * 9) == 413 and page.read == 1000  # without a length
+        assert await ask(guarded, upload, (b"x" * 5000,), length=5000) == 200
+        assert await ask(guarded, upload, (b"x" * 3000,) * 2) == 413
+
+    anyio.run(run)
+
+
+def test_uploads_of_a_client_are_bounded(folder: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(served_page.time, "monotonic", lambda: now)
+
+    async def run() -> None:
+        nonlocal now
+        page = Page()
+        page.go.set()
+        guarded = doors(folder, page, client_upload_bytes=10_000, kept_seconds=100)
+
+        async def upload(peer: str = "1.1.1.1") -> int:
+            return await ask(guarded, "/gradio_api/upload", (b"x" * 4000,), peer=peer, length=4000)
+
+        assert [await upload() for _ in range(3)] == [200, 200, 429]
+        assert await upload("2.2.2.2") == 200
+        now += 30  # 3,000 bytes are forgotten
+        assert [await upload() for _ in range(2)] == [200, 429]
+        monkeypatch.setattr(served_page, "KNOWN_CLIENTS", 5)
+        for number in range(20):
+            await upload(f"3.3.3.{number}")
+        assert len(guarded._uploads) <= 5
+
+    anyio.run(run)
+
+
+def test_requests_of_a_client_are_bounded() -> None:
+    class Request:
+        def __init__(self, client: str) -> None:
+            self.scope = {served_page.CLIENT: client}
+
+    class Queue:
+        def __init__(self) -> None:
+            self.event_ids_to_events: dict[int, Any] = {}
+
+        async def push(self, body: Any, request: Any, username: str | None) -> Any:
+            self.event_ids_to_events[len(self.event_ids_to_events)] = type("Event", (), {"request": request})
+            return True, "id", "success"
+
+    class Blocks:
+        _queue = Queue()
+
+    served_page.bound_client(Blocks, Limits(client_waiting=3))
+
+    async def push(client: str) -> str:
+        return (await Blocks._queue.push(body=None, request=Request(client), username=None))[2]
+
+    async def run() -> None:
+        assert [await push("a") for _ in range(4)] == ["success"] * 3 + ["queue_full"]
+        assert await push("b") == "success"
+        Blocks._queue.event_ids_to_events.pop(0)
+        assert await push("a") == "success"
+
+    anyio.run(run)

@@ -1,0 +1,64 @@
+"""What must not leave this machine: files outside the folder that is published, and files that look like secrets."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+
+from winwin_hf.redaction import TOKENS, own_secrets
+
+SECRET_NAMES = (
+    ".env*", "*.env", ".netrc", "_netrc", ".git-credentials", ".htpasswd", ".pypirc", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.kdbx",
+    "*.keystore", "*.ppk", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "token", "token.txt", "tokens.txt", "*.token", "stored_tokens",
+    "credentials", "credentials.*", "secret", "secrets", "secret.*", "secrets.*", "service_account*.json", "kaggle.json",
+)  # fmt: skip
+READ_BYTES = 1 << 20  # of a file: a token stands in a small text
+TEXT_BYTES = 8192  # a zero byte among the first ones: not a text
+
+
+def check_inside(files: Iterable[Path], folder: Path) -> None:
+    """Raises ValueError for a file that is a link to somewhere else. Into the Hub's cache, links may lead: it is made of them."""
+    inside = [folder.resolve()]
+    if folder.resolve().parent.name == "snapshots":
+        inside.append(folder.resolve().parents[1] / "blobs")
+    for path in files:
+        if not any(path.resolve().is_relative_to(place) for place in inside):
+            raise ValueError(
+                f"{path}: a link to a file outside {folder}, which is never uploaded; expected the file itself, or none"
+            )
+
+
+def refuse_secrets(files: dict[str, Path], include: Sequence[str] = ()) -> None:
+    """
+    Raises ValueError that names each file to upload that looks like a secret.
+
+    Args:
+        files: path in the repository -> file here.
+        include: paths in the repository that may look like one.
+    """
+    unknown = [name for name in include if name not in files]
+    if unknown:
+        raise ValueError(f"--include {unknown[0]}: no file of this name would be uploaded")
+    found = {name: reason for name, path in files.items() if name not in include and (reason := secret_in(name, path))}
+    if found:
+        listed = ", ".join(f"{name} ({reason})" for name, reason in sorted(found.items()))
+        raise ValueError(
+            f"{listed}: nothing was uploaded; remove it, or upload it on purpose with --include {min(found)}"
+        )
+
+
+def secret_in(name: str, path: Path) -> str | None:
+    """Why a file looks like a secret; None if it doesn't."""
+    last = PurePosixPath(name).name.lower()
+    if any(fnmatch.fnmatchcase(last, pattern) for pattern in SECRET_NAMES):
+        return "named like a secret"
+    if path.suffix == ".safetensors" or path.stat().st_size > READ_BYTES:
+        return None
+    data = path.read_bytes()
+    if b"\0" in data[:TEXT_BYTES]:
+        return None
+    text = data.decode("utf-8", "replace")
+    if any(secret in text for secret in own_secrets()):
+        return "holds a token or a password of this machine's environment"
+    return "holds a token or a private key" if TOKENS.search(text) else None

@@ -1,0 +1,97 @@
+"""Tokens and passwords in a text -> `***`. For what is printed or written and may hold an address, a header or an answer.
+
+Notable: a token is found by its value where this process has it (HF_TOKEN, `hf auth login`, variables named like secrets), and by its look.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+HIDDEN = "***"
+SHORTEST = 8  # characters; a shorter value of a variable would be found within words
+# The values of these variables are secrets.
+VARIABLES = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|PRIVATE_KEY|CREDENTIALS?)(_ID)?$", re.I)
+# Tokens by their look: Hugging Face, GitHub, AWS, OpenAI and its like, Slack, JSON web tokens, and private keys.
+TOKENS = re.compile(
+    r"\b(?:hf|api_org|hf_oauth|hf_jwt)_[A-Za-z0-9._-]{20,}|\bgh[pousr]_\w{20,}|\bgithub_pat_\w{20,}|\bAKIA[0-9A-Z]{16}\b"
+    r"|\bsk-[\w-]{20,}|\bxox[abeprs]-[\w-]{10,}|\beyJ[\w-]{6,}\.[\w-]{4,}\.[\w-]*"
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:[^-]*-----END [A-Z ]*PRIVATE KEY-----)?"
+)
+_PATTERNS: list[tuple[re.Pattern[str], str]] = [
+    (TOKENS, HIDDEN),
+    (
+        re.compile(
+            r"(authorization|x-api-key|cookie)(['\"]?\s*[:=]\s*['\"]?)(?:(?:bearer|basic|digest|token)\s+)?[^\s'\",;}]+",
+            re.I,
+        ),
+        rf"\1\2{HIDDEN}",
+    ),
+    (re.compile(r"\b(bearer(?:\s+|%20|\+))[\w.~+/=-]{8,}", re.I), rf"\1{HIDDEN}"),
+    (re.compile(r"\b(basic(?:\s+|%20|\+))[\w.~+/-]{12,}=*", re.I), rf"\1{HIDDEN}"),
+    (re.compile(r"\b([a-z][a-z0-9+.-]*://)[^/\s'\"<>]*@", re.I), rf"\1{HIDDEN}@"),
+    (
+        re.compile(
+            r"([?&;](?:[\w-]*(?:token|secret|password|signature|credential|api[_-]?key)|sig|key)=)[^&\s'\"<>]+", re.I
+        ),
+        rf"\1{HIDDEN}",
+    ),
+]
+
+
+def redact(text: str) -> str:
+    """The text without tokens and passwords."""
+    for secret in sorted(own_secrets(), key=len, reverse=True):
+        text = text.replace(secret, HIDDEN)
+    for pattern, replacement in _PATTERNS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def own_secrets() -> set[str]:
+    """The tokens and passwords that this process has."""
+    found = {value for name, value in os.environ.items() if VARIABLES.search(name)}
+    for value in os.environ.values():  # such as HF_ENDPOINT and proxies
+        found.update(re.findall(r"://[^/\s:@]*:([^/\s]+)@", value))
+    # Without huggingface_hub, nothing has read its files. It may be what can't be imported.
+    if "huggingface_hub" in sys.modules:
+        with contextlib.suppress(Exception):  # an unreadable file of tokens
+            found.add(sys.modules["huggingface_hub"].get_token() or "")
+    # A path isn't a secret, and a word would be found everywhere.
+    return {
+        value for value in found if len(value) >= SHORTEST and not value.isalpha() and not Path(value).is_absolute()
+    }
+
+
+def traceback_text(error: BaseException) -> str:
+    """The traceback, as Python prints it, without secrets."""
+    return redact("".join(traceback.format_exception(error)))
+
+
+def redact_logs() -> None:
+    """Makes every log record of this process lose its secrets, those of other libraries too."""
+    make = logging.getLogRecordFactory()
+    if getattr(make, "redacts", False):
+        return
+
+    def record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        made = make(*args, **kwargs)
+        try:
+            said = made.getMessage()
+        except Exception:  # a wrong format, of which logging complains itself
+            return made
+        clean = redact(said)
+        if clean != said:
+            made.msg, made.args = clean, ()
+        if made.exc_info and made.exc_info[1] is not None:
+            made.exc_text = traceback_text(made.exc_info[1])
+        return made
+
+    record.redacts = True  # type: ignore[attr-defined]
+    logging.setLogRecordFactory(record)

@@ -1,0 +1,476 @@
+"""A Gradio page for strangers: what it takes from a request, what it hands out and what it keeps. Of the demo and of the metrics' pages.
+
+Notable:
+- By default Gradio reads a picture that comes without `meta` from any path, downloads a URL for whoever asks, takes 1,000 files in one
+  request, and lets anybody run an event beside the queue. Here an input file is one that was uploaded to this page, or one of its examples;
+  every other path gets the same answer, whether or not a file is there. Nothing is fetched.
+- All files of a page lie in one folder of its own. They are deleted when they are old, the oldest first when they are too many, all of them
+  with the process, and those of a process that was killed when the next one starts.
+- Clients are told apart by their address: that of the connection, or behind the proxy of a Hugging Face Space the one that the proxy saw.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ipaddress
+import json
+import os
+import re
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from filelock import FileLock, Timeout
+
+LOCK = ".running"  # held while the process of a work folder lives
+NEW_FOLDER_SECONDS = 60  # a younger folder may be about to be filled
+SWEEP_SECONDS = 30
+KNOWN_CLIENTS = 10_000  # whose uploads are counted
+MAX_PATH = 4096  # characters
+CLIENT = "winwin_hf.client"  # key of the client's address in a connection's scope
+
+# What the page and gradio_client ask for. Gradio has more routes: it fetches URLs for others, keeps recordings, and stores pages.
+ROUTES = {
+    "GET": re.compile(
+        r"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon(/\d+)?|/(static|assets|svelte)/.*"
+        r"|/gradio_api/(info/?|openapi\.json|theme\.css|startup-events|app_id/?|heartbeat/[^/]+|queue/data|upload_progress"
+        r"|call/(v2/)?[^/]+/[^/]+|file=.+)"
+    ),
+    "POST": re.compile(r"/gradio_api/(upload|queue/join|call/(v2/)?[^/]+/?|run/[^/]+/?|api/[^/]+/?|cancel|reset/?)"),
+}
+ROUTES["HEAD"] = ROUTES["GET"]
+FILE, UPLOAD = "/gradio_api/file=", "/gradio_api/upload"
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """
+    What a page and a client of it may use.
+
+    Attributes:
+        file_bytes: of an uploaded file. request_bytes: of any other request.
+        disk_bytes: of all uploads and results. kept_seconds: of a file.
+        waiting: requests in the queue, beside the one that runs; client_waiting: of one client, the one that runs included.
+        client_connections: open at a time. client_upload_bytes: in `kept_seconds`.
+    """
+
+    file_bytes: int = 32 << 20
+    request_bytes: int = 1 << 20
+    disk_bytes: int = 2 << 30
+    kept_seconds: float = 3600
+    waiting: int = 20
+    client_waiting: int = 5
+    client_connections: int = 64
+    client_upload_bytes: int = 256 << 20
+
+
+def refuse(message: str) -> Exception:
+    """A gradio.Error that is shown on the page, without a traceback in the server's log."""
+    import gradio as gr
+
+    return gr.Error(message, duration=15, print_exception=False)
+
+
+def serve(page: Any, folder: WorkFolder, limits: Limits, examples: Collection[Path] = (), **options: Any) -> None:
+    """
+    Serves a page until Ctrl-C or SIGTERM; then its files are deleted.
+
+    Args:
+        page: a gradio.Blocks that was built in `folder`.
+        examples: files that the page hands out beside those in `folder`.
+        options: of `gradio.Blocks.launch`.
+    """
+    from starlette.middleware import Middleware
+
+    examples = {path.resolve() for path in examples}
+    page.queue(max_size=limits.waiting, default_concurrency_limit=1, api_open=False)
+    bound_client(page, limits)
+    guard_inputs(page, folder.files, examples)
+    janitor = Janitor(folder, limits, page.temp_file_sets)
+    threading.Thread(target=janitor.run, daemon=True, name="janitor").start()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
+    page.launch(
+        app_kwargs={
+            "middleware": [Middleware(Doors, files=folder.files, examples=examples, limits=limits, janitor=janitor)]
+        },
+        allowed_paths=[str(path) for path in sorted(examples)],
+        max_file_size=limits.file_bytes,
+        state_session_capacity=500,
+        ssr_mode=False,
+        **options,
+    )
+
+
+def _interrupt(*_: Any) -> None:
+    raise KeyboardInterrupt  # which Gradio ends at
+
+
+# ------------------------------------------------------------------ files
+
+
+class WorkFolder:
+    """A folder for all files of this process's page, below GRADIO_TEMP_DIR or the system's temporary folder; a context manager.
+
+    Attributes:
+        path: the folder. files: what Gradio serves, below it: uploads and results.
+    """
+
+    def __init__(self, name: str) -> None:
+        base = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir()).resolve()
+        base.mkdir(parents=True, exist_ok=True)
+        for left in base.glob(f"{name}-*"):
+            if not _in_use(left):
+                shutil.rmtree(left, ignore_errors=True)
+        self.path = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=base))
+        self._lock = FileLock(self.path / LOCK)
+        self._lock.acquire()
+        self.files = self.path / "files"
+        temporary = self.path / "temporary"
+        for folder in (self.files, temporary):
+            folder.mkdir()
+        os.environ["GRADIO_TEMP_DIR"] = str(self.files)
+        tempfile.tempdir = os.environ["TMPDIR"] = str(temporary)  # parts of uploads, and what decoders write
+        atexit.register(self.remove)
+
+    def remove(self) -> None:
+        self._lock.release()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def __enter__(self) -> WorkFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+
+def _in_use(folder: Path) -> bool:
+    """True while the process that made the folder lives, and for another user's folder."""
+    if folder.is_symlink():
+        return True
+    lock = FileLock(folder / LOCK)
+    try:
+        if time.time() - folder.stat().st_ctime < NEW_FOLDER_SECONDS and not (folder / LOCK).exists():
+            return True  # a process that starts at this moment
+        lock.acquire(timeout=0)
+    except (Timeout, OSError):
+        return True
+    lock.release()
+    return False
+
+
+class Janitor:
+    """Deletes old files, then the oldest until the rest is within the limit, then empty folders. What lies there at the start stays.
+
+    Args:
+        known: sets of paths that Gradio keeps; deleted files leave them.
+    """
+
+    def __init__(self, folder: WorkFolder, limits: Limits, known: Collection[set[str]] = ()) -> None:
+        self.folder, self.limits, self.known = folder.path, limits, known
+        self.kept = {entry.path for entry in _files(self.folder)}
+        self._one = threading.Lock()
+
+    def run(self) -> None:
+        while self.folder.exists():
+            time.sleep(SWEEP_SECONDS)
+            self.sweep()
+
+    def sweep(self, now: float | None = None) -> int:
+        """Bytes on the disk that are left. now: seconds since the epoch."""
+        now = time.time() if now is None else now
+        with self._one:
+            found = []
+            for entry in _files(self.folder):
+                try:
+                    status = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                # a small file takes a block, and its folder another
+                found.append((status.st_ctime, max(status.st_size, 8192), entry.path))
+            total = sum(size for _, size, _ in found)
+            for changed, size, path in sorted(found):
+                if now - changed <= self.limits.kept_seconds and total <= self.limits.disk_bytes:
+                    break
+                if path not in self.kept:
+                    Path(path).unlink(missing_ok=True)
+                    total -= size
+            for root, folders, _ in os.walk(self.folder, topdown=False):
+                for name in folders:
+                    _remove_empty(Path(root, name), now, self.folder)
+            for names in self.known:
+                names.difference_update([name for name in list(names) if not os.path.exists(name)])  # noqa: PTH110
+            return total
+
+
+def _files(folder: Path) -> list[os.DirEntry[str]]:
+    """All files below a folder, links included; links aren't followed."""
+    found, waiting = [], [str(folder)]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+                    else:
+                        found.append(entry)
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def _remove_empty(folder: Path, now: float, top: Path) -> None:
+    """Removes a folder that is empty and isn't new. Those right below `top` stay."""
+    try:
+        if folder.parent != top and now - folder.stat().st_ctime > NEW_FOLDER_SECONDS:
+            folder.rmdir()
+    except OSError:
+        pass  # it isn't empty
+
+
+def own_file(path: str, files: Path, examples: Collection[Path] = ()) -> Path | None:
+    """The file, if it lies in `files` or is one of `examples`; else None, and no other folder was looked into.
+
+    Args:
+        path: what a client says. files: a folder without links in its path.
+    """
+    if len(path) > MAX_PATH or "\0" in path or not os.path.isabs(path):  # noqa: PTH117
+        return None
+    plain = Path(os.path.normpath(path))
+    if plain in examples:
+        return plain
+    if files not in plain.parents:
+        return None
+    found = plain.resolve()
+    return found if files in found.parents and found.is_file() else None
+
+
+# ------------------------------------------------------------------ inputs
+
+
+def guard_inputs(page: Any, files: Path, examples: Collection[Path]) -> None:
+    """Makes `page` check the values of each request before Gradio touches them."""
+    preprocess = page.preprocess_data
+
+    async def checked(block_fn: Any, inputs: list[Any], *more: Any, **options: Any) -> list[Any]:
+        import gradio as gr
+
+        if len(inputs) != len(block_fn.inputs):
+            raise refuse(f"Expected {len(block_fn.inputs)} values, got {len(inputs)}.")
+        values = [_value(block, value, files, examples) for block, value in zip(block_fn.inputs, inputs, strict=True)]
+        try:
+            return await preprocess(block_fn, values, *more, **options)
+        except gr.Error:
+            raise
+        except Exception as error:  # whatever a component raises on another type
+            raise refuse(f"A value of the request has a wrong type ({type(error).__name__}).") from None
+
+    page.preprocess_data = checked
+
+
+def _value(block: Any, value: Any, files: Path, examples: Collection[Path]) -> Any:
+    """The value, with nothing of a file's description left but its path. Raises gradio.Error for one that `block` can't have."""
+    import gradio as gr
+
+    label = getattr(block, "label", None) or type(block).__name__
+    if value is None:
+        return None
+    if isinstance(block, gr.Image | gr.Video | gr.File):
+        if not isinstance(value, dict):
+            raise refuse(f"{label}: expected an uploaded file, got {_kind(value)}.")
+        path = value.get("path")
+        if not isinstance(path, str) or not path:
+            raise refuse(f"{label}: send an uploaded file; pictures inside the request (data: URLs) are not taken.")
+        found = own_file(path, files, examples)
+        if found is None:
+            name = re.split(r"[/\\]", path)[-1][:100]
+            raise refuse(f"{label}: {name!r} is not among the files that were uploaded here. Please upload it (again).")
+        return {"path": str(found), "orig_name": found.name, "meta": {"_type": "gradio.FileData"}}
+    if isinstance(block, gr.Dataset):
+        count = len(block.samples or ())
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < count:
+            raise refuse(f"{label}: expected the number of an example, 0 to {count - 1}, got {_kind(value)}.")
+    elif isinstance(block, gr.Slider | gr.Number):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise refuse(f"{label}: expected a number, got {_kind(value)}.")
+    elif not isinstance(value, str):
+        raise refuse(f"{label}: expected a text, got {_kind(value)}.")
+    return value
+
+
+def _kind(value: Any) -> str:
+    """A value of JSON in words, short."""
+    if isinstance(value, bool | int | float | str):
+        return repr(value if not isinstance(value, str) else value[:40])
+    return "a list" if isinstance(value, list) else "an object"
+
+
+# ------------------------------------------------------------------ clients
+
+
+def bound_client(page: Any, limits: Limits) -> None:
+    """Makes `page` take at most `limits.client_waiting` requests of one client at a time; further ones get the answer of a full queue."""
+    queue, push = page._queue, page._queue.push
+
+    async def bounded(body: Any, request: Any, *more: Any, **options: Any) -> Any:
+        client = request.scope.get(CLIENT)
+        waiting = sum(event.request.scope.get(CLIENT) == client for event in list(queue.event_ids_to_events.values()))
+        if client is not None and waiting >= limits.client_waiting:
+            return (
+                False,
+                f"Queue is full: {waiting} of your requests wait or run. Please wait for an answer.",
+                "queue_full",
+            )
+        return await push(body, request, *more, **options)
+
+    queue.push = bounded
+
+
+def client_of(scope: Scope, behind_proxy: bool) -> str:
+    """The client's address. An IPv6 address stands for its network, which belongs to one customer."""
+    peer = (scope.get("client") or ("unknown",))[0]
+    if behind_proxy:
+        headers = [value.decode("latin-1") for key, value in scope["headers"] if key == b"x-forwarded-for"]
+        # A client can write anything in front; the proxies append, themselves by private addresses.
+        for address in reversed([part.strip() for value in headers for part in value.split(",")]):
+            peer = address
+            try:
+                if ipaddress.ip_address(address).is_global:
+                    break
+            except ValueError:
+                break
+    try:
+        address = ipaddress.ip_address(peer)
+    except ValueError:
+        return peer[:100]
+    return str(address if address.version == 4 else ipaddress.ip_network((address, 64), strict=False))
+
+
+class _TooLarge(Exception):
+    """The body of a request is longer than it may be."""
+
+
+class Doors:
+    """ASGI middleware: known routes only, own files only, bounded bodies, and bounded connections and uploads of each client."""
+
+    def __init__(self, app: Any, files: Path, examples: Collection[Path], limits: Limits, janitor: Janitor) -> None:
+        self.app, self.files, self.examples, self.limits, self.janitor = app, files, examples, limits, janitor
+        self.behind_proxy = bool(os.environ.get("SPACE_ID"))
+        self._open: dict[str, int] = {}  # client -> connections
+        self._uploads: OrderedDict[str, tuple[float, float]] = OrderedDict()  # client -> bytes at a time
+        self._since_sweep = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self.app(scope, receive, send)
+            return  # Gradio has no web sockets
+        client = scope[CLIENT] = client_of(scope, self.behind_proxy)
+        refused = self._refused(scope, client)
+        if refused:
+            if refused[0] == 413:  # a client that can't send on doesn't read the answer
+                await _drain(receive, 4 * self._body_bytes(scope["path"]))
+            await _answer(send, *refused)
+            return
+        self._open[client] = self._open.get(client, 0) + 1
+        try:
+            await self._pass_on(scope, receive, send, client)
+        finally:
+            self._open[client] -= 1
+            if not self._open[client]:
+                del self._open[client]
+
+    def _refused(self, scope: Scope, client: str) -> tuple[int, str] | None:
+        """Status and reason, if this request isn't taken."""
+        path, route = scope["path"], ROUTES.get(scope["method"])
+        if route is None or not route.fullmatch(path):
+            return 404, "Not found."
+        if path.startswith(FILE) and own_file(path[len(FILE) :], self.files, self.examples) is None:
+            return 403, "File not allowed."
+        if self._open.get(client, 0) >= self.limits.client_connections:
+            return 429, f"More than {self.limits.client_connections} connections at a time."
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if not length.isdigit() or int(length) > self._body_bytes(path):
+            return 413, f"The request is larger than the maximum of {self._body_bytes(path) >> 20} MB."
+        if path == UPLOAD and self._uploaded(client) + int(length) > self.limits.client_upload_bytes:
+            most, minutes = self.limits.client_upload_bytes >> 20, self.limits.kept_seconds / 60
+            return 429, f"More than {most} MB of uploads in {minutes:.0f} minutes. Please wait."
+        return None
+
+    def _body_bytes(self, path: str) -> int:
+        return self.limits.request_bytes + (self.limits.file_bytes if path == UPLOAD else 0)
+
+    def _uploaded(self, client: str, more: int = 0) -> float:
+        """Bytes that a client has uploaded lately; they are forgotten evenly over `kept_seconds`."""
+        now = time.monotonic()
+        total, then = self._uploads.pop(client, (0.0, now))
+        rate = self.limits.client_upload_bytes / self.limits.kept_seconds
+        total = max(0.0, total - rate * (now - then)) + more
+        if total:
+            self._uploads[client] = total, now
+        while len(self._uploads) > KNOWN_CLIENTS:
+            self._uploads.popitem(last=False)
+        return total
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, client: str) -> None:
+        import anyio
+
+        taken, started, more, most = 0, False, False, self._body_bytes(scope["path"])
+
+        async def counted() -> Message:
+            nonlocal taken, more
+            message = await receive()
+            more = message.get("more_body", False)
+            taken += len(message.get("body", b""))
+            if taken > most:
+                raise _TooLarge
+            return message
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, counted, sending)
+        except _TooLarge:
+            if not started:
+                if more:
+                    await _drain(receive, 4 * most)
+                await _answer(send, 413, f"The request is larger than the maximum of {most >> 20} MB.")
+        finally:
+            if scope["path"] == UPLOAD:
+                self._uploaded(client, taken)
+                self._since_sweep += taken
+                if self._since_sweep > self.limits.disk_bytes // 8:
+                    self._since_sweep = 0
+                    await anyio.to_thread.run_sync(partial(self.janitor.sweep))
+
+
+async def _drain(receive: Receive, most: int) -> None:
+    """Takes what is left of a body, at most about `most` bytes, and drops it."""
+    while most > 0:
+        message = await receive()
+        most -= len(message.get("body", b""))
+        if message["type"] != "http.request" or not message.get("more_body"):
+            return
+
+
+async def _answer(send: Send, status: int, reason: str) -> None:
+    body = json.dumps({"detail": reason}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
