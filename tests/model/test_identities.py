@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 from support.model_cases import (
+    APART,
     BINOCULAR,
     BORDERLESS,
     CASES,
@@ -23,7 +24,6 @@ from support.model_cases import (
     predict,
 )
 
-APART = torch.tensor([[[0, 0], [2, 3]], [[1, 4], [2, 0]]])  # two windows of 2x2 patches in each frame of 4x6
 COVER = torch.tensor([[2, 4], [0, 2], [0, 0], [2, 0], [0, 4], [2, 2]]).expand(2, 6, 2)  # six that cover it, shuffled
 each = pytest.mark.parametrize(("task", "variant"), CASES)
 

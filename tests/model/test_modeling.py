@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.model_cases import (
+    APART,
     CASES,
     TASKS,
     TOLERANCE,
@@ -13,6 +14,7 @@ from support.model_cases import (
     crop,
     distance,
     frames,
+    labels_for,
     make,
     predict,
 )
@@ -25,26 +27,10 @@ from winwin_hf import WinWinBackbone, WinWinConfig, WinWinModel
 from winwin_hf.convert.croco import load_croco
 
 CROCO = REFERENCE / "croco"
-APART = torch.tensor([[[0, 0], [2, 3]], [[1, 4], [2, 0]]])  # two windows of 2x2 patches in each frame of 4x6
 each = pytest.mark.parametrize(("task", "variant"), CASES)
 
 
 # ------------------------------------------------------------------ losses
-
-
-def labels_for(task, model, kind: str, seed: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
-    """Labels for APART windows and which of them are unknown."""
-    p, generator = model.config.patch_size, torch.Generator().manual_seed(seed)
-    unknown = torch.rand(2, 2, 2 * p, 2 * p, generator=generator) < (1.1 if kind == "all" else 0.3)
-    if task == "semantic-segmentation":
-        labels = torch.randint(0, 5, unknown.shape, generator=generator)
-        return labels.masked_fill(unknown, 255), unknown
-    values = torch.rand(unknown.shape, generator=generator) * 5 + 1
-    if task == "optical-flow":
-        values, unknown = values[:, :, None].repeat(1, 1, 2, 1, 1), unknown[:, :, None].expand(-1, -1, 2, -1, -1)
-    if kind == "huge":  # what Middlebury writes for "unknown"; no depth camera does
-        return values.masked_fill(unknown, 1.67e9 if task == "optical-flow" else 0.0), unknown
-    return values.masked_fill(unknown, float("inf") if kind == "inf" else float("nan")), unknown
 
 
 @pytest.mark.parametrize("kind", ["nan", "inf", "huge", "all"])

@@ -59,6 +59,7 @@ RELATIVE = [case for case in CASES if case[1] != "sincos"]
 # No convolution anywhere, so a window's border is not felt. Matching needs a convolutional stem and can't be among them.
 BORDERLESS = [case for case in CASES if case[1] in ("linear", "vitdet", "sincos")]
 BINOCULAR = ("optical-flow", "pre-training")
+APART = torch.tensor([[[0, 0], [2, 3]], [[1, 4], [2, 0]]])  # two windows of 2x2 patches in each frame of 4x6
 
 
 def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -130,6 +131,21 @@ def as_maps(task: str, outputs, shape: tuple[int, int, int]) -> torch.Tensor:
     else:
         maps = outputs.logits
     return maps.reshape(maps.shape[0], shape[0], *maps.shape[-3:])
+
+
+def labels_for(task, model, kind: str, seed: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels for APART windows and which of them are unknown."""
+    p, generator = model.config.patch_size, torch.Generator().manual_seed(seed)
+    unknown = torch.rand(2, 2, 2 * p, 2 * p, generator=generator) < (1.1 if kind == "all" else 0.3)
+    if task == "semantic-segmentation":
+        labels = torch.randint(0, 5, unknown.shape, generator=generator)
+        return labels.masked_fill(unknown, 255), unknown
+    values = torch.rand(unknown.shape, generator=generator) * 5 + 1
+    if task == "optical-flow":
+        values, unknown = values[:, :, None].repeat(1, 1, 2, 1, 1), unknown[:, :, None].expand(-1, -1, 2, -1, -1)
+    if kind == "huge":  # what Middlebury writes for "unknown"; no depth camera does
+        return values.masked_fill(unknown, 1.67e9 if task == "optical-flow" else 0.0), unknown
+    return values.masked_fill(unknown, float("inf") if kind == "inf" else float("nan")), unknown
 
 
 @torch.no_grad()

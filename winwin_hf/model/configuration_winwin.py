@@ -7,6 +7,7 @@ Notable:
 """
 
 import math
+import re
 from difflib import get_close_matches
 from typing import Any
 
@@ -16,6 +17,8 @@ from transformers.backbone_utils import BackboneConfigMixin
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
+
+VERSION = "0.1.0"  # of the package, whose modules this one must not import: it travels with the weights
 
 # Encoder parameters / parameters of the whole flow network (tests/model/test_configuration.py counts them):
 # tiny 1.9 M / 5.2 M, small 21.6 M / 37.5 M, base 85.6 M / 218.6 M (the paper's flow network), large 303.1 M / 436.2 M (CroCo v2's).
@@ -70,6 +73,11 @@ def agreed_labels(
     if by_name is not None and by_name != names:
         raise ValueError(f"id2label={id2label} and label2id={label2id} disagree: one of them is enough.")
     return dict(sorted(names.items()))
+
+
+def numbers(version: Any) -> list[int]:
+    """ "0.2.0rc1" -> [0, 2, 0]; nothing of what isn't a version."""
+    return [int(number) for number in re.findall(r"\d+", str(version))[:3]]
 
 
 @strict
@@ -279,6 +287,7 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
         transformers sets `kwargs` one by one and unchecked. Here what was saved for other labels or other blocks also gives way.
         """
         saved = dict(config_dict)
+        cls.note_newer_version(saved, saved.pop("winwin_version", None))
         if saved.get("model_type", cls.model_type) != cls.model_type:
             raise ValueError(
                 f"a config of type {saved['model_type']!r}: `from_encoder` takes such weights, `from_pretrained` doesn't."
@@ -330,7 +339,8 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         self.id2label = agreed_labels(kwargs.pop("num_labels", None), self.id2label, self.label2id)
         self.label2id = {name: i for i, name in self.id2label.items()}
-        kwargs.pop("stage_names", None)  # in saved configs
+        kwargs.pop("stage_names", None)  # in saved configs, and so is the version
+        kwargs.pop("winwin_version", None)
         self.stage_names = ["stem"] + [f"stage{i}" for i in range(1, self.num_hidden_layers + 1)]
         self.set_output_features_output_indices(
             out_indices=kwargs.pop("out_indices", None), out_features=kwargs.pop("out_features", None)
@@ -341,6 +351,23 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
             # see that entry, or it asks whether to trust the copy.
             kwargs.pop("custom_pipelines", None)
         super().__post_init__(**kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, and the package's version, by which an older one notices that it reads a newer one's file."""
+        return {**super().to_dict(), "winwin_version": VERSION}
+
+    @classmethod
+    def note_newer_version(cls, saved: dict[str, Any], version: Any) -> None:
+        """Warns of a config that a newer version saved, with the names of the fields that this one doesn't know and ignores."""
+        if numbers(version) <= numbers(VERSION):
+            return
+        known = {field for base in cls.__mro__ for field in getattr(base, "__annotations__", {})}
+        known |= cls().to_dict().keys() | {"auto_map", "custom_pipelines", "quantization_config"}
+        unknown = [name for name in saved if name not in known and not name.startswith("_")]
+        ignored = (
+            f"{', '.join(unknown)}: this version doesn't know and ignores that" if unknown else "all fields are known"
+        )
+        logger.warning(f"saved by winwin-hf {version}, read by {VERSION}; {ignored}.")
 
     @classmethod
     def refuse_typos(cls, kwargs: dict[str, Any]) -> None:
