@@ -184,14 +184,3 @@ def test_a_card_with_broken_metadata_is_named(root: Path):
     (root / "winwin-test" / "README.md").write_text("---\nlicense: [\n---\n")
     with pytest.raises(ValueError, match=r"README\.md: expected YAML between two lines of ---"):
         bundled.checkpoints()
-
-
-def test_a_safetensors_file_says_its_length(tmp_path: Path):
-    path = tmp_path / "model.safetensors"
-    save_file({"a": torch.zeros(3, 4)}, path)
-    whole = path.read_bytes()
-    assert bundled.tensors_of(path)["a"]["shape"] == [3, 4]
-    for content in (whole[:-1], whole[:20], whole + b"x", b""):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"model\.safetensors"):
-            bundled.tensors_of(path)

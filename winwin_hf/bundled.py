@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from winwin_hf.model.weights_winwin import count_parameters
 from winwin_hf.task import ARCHITECTURES
 
 # transformers looks for this file first. Where it is missing and the Hub says that it knows no such repository, as it must of a bare
@@ -222,31 +222,6 @@ def _write_ref(repository: Path, commit: str) -> None:
     temporary = repository / f".main-{os.getpid()}"  # beside refs/, where every file counts as a branch
     temporary.write_text(commit, encoding="utf-8")  # no newline: huggingface_hub takes the whole file as the commit
     temporary.replace(refs / "main")
-
-
-def tensors_of(path: Path) -> dict[str, dict[str, Any]]:
-    """
-    Name -> dtype, shape, data_offsets of the tensors in a safetensors file, from its header (8 bytes of length, then JSON).
-
-    Raises: ValueError for another file, or one of another length than its header says.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        try:
-            header = json.loads(file.read(length if length < size else 0))
-            tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-            expected = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
-        except (ValueError, AttributeError, KeyError, TypeError):
-            raise ValueError(f"{path}: no safetensors file, or only a part of one") from None
-    if size != expected:
-        raise ValueError(f"{path}: {size} bytes, expected {expected}; it was not written to its end")
-    return tensors
-
-
-def count_parameters(path: Path) -> int:
-    """The numbers in a safetensors file, from its header alone."""
-    return sum(math.prod(entry["shape"]) for entry in tensors_of(path).values())
 
 
 def examples_folder() -> Path:

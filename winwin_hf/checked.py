@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any, TypeVar
 
+import yaml
 from pydantic import TypeAdapter, ValidationError
 
-FORBID: dict[str, Any] = {
-    "extra": "forbid"
-}  # as `__pydantic_config__`: an unknown key of a nested dataclass is an error too
+# As `__pydantic_config__`: an unknown key of a nested dataclass is an error too, and so are NaN and infinity.
+FORBID: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
 T = TypeVar("T")
+MAX_TEXT = 10**6  # characters of a YAML text, and values that it stands for
 
 
 def build(kind: type[T], values: dict[str, Any], where: str) -> T:
@@ -22,5 +24,42 @@ def build(kind: type[T], values: dict[str, Any], where: str) -> T:
     try:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or kind.__name__}: {e['msg']}" for e in error.errors()]
-        raise ValueError(f"{where}: " + "; ".join(lines)) from None
+        found = error.errors(include_url=False)
+        lines = [f"{'.'.join(map(str, e['loc'])) or kind.__name__}: {e['msg']}{_given(e['input'])}" for e in found[:8]]
+        more = f"; {len(found) - 8} more" if len(found) > 8 else ""
+        raise ValueError(f"{where}: {'; '.join(lines)}{more}") from None
+
+
+def _given(value: Any) -> str:
+    """What stood there, where it is short."""
+    text = repr(value)
+    return f", got {text}" if len(text) <= 60 and not isinstance(value, dict) else ""
+
+
+def plain_yaml(text: str, where: Any) -> Any:
+    """The plain values of a YAML text. Raises ValueError, naming `where`, for other text, tags of Python, and aliases that multiply."""
+    if len(text) > MAX_TEXT:
+        raise ValueError(f"{where}: {len(text):,} characters; expected at most {MAX_TEXT:,}")
+    if re.search(r"(?:[\[{]\s*){50}", text):  # the parser takes seconds for these
+        raise ValueError(f"{where}: expected YAML; its values are nested too deeply")
+    try:
+        count = count_values(yaml.compose(text, Loader=yaml.SafeLoader), {})
+        if count > MAX_TEXT:
+            raise ValueError(f"aliases (*name) that make {count:.3g} values of {len(text):,} characters")
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError(f"{where}: expected YAML; its values are nested too deeply") from None
+    except (yaml.YAMLError, ValueError, TypeError, ArithmeticError, LookupError) as error:  # of a date or a number, too
+        reason = " ".join(str(error).replace('in "<unicode string>", ', "").split())
+        raise ValueError(f"{where}: expected YAML; {reason}") from None
+
+
+def count_values(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """The number of values that a YAML node stands for: an alias repeats all that its anchor holds. known: of the nodes before, by id."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = MAX_TEXT + 1  # while it is counted: of one that holds itself
+        children = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 + sum(count_values(child, known) for child in children)
+    return known[id(node)]

@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
+from winwin_hf.checked import FORBID
 from winwin_hf.model.losses_winwin import UNKNOWN_FLOW
 from winwin_hf.windows_ablation import Size, equal_tiles, sample_by_gibbs, sample_by_rejection, sample_unequal_windows
 
@@ -227,6 +228,9 @@ def paste_windows(windows: Array, positions: Any, frame: Size, patch_size: int, 
 # --------------------------------------------------------------------------------------------- the line of a recipe
 
 
+Patches = Annotated[int, Field(ge=1, le=4096)]  # a side in patches
+
+
 @dataclass(frozen=True)
 class Strategy:
     """Which tokens of a frame training keeps. Plain fields, for YAML recipes.
@@ -251,19 +255,26 @@ class Strategy:
             "frame (a baseline)."
         ),
     ] = "windows"
-    count: Annotated[int, Field(description="Number of windows; 0: the kind's own number, 2 for `windows`.")] = 0
-    size: Annotated[tuple[int, int] | None, Field(description="(h, w) of every window in patches.")] = None
+    count: Annotated[
+        int, Field(ge=0, le=10_000, description="Number of windows; 0: the kind's own number, 2 for `windows`.")
+    ] = 0
+    size: Annotated[tuple[Patches, Patches] | None, Field(description="(h, w) of every window in patches.")] = None
     tokens: Annotated[
         int | None,
-        Field(description="Tokens of all windows together. With `windows` their shape is drawn for each batch."),
+        Field(
+            ge=1,
+            le=10**8,
+            description="Tokens of all windows together. With `windows` their shape is drawn for each batch.",
+        ),
     ] = None
-    min_side: Annotated[int, Field(description="Shortest side of a window whose shape is drawn, in patches.")] = 1
+    min_side: Annotated[Patches, Field(description="Shortest side of a window whose shape is drawn, in patches.")] = 1
     square: Annotated[bool, Field(description="Windows whose shape is drawn are square.")] = False
     sizes: Annotated[
-        tuple[tuple[int, int], ...] | None, Field(description="(h, w) of each window in patches (an ablation).")
+        tuple[tuple[Patches, Patches], ...] | None,
+        Field(description="(h, w) of each window in patches (an ablation)."),
     ] = None
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}  # a misspelt key in a recipe is an error
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
     def __post_init__(self) -> None:
         if self.size is not None:

@@ -28,7 +28,8 @@ from winwin_hf import bundled
 from winwin_hf.data.sources import open_source
 from winwin_hf.evaluation.run import parse_data
 from winwin_hf.evaluation.scoring import new_metric, score
-from winwin_hf.inference.predictor import Predictor, quiet
+from winwin_hf.inference.loading import quiet
+from winwin_hf.inference.predictor import Predictor
 from winwin_hf.task import DENSE, TASKS
 
 # bitsandbytes packs 4 bits for a CPU only where inputs are a multiple of 64 channels and outputs one of 32

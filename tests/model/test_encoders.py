@@ -292,7 +292,7 @@ def test_sources_that_do_not_fit_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"dino: its tensors have other shapes than its config\.json says"):
         read_encoder(str(tmp_path / "dino"))
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"dino: Error while deserializing header"):
+    with pytest.raises(ValueError, match=r"dino.*: no safetensors file"):
         read_encoder(str(tmp_path / "dino"))
     (tmp_path / "empty").mkdir()
     with pytest.raises((OSError, ValueError), match=r"empty: no .*config\.json"):

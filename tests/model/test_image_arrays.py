@@ -301,7 +301,7 @@ def test_a_missing_path_says_so(tmp_path):
             by_pipeline(missing)
     with pytest.raises(FileNotFoundError, match=r"^A{60}\.\.\.: no such file"):
         by_processor("A" * 10_000)
-    with pytest.raises(ValueError, match="not a readable image"):
+    with pytest.raises(IsADirectoryError, match="a folder; expected a file"):
         by_processor(str(tmp_path))
 
 

@@ -138,7 +138,7 @@ def test_a_file_with_only_one_direction(tmp_path):
         ({"id2label": NAMES, "label2id": {"road": 1}}, "disagree: one of them is enough"),
         ({"id2label": {1: "a", 2: "b"}}, r"labels with the ids \[1, 2\]: expected 0, 1, and so on"),
         ({"id2label": {0: "a", 1: "a"}}, "names 'a' twice"),
-        ({"num_labels": 0}, "at least one"),
+        ({"num_labels": 0}, "num_labels=0: expected 1 to"),
         ({"id2label": ["a", "b"]}, "id2label=.*expected a dict"),
     ],
 )

@@ -49,6 +49,63 @@ def test_guesses_need_a_model_that_takes_them(kind: str):
         make_model(recipe, open_parts(recipe)[0].source)
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"model": {"config": {"patch_size": 3}}}, r"model\.config: patch_size=3"),
+        ({"model": {"config": {"hidden_size": 0}}}, r"model\.config: hidden_size=0: expected 1 to"),
+        ({"model": {"config": {"hidden_act": "nope"}}}, r"model\.config: hidden_act='nope': expected one of"),
+        ({"model": {"config": {"hidden_size": "16"}}}, r"model\.config: .*hidden_size"),
+        (
+            {"model": {"config": {"decoder_num_hidden_layers": 10**8}}},
+            r"model\.config: decoder_num_hidden_layers=100000000",
+        ),
+        (
+            {"model": {"config": {"hidden_size": 2**15, "num_attention_heads": 64}}},
+            r"model\.config: .*12,?\d* M parameters take",
+        ),
+        (
+            {"model": {"frozen": ["winwin", "decoder", "head"]}},
+            r"model\.frozen: winwin, decoder, head .* nothing is left",
+        ),
+        ({"model": {"attention": "nope"}}, r"model\.attention: 'nope' can't be used here"),
+        ({"model": {"attention": "flash_attention_2"}}, r"model\.attention: 'flash_attention_2' can't be used here"),
+        (
+            {"optimization": {"batch_size": 10**8}},
+            r"optimization\.batch_size=100000000: its pixels take .* this machine has",
+        ),
+        ({"windows": {"kind": "tokens", "tokens": 10**8}}, r"optimization\.batch_size=16: its pixels take"),
+    ],
+)
+def test_what_a_recipe_builds_is_checked_before_memory_is_taken(change: dict[str, Any], says: str):
+    sizes = {**RECIPE["model"]["config"], **change.get("model", {}).get("config", {})}
+    model = {**change.get("model", {}), "config": sizes}
+    recipe = build(Recipe, {**RECIPE, "optimization": {"num_workers": 0}, **change, "model": model}, "recipe")
+    with pytest.raises(ValueError, match=says) as error:
+        make_model(recipe, open_parts(recipe)[0].source)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("split", "says"),
+    [
+        ("train[1000:]", r"data: split 'train\[1000:\]' .*3 examples"),
+        ("train[:0]", r"data: split 'train\[:0\]' holds none of the 3 examples of train"),
+        ("train[2:1]", r"data: split 'train\[2:1\]' .*3 examples"),
+        ("train[x]", r"data: split 'train\[x\]': expected a slice such as .* of 3 examples"),
+    ],
+)
+def test_a_slice_holds_examples(split: str, says: str):
+    recipe = recipe_of("files")
+    recipe.data.split = split
+    with pytest.raises(ValueError, match=says):
+        open_parts(recipe)
+    recipe = recipe_of("synthetic flow")
+    recipe.data.split = split
+    with pytest.raises(ValueError, match=r"data: split 'train\[.*no end, and no slices"):
+        open_parts(recipe)
+
+
 @pytest.mark.slow  # the new process imports everything
 def test_spawned_processes_load_the_same_batches():
     here = next(iter(make_loader(recipe_of("synthetic flow", workers=0), 0, 1, 0, WinWinImageProcessor())))

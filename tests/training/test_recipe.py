@@ -1,15 +1,35 @@
 """Recipes: what is wrong in one is an error that names it."""
 
+import dataclasses
+import re
+from itertools import pairwise
 from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import yaml
 from support.places import RECIPES, ROOT
 
 from winwin_hf.checked import build
+from winwin_hf.data.augmentation import FlowAugmentation, ImageAugmentation
 from winwin_hf.data.benchmarks.catalog import SETS
+from winwin_hf.data.collator import SecondStrategy
+from winwin_hf.data.guesses import GuessStrategy
 from winwin_hf.data.sources import open_source
-from winwin_hf.training.recipe import dump_recipe, load_recipe
+from winwin_hf.data.synthetic.rooms import RoomSettings
+from winwin_hf.data.synthetic.settings import SceneSettings
+from winwin_hf.model.configuration_winwin import RANGES, WinWinConfig
+from winwin_hf.training.recipe import (
+    DataRecipe,
+    DataSetRecipe,
+    EvaluationRecipe,
+    EvaluationSet,
+    ModelRecipe,
+    OptimizationRecipe,
+    Recipe,
+    dump_recipe,
+    load_recipe,
+)
 from winwin_hf.windows import Strategy
 
 RECIPES = sorted(RECIPES.glob("*.yaml"))
@@ -60,6 +80,23 @@ def test_round_trip(path, tmp_path):
         ({"task": "painting"}, "task"),
         ({"evaluation": {"sets": [{"lable": "x"}]}}, "lable"),
         ({"save_every": 3, "optimization": {"num_workers": 2}}, "save_every"),
+        ({"save_every": -1}, "save_every: .*got -1"),
+        ({"save_every": 0}, "save_every"),
+        ({"log_every": 0}, "log_every"),
+        ({"optimization": {"warmup_steps": -50}}, "warmup_steps"),
+        ({"optimization": {"final_share": -3}}, "final_share"),
+        ({"optimization": {"weight_decay": -0.1}}, "weight_decay"),
+        ({"optimization": {"clip_norm": -1}}, "clip_norm"),
+        ({"optimization": {"betas": [0.9, 1.0]}}, r"betas\.1"),
+        ({"optimization": {"betas": [-0.1, 0.9]}}, r"betas\.0"),
+        ({"optimization": {"ema_decay": 1}}, "ema_decay"),
+        ({"optimization": {"learning_rate": 0}}, "learning_rate"),
+        ({"optimization": {"learning_rate": float("nan")}}, "learning_rate: .*finite"),
+        ({"optimization": {"learning_rate": float("inf")}}, "learning_rate: .*finite"),
+        ({"optimization": {"num_workers": 10**6}}, "num_workers"),
+        ({"optimization": {"seed": -1}}, "seed"),
+        ({"windows": {"kind": "windows", "size": [0, 2]}}, r"windows\.size\.0"),
+        ({"second_windows": {"factor": float("inf")}}, r"second_windows\.factor"),
     ],
 )
 def test_errors_name_file_and_key(tmp_path, change, named):
@@ -67,6 +104,91 @@ def test_errors_name_file_and_key(tmp_path, change, named):
     with pytest.raises(ValueError, match=named) as error:
         load_recipe(path)
     assert "recipe.yaml" in str(error.value)
+
+
+def without_range(hint: Any, bounds: frozenset[str] = frozenset()) -> bool:
+    """Whether a number in a type has no lowest or no highest value beside it."""
+    if get_origin(hint) is Annotated:
+        inner, *notes = get_args(hint)
+        limits = [limit for note in notes for limit in getattr(note, "metadata", ())]
+        found = {
+            side for side in ("ge", "gt", "le", "lt") for limit in limits if getattr(limit, side, None) is not None
+        }
+        return without_range(inner, bounds | found)
+    if hint in (int, float):
+        return not (bounds & {"ge", "gt"} and bounds & {"le", "lt"})
+    return get_origin(hint) is not Literal and any(without_range(part, bounds) for part in get_args(hint))
+
+
+SECTIONS = (
+    *(Recipe, ModelRecipe, DataSetRecipe, DataRecipe, EvaluationSet, EvaluationRecipe, OptimizationRecipe),
+    *(Strategy, SecondStrategy, GuessStrategy, FlowAugmentation, ImageAugmentation, SceneSettings, RoomSettings),
+)
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
+def test_every_number_has_a_range_beside_it(section):
+    hints = get_type_hints(section, include_extras=True)
+    assert [name for name, hint in hints.items() if name[0] != "_" and without_range(hint)] == []
+    assert section.__pydantic_config__["allow_inf_nan"] is False
+
+
+def test_every_number_of_a_config_has_a_range():
+    numbers = {
+        f.name
+        for f in dataclasses.fields(WinWinConfig)
+        if f.name in WinWinConfig.__annotations__ and f.name[0] != "_" and re.search(r"\b(int|float)\b", str(f.type))
+    }
+    assert numbers == set(RANGES)
+
+
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefghij")
+)
+
+MERGES = "a: &a {x: 1, y: 2}\n" + "".join(
+    f"{b}: &{b} {{<<: [{', '.join([f'*{a}'] * 9)}]}}\n" for a, b in pairwise("abcdefghij")
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[" * 3000 + "]" * 3000, "nested too deeply"),
+        (BOMB, "aliases"),
+        ("a: &a [*a]", "aliases"),
+        (MERGES, "aliases"),
+        ("task: !!python/object/apply:os.system ['touch ran']", "could not determine a constructor"),
+        ("task: !!python/name:os.system", "could not determine a constructor"),
+        ("day: 2001-99-99", "month must be in"),
+        ("x: 1" + " " * 10**6, "characters; expected at most"),
+    ],
+    ids=["nested", "bomb", "circle", "merges", "code", "name", "date", "long"],
+)
+def test_a_recipe_is_plain_text(tmp_path, monkeypatch, text, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(ValueError, match=f"^recipe\\.yaml: (?s:.*){says}") as error:
+        load_recipe("recipe.yaml")
+    assert "\n" not in str(error.value) and not (tmp_path / "ran").exists()
+
+
+def test_aliases_that_repeat_little_are_read(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("task: optical-flow\ndata: &d {name: synthetic-flow}\nmodel: {config: {}}\n")
+    (tmp_path / "twice.yaml").write_text(
+        "task: optical-flow\ndata: {sets: [&d {name: synthetic-flow, length: 3}, {<<: *d, split: val}, *d]}\n"
+    )
+    assert len(load_recipe(tmp_path / "twice.yaml").data.sets) == 3
+    assert load_recipe(tmp_path / "recipe.yaml").data.name == "synthetic-flow"
+
+
+def test_a_value_that_is_no_yaml_names_the_override(tmp_path):
+    path = write(tmp_path, SMALL)
+    with pytest.raises(ValueError, match=r"override 'output=\{a': expected YAML"):
+        load_recipe(path, ["output={a"])
+    path.write_bytes(b"task: \xaf")
+    with pytest.raises(ValueError, match=r"recipe\.yaml: not a text in UTF-8 \(byte 6 is 0xaf\)"):
+        load_recipe(path)
 
 
 def test_model_config_is_checked(tmp_path):

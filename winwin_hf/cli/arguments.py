@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,20 +53,65 @@ MinPixels = Annotated[
 
 
 def check_file(path: Path) -> None:
-    if not path.is_file():
-        raise UsageError(f"{path}: no such file")
+    """Raises UsageError, which says what lies there, unless it is a file."""
+    from winwin_hf.model.pixels_winwin import check_regular
+
+    try:
+        check_regular(path)
+    except OSError as error:
+        raise UsageError(str(error)) from None
 
 
-def check_suffix(path: Path, option: str, suffixes: tuple[str, ...]) -> None:
-    if path.suffix.lower() not in suffixes:
+def check_output(option: str, path: Path, suffixes: tuple[str, ...] = (), others: Iterable[Path | None] = ()) -> None:
+    """
+    Raises UsageError where a file can't be written, before anything is computed.
+
+    Args:
+        suffixes: one of which the name must have, if there are any. others: inputs and other outputs, which it would overwrite.
+    """
+    if suffixes and path.suffix.lower() not in suffixes:
         raise UsageError(f"{option} {path}: expected a name that ends in {' or '.join(suffixes)}")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"{option} {path}: the folder {path.parent} does not exist")
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        what = "is no folder" if os.path.lexists(folder) else "does not exist"
+        raise UsageError(f"{option} {path}: the folder {path.parent} {what}")
+    if path.is_dir():
+        raise UsageError(f"{option} {path}: a folder; expected the name of a file")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{option} {path}: a device or a pipe; expected the name of a file")
+    check_writable(option, path, folder)
+    for other in others:
+        if other is not None and (
+            path.absolute() == other.absolute() or (path.exists() and other.exists() and path.samefile(other))
+        ):
+            raise UsageError(f"{option} {path}: would overwrite {other}; expected another name")
 
 
-def check_picture(path: Path | None) -> None:
+def check_output_folder(option: str, path: Path | None) -> None:
+    """Raises UsageError where a folder can't be made or written to, before anything is computed."""
+    if path is None:
+        return
+    there = path.absolute()
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise UsageError(
+            f"{option} {path}: {'a file' if there.is_file() else f'{there} is no folder'}; expected a folder"
+        )
+    check_writable(option, path, there)
+
+
+def check_writable(option: str, path: Path, folder: Path) -> None:
+    for place in (folder, path):
+        if place.exists() and not os.access(place, os.W_OK):
+            raise UsageError(
+                f"{option} {path}: {'' if place == path else f'the folder {folder} '}may not be written to"
+            )
+
+
+def check_picture(path: Path | None, others: Iterable[Path | None] = ()) -> None:
     if path is not None:
-        check_suffix(path, "--picture", (".png", ".jpg", ".jpeg"))
+        check_output("--picture", path, (".png", ".jpg", ".jpeg"), others)
 
 
 def check_overrides(overrides: list[str] | None) -> None:
@@ -80,14 +127,14 @@ def check_choice(option: str, value: str | None, choices: tuple[str | None, ...]
 
 def parse_options(items: list[str] | None) -> dict[str, dict[str, Any]]:
     """["depth-folder.scale=1000"] -> {"depth-folder": {"scale": 1000}}; values as in YAML."""
-    import yaml
+    from winwin_hf.checked import plain_yaml
 
     options: dict[str, dict[str, Any]] = {}
     for item in items or []:
         match = re.fullmatch(r"([^.=\s]+)\.([^=\s]+)=(.*)", item, flags=re.DOTALL)
         if match is None:
             raise UsageError(f"--option {item}: expected SET.KEY=VALUE, such as depth-folder.scale=1000")
-        options.setdefault(match[1], {})[match[2]] = yaml.safe_load(match[3])
+        options.setdefault(match[1], {})[match[2]] = plain_yaml(match[3], f"--option {item}")
     return options
 
 

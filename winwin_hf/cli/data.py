@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from winwin_hf.cli.arguments import check_output, check_output_folder
 from winwin_hf.cli.errors import UsageError, one_line_errors
 from winwin_hf.task import DENSE
 
@@ -48,7 +49,9 @@ def data_list(
 def data_check(
     folder: Annotated[Path, typer.Argument(help="Where the data set was unpacked.")],
     name: Annotated[str | None, typer.Option(help="Which set it is. Default: look what the folder holds.")] = None,
-    split: Annotated[list[str] | None, typer.Option(help="Only this split; repeatable.")] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Only this split, or a slice such as 'train[:80%]'; repeatable.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=0, help="Processes that decode; 0: this one.")] = 2,
     option: Annotated[
         list[str] | None,
@@ -59,15 +62,17 @@ def data_check(
 ) -> None:
     """What FOLDER holds, what is missing and what is broken, before a training is started. Exit code 1 if anything is."""
     if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder")
-    import yaml
+        raise UsageError(f"{folder}: {'a file; expected a folder' if folder.exists() else 'no such folder'}")
+    if output is not None:
+        check_output("--output", output)
+    from winwin_hf.checked import plain_yaml
 
     options = {}
     for item in option or []:
         key, equals, text = item.partition("=")
         if not (key and equals and name):
             raise UsageError(f"--option {item}: expected KEY=VALUE, and --name with it")
-        options[key] = yaml.safe_load(text)
+        options[key] = plain_yaml(text, f"--option {item}")
     from winwin_hf.data.benchmarks.check import check
     from winwin_hf.data.formats import write_atomic
 
@@ -102,6 +107,7 @@ def data_shards(
         raise UsageError(f"--shard-size {shard_size}: expected a size such as 500MB")
     if format not in ("parquet", "webdataset"):
         raise UsageError(f"--format {format}: expected parquet or webdataset")
+    check_output_folder("--output", output)
     from winwin_hf.data.benchmarks import catalog
     from winwin_hf.data.shards import write_shards
     from winwin_hf.evaluation.run import parse_data

@@ -5,61 +5,87 @@ Notable: every error of a command passes here, so this is where tokens and passw
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import re
-import time
+import sys
+import warnings
 from collections.abc import Callable
 from typing import Any
 
 import typer
 
+from winwin_hf.model.weights_winwin import reason_of
 from winwin_hf.redaction import redact, traceback_text
-
-# A ValueError after half a minute is hardly a mistyped argument, so its traceback is shown.
-TRACEBACK_AFTER = 30.0  # seconds
-CLEAR = ("BrokenExample", "PublishError")  # which say what to do, however late
-# A value that a config refuses (the reason is its cause), and a damaged file of weights.
-REFUSALS = ("StrictDataclassClassValidationError", "StrictDataclassFieldValidationError", "SafetensorError")
 
 
 class UsageError(Exception):
     """A wrong argument: one line that names it and says what was expected; exit code 2."""
 
 
+MISUSE = (UsageError, FileNotFoundError, IsADirectoryError, NotADirectoryError)  # exit code 2
+
+
 def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """A caller's mistake in `command` ends in one line and an exit code instead of a traceback."""
+    """Whatever `command` raises ends in one line and an exit code; with `--traceback` in a traceback."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
-        start = time.monotonic()
         try:
-            command(*args, **kwargs)
+            with warnings.catch_warnings():
+                warnings.filterwarnings(
+                    "ignore", message=r"Image size \(\d+ pixels\) exceeds limit"
+                )  # we have one of our own
+                command(*args, **kwargs)
         except Exception as error:
-            # By name: importing their classes here would fail where a package that can't be imported is the error.
-            kind = type(error).__name__
             if type(error).__module__.startswith(("click.", "typer.")):
                 raise
-            known = isinstance(error, UsageError | OSError | ValueError | ImportError) or kind in REFUSALS
-            late = time.monotonic() - start > TRACEBACK_AFTER
-            clear = isinstance(error, UsageError | FileNotFoundError) or kind in CLEAR
-            if os.environ.get("WINWIN_TRACEBACK") or not known or (late and not clear):
+            end_progress_bars()
+            if os.environ.get("WINWIN_TRACEBACK"):
                 typer.echo(traceback_text(error), err=True, nl=False)
                 raise typer.Exit(1) from None
-            # transformers' messages run over many lines, the first of which says what is wrong.
-            said = error.__cause__ if kind == REFUSALS[0] and error.__cause__ else error
-            lines = [line.strip() for line in str(said).splitlines() if line.strip()]
-            typer.echo(redact(f"winwin: {lines[0] if lines else kind}"), err=True)
-            raise typer.Exit(2 if isinstance(error, UsageError | FileNotFoundError) else 1) from None
+            typer.echo(redact(f"winwin: {line_of(error)}"), err=True)
+            raise typer.Exit(2 if isinstance(error, MISUSE) else 1) from None
 
     return wrapped
+
+
+def line_of(error: Exception) -> str:
+    """One line of an error: what is wrong, and where."""
+    if isinstance(error, MemoryError):
+        return f"not enough memory{': ' if str(error) else ''}{error}".splitlines()[0]
+    if isinstance(error, OSError) and error.strerror:
+        # "[Errno 28] No space left on device: 'flow.flo'" -> "flow.flo: no space left on device"
+        text = error.strerror if error.errno is None else os.strerror(error.errno)
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        what = text[:1].lower() + text[1:]
+        if error.errno == errno.ENOSPC and not names:
+            what += "; the output, or the folder for temporary files (TMPDIR)"
+        return ": ".join((*names[-1:], what))
+    # these say what was wrong; of others, which are faults of ours or of a library, the type is told too
+    if isinstance(error, UsageError | FloatingPointError) or type(error).__name__ == "PublishError":
+        text = str(error)
+    else:
+        text = reason_of(error)
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    known = isinstance(error, UsageError | ValueError | OSError | ImportError | ArithmeticError)
+    return lines[0] if known or type(error).__name__ == "SafetensorError" else f"{lines[0]} (--traceback shows where)"
+
+
+def end_progress_bars() -> None:
+    """Ends the line of every progress bar that is still open, so that no message is glued to it."""
+    tqdm = sys.modules.get("tqdm.std")
+    for bar in list(getattr(getattr(tqdm, "tqdm", None), "_instances", ())):
+        bar.leave = True  # a bar that is left ends with a new line
+        bar.close()
 
 
 def parse_size(option: str, text: str | None) -> tuple[int, int] | None:
     """ "384x512" -> (384, 512): height and width in pixels."""
     if text is None:
         return None
-    match = re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", text)
+    match = re.fullmatch(r"([1-9]\d{0,5})[xX]([1-9]\d{0,5})", text)
     if match is None:
         raise UsageError(f"{option} {text}: expected HEIGHTxWIDTH in pixels, such as 384x512")
     return int(match[1]), int(match[2])

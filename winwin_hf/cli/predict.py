@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from winwin_hf.cli.arguments import Device, MinPixels, Model, Picture, check_picture, check_suffix, progress, read_image
+from winwin_hf.cli.arguments import (
+    Device,
+    MinPixels,
+    Model,
+    Picture,
+    check_output,
+    check_output_folder,
+    check_picture,
+    progress,
+    read_image,
+)
 from winwin_hf.cli.errors import UsageError, one_line_errors, parse_size
 
 
@@ -40,17 +51,19 @@ def flow(
     device: Device = "auto",
 ) -> None:
     """Optical flow from FRAME1 to FRAME2: (right, down) in pixels."""
-    check_suffix(output, "--output", (".flo",))
-    check_picture(picture)
+    check_output("--output", output, (".flo",), (frame1, frame2))
+    check_picture(picture, (frame1, frame2, output))
     tile_size = parse_size("--tile", tile)
     if coarse and tile_size:
         raise UsageError("--coarse is for whole frames; expected no --tile")
     images = [read_image(frame1), read_image(frame2)]
     from winwin_hf.data.formats import write_flo
+    from winwin_hf.data.formats.files import check_room
     from winwin_hf.inference.figures import mean_magnitude
     from winwin_hf.inference.sheets import flow_picture
     from winwin_hf.inference.variational import Refined
 
+    check_room(output, 12 + 8 * math.prod(images[0].shape[:2]))
     options: dict[str, Any] = {"tile": tile_size, "coarse": coarse, "min_pixels": min_pixels, "progress": True}
     method = load(model, "optical-flow", device, **options)
     method = Refined(method) if variational else method
@@ -72,12 +85,14 @@ def depth(
     device: Device = "auto",
 ) -> None:
     """Depth of IMAGE, in metres."""
-    check_suffix(output, "--output", (".npy", ".png"))
-    check_picture(picture)
+    check_output("--output", output, (".npy", ".png"), (image,))
+    check_picture(picture, (image, output))
     loaded = read_image(image)
     from winwin_hf.data.formats import write_depth
+    from winwin_hf.data.formats.files import check_room
     from winwin_hf.inference.sheets import depth_picture
 
+    check_room(output, 4 * math.prod(loaded.shape[:2]))
     predictor = load(model, "depth-estimation", device)
     with progress.status(f"depth of {image.name}"):
         result = predictor(loaded)
@@ -95,8 +110,8 @@ def segment(
     device: Device = "auto",
 ) -> None:
     """Semantic segmentation of IMAGE."""
-    check_suffix(output, "--output", (".png",))
-    check_picture(picture)
+    check_output("--output", output, (".png",), (image,))
+    check_picture(picture, (image, output))
     loaded = read_image(image)
     from winwin_hf.data.formats import write_labels
     from winwin_hf.inference.figures import label_shares
@@ -119,6 +134,7 @@ def demo(
     device: Device = "auto",
 ) -> None:
     """Run every bundled checkpoint on example frames; write pictures and figures."""
+    check_output_folder("--output", output)
     from winwin_hf.cli import demo as demo_module
 
     demo_module.run(output, frames=frames, device=device, say=progress.print)

@@ -10,6 +10,7 @@ import typer
 from winwin_hf.cli.arguments import (
     MinPixels,
     check_choice,
+    check_output_folder,
     check_overrides,
     complete_checkpoint,
     complete_recipe,
@@ -44,6 +45,7 @@ def train(
     """
     path = recipe_path(recipe)
     check_overrides(overrides)
+    check_output_folder("--output", output)
     from winwin_hf.training.loop import TrainingStopped
     from winwin_hf.training.loop import train as run
 
@@ -147,6 +149,7 @@ def evaluate(
         raise UsageError(f"--overlap {overlap}: expected a share, at least 0 and below 1")
     if submission and output is None:
         raise UsageError("--submission needs --output, the folder to write to")
+    check_output_folder("--output", output)
     tile_size = parse_size("--tile", tile)
     options = parse_options(option)
     from winwin_hf.evaluation.run import Settings, evaluate_data

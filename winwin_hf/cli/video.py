@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from winwin_hf.cli.arguments import Device, MinPixels, Model
+from winwin_hf.cli.arguments import Device, MinPixels, Model, check_output, check_output_folder
 from winwin_hf.cli.errors import UsageError, one_line_errors, parse_size
 
 
@@ -46,8 +46,11 @@ def video(
     frame_size = parse_size("--size", size)
     if not flo and video is None:
         raise UsageError("--no-flo leaves nothing to write; expected --video FILE.mp4 with it")
+    check_output_folder("--output", output)
     if video is not None and video.suffix.lower() != ".mp4":
         raise UsageError(f"--video {video}: expected a name that ends in .mp4")
+    if video is not None and (output.is_dir() or video.absolute().parent != output.absolute()):
+        check_output("--video", video, (), (Path(clip),))
     from winwin_hf.inference.video import run
 
     done = run(

@@ -8,12 +8,12 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.errors import HfHubHTTPError
-from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig, ViTImageProcessorPil
+from transformers import ViTImageProcessorPil
 
-import winwin_hf.registration  # noqa: F401 - AutoModel knows our classes
 from winwin_hf import __version__, bundled
 from winwin_hf.convert.folder import check_output, new_folder
 from winwin_hf.data.formats.files import sha256_of
+from winwin_hf.inference.loading import load_config, load_network, load_processor
 from winwin_hf.model.encoders_winwin import read_encoder, to_transformers
 from winwin_hf.model.modeling_winwin import WinWinModel, WinWinPreTrainedModel
 from winwin_hf.model.pretrained_winwin import HUB_OPTIONS, PretrainedEncoder
@@ -92,13 +92,12 @@ def encoder_to_transformers(source: str, output: str | Path, overwrite: bool = F
         source: a bundled name, a folder or a Hub repository. output, overwrite: as of `convert_encoder`.
     Raises: FileExistsError: `output` exists. ValueError: an encoder that no family has.
     """
-    output, place = Path(output), bundled.resolve(source)
+    output = Path(output)
     check_output(output, overwrite)
-    settings, _ = PreTrainedConfig.get_config_dict(place)
-    if settings.get("model_type") != "winwin":
-        raise ValueError(f"{source}: of type {settings.get('model_type')!r}; expected a checkpoint of this package")
-    model = to_transformers(AutoModel.from_pretrained(place))
-    ours = AutoImageProcessor.from_pretrained(place)
+    kind = load_config(source).model_type
+    if kind != "winwin":
+        raise ValueError(f"{source}: of type {kind!r}; expected a checkpoint of this package")
+    model, ours = to_transformers(load_network(source)), load_processor(source)
     side = getattr(model.config, "image_size", 224)
     processor = ViTImageProcessorPil(
         image_mean=ours.image_mean, image_std=ours.image_std, size={"height": side, "width": side}

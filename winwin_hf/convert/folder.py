@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from winwin_hf.data.formats.files import owner, remove_leftovers, told_of
+
 
 @contextmanager
 def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
@@ -20,12 +22,15 @@ def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
     Raises: FileExistsError: `output` exists, and isn't to be or can't be replaced.
     """
     check_output(output, overwrite)
-    output.absolute().parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.absolute().parent))
+    with told_of(output):
+        output.absolute().parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(output.absolute().parent)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-{owner()}", dir=output.absolute().parent))
     try:
         new = temporary / "new"
         new.mkdir()  # not `temporary` itself, which only its owner may read
-        yield new
+        with told_of(output):
+            yield new
         for path in new.iterdir():
             path.chmod(0o644)  # save_pretrained writes weights that only their owner may read
         if output.exists():

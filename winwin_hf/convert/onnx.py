@@ -27,7 +27,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -44,6 +44,7 @@ from torch.overrides import TorchFunctionMode
 
 from winwin_hf import bundled
 from winwin_hf.convert.folder import check_output
+from winwin_hf.data.formats.files import check_room, owner, remove_leftovers, told_of
 from winwin_hf.host_process import unchanged_process
 from winwin_hf.inference.onnx import RUNTIMES, OnnxModel, is_exported, need
 from winwin_hf.inference.predictor import Predictor
@@ -130,32 +131,42 @@ def export(
     _check_output(checkpoint, output, overwrite)
     predictor = load(checkpoint)
     model, processor = predictor.model, predictor.processor
-    output.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".onnx-", dir=output))
-    try:
-        files = {"fp32": "model.onnx"}
-        trace(model, temporary / "model.onnx", opset, attention)
-        for how in dict.fromkeys(quantise):
-            files[how] = f"model_{how}.onnx"
-            quantise_weights(temporary / "model.onnx", temporary / files[how], how)
-        description = describe(model, files, opset, attention)
-        differences: list[Difference] = []
-        _write_json(temporary / "export.json", description)
-        if check:
-            model.config.save_pretrained(temporary)  # for OnnxModel, while the folder is temporary
-            for file in files.values():
-                differences += compare(model, temporary / file)
-            (temporary / "config.json").unlink()
-            refuse_different(differences)
-            _write_json(temporary / "export.json", {**description, "check": [asdict(d) for d in differences]})
-        if not _same_folder(checkpoint, output):
-            model.config.save_pretrained(output)
-            processor.save_pretrained(output)
-        temporary.chmod(0o755)  # temporary folders are private
-        shutil.rmtree(output / "onnx", ignore_errors=True)
-        temporary.rename(output / "onnx")
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with told_of(output):
+        output.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(output)
+        temporary = Path(tempfile.mkdtemp(prefix=f".onnx-{owner()}", dir=output))
+        try:
+            check_room(output, sum(p.numel() for p in model.parameters()) * (4 + 2 * len(quantise)))
+            files = {"fp32": "model.onnx"}
+            trace(model, temporary / "model.onnx", opset, attention)
+            for how in dict.fromkeys(quantise):
+                files[how] = f"model_{how}.onnx"
+                quantise_weights(temporary / "model.onnx", temporary / files[how], how)
+            description = describe(model, files, opset, attention)
+            differences: list[Difference] = []
+            _write_json(temporary / "export.json", description)
+            if check:
+                model.config.save_pretrained(temporary)  # for OnnxModel, while the folder is temporary
+                for file in files.values():
+                    differences += compare(model, temporary / file)
+                (temporary / "config.json").unlink()
+                refuse_different(differences)
+                _write_json(temporary / "export.json", {**description, "check": [asdict(d) for d in differences]})
+            beside = temporary / "beside"
+            beside.mkdir()
+            if not _same_folder(checkpoint, output):
+                model.config.save_pretrained(beside)
+                processor.save_pretrained(beside)
+            for path in beside.iterdir():
+                path.replace(output / path.name)
+            beside.rmdir()
+            temporary.chmod(0o755)  # temporary folders are private
+            shutil.rmtree(output / "onnx", ignore_errors=True)
+            temporary.rename(output / "onnx")
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+            with suppress(OSError):
+                output.rmdir()  # where nothing was written, and nothing was before
     return Exported(output, {how: output / "onnx" / file for how, file in files.items()}, differences)
 
 

@@ -13,12 +13,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import cv2
 import numpy as np
 from pydantic import Field
 
+from winwin_hf.checked import FORBID
 from winwin_hf.data.resampling import Box, Placement, place
 
 # RGB -> YIQ: Y is the luma of ITU-R BT.601, I and Q span the colours of no luma
@@ -126,15 +127,21 @@ def _sides(kind: str, name: str, sides: tuple[int, int]) -> tuple[int, int]:
 # ------------------------------------------------------------------------------------------------------ single images
 
 
+Pixels = Annotated[int, Field(ge=1, le=16_384)]  # a side
+Factor = Annotated[float, Field(gt=0, le=100)]
+Exponent = Annotated[float, Field(ge=-6, le=6)]
+Count = Annotated[int, Field(ge=1, le=1000)]
 # Fields of both kinds of augmentation.
 FACTOR = "by a log-uniform factor in [1 / (1 + x), 1 + x]"
-Brightness = Annotated[float, Field(description=f"x: brightness changes {FACTOR}.")]
-Contrast = Annotated[float, Field(description=f"x: contrast, about mid-grey, changes {FACTOR}.")]
-Saturation = Annotated[float, Field(description=f"x: saturation changes {FACTOR}.")]
-Gamma = Annotated[float, Field(description=f"x: gamma changes {FACTOR}.")]
-Hue = Annotated[float, Field(description="Largest turn of the colour circle, either way; 0.5: the whole circle.")]
+Brightness = Annotated[float, Field(ge=0, le=100, description=f"x: brightness changes {FACTOR}.")]
+Contrast = Annotated[float, Field(ge=0, le=100, description=f"x: contrast, about mid-grey, changes {FACTOR}.")]
+Saturation = Annotated[float, Field(ge=0, le=100, description=f"x: saturation changes {FACTOR}.")]
+Gamma = Annotated[float, Field(ge=0, le=100, description=f"x: gamma changes {FACTOR}.")]
+Hue = Annotated[
+    float, Field(ge=0, le=0.5, description="Largest turn of the colour circle, either way; 0.5: the whole circle.")
+]
 Least = Annotated[
-    tuple[int, int] | None,
+    tuple[Pixels, Pixels] | None,
     Field(
         description="(height, width) in pixels that a frame has at least: smaller ones are enlarged, so that windows "
         "fit."
@@ -146,9 +153,9 @@ Least = Annotated[
 class ImageAugmentation:
     """How single images are varied in training: the `settings` of depth and segmentation sets in a recipe."""
 
-    flip: Annotated[float, Field(description="Probability of a horizontal mirror.")] = 0.5
+    flip: Annotated[float, Field(ge=0, le=1, description="Probability of a horizontal mirror.")] = 0.5
     scale: Annotated[
-        tuple[float, float],
+        tuple[Factor, Factor],
         Field(description="(lowest, highest) factor, drawn log-uniformly, so halving is as likely as doubling."),
     ] = (0.75, 2.0)
     brightness: Brightness = 0.25
@@ -158,28 +165,35 @@ class ImageAugmentation:
     stretch: Annotated[
         float,
         Field(
+            ge=0,
+            le=100,
             description="Largest change x of the aspect ratio, a log-uniform factor in [1 / (1 + x), 1 + x]; the "
-            "area stays that of `scale`."
+            "area stays that of `scale`.",
         ),
     ] = 0.0
     rotate: Annotated[
         float,
         Field(
+            ge=0,
+            le=360,
             description="Largest turn about the centre, degrees, either way. What lies outside the image repeats its "
-            "edge and is unknown in the target."
+            "edge and is unknown in the target.",
         ),
     ] = 0.0
     hue: Hue = 0.0
-    blur: Annotated[float, Field(description="Probability of a Gaussian blur.")] = 0.0
+    blur: Annotated[float, Field(ge=0, le=1, description="Probability of a Gaussian blur.")] = 0.0
     blur_sigma: Annotated[
-        tuple[float, float], Field(description="(smallest, largest) standard deviation of the blur, pixels.")
+        tuple[Factor, Factor], Field(description="(smallest, largest) standard deviation of the blur, pixels.")
     ] = (0.3, 1.5)
     noise: Annotated[
-        float, Field(description="Largest standard deviation of normal noise, grey levels; drawn uniformly from 0.")
+        float,
+        Field(
+            ge=0, le=255, description="Largest standard deviation of normal noise, grey levels; drawn uniformly from 0."
+        ),
     ] = 0.0
     least: Least = None
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
     def __post_init__(self) -> None:
         if not (0 < self.scale[0] <= self.scale[1] and 0 <= self.flip <= 1):
@@ -236,48 +250,59 @@ class FlowView:
 class FlowAugmentation:
     """How pairs of frames are varied in training: the `settings` of flow and stereo sets in a recipe."""
 
-    scale: Annotated[tuple[float, float], Field(description="(lowest, highest) exponent of two.")] = (-0.2, 0.5)
-    scale_probability: Annotated[float, Field(description="Share of the pairs that are resized.")] = 0.8
-    stretch: Annotated[float, Field(description="Each side's own factor is 2^x with x in [-stretch, stretch].")] = 0.2
-    stretch_probability: Annotated[float, Field(description="Share of the resized pairs that are stretched.")] = 0.8
-    flip: Annotated[float, Field(description="Probability of a horizontal mirror.")] = 0.5
-    flip_vertical: Annotated[float, Field(description="Probability of a vertical mirror.")] = 0.1
+    scale: Annotated[tuple[Exponent, Exponent], Field(description="(lowest, highest) exponent of two.")] = (-0.2, 0.5)
+    scale_probability: Annotated[float, Field(ge=0, le=1, description="Share of the pairs that are resized.")] = 0.8
+    stretch: Annotated[
+        float, Field(ge=0, le=6, description="Each side's own factor is 2^x with x in [-stretch, stretch].")
+    ] = 0.2
+    stretch_probability: Annotated[
+        float, Field(ge=0, le=1, description="Share of the resized pairs that are stretched.")
+    ] = 0.8
+    flip: Annotated[float, Field(ge=0, le=1, description="Probability of a horizontal mirror.")] = 0.5
+    flip_vertical: Annotated[float, Field(ge=0, le=1, description="Probability of a vertical mirror.")] = 0.1
     brightness: Brightness = 0.4
     contrast: Contrast = 0.4
     saturation: Saturation = 0.4
     gamma: Gamma = 0.0
     hue: Hue = 0.16
-    asymmetric: Annotated[float, Field(description="Share of the pairs whose frames change colours independently.")] = (
-        0.2
-    )
+    asymmetric: Annotated[
+        float, Field(ge=0, le=1, description="Share of the pairs whose frames change colours independently.")
+    ] = 0.2
     erase: Annotated[
         float,
         Field(
+            ge=0,
+            le=1,
             description="Probability that rectangles of the second frame show its mean colour. The flow of what they "
-            "hide stays."
+            "hide stays.",
         ),
     ] = 0.5
-    erase_count: Annotated[tuple[int, int], Field(description="(fewest, most) rectangles.")] = (1, 2)
+    erase_count: Annotated[tuple[Count, Count], Field(description="(fewest, most) rectangles.")] = (1, 2)
     erase_size: Annotated[
-        tuple[int, int], Field(description="(shortest, longest) side of a rectangle, pixels of the augmented frame.")
+        tuple[Pixels, Pixels],
+        Field(description="(shortest, longest) side of a rectangle, pixels of the augmented frame."),
     ] = (50, 100)
     shift: Annotated[
         float,
         Field(
+            ge=0,
+            le=10_000,
             description="Largest extra shift of the second frame, pixels, either way. The flow includes it; the "
-            "frame's edge is repeated."
+            "frame's edge is repeated.",
         ),
     ] = 0.0
     turn: Annotated[
         float,
         Field(
+            ge=0,
+            le=360,
             description="Largest extra turn of the second frame about its centre, degrees, either way. The flow "
-            "includes it."
+            "includes it.",
         ),
     ] = 0.0
     least: Least = None
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
     def __post_init__(self) -> None:
         kind = type(self).__name__

@@ -22,11 +22,12 @@ import torch
 from pydantic import Field
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from winwin_hf.checked import FORBID
 from winwin_hf.data.guesses import GuessStrategy
 from winwin_hf.data.sample import Box, Reader, Sample
 from winwin_hf.data.skipping import read_batch
 from winwin_hf.task import DENSE, DataTask
-from winwin_hf.windows import Size, Strategy, follow, robust_mean
+from winwin_hf.windows import Patches, Size, Strategy, follow, robust_mean
 
 
 @dataclass(frozen=True)
@@ -34,31 +35,40 @@ class SecondStrategy:
     """Where the second view's windows lie: one for each first window, around where its content went."""
 
     size: Annotated[
-        tuple[int, int] | None,
+        tuple[Patches, Patches] | None,
         Field(description="(h, w) in patches; null: `factor` times the first windows' size, rounded."),
     ] = None
     factor: Annotated[
-        float, Field(description="Size of a second window over the size of a first one; used where `size` is null.")
+        float,
+        Field(
+            gt=0,
+            le=1000,
+            description="Size of a second window over the size of a first one; used where `size` is null.",
+        ),
     ] = 1.5
     jitter: Annotated[
         float,
         Field(
+            ge=0,
+            le=10_000,
             description="Largest offset of a window from where the content went, in patches. With a small jitter and "
-            "size the windows' positions give the motion away."
+            "size the windows' positions give the motion away.",
         ),
     ] = 2.0
     follow_probability: Annotated[
-        float, Field(description="Share of the windows that follow the flow; the others lie anywhere.")
+        float, Field(ge=0, le=1, description="Share of the windows that follow the flow; the others lie anywhere.")
     ] = 1.0
     motion_share: Annotated[
         float,
         Field(
+            ge=0,
+            le=10,
             description="Share of the motion that a window follows; 0: it stays at the first window's place (an "
-            "ablation)."
+            "ablation).",
         ),
     ] = 1.0
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
     def __post_init__(self) -> None:
         if self.size is not None:

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import cv2
 import numpy as np
 from pydantic import Field
 
+from winwin_hf.checked import FORBID
 from winwin_hf.model.losses_winwin import UNKNOWN_FLOW
 from winwin_hf.windows import robust_mean
 
 CELL = 32  # pixels between two independent errors
+Deviation = Annotated[float, Field(gt=0, le=1000)]
 
 
 @dataclass(frozen=True)
@@ -28,20 +30,24 @@ class GuessStrategy:
     probability: Annotated[
         float,
         Field(
+            ge=0,
+            le=1,
             description="Share of the examples that get a guess; the others have none, as in a single pass. 0: no "
-            "guesses."
+            "guesses.",
         ),
     ] = 0.0
-    blur: Annotated[float, Field(description="Largest radius of the average over the true flow, pixels.")] = 24.0
+    blur: Annotated[
+        float, Field(ge=0, le=1000, description="Largest radius of the average over the true flow, pixels.")
+    ] = 24.0
     miss: Annotated[
-        tuple[float, float],
+        tuple[Deviation, Deviation],
         Field(description="Smallest and largest standard deviation of the smooth error that is added, pixels."),
     ] = (0.25, 8.0)
     lost: Annotated[
-        float, Field(description="Probability that a window's guess is its most frequent motion alone.")
+        float, Field(ge=0, le=1, description="Probability that a window's guess is its most frequent motion alone.")
     ] = 0.3
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "miss", tuple(self.miss))

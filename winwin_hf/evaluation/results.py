@@ -6,7 +6,6 @@ Folders and file names of the evaluating machine are removed: folders become FOL
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 import shlex
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from winwin_hf.data.formats.files import read_json
 from winwin_hf.evaluation.depth_baselines import METHODS
 from winwin_hf.evaluation.figures import FIGURE_LABELS, figure_text
 from winwin_hf.evaluation.methods import BASELINES
@@ -163,11 +163,11 @@ def read_results(path: str | Path, names: set[str]) -> Results:
             f"{path}: no such file; `winwin evaluate CHECKPOINT --data ... --output FOLDER` writes one"
         )
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         methods = list(dict.fromkeys(line["method"] for line in record["results"]))
         command, date, machine, versions = (record[key] for key in ("command", "date", "machine", "versions"))
         lines = [_published(line) for line in record["results"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (LookupError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{path}: expected the results.json of `winwin evaluate --output`; {type(error).__name__}: {error}"
         ) from None

@@ -28,8 +28,10 @@ from winwin_hf.hub import cards
 from winwin_hf.hub.facts import FACTS, Facts, read_facts, write_facts
 from winwin_hf.hub.outgoing import check_inside
 from winwin_hf.inference.examples import example_picture
+from winwin_hf.inference.loading import load_network
 from winwin_hf.model.pipeline_winwin import CUSTOM_PIPELINES
 from winwin_hf.redaction import redact
+from winwin_hf.model.weights_winwin import tensors_of
 from winwin_hf.task import ARCHITECTURES
 from winwin_hf.training.recipe import dump_recipe
 
@@ -87,6 +89,7 @@ def model_contents(
     folder = _checkpoint(source)
     weights = _weights(folder)
     check_inside([*weights.values(), *(folder / name for name in READ)], folder)
+    load_network(folder)  # raises where tensors are missing, of another shape or not finite
     if not (folder / "preprocessor_config.json").is_file():
         raise FileNotFoundError(f"{folder}: no preprocessor_config.json, the image processor's")
     if len(weights) == 1 and weights["model.safetensors"].stat().st_size > MAX_WEIGHTS:
@@ -171,7 +174,7 @@ def _weights(folder: Path) -> dict[str, Path]:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: missing, though the index names it")
         if path.suffix == ".safetensors":
-            bundled.tensors_of(path)  # raises where a part is missing
+            tensors_of(path)  # raises where a part is missing
     return files
 
 

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from winwin_hf import bundled
 from winwin_hf.data.formats.files import write_atomic
 from winwin_hf.data.licences import UNKNOWN_PHOTOGRAPHS, Terms, terms_of_set, terms_of_weights
 from winwin_hf.data.sources import SYNTHETIC
 from winwin_hf.evaluation.results import ONE_PASS, WINDOWS, Results, Score, finite
 from winwin_hf.model.configuration_winwin import WinWinConfig
+from winwin_hf.model.weights_winwin import count_parameters
 from winwin_hf.task import ARCHITECTURES, Task
 from winwin_hf.training.published import forget_folders, last_evaluation
 from winwin_hf.training.recipe import EvaluationSet, Recipe, load_recipe
@@ -102,7 +102,7 @@ def read_facts(folder: str | Path) -> Facts:
         raise ValueError(f"{config}: a {raw.get('model_type')} model, {architecture}; expected one of {known}")
     whole = folder / "model.safetensors"
     weights = [whole] if whole.is_file() else folder.glob("model-*-of-*.safetensors")
-    parameters = sum(bundled.count_parameters(path) for path in weights)
+    parameters = sum(count_parameters(path) for path in weights)
     facts = Facts(WinWinConfig.from_pretrained(folder), architecture, parameters)
     if (folder / "recipe.yaml").is_file():
         facts.recipe = load_recipe(folder / "recipe.yaml")

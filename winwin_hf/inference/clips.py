@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import os
 import re
 import zlib
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -28,6 +29,7 @@ from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace
 
 from winwin_hf.data import formats
+from winwin_hf.model.pixels_winwin import MAX_INPUT_PIXELS, check_pixels, check_regular, naming
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 IMAGE_RATE = Fraction(10)  # frames a second of a video made from images
@@ -101,6 +103,9 @@ class Clip:
                 stream = container.streams.video[0]
                 if stream.codec_context is None:  # the process would crash in PyAV 17, the newest for Python 3.10
                     raise ValueError(f"{self.name}: frame 0 can't be decoded (its header names no known codec).")
+                context = stream.codec_context
+                with naming(self.name):
+                    check_pixels((context.height, context.width))
                 stream.thread_type = "AUTO"
                 for frame in container.decode(stream):
                     yield functools.partial(_picture, frame)
@@ -125,7 +130,11 @@ def open_clip(
         raise ValueError(f"start {start}, end {end}, stride {stride}: expected 0 <= start < end and stride >= 1.")
     if size is not None and min(size) < 1:
         raise ValueError(f"size {size}: expected a height and a width of at least one pixel.")
+    if size is not None:
+        check_pixels(size, MAX_INPUT_PIXELS)
     path = Path(source)
+    if os.path.lexists(path) and not path.is_dir():
+        check_regular(path)
     if path.is_file():
         rate, length = _probe(path)
         return Clip(str(path), (path,), True, rate / stride, length, size, start, end, stride)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoConfig
 
-import winwin_hf.registration  # noqa: F401 - the Auto classes know the package's models
-from winwin_hf.inference.flow import DensePrediction
+from winwin_hf.data.formats.files import decoding, read_json
+from winwin_hf.inference.flow import MAPS, DensePrediction
+from winwin_hf.inference.loading import load_config
 from winwin_hf.model.layers_winwin import as_windows
 from winwin_hf.model.losses_winwin import check_shape
 
 RUNTIMES = ("onnxruntime", "openvino")
+PROBED = 4  # sides, in patches, of the picture that a file is tried with
 
 
 def is_exported(name: str | Path) -> bool:
@@ -54,13 +54,25 @@ class OnnxModel(nn.Module):
             raise ValueError(f"runtime {runtime!r}: expected one of {', '.join(RUNTIMES)}.")
         need(runtime)
         self.path, self.folder = path, _beside(path, "config.json")
-        self.description = json.loads((path.parent / "export.json").read_text())
-        self.config = AutoConfig.from_pretrained(self.folder)
+        self.description = _description(path.parent / "export.json")
+        self.config = load_config(self.folder)
         self.inputs, self.outputs = list(self.description["inputs"]), list(self.description["outputs"])
         threads = threads or torch.get_num_threads()
         start = _start_onnxruntime if runtime == "onnxruntime" else _start_openvino
-        self.session = start(path, threads, precision)
+        with decoding(path, "ONNX file"):
+            self.session = start(path, threads, precision)
         self.eval()
+        self._check()
+
+    def _check(self) -> None:
+        """Raises ValueError where the file can't be run as export.json says, or its weights make NaN of a grey picture."""
+        side = PROBED * self.config.patch_size
+        grey = torch.zeros(1, self.config.num_channels, side, side)
+        with decoding(self.path, "ONNX file"):
+            maps = self(*[grey] * len(self.inputs))
+        for name in self.outputs:
+            if not getattr(maps, name).isfinite().all():
+                raise ValueError(f"{self.path}: its {name} of a grey picture is not finite; expected finite weights")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -82,6 +94,19 @@ class OnnxModel(nn.Module):
             name: torch.from_numpy(np.array(value)) for name, value in zip(self.outputs, results, strict=True)
         }
         return DensePrediction(**maps)
+
+
+def _description(path: Path) -> dict[str, Any]:
+    """The content of an export.json. Raises ValueError for another file."""
+    description = read_json(path)
+    if not (isinstance(description, dict) and {"architecture", "inputs", "outputs"} <= description.keys()):
+        raise ValueError(f"{path}: expected architecture, inputs and outputs, as `winwin export` writes them")
+    unknown = [name for name in description["outputs"] if name not in MAPS]
+    if unknown or not description["inputs"]:
+        raise ValueError(
+            f"{path}: inputs {list(description['inputs'])} and outputs {list(description['outputs'])}; expected {list(MAPS)}"
+        )
+    return description
 
 
 def _start_onnxruntime(path: Path, threads: int, precision: str) -> Any:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,15 +26,13 @@ import PIL.Image
 import PIL.ImageOps
 import torch
 from huggingface_hub import snapshot_download
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
-from transformers.utils import logging
 
-import winwin_hf.registration  # noqa: F401 - the Auto classes know the package's models
 from winwin_hf import bundled
 from winwin_hf.data import formats
 from winwin_hf.inference.flow import FlowPair, flow_of_frames, predict_flow, predict_tiled
+from winwin_hf.inference.loading import load_config, load_network, load_processor
 from winwin_hf.inference.onnx import RUNTIMES, OnnxModel, is_exported
-from winwin_hf.model.pixels_winwin import rgb_image
+from winwin_hf.model.pixels_winwin import MAX_INPUT_PIXELS, check_pixels, rgb_image
 from winwin_hf.task import ARCHITECTURES, DENSE, TASKS
 
 Image = np.ndarray | torch.Tensor | PIL.Image.Image | str | Path  # a path is opened
@@ -161,7 +159,7 @@ class Predictor(Method):
 
         Raises:
             OSError: nothing has that name.
-            ValueError: the checkpoint is for another task, or the device isn't there.
+            ValueError: the checkpoint is for another task, lacks tensors or has a damaged file, or the device isn't there.
         """
         name = str(name)
         if task is not None and task not in DENSE:
@@ -175,11 +173,10 @@ class Predictor(Method):
         if runtime is None:
             target = _device(device)
             source = bundled.resolve(name)
-            found = _check_task(name, _architecture(source, name), task)
+            found = _check_task(name, (load_config(name).architectures or ["none"])[0], task)
             weights = dtype or (torch.float32 if target.type == "cpu" else "auto")
             options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
-            with quiet():
-                model: Any = AutoModel.from_pretrained(source, dtype=weights, **options).to(target).eval()
+            model: Any = load_network(name, dtype=weights, **options).to(target)
             title = Path(name).name
         else:
             target = _device("cpu" if device == "auto" else device)
@@ -188,7 +185,7 @@ class Predictor(Method):
             model = OnnxModel(_exported(name), runtime)
             found, source = _check_task(name, model.description["architecture"], task), model.folder
             title = f"{model.folder.name}-{model.path.stem}" + (f"-{runtime}" if runtime != "onnxruntime" else "")
-        processor = AutoImageProcessor.from_pretrained(source)
+        processor = load_processor(source)
         if min_pixels is not None:
             processor.min_pixels = min_pixels
         if min_pixels is not None or tile is not None:
@@ -202,6 +199,12 @@ class Predictor(Method):
 
     @torch.inference_mode()
     def predict(self, image: np.ndarray, second: np.ndarray | None) -> Prediction:
+        padded = self.processor.input_sizes(image.shape[:2])[1]
+        check_pixels(
+            [min(sides) for sides in zip(padded, self.tile or padded, strict=True)],
+            MAX_INPUT_PIXELS,
+            "tiles (--tile), a smaller picture",
+        )
         inputs = self.processor(images=image, second_images=second, return_tensors="pt")
         inputs = inputs.to(self.device, self.model.dtype)
         views = inputs["pixel_values"], inputs.get("second_pixel_values")
@@ -241,28 +244,7 @@ class Predictor(Method):
         return flow_of_frames(self.model, self.processor, frames, backward)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Hides transformers' progress bar for loading weights, which is over at once; downloads keep theirs."""
-    before = logging.set_tqdm_hook(lambda bar, args, options: bar(*args, **{**options, "disable": True}))
-    try:
-        yield
-    finally:
-        logging.set_tqdm_hook(before)
-
-
 # ------------------------------------------------------------------ what the functions above share
-
-
-def _architecture(source: str, name: str) -> str:
-    try:
-        config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        # transformers' message runs over many lines and doesn't always name the model
-        reason = str(error).strip().splitlines()[0]
-        known = ", ".join(bundled.folders()) or "none"
-        raise OSError(f"no model could be loaded from {name!r} (bundled: {known}): {reason}") from error
-    return (getattr(config, "architectures", None) or ["none"])[0]
 
 
 def _check_task(name: str, architecture: str, task: str | None) -> str:
@@ -292,8 +274,8 @@ def _device(device: str | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError) as error:
+        torch.ones(1, device=found).item()  # "meta" has no values
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device {device}: {str(error).splitlines()[0]}") from None
     return found
 

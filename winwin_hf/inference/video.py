@@ -28,6 +28,7 @@ import torch
 from tqdm.auto import tqdm
 
 from winwin_hf.data import formats
+from winwin_hf.data.formats.files import owner, remove_leftovers
 from winwin_hf.inference.clips import Clip, open_clip, write_video
 from winwin_hf.inference.flow import FlowPair
 from winwin_hf.inference.predictor import Predictor
@@ -112,7 +113,8 @@ def run(
     with contextlib.ExitStack() as stack:
         places = [results]
         if target and not flo and max_motion is None:
-            temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix=".flow-", dir=folder))
+            remove_leftovers(folder)
+            temporary = stack.enter_context(tempfile.TemporaryDirectory(prefix=f".flow-{owner()}", dir=folder))
             places.append(Results(Path(temporary), flo=True, backward=False))
         stored = places[-1] if places[-1].flo else None  # where the second pass finds the flow
 

@@ -9,10 +9,12 @@ Notable:
 import math
 import re
 from difflib import get_close_matches
+from itertools import pairwise
 from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 from transformers.backbone_utils import BackboneConfigMixin
 from transformers.utils import logging
 
@@ -45,6 +47,76 @@ PRESETS: dict[str, dict] = {
 }
 
 
+# Lowest and highest value of every number, of a list for each of its numbers. The highest are far beyond any network that was trained.
+# A config may come from anybody, so they are checked before anything as large as a value is made.
+RANGES: dict[str, tuple[float, float]] = {
+    "patch_size": (1, 512),
+    "num_channels": (1, 4096),
+    "hidden_size": (1, 65_536),
+    "num_hidden_layers": (1, 1000),
+    "num_attention_heads": (0, 4096),
+    "decoder_hidden_size": (1, 65_536),
+    "decoder_num_hidden_layers": (0, 1000),
+    "decoder_num_attention_heads": (0, 4096),
+    "decoder_attention_tokens": (1, 10**9),
+    "mlp_ratio": (0.01, 256),
+    "layer_norm_eps": (0, 1),
+    "layerscale_value": (-1e6, 1e6),
+    "drop_path_rate": (0, 1),
+    "num_prefix_tokens": (0, 4096),
+    "attention_dropout": (0, 1),
+    "initializer_range": (0, 100),
+    "position_grid": (1, 4096),
+    "rope_reference": (1, 65_536),
+    "rope_offset": (-65_536, 65_536),
+    "rope_theta": (1e-3, 1e12),
+    "stem_hidden_sizes": (1, 65_536),
+    "attention_cell_size": (0, 65_536),
+    "global_attention_indices": (0, 1000),
+    "head_hidden_size": (1, 65_536),
+    "head_num_layers": (0, 1000),
+    "dpt_layer_sizes": (1, 65_536),
+    "dpt_hidden_size": (2, 65_536),
+    "head_taps": (0, 2000),
+    "matching_stride": (1, 512),
+    "matching_size": (1, 4096),
+    "min_matching_sigma": (0, 1e6),
+    "matching_loss_weight": (0, 1e6),
+    "refinement_sizes": (1, 4096),
+    "refinement_iterations": (0, 1000),
+    "min_depth": (0, 1e9),
+    "max_depth": (0, 1e9),
+    "min_flow_scale": (0, 1e9),
+    "max_flow_scale": (0, 1e9),
+    "flow_scale_penalty": (0, 1e6),
+    "semantic_loss_ignore_index": (-(2**31), 2**31),
+    "semantic_loss_weights": (-1, 1e9),
+    "mask_ratio": (0, 1),
+}
+MAX_LABELS = 100_000  # ImageNet-21k has 21,841
+MAX_LIST = 100_000  # values of one field
+MAX_PARAMETERS = 30 * 10**9  # of the whole network; the largest ViT that was trained has 22 billion
+
+
+def in_range(field: str, value: Any, low: float, high: float) -> None:
+    """Raises ValueError for a number outside, NaN among them."""
+    if not low <= value <= high:
+        shown = repr(value) if isinstance(value, float) or abs(value) < 10**30 else "a number of more than 30 digits"
+        raise ValueError(f"{field}={shown}: expected {low:,} to {high:,}.")
+
+
+def _by_id(field: str, labels: dict, name_first: bool = False) -> dict[int, Any]:
+    """id2label, or label2id (`name_first`), as name by id."""
+    try:
+        named = (
+            {int(key): name for name, key in labels.items()} if name_first else {int(i): n for i, n in labels.items()}
+        )
+        hash(tuple(named.values()))  # lists are no names
+    except (TypeError, ValueError):
+        raise ValueError(f"{field}={str(labels)[:80]}: expected whole numbers as ids, and names.") from None
+    return named
+
+
 def agreed_labels(
     num_labels: int | None = None, id2label: dict | None = None, label2id: dict | None = None
 ) -> dict[int, str]:
@@ -56,9 +128,11 @@ def agreed_labels(
     for field, value in (("id2label", id2label), ("label2id", label2id)):
         if not isinstance(value, dict | None):
             raise ValueError(f"{field}={value!r}: expected a dict.")
+    if num_labels is not None:
+        in_range("num_labels", num_labels, 1, MAX_LABELS)
     # JSON has strings for the ids, and so have many scripts, in both directions.
-    named = None if id2label is None else {int(i): name for i, name in id2label.items()}
-    by_name = None if label2id is None else {int(i): name for name, i in label2id.items()}
+    named = None if id2label is None else _by_id("id2label", id2label)
+    by_name = None if label2id is None else _by_id("label2id", label2id, name_first=True)
     names = named if named is not None else by_name
     if names is None:
         names = {i: f"LABEL_{i}" for i in range(2 if num_labels is None else num_labels)}
@@ -301,7 +375,7 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
             for name in ("out_features", "out_indices"):  # names of stages that may not be there any more
                 saved.pop(name, None)
         for name in ("min_depth", "max_depth"):
-            if name in saved and given.get(name, saved[name]) != saved[name]:
+            if name in saved and name in given and given[name] != saved[name]:
                 logger.warning(
                     f"{name}={given[name]} instead of the saved {saved[name]}: weights of a depth head were trained for the saved "
                     "range, and give wrong metres until they are trained again."
@@ -315,6 +389,7 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
         if labels["id2label"] is not None or labels["label2id"] is not None:
             config.id2label = agreed_labels(**labels)
         elif labels["num_labels"] is not None:
+            in_range("num_labels", labels["num_labels"], 1, MAX_LABELS)
             config.num_labels = labels["num_labels"]  # as many as before keep their names
         if new_weights:
             config.semantic_loss_weights = weights
@@ -337,6 +412,7 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
             self.semantic_loss_weights = None
 
     def __post_init__(self, **kwargs: Any) -> None:
+        self.refuse_absurd()
         self.id2label = agreed_labels(kwargs.pop("num_labels", None), self.id2label, self.label2id)
         self.label2id = {name: i for i, name in self.id2label.items()}
         kwargs.pop("stage_names", None)  # in saved configs, and so is the version
@@ -368,6 +444,52 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
             f"{', '.join(unknown)}: this version doesn't know and ignores that" if unknown else "all fields are known"
         )
         logger.warning(f"saved by winwin-hf {version}, read by {VERSION}; {ignored}.")
+
+    def refuse_absurd(self) -> None:
+        """Raises ValueError for a number outside of `RANGES`, and for a network of more than `MAX_PARAMETERS`."""
+        for field, (low, high) in RANGES.items():
+            value = getattr(self, field)
+            values = () if value is None else value if isinstance(value, list | tuple) else (value,)
+            if len(values) > MAX_LIST:
+                raise ValueError(f"{field} of {len(values)} values: expected at most {MAX_LIST:,}.")
+            for number in values:
+                in_range(field, number, low, high)
+        if (count := self.count_parameters()) > MAX_PARAMETERS:
+            raise ValueError(
+                f"these sizes make about {count / 1e9:,.0f} billion parameters (hidden_size={self.hidden_size}, "
+                f"num_hidden_layers={self.num_hidden_layers} and others): expected at most {MAX_PARAMETERS / 1e9:,.0f} billion."
+            )
+
+    def count_parameters(self) -> int:
+        """About the number of parameters of the largest network of this config, which has decoder, head and matching. Makes nothing."""
+        size, wide, patch = self.hidden_size, self.decoder_hidden_size, self.patch_size
+        labels = len(self.id2label or ())
+        most, out = max(size, wide), max(3, labels)
+        mlp = (3 if self.use_gated_mlp else 2) * size * round(size * self.mlp_ratio)
+        encoder = self.num_hidden_layers * (4 * size**2 + mlp)
+        decoder = self.decoder_num_hidden_layers * (8 * wide**2 + 2 * wide * round(wide * self.mlp_ratio)) + size * wide
+        table = math.prod(self.position_grid or ()) if self.position_grid else 0
+        stem = [self.num_channels, *(self.stem_hidden_sizes or ()), size]
+        embeddings = (
+            sum(9 * a * b for a, b in pairwise(stem))
+            if self.patch_embedding == "conv_stem"
+            else self.num_channels * size * patch**2
+        )
+        embeddings += (table + self.num_prefix_tokens) * size
+        if self.head_type == "conv":
+            width = self.head_hidden_size
+            head = most * width + (8 * self.head_num_layers + 8) * width**2 + out * width * patch**2 // 64
+        elif self.head_type == "dpt":
+            width, sizes = self.dpt_hidden_size, self.dpt_layer_sizes
+            head = sum(most * s + 16 * s**2 + 9 * s * width for s in sizes) + 150 * width**2
+        else:
+            head = most * out * patch**2
+        matching = 0
+        if self.matching_stride is not None:
+            factor = max(1, patch // self.matching_stride)
+            matching = self.matching_size * (size * factor**2 + 6 * self.matching_size) + 4 * factor**2 * wide
+            matching += sum(40 * (s + self.matching_size) * s for s in self.refinement_sizes)
+        return encoder + decoder + embeddings + head + matching
 
     @classmethod
     def refuse_typos(cls, kwargs: dict[str, Any]) -> None:
@@ -452,6 +574,8 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
         ):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field}={getattr(self, field)!r}: expected one of {', '.join(map(repr, allowed))}.")
+        if self.hidden_act not in ACT2FN:
+            raise ValueError(f"hidden_act={self.hidden_act!r}: expected one of {', '.join(sorted(ACT2FN))}.")
 
     def validate_sizes(self) -> None:
         power_of_two = not self.patch_size & (self.patch_size - 1)
@@ -473,7 +597,7 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
                 )
         grid = self.position_grid
         allowed = {"learned": grid is not None, "sincos": grid is None}.get(self.position_embedding, True)
-        if not allowed or (grid and (len(grid) != 2 or min(grid) < 1)):
+        if not allowed or (grid is not None and (len(grid) != 2 or min(grid) < 1)):
             raise ValueError(
                 f"position_grid={grid} with position_embedding={self.position_embedding!r}: expected rows and columns with "
                 "'learned', None with 'sincos', else either."

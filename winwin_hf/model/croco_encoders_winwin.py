@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from transformers.image_utils import (
     IMAGENET_DEFAULT_MEAN,
     IMAGENET_DEFAULT_STD,
     IMAGENET_STANDARD_MEAN,
     IMAGENET_STANDARD_STD,
 )
-from transformers.utils.hub import cached_file
 
 from .croco_files_winwin import PAIRS, CrocoCheckpoint, check_tensors, read_croco, sizes_of
-from .pretrained_winwin import PretrainedEncoder
+from .pretrained_winwin import PretrainedEncoder, load_weights
 
 # (part of CroCo's name, ours), applied in this order. An `attn.qkv` is three of ours.
 NAMES = (
@@ -141,5 +139,5 @@ def read_hub(source: str, settings: dict[str, Any], options: dict[str, Any]) -> 
     path, place = Path(source), "config.json"
     kind = "mast3r" if {"desc_mode", "two_confs", "desc_conf_mode"} & settings.keys() else "dust3r"
     sizes = sizes_of(path, {place: settings}, kind)
-    tensors = load_file(str(cached_file(source, "model.safetensors", **options)))
+    tensors = load_weights(source, **options)
     return CrocoCheckpoint(path, kind, sizes, {}, check_tensors(path, tensors))

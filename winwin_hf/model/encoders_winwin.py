@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import (
@@ -23,9 +22,11 @@ from transformers.image_utils import (
     IMAGENET_STANDARD_STD,
 )
 
+from .configuration_winwin import WinWinConfig
 from .croco_encoders_winwin import read_croco_encoder
 from .pretrained_winwin import DINO_TAPS, PretrainedEncoder, permute_heads, place_tokens
 from .timm_encoders_winwin import is_timm, read_timm, timm_repository
+from .weights_winwin import reason_of, refuse_larger
 
 # (their name, ours); the first that matches. Both spellings of attention are transformers' own, before and after 5.22.
 NAMES = (
@@ -73,9 +74,22 @@ def read_encoder(source: str, **options: Any) -> PretrainedEncoder:
         OSError: nothing is there. ValueError: another family, an option that our encoder doesn't have, tensors that are missing or
             have no place.
     """
+    try:
+        return _read(source, options)
+    except (ValueError, OSError, ImportError, MemoryError):
+        raise
+    except (
+        Exception
+    ) as error:  # of a damaged folder: SafetensorError, KeyError, TypeError, errors of transformers' configs, ...
+        raise ValueError(f"{source}: not a readable encoder ({reason_of(error)})") from error
+
+
+def _read(source: str, options: dict[str, Any]) -> PretrainedEncoder:
     if source.endswith((".pth", ".pt")):
         return read_croco_encoder(source)
     source = place_of(source)
+    if Path(source).is_file():
+        raise ValueError(f"{source}: a file; expected its folder, a model.safetensors or a .pth")
     try:
         settings, _ = PreTrainedConfig.get_config_dict(source, **options)
     except OSError as error:
@@ -108,13 +122,14 @@ def read_transformers(source: str, options: dict[str, Any]) -> PretrainedEncoder
     if family not in FAMILIES:
         raise ValueError(f"{source}: an encoder of type {family!r}; expected one of {', '.join(FAMILIES)}, {OTHERS}")
     fields = FAMILIES[family](theirs, source)
+    files = Path(source).glob("*.safetensors") if Path(source).is_dir() else ()
+    refuse_larger(source, files, WinWinConfig(**{**fields, "head_type": "linear"}).count_parameters())
     try:
         model, found = AutoModel.from_pretrained(
             source, config=theirs, dtype=torch.float32, output_loading_info=True, **options
         )
-    except (RuntimeError, SafetensorError) as error:
-        why = "its tensors have other shapes than its config.json says" if isinstance(error, RuntimeError) else error
-        raise ValueError(f"{source}: {why}") from error
+    except RuntimeError as error:
+        raise ValueError(f"{source}: its tensors have other shapes than its config.json says") from error
     missing = [name for name in found["missing_keys"] if not name.startswith(tuple(LEFT_OUT))]
     if missing:
         raise ValueError(f"{source}: {len(missing)} tensors of the encoder are missing, such as {sorted(missing)[0]}")

@@ -15,7 +15,7 @@ import torch
 from transformers import image_utils
 from transformers.image_utils import PILImageResampling
 
-from .pixels_winwin import RASTERS, open_raster, pixel_array, read_samples, shortened
+from .pixels_winwin import RASTERS, check_regular, open_raster, pixel_array, read_samples, shortened
 
 
 def open_image(source: Any, timeout: float | None = None) -> Any:
@@ -115,7 +115,9 @@ def _decode(source: Any, decode: Callable[[Any], Any], timeout: float | None = N
     file: Any = name
     if name.startswith(("http://", "https://")):
         file = io.BytesIO(_download(name, timeout))
-    elif not os.path.exists(name):  # noqa: PTH110 - text that may be no path
+    elif os.path.lexists(name):
+        check_regular(name)
+    else:  # text that is no path
         file = io.BytesIO(_base64(name))
     try:
         return decode(file)

@@ -16,6 +16,7 @@ Shapes: B batch, C channels, L classes, H W pixels (of the original image, or pa
 import json
 import math
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,22 @@ from transformers.utils import logging
 
 from .image_arrays_winwin import as_label_list, as_list, image_array, label_array, resize, target_list
 from .losses_winwin import IGNORE_LABEL, check_shape, laplacian_scale
-from .pixels_winwin import naming, size_text, to_255, to_rgb
+from .pixels_winwin import check_pixels, naming, size_text, to_255, to_rgb
 
 logger = logging.get_logger(__name__)
 
 MAX_ENLARGEMENT = 2.0  # by `min_pixels`, in each direction
+# Lowest and highest value of the options that are numbers, and numpy's letters of their types.
+NUMBERS: dict[str, tuple[float, float, str]] = {
+    "image_mean": (-1e6, 1e6, "iuf"),
+    "image_std": (1e-6, 1e6, "iuf"),
+    "rescale_factor": (-1e6, 1e6, "iuf"),
+    "patch_size": (1, 4096, "iu"),
+    "min_pixels": (0, 1e9, "iu"),
+    "ignore_index": (-(2**31), 2**31, "iu"),
+    "resample": (0, 5, "iu"),
+    "size": (1, 65_536, "iuf"),
+}
 RESIZING = ("do_resize", "size", "min_pixels", "do_pad", "patch_size")  # options that decide about sizes
 
 
@@ -113,6 +125,7 @@ class WinWinImageProcessor(PilBackend):
 
     def __init__(self, **kwargs: Unpack[WinWinImageProcessorKwargs]):
         super().__init__(**kwargs)  # type: ignore[misc]
+        check_settings({name: getattr(self, name, None) for name in NUMBERS})
 
     def preprocess(
         self,
@@ -150,6 +163,7 @@ class WinWinImageProcessor(PilBackend):
         return_tensors: Any = None,
         **options: Any,
     ) -> BatchFeature:
+        check_settings(options)
         first = [self.process_image(image, **options) for image in as_list(images, "images")]
         data = {"pixel_values": self._preprocess(first, **options)}
         sizes = [image.shape[-2:] for image in first]
@@ -216,6 +230,8 @@ class WinWinImageProcessor(PilBackend):
         results = []
         for image in images:
             height, width = self._resized_size(image.shape[-2:], **options)
+            bottom, right = self._padded_size((height, width), **options)
+            check_pixels((bottom, right))
             if (height, width) != image.shape[-2:]:
                 image = resize(image, (height, width), options["resample"])
             channels = image.shape[0]
@@ -224,7 +240,6 @@ class WinWinImageProcessor(PilBackend):
             if options["do_normalize"]:
                 mean, std = (np.broadcast_to(options[name], (channels,)) for name in ("image_mean", "image_std"))
                 gain, bias = gain / std, -mean / std
-            bottom, right = self._padded_size((height, width), **options)
             result = np.empty((channels, bottom, right), np.float32)
             for c in range(channels):
                 inside = result[c, :height, :width]
@@ -402,6 +417,21 @@ class WinWinImageProcessor(PilBackend):
 
 
 # ---- what the methods above share ----
+
+
+def check_settings(options: Mapping[str, Any]) -> None:
+    """Raises ValueError for an option of `NUMBERS` that isn't numbers in its range. None is left to the methods."""
+    for name, (low, high, kinds) in NUMBERS.items():
+        value: Any = options.get(name)
+        sized = name == "size" and (
+            isinstance(value, Mapping) or hasattr(value, "longest_edge")
+        )  # transformers' SizeDict
+        parts = dict(value) if sized else {name: value}
+        for part in () if value is None else parts.values():
+            numbers = np.asarray(part)
+            if numbers.dtype.kind not in kinds or not numbers.size or not ((numbers >= low) & (numbers <= high)).all():
+                what = "whole numbers" if "f" not in kinds else "numbers"
+                raise ValueError(f"{name}={str(value)[:80]}: expected {what} from {low:g} to {high:g}.")
 
 
 def _field(outputs: Any, name: str, required: bool = True) -> Any:

@@ -72,6 +72,7 @@ from .positions_winwin import random_frequencies
 from .pretrained_winwin import HUB_OPTIONS, PretrainedEncoder
 from .refinement_winwin import FineFeatures, Refinement
 from .tracing_winwin import is_traced, refuse_recording
+from .weights_winwin import refuse_larger
 
 logger = logging.get_logger(__name__)
 
@@ -179,6 +180,19 @@ class WinWinPreTrainedModel(PreTrainedModel):
             init.trunc_normal_(module.mask_token, std=self.config.initializer_range)
 
     @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **kwargs: Any) -> Any:
+        """
+        Loads as transformers does: tensors that are missing are initialised, and a report names them.
+
+        Raises: ValueError, before memory is taken, where a folder's config.json describes a far larger network than its weights.
+        """
+        source, config = pretrained_model_name_or_path, kwargs.get("config")
+        if source is not None and Path(source).is_dir() and not kwargs.get("subfolder"):
+            known = config if isinstance(config, WinWinConfig) else WinWinConfig.from_pretrained(config or source)
+            refuse_larger(source, Path(source).glob("*.safetensors"), known.count_parameters())
+        return super().from_pretrained(source, *args, **kwargs)
+
+    @classmethod
     def from_encoder(cls, source: str, **options: Any) -> "WinWinPreTrainedModel":
         """
         A new model on an encoder that others pre-trained (DINOv3, DINOv2, MAE, ViT, SigLIP, CroCo, DUSt3R, MASt3R; timm's EVA-02,
@@ -198,7 +212,10 @@ class WinWinPreTrainedModel(PreTrainedModel):
     def on_encoder(cls, encoder: PretrainedEncoder, **options: Any) -> "WinWinPreTrainedModel":
         """`from_encoder` of one that is already read."""
         pairs = issubclass(cls, (WinWinForOpticalFlow, WinWinForPreTraining))
-        model = cls(WinWinConfig(**encoder.fields(options, pairs)))
+        config = WinWinConfig(**encoder.fields(options, pairs))
+        with torch.device("meta"):  # a config that lies about the weights would take memory
+            encoder.check(WinWinModel(config), WinWinDecoder(config) if pairs else None)
+        model = cls(config)
         alone: nn.Module = model if isinstance(model, WinWinModel) else model.get_submodule("winwin")
         encoder.fill(alone, getattr(model, "decoder", None))
         return model

@@ -15,6 +15,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .flow_colours_winwin import flow_to_image
 from .image_arrays_winwin import image_array, open_image
+from .weights_winwin import refuse_incomplete, refuse_infinite
 
 TASK = "optical-flow"
 # What a config.json says where this file lies beside the weights.
@@ -44,6 +45,7 @@ class OpticalFlowPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         if "second_pixel_values" not in inspect.signature(self.model.forward).parameters:
             raise ValueError(f"{type(self.model).__name__} takes one image; optical flow needs a WinWinForOpticalFlow.")
+        refuse_infinite(self.model.name_or_path, self.model.state_dict())
 
     def __call__(self, images: Any, second_images: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
         """Flow of one pair or of several.
@@ -150,12 +152,23 @@ def _pair(item: Any) -> tuple[Any, Any]:
     raise ValueError(f"Expected a pair (frame1, frame2) of images, paths, URLs or arrays; got {type(item).__name__}.")
 
 
+class AutoWholeModel(AutoModel):
+    """AutoModel for use alone: tensors that are missing or don't fit are an error."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        kwargs["output_loading_info"] = True
+        model, found = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        refuse_incomplete(pretrained_model_name_or_path, model, found)
+        return model
+
+
 def register_pipeline(default: str | None = None) -> None:
     """Makes `pipeline("optical-flow")` known to transformers; the package calls it once. `default`: its model where none is given."""
     if TASK not in PIPELINE_REGISTRY.supported_tasks:
         chosen = {} if default is None else {"default": {"model": (default, "main")}}
         PIPELINE_REGISTRY.register_pipeline(
-            TASK, pipeline_class=OpticalFlowPipeline, pt_model=AutoModel, type="image", **chosen
+            TASK, pipeline_class=OpticalFlowPipeline, pt_model=AutoWholeModel, type="image", **chosen
         )
 
 

@@ -7,7 +7,9 @@ and white. Anything outside is an error: nothing is guessed from the values.
 NumPy and Pillow only: readers of files go without torch. Arrays are (C, H, W) once `channels_first` has run; sizes are (height, width).
 """
 
+import errno
 import os
+import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,9 +22,72 @@ import PIL.ImageOps
 # Formats that Pillow may open: those of data sets and cameras. For others it may run Ghostscript (EPS).
 RASTERS = ("PNG", "JPEG", "PPM", "BMP", "TIFF", "GIF", "WEBP", "TGA", "JPEG2000")
 
+# Of a picture that is read. Pillow warns above 89 million.
+MAX_PIXELS = 80_000_000
+# Of what a network sees in one pass; 8K has 35 million, and takes 3 GB on a CPU.
+MAX_INPUT_PIXELS = 40_000_000
+LIMIT = "WINWIN_MAX_PIXELS"  # the variable that replaces both
+KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISREG, ""))
+
+
+def check_regular(path: Any) -> None:
+    """
+    Raises OSError, which names the path and says what lies there, unless it is a file that can be read to its end.
+
+    A pipe would block until somebody writes, and a device may have no end.
+    """
+    name = shortened(os.fspath(path))
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - a path may be text
+    except FileNotFoundError:
+        what = "a link to a file that doesn't exist" if os.path.islink(path) else "no such file"  # noqa: PTH114
+        raise FileNotFoundError(f"{name}: {what}") from None
+    except OSError as error:
+        loop = error.errno == errno.ELOOP
+        raise OSError(f"{name}: {'links that lead in a circle' if loop else str(error.strerror).lower()}") from None
+    except ValueError:
+        raise FileNotFoundError(f"{name!r}: no name of a file") from None
+    kind = next((text for test, text in KINDS if test(mode)), "a device")
+    if kind:
+        raise (IsADirectoryError if kind == "a folder" else OSError)(f"{name}: {kind}; expected a file")
+
+
+def pixel_limit(default: int) -> int:
+    """The largest number of pixels: `default`, or what the variable WINWIN_MAX_PIXELS says."""
+    text = os.environ.get(LIMIT, str(default))
+    if not text.isdecimal() or not 0 < int(text) < 10**12:
+        raise ValueError(f"{LIMIT}={text}: expected a whole number of pixels")
+    return int(text)
+
+
+def check_pixels(size: Any, default: int = MAX_PIXELS, otherwise: str = "a smaller picture") -> None:
+    """
+    Raises ValueError for a picture that takes too much memory, before it does.
+
+    Args:
+        size: (height, width). default: the limit where the variable doesn't say another. otherwise: what to give instead.
+    """
+    limit = pixel_limit(default)
+    if size[0] * size[1] > limit:
+        raise ValueError(
+            f"{size_text(size)} pixels (height x width) are more than the limit of {limit:,}; expected {otherwise}, or a higher "
+            f"limit in the variable {LIMIT}"
+        )
+
 
 def size_text(size: Any) -> str:
     return " x ".join(str(int(side)) for side in size)
+
+
+@contextmanager
+def _opened(file: Any) -> Iterator[PIL.Image.Image]:
+    """A path or binary file of a picture in one of `RASTERS`, of which nothing but the header is read yet."""
+    limit = pixel_limit(MAX_PIXELS)
+    if LIMIT in os.environ and PIL.Image.MAX_IMAGE_PIXELS is not None:  # Pillow has a limit of its own
+        PIL.Image.MAX_IMAGE_PIXELS = max(PIL.Image.MAX_IMAGE_PIXELS, limit)
+    with PIL.Image.open(file, formats=RASTERS) as image:
+        check_pixels(image.size[::-1])
+        yield image
 
 
 def open_raster(file: Any) -> PIL.Image.Image:
@@ -31,7 +96,7 @@ def open_raster(file: Any) -> PIL.Image.Image:
     Raises: what Pillow raises.
     """
     try:
-        with PIL.Image.open(file, formats=RASTERS) as image:
+        with _opened(file) as image:
             return PIL.ImageOps.exif_transpose(image)
     except PIL.UnidentifiedImageError:  # its message has the file again, and no reason
         known = f"expected {', '.join(RASTERS)}, with samples that Pillow reads: colours in floats are none"
@@ -43,8 +108,9 @@ def read_samples(file: Any) -> tuple[np.ndarray, str]:
 
     For ids: a palette's indices, and grey of 2 or 4 bits, which Pillow stretches to 255, as the numbers that they are.
     """
-    with PIL.Image.open(file, formats=RASTERS) as stored:
-        layout: Any = stored.tile[0][3] if stored.tile else ""
+    with _opened(file) as stored:
+        tiles: Any = getattr(stored, "tile", None)
+        layout: Any = tiles[0][3] if tiles else ""
         image = PIL.ImageOps.exif_transpose(stored)
         mode, samples = image.mode, np.array(image)
     if mode == "1":

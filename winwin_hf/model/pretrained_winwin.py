@@ -4,12 +4,17 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import isqrt
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import nn
+from transformers.utils.hub import cached_file
 
 from .image_processing_winwin import WinWinImageProcessor
+from .pixels_winwin import check_regular
+from .weights_winwin import refuse_infinite, tensors_of
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 # What can be chosen anew without another encoder.
@@ -75,6 +80,16 @@ class PretrainedEncoder:
         """
         Brings the weights into a `WinWinModel`, and into a `WinWinDecoder` if both sides have one.
 
+        Raises: ValueError: as `check`, and for values that aren't finite.
+        """
+        for module, tensors in self.check(encoder, decoder):
+            refuse_infinite(self.source, tensors)
+            module.load_state_dict(tensors)
+
+    def check(self, encoder: nn.Module, decoder: nn.Module | None) -> list[tuple[nn.Module, dict[str, torch.Tensor]]]:
+        """
+        Each module with its tensors; the modules may be on the meta device.
+
         Raises: ValueError: a tensor is missing, has another shape or no place.
         """
         parts = [(encoder, self.tensors)]
@@ -89,8 +104,21 @@ class PretrainedEncoder:
                 found = f"has shape {tuple(tensors[name].shape)}" if name in tensors else "is missing"
                 if name not in tensors or tensors[name].shape != expected.shape:
                     raise ValueError(f"{self.source}: {name} (our name) {found}; expected {tuple(expected.shape)}")
-        for module, tensors in parts:
-            module.load_state_dict(tensors)
+        return parts
+
+
+def load_weights(source: str, **options: Any) -> dict[str, torch.Tensor]:
+    """
+    The tensors in the model.safetensors of a Hub repository or a folder.
+
+    Args:
+        options: as of `read_encoder`.
+    Raises: OSError: there is none. ValueError: it is damaged, or another file.
+    """
+    path = Path(str(cached_file(source, "model.safetensors", **options)))
+    check_regular(path)
+    tensors_of(path)
+    return load_file(path)
 
 
 def place_tokens(prefix: list[torch.Tensor], positions: torch.Tensor | None, source: str) -> dict[str, torch.Tensor]:

@@ -13,11 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from transformers.utils.hub import cached_file
 
-from .pretrained_winwin import DINO_TAPS, PretrainedEncoder, permute_heads, place_tokens
+from .pretrained_winwin import DINO_TAPS, PretrainedEncoder, load_weights, permute_heads, place_tokens
 
 # timm's arguments that tensors don't show, with its defaults. ref_feat_shape: the grid to which RoPE scales every frame; "own": of the
 # image and patch in the architecture's name. num_heads None: heads are 64 wide.
@@ -138,7 +136,7 @@ def read_timm(source: str, settings: dict[str, Any], **options: Any) -> Pretrain
     Raises: OSError: there is no model.safetensors. ValueError: as `read_encoder`.
     """
     arguments = arguments_of(source, settings)
-    theirs = load_file(str(cached_file(source, "model.safetensors", **options)))
+    theirs = load_weights(source, **options)
     tensors, left_out = rename(theirs, arguments, source)
     if not {"embeddings.projection.weight", "layers.0.attention.q_proj.weight"} <= tensors.keys():
         raise ValueError(

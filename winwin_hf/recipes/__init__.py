@@ -36,6 +36,11 @@ def recipe_path(name: str | Path) -> Path:
         return _FOLDER / f"{name}.yaml"
     if not str(name).strip():
         raise FileNotFoundError("the recipe's name is empty; `winwin recipes list` shows those of the package")
+    if Path(name).is_dir():
+        raise IsADirectoryError(f"{name}: a folder; expected a YAML file")
+    if Path(name).exists() or Path(name).is_symlink():
+        what = "a device or a pipe" if Path(name).exists() else "a link to nothing, or in a circle"
+        raise FileNotFoundError(f"{name}: {what}; expected a YAML file")
     near = difflib.get_close_matches(str(name).removesuffix(".yaml"), known, n=3)
     hint = f"did you mean {' or '.join(near)}?" if near else "`winwin recipes list` shows those of the package"
     raise FileNotFoundError(f"{name}: no such file, and no recipe of this name; {hint}")

@@ -7,19 +7,25 @@ import re
 from typing import Any
 
 import cv2
+import psutil
 import torch
+from accelerate import PartialState
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
+from winwin_hf.data.formats.files import bytes_text
 from winwin_hf.data.sources import Source, open_source
 from winwin_hf.data.streams import Part, PartReader, ordered
+from winwin_hf.model.configuration_winwin import WinWinConfig
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
+from winwin_hf.model.layers_winwin import ALL_ATTENTION_FUNCTIONS, WinWinAttention, eager_attention_forward
 from winwin_hf.model.modeling_winwin import (
     WinWinForDepthEstimation,
     WinWinForOpticalFlow,
     WinWinForPreTraining,
     WinWinForSemanticSegmentation,
 )
+from winwin_hf.model.weights_winwin import reason_of
 from winwin_hf.task import TASKS
 from winwin_hf.training.adapters import add_adapters
 from winwin_hf.training.batches import ignore_stop_signals
@@ -27,6 +33,7 @@ from winwin_hf.training.evaluate import make_collator
 from winwin_hf.training.initialise import initialise, read_start
 from winwin_hf.training.recipe import OptimizationRecipe, Recipe, in_field
 
+FLOAT, HALF = 4, 2  # bytes of a number
 # Only the classes: what else belongs to a task is in task.py.
 MODELS = {
     cls.__name__: cls
@@ -115,6 +122,7 @@ def make_model(recipe: Recipe, source: Source) -> tuple[Any, WinWinImageProcesso
         raise ValueError(
             "initial_flow.probability: guesses need a model of flow with matching (model.config.matching_stride)"
         )
+    check_memory(recipe, config)
     model = model_class(config)
     if start:
         initialise(model, start)
@@ -126,8 +134,59 @@ def make_model(recipe: Recipe, source: Source) -> tuple[Any, WinWinImageProcesso
             parameter.requires_grad_(False)
     if recipe.model.lora is not None:
         add_adapters(model, recipe.model.lora)
-    model.set_attn_implementation(recipe.model.attention)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(
+            f"model.frozen: {', '.join(recipe.model.frozen)} is all that a {model_class.__name__} has; nothing is left to train"
+        )
+    set_attention(model, recipe.model.attention)
     return model, start.processor if start else WinWinImageProcessor(patch_size=config.patch_size)
+
+
+def check_memory(recipe: Recipe, config: WinWinConfig) -> None:
+    """
+    Raises ValueError for a network or a batch that this machine can't hold, before memory is taken.
+
+    What is counted is the least: the weights, or the pixels of the first windows and one number a token, channel and block.
+    """
+    device = PartialState().device
+    host = psutil.virtual_memory().total
+    memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else host
+    weights = FLOAT * config.count_parameters()
+    if weights > memory:
+        raise ValueError(
+            f"model.config: about {weights // FLOAT / 1e6:.0f} M parameters take {bytes_text(weights)}; this machine has "
+            f"{bytes_text(memory)}"
+        )
+    windows, batch = recipe.windows, recipe.optimization.batch_size
+    if windows.sizes is not None:
+        tokens = sum(h * w for h, w in windows.sizes)
+    elif windows.size is not None:
+        tokens = windows.count * windows.size[0] * windows.size[1]
+    else:
+        tokens = (windows.tokens or 1) // 2 + 1  # windows whose shape is drawn use most of the tokens
+    pixels = FLOAT * batch * tokens * config.num_channels * config.patch_size**2
+    activations = HALF * batch * tokens * config.hidden_size * config.num_hidden_layers
+    for what, needed, there in (("pixels", pixels, host), ("activations", activations, memory)):
+        if needed > there:
+            raise ValueError(
+                f"optimization.batch_size={batch}: its {what} take {bytes_text(needed)} or more; this machine has {bytes_text(there)}"
+            )
+
+
+def set_attention(model: Any, name: str) -> None:
+    """Chooses the attention of a model, and tries it on a few tokens. Raises ValueError for one that this machine can't train with."""
+    try:
+        model.set_attn_implementation(name)
+        attention: WinWinAttention = next(m for m in model.modules() if isinstance(m, WinWinAttention))
+        shape = (1, attention.num_heads, 16, attention.head_dim)
+        query, key, value = (torch.ones(shape, device=PartialState().device, requires_grad=True) for _ in range(3))
+        function = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
+        output, _ = function(attention, query, key, value, None, dropout=0.0, scaling=attention.scaling)
+        output.sum().backward()
+    except Exception as error:  # ImportError, ValueError, NotImplementedError, those of a compiler, ...
+        raise ValueError(
+            f"model.attention: {name!r} can't be used here ({reason_of(error)}); expected sdpa or eager"
+        ) from error
 
 
 # Parameters with several axes that say where or what a token is: decay would draw them to zero.

@@ -12,9 +12,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoImageProcessor, AutoModel
 
-import winwin_hf.registration  # noqa: F401 - the Auto classes know the package's models
 from winwin_hf.data.collator import WinWinCollator
 from winwin_hf.data.sample import Reader
 from winwin_hf.data.skipping import SkippingReader
@@ -22,6 +20,7 @@ from winwin_hf.data.sources import SYNTHETIC, Source, open_source
 from winwin_hf.evaluation.figures import FIGURE_LABELS, figure_text
 from winwin_hf.evaluation.scoring import new_metric, score
 from winwin_hf.host_process import unchanged_process
+from winwin_hf.inference.loading import load_network, load_processor
 from winwin_hf.inference.predictor import Predictor
 from winwin_hf.model.half_products_winwin import has_half_products
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
@@ -204,11 +203,11 @@ def evaluate_by_recipe(
     """Scores a checkpoint by the evaluation section of a recipe and prints the table. Returns what `evaluate` does."""
     recipe = load_recipe(recipe_path, overrides)
     accelerator = Accelerator(mixed_precision=precision_here(recipe))
-    model = AutoModel.from_pretrained(checkpoint).to(accelerator.device)
+    model = load_network(checkpoint).to(accelerator.device)
     expected = TASKS[recipe.task].architecture
     if type(model).__name__ != expected:
         raise ValueError(f"{checkpoint} is a {type(model).__name__}; expected a {expected}, for {recipe_path}")
-    results = evaluate(model, AutoImageProcessor.from_pretrained(checkpoint), recipe, accelerator)
+    results = evaluate(model, load_processor(checkpoint), recipe, accelerator)
     if accelerator.is_main_process:
         show(results, f"{checkpoint} by {recipe_path}")
     return results

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoImageProcessor, AutoModel, PreTrainedConfig
+from transformers import PreTrainedConfig
 
-import winwin_hf.registration  # noqa: F401 - the Auto classes know the package's models
 from winwin_hf import bundled
 from winwin_hf.convert.croco import load_croco
+from winwin_hf.inference.loading import load_network, load_processor
 from winwin_hf.model.croco_files_winwin import PAIRS, read_croco
 from winwin_hf.model.encoders_winwin import place_of, read_encoder
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
@@ -82,10 +82,10 @@ def read_start(source: str | Path, pairs: bool = False) -> Start:
         if settings.get("model_type") != "winwin":
             return _start_on(read_encoder(place), pairs)
         try:
-            processor = AutoImageProcessor.from_pretrained(place)
+            processor = load_processor(place)
         except OSError:  # the weights alone
             processor = None
-        return _start_of(source, AutoModel.from_pretrained(place), processor, pairs)
+        return _start_of(source, load_network(place), processor, pairs)
 
 
 def _start_on(encoder: PretrainedEncoder, pairs: bool) -> Start:

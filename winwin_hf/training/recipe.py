@@ -18,11 +18,14 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 from pydantic import BeforeValidator, Field, TypeAdapter
 
-from winwin_hf.checked import FORBID, build
+from winwin_hf.checked import FORBID, build, plain_yaml
 from winwin_hf.data.collator import SecondStrategy
+from winwin_hf.data.formats.files import read_text
 from winwin_hf.data.guesses import GuessStrategy
 from winwin_hf.data.rows import BrokenExample
+from winwin_hf.data.skipping import MOST_WORKERS
 from winwin_hf.model.configuration_winwin import PRESETS, WinWinConfig
+from winwin_hf.model.weights_winwin import reason_of
 from winwin_hf.recipes import recipe_path
 from winwin_hf.task import TaskName
 from winwin_hf.windows import Strategy
@@ -78,6 +81,8 @@ class ModelRecipe:
             raise ValueError("lora and frozen: [winwin] exclude each other: LoRA trains the encoder's adapters")
 
 
+MOST = 10**9  # of anything that is counted
+
 # Fields of a data set, alone or in a mixture.
 SetName = Annotated[
     str,
@@ -111,15 +116,12 @@ class DataSetRecipe:
     split: SetSplit = "train"
     settings: SetSettings = dataclasses.field(default_factory=dict)
     options: SetOptions = dataclasses.field(default_factory=dict)
-    weight: Annotated[float, Field(description="How often an epoch of a mixture repeats the set.")] = 1.0
+    weight: Annotated[float, Field(gt=0, le=1e6, description="How often an epoch of a mixture repeats the set.")] = 1.0
     length: Annotated[
-        int | None, Field(description="Number of examples of a pass at most. An endless set in a mixture needs it.")
+        int | None,
+        Field(ge=1, le=MOST, description="Number of examples of a pass at most. An endless set in a mixture needs it."),
     ] = None
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
-
-    def __post_init__(self) -> None:
-        if self.weight <= 0 or (self.length is not None and self.length < 1):
-            raise ValueError(f"weight and length must be positive; got {self.weight} and {self.length}")
 
 
 @dataclasses.dataclass
@@ -164,7 +166,7 @@ class EvaluationSet:
     name: Annotated[str | None, Field(description="Another data set than the training's (first) one.")] = None
     path: Annotated[str | None, Field(description="Folder of that data set.")] = None
     split: Annotated[str, Field(description="Which part, such as `val` or `all[67%:]`.")] = "val"
-    length: Annotated[int | None, Field(ge=1, description="Number of examples at most.")] = None
+    length: Annotated[int | None, Field(ge=1, le=MOST, description="Number of examples at most.")] = None
     settings: Annotated[
         dict[str, Any],
         Field(
@@ -191,11 +193,12 @@ RESERVED_LABELS = ("windows", "step", "seconds", "cpu_seconds")  # what else sta
 class EvaluationRecipe:
     """What is scored during a training."""
 
-    every: Annotated[int, Field(ge=0, description="Steps between evaluations; 0: only at the end.")] = 1000
+    every: Annotated[int, Field(ge=0, le=MOST, description="Steps between evaluations; 0: only at the end.")] = 1000
     windows: Annotated[
         int,
         Field(
             ge=0,
+            le=MOST,
             description="Number of held-out examples scored on windows, placed as in training. The gap to full "
             "frames shows what windows hide.",
         ),
@@ -214,15 +217,20 @@ class EvaluationRecipe:
             )
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 @dataclasses.dataclass
 class OptimizationRecipe:
     """AdamW, its schedule, and batches."""
 
-    steps: Annotated[int, Field(ge=1, description="Optimiser steps.")] = 10_000
-    batch_size: Annotated[int, Field(ge=1, description="Examples of one process and backward pass.")] = 16
-    accumulation: Annotated[int, Field(ge=1, description="Backward passes of one optimiser step.")] = 1
-    learning_rate: Annotated[float, Field(description="Largest learning rate.")] = 3e-4
-    weight_decay: Annotated[float, Field(description="AdamW's weight decay; not on norms and biases.")] = 0.05
+    steps: Annotated[int, Field(ge=1, le=MOST, description="Optimiser steps.")] = 10_000
+    batch_size: Annotated[int, Field(ge=1, le=MOST, description="Examples of one process and backward pass.")] = 16
+    accumulation: Annotated[int, Field(ge=1, le=10**6, description="Backward passes of one optimiser step.")] = 1
+    learning_rate: Annotated[float, Field(gt=0, le=1e6, description="Largest learning rate.")] = 3e-4
+    weight_decay: Annotated[
+        float, Field(ge=0, le=1e6, description="AdamW's weight decay; not on norms and biases.")
+    ] = 0.05
     layer_decay: Annotated[
         float,
         Field(
@@ -232,13 +240,19 @@ class OptimizationRecipe:
             "(Clark et al. 2020; 0.65 to 0.9 for fine-tuning). 1: all alike.",
         ),
     ] = 1.0
-    betas: Annotated[tuple[float, float], Field(description="AdamW's betas.")] = (0.9, 0.95)
-    warmup_steps: Annotated[int, Field(description="Steps of linear warm-up; a cosine follows.")] = 500
-    final_share: Annotated[float, Field(description="Learning rate at the end, as a share of `learning_rate`.")] = 0.0
-    clip_norm: Annotated[float, Field(description="Largest norm of the gradient.")] = 1.0
+    betas: Annotated[tuple[Beta, Beta], Field(description="AdamW's betas.")] = (0.9, 0.95)
+    warmup_steps: Annotated[int, Field(ge=0, le=MOST, description="Steps of linear warm-up; a cosine follows.")] = 500
+    final_share: Annotated[
+        float, Field(ge=0, le=1, description="Learning rate at the end, as a share of `learning_rate`.")
+    ] = 0.0
+    clip_norm: Annotated[float, Field(gt=0, le=1e12, description="Largest norm of the gradient.")] = 1.0
     ema_decay: Annotated[
         float,
-        Field(description="Decay of the average of the weights, which is scored and saved at the end; 0: no average."),
+        Field(
+            ge=0,
+            lt=1,
+            description="Decay of the average of the weights, which is scored and saved at the end; 0: no average.",
+        ),
     ] = 0.999
     mixed_precision: Annotated[
         Literal["no", "bf16", "fp16"],
@@ -247,9 +261,16 @@ class OptimizationRecipe:
     ] = "no"
     gradient_checkpointing: Annotated[bool, Field(description="Less memory, more time.")] = False
     num_workers: Annotated[
-        int, Field(ge=0, description="Loader processes of one training process; 0: the training process loads.")
+        int,
+        Field(
+            ge=0,
+            le=MOST_WORKERS,
+            description="Loader processes of one training process; 0: the training process loads.",
+        ),
     ] = 1
-    seed: Annotated[int, Field(description="Seed of the weights, the data's order, windows and augmentation.")] = 0
+    seed: Annotated[
+        int, Field(ge=0, lt=2**31, description="Seed of the weights, the data's order, windows and augmentation.")
+    ] = 0
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
 
@@ -276,8 +297,8 @@ class Recipe:
         dataclasses.field(default_factory=EvaluationRecipe)
     )
     output: Annotated[str, Field(description="Folder of states, logs and the final model.")] = "runs/winwin"
-    save_every: Annotated[int, Field(ge=1, description="Steps between states.")] = 500
-    log_every: Annotated[int, Field(ge=1, description="Steps between lines of metrics.jsonl.")] = 20
+    save_every: Annotated[int, Field(ge=1, le=MOST, description="Steps between states.")] = 500
+    log_every: Annotated[int, Field(ge=1, le=MOST, description="Steps between lines of metrics.jsonl.")] = 20
     trackers: Annotated[list[str], Field(description="Where Accelerate also logs to, such as `tensorboard`.")] = (
         dataclasses.field(default_factory=lambda: ["tensorboard"])
     )
@@ -310,6 +331,8 @@ class Recipe:
         for name, value in self.model.config.items():
             if name in decided and plain(value) != plain(decided[name]):
                 raise ValueError(f"model.config.{name} is {value!r}, and {init} has {decided[name]!r}; leave it out")
+        if self.model.preset not in (None, *PRESETS):
+            raise ValueError(f"model.preset: {self.model.preset!r}; expected one of {', '.join(PRESETS)}")
         preset = PRESETS.get(str(self.model.preset), {})
         if decided and preset:
             sizes = WinWinConfig.from_preset(str(self.model.preset))
@@ -324,8 +347,8 @@ class Recipe:
             if self.model.preset is None and decided:
                 return WinWinConfig(**fields)
             return WinWinConfig.from_preset(self.model.preset or "tiny", **fields)
-        except StrictDataclassError as error:
-            raise ValueError(f"model.config: {error.__cause__ or error}") from error
+        except (StrictDataclassError, ValueError) as error:
+            raise ValueError(f"model.config: {reason_of(error)}") from error
 
 
 def plain(value: Any) -> Any:
@@ -354,9 +377,10 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     Raises: ValueError, naming the file.
     """
     try:
-        values = yaml.safe_load(recipe_path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = read_text(recipe_path(path))
+    except OSError as error:
         raise ValueError(f"{path}: expected a YAML recipe; {error}") from None
+    values = plain_yaml(text, path)
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected a YAML recipe with a task and data, got {type(values).__name__}")
     for override in overrides or []:
@@ -378,7 +402,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
             raise ValueError(
                 f"override {override!r}: {sections[-1]} is a list; expected {'.'.join(sections)}.NUMBER.key"
             )
-        target[name] = yaml.safe_load(text)
+        target[name] = plain_yaml(text, f"override {override!r}")
     return build(Recipe, values, str(path))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import difflib
 import inspect
 from pathlib import Path
@@ -14,7 +15,8 @@ from winwin_hf.data.benchmarks import flow as flow_sets
 from winwin_hf.data.benchmarks import segmentation as segmentation_sets
 from winwin_hf.data.benchmarks import stereo as stereo_sets
 from winwin_hf.data.benchmarks.entry import DataSet
-from winwin_hf.data.rows import Found, table
+from winwin_hf.data.rows import Found, paths_of, table
+from winwin_hf.task import DataTask
 
 SETS: dict[str, DataSet] = {
     entry.name: entry for entry in (*flow_sets.SETS, *stereo_sets.SETS, *depth_sets.SETS, *segmentation_sets.SETS)
@@ -64,6 +66,8 @@ def table_of(found: Found, name: str, root: str | Path, split: str, skip_missing
     """The found rows as a Dataset; see `load`."""
     entry = entry_of(name)
     if found.missing and not skip_missing:
+        found, split = part_of(found, split, entry.task), split.partition("[")[0]
+    if found.missing and not skip_missing:
         more = f" and {len(found.missing) - 1} more files are" if len(found.missing) > 1 else " is"
         raise FileNotFoundError(
             f"{found.missing[0]}{more} missing: {len(found.rows)} examples of {name}, split {split}, are complete "
@@ -74,6 +78,32 @@ def table_of(found: Found, name: str, root: str | Path, split: str, skip_missing
             f"{root}: no example of {name}, split {split}; expected {entry.layout} from {entry.source}"
         )
     return sliced(table(found.rows, entry.task), split)
+
+
+def part_of(found: Found, split: str, task: DataTask) -> Found:
+    """
+    The rows and missing files of a split's slice, such as "train[:80%]", which counts incomplete examples too; all without brackets.
+
+    An incomplete example's place is that of its missing file among the files of the same folder; where there are none, the end.
+    """
+    if "[" not in split:
+        return found
+    places: dict[str, list[tuple[str, int]]] = {}  # folder -> its files, each with the number of its row
+    for number, row in enumerate(found.rows):
+        for path in paths_of(row, task):
+            folder, _, file = path.rpartition("/")
+            places.setdefault(folder, []).append((file, number))
+    for listed in places.values():
+        listed.sort()
+    entries: list[tuple[float, int, dict[str, Any] | str]] = [(float(i), 1, row) for i, row in enumerate(found.rows)]
+    for path in found.missing:
+        folder, _, file = path.rpartition("/")
+        listed = places.get(folder, [])
+        k = bisect.bisect(listed, (file, 0))
+        entries.append((listed[k][1] if k < len(listed) else len(found.rows), 0, path))
+    entries.sort(key=lambda entry: entry[:2])
+    kept = [entries[place][2] for place in places_of(split, len(entries))]
+    return Found([e for e in kept if not isinstance(e, str)], [e for e in kept if isinstance(e, str)])
 
 
 def labels_of(name: str, root: str | Path) -> tuple[str, ...] | None:
@@ -88,13 +118,27 @@ def sliced(dataset: datasets.Dataset, split: str) -> datasets.Dataset:
     """The part of a data set that a split such as "train[10:20]" or "train[:80%]" names; all of it without brackets."""
     if "[" not in split:
         return dataset
+    return dataset.select(places_of(split, len(dataset)))
+
+
+def places_of(split: str, length: int) -> list[int]:
+    """
+    The places, of `length`, that a split such as "train[10:20]" or "train[:80%]" names; all without brackets.
+
+    Raises: ValueError for another text, and for a slice without examples.
+    """
+    if "[" not in split:
+        return list(range(length))
     base = split.partition("[")[0]
     try:
-        parts = datasets.ReadInstruction.from_spec(split).to_absolute({base: len(dataset)})
-    except (AssertionError, ValueError) as error:
+        parts = datasets.ReadInstruction.from_spec(split).to_absolute({base: length})
+    except (AssertionError, ValueError, ArithmeticError) as error:
         raise ValueError(
-            f"split {split!r}: expected a slice such as {base}[:80%] or {base}[100:200]; {error}"
+            f"split {split!r}: expected a slice such as {base}[:80%] or {base}[100:200] of {length} examples; {error}"
         ) from None
-    return dataset.select(
-        [i for part in parts for i in range(part.from_ or 0, part.to if part.to is not None else len(dataset))]
-    )
+    places = [i for part in parts for i in range(part.from_ or 0, part.to if part.to is not None else length)]
+    if not places:
+        raise ValueError(
+            f"split {split!r} holds none of the {length} examples of {base}; expected a slice that holds some"
+        )
+    return places

@@ -36,7 +36,7 @@ def check(
     Args:
         root: the folder that the set was unpacked to.
         name: of the set; None: every known set in the folder.
-        splits: only these; None: all that exist.
+        splits: only these, or slices such as "train[:80%]"; None: all that exist.
         workers: number of processes that decode. 0: this process, which a file that crashes a C library would end.
         decode: False: only list the files.
         progress: show a bar, on stderr.
@@ -72,7 +72,8 @@ def _find(
     errors: list[Exception] = []
     for split in splits or entry.splits:
         try:
-            hits.append((entry, split, catalog.find(entry.name, root, split, **options)))
+            found = catalog.find(entry.name, root, split, **options)
+            hits.append((entry, split, catalog.part_of(found, split, entry.task)))
         except FileNotFoundError as error:
             if splits:
                 raise
@@ -92,9 +93,9 @@ def discover(root: Path, splits: Sequence[str] | None = None) -> tuple[Hits, dic
     generic: Hits = []
     absent: dict[str, str] = {}
     for entry in catalog.SETS.values():
-        for split in entry.splits if splits is None else [split for split in entry.splits if split in splits]:
+        for split in entry.splits if splits is None else [s for s in splits if s.partition("[")[0] in entry.splits]:
             try:
-                found = entry.find(root, split)
+                found = catalog.part_of(entry.find(root, split.partition("[")[0]), split, entry.task)
             except (FileNotFoundError, NotADirectoryError, ValueError) as error:
                 absent[f"{entry.name}:{split}"] = str(error)
                 continue

@@ -43,6 +43,7 @@ from winwin_hf.data.benchmarks.folders import (
     name_below,
     pairs,
 )
+from winwin_hf.data.formats.files import read_text
 from winwin_hf.data.rows import Found
 
 # -------------------------------------------------------------------------------------------------------------- KITTI
@@ -104,7 +105,7 @@ def _eigen_frames(root: Path, split: str) -> dict[tuple[str, str], set[str]]:
     """{(drive, camera): numbers of the frames with depth}"""
     path = KITTI.first(root, f"{split.replace('-', '_')}_files_with_gt.txt")
     frames: dict[tuple[str, str], set[str]] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         match = EIGEN_LINE.search(line)
         if match is None and line.strip():
             raise ValueError(
@@ -241,7 +242,7 @@ def _calibration(path: Path) -> tuple[float, float, float]:
 
     Its lines are `cam0=[f 0 cx; 0 f cy; 0 0 1]`, `doffs=131.111`, `baseline=193.001` and more.
     """
-    values = dict(line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
+    values = dict(line.split("=", 1) for line in read_text(path).splitlines() if "=" in line)
     try:
         return float(values["cam0"].strip(" []").split()[0]), float(values["baseline"]), float(values["doffs"])
     except (KeyError, ValueError, IndexError) as error:

@@ -14,7 +14,7 @@ import h5py
 from scipy.io import loadmat
 
 from winwin_hf.data.benchmarks.folders import Files, Origin, existing, folders, image_row, image_rows
-from winwin_hf.data.formats.files import decoding
+from winwin_hf.data.formats.files import decoding, read_text
 from winwin_hf.data.rows import Found
 
 PHOTOS = (".jpg", ".png")
@@ -250,7 +250,7 @@ def _sequences(origin: Origin, scene: Path, split: str) -> list[Path]:
     if split == "all":
         return folders(scene, "seq-*")
     path = origin.first(scene, "TrainSplit.txt" if split == "train" else "TestSplit.txt")
-    lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    lines = [line.strip() for line in read_text(path).splitlines() if line.strip()]
     numbers = [re.fullmatch(r"(?:sequence|seq-)(\d+)", line) for line in lines]
     if not lines or None in numbers:
         raise ValueError(f"{path}: expected lines such as sequence1, got {lines[:3]}")

@@ -33,6 +33,7 @@ from winwin_hf.data.benchmarks.folders import (
     image_rows,
     images_alone,
 )
+from winwin_hf.data.formats.files import read_text
 from winwin_hf.data.rows import Found
 
 SPLITS = ("train", "val", "test")
@@ -258,7 +259,7 @@ def folder_classes(root: Path) -> tuple[tuple[str, ...] | None, tuple[str, tuple
     path = existing(Path(root), "names.txt")
     if path is None:
         return None, ("ids", ())
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").strip().splitlines()]
+    lines = [line.strip() for line in read_text(path).strip().splitlines()]
     listed = [LISTED.match(line) for line in lines]
     names = tuple(match[1] if match else line for match, line in zip(listed, lines, strict=True))
     if not names or "" in names or len(set(names)) != len(names):

@@ -10,20 +10,29 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import math
+import os
 import re
 import secrets
+import shutil
+import socket
 import textwrap
+import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
+import psutil
+from safetensors import SafetensorError
+
+from winwin_hf.model.pixels_winwin import LIMIT, MAX_PIXELS, check_regular, pixel_limit
 
 DEFLATE_RATIO = 1100  # deflate (PNG, gzip, zip) packs at most about 1032 : 1
-MAX_VALUES = 2**30  # of one decoded array, such as 16384 x 16384 pixels of 4 channels
+MAX_CHANNELS = 4  # values of a pixel of one decoded array
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,7 @@ def opened(source: Source) -> Iterator[tuple[BinaryIO, int]]:
     if isinstance(source, Blob):
         yield io.BytesIO(source.data), len(source.data)
         return
+    check_regular(source)
     with Path(source).open("rb") as file:
         size = file.seek(0, io.SEEK_END)
         file.seek(0)
@@ -58,7 +68,27 @@ def opened(source: Source) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def content_of(source: Source) -> bytes:
-    return source.data if isinstance(source, Blob) else Path(source).read_bytes()
+    with opened(source) as (file, _):
+        return file.read()
+
+
+def read_text(path: PathLike) -> str:
+    """A text file in UTF-8. Raises ValueError, naming the file, for other bytes; OSError as `opened`."""
+    try:
+        return content_of(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}: not a text in UTF-8 (byte {error.start} is {error.object[error.start]:#04x})"
+        ) from None
+
+
+def read_json(path: PathLike) -> Any:
+    """The value in a JSON file. Raises ValueError, naming the file, for anything else; OSError as `opened`."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not readable JSON ({str(error).lower() or 'empty'})") from None
 
 
 def read_values(source: Source, file: BinaryIO, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
@@ -89,11 +119,14 @@ def decoding(source: Source, kind: str) -> Iterator[None]:
 
 
 def check_claim(name: str, shape: tuple[int, ...], value_bytes: float, stored: int, ratio: float) -> None:
-    """Raises ValueError if an array of this shape can't come from `stored` bytes packed at most `ratio` : 1, or has more than
-    MAX_VALUES values."""
-    count = math.prod(shape)
-    if count < 1 or count > MAX_VALUES:
-        raise ValueError(f"{name}: an array of {_times(shape)} values; expected between 1 and {MAX_VALUES}.")
+    """Raises ValueError if an array of this shape can't come from `stored` bytes packed at most `ratio` : 1, or has more values than
+    the largest picture that is read."""
+    count, most = math.prod(shape), MAX_CHANNELS * pixel_limit(MAX_PIXELS)
+    if count < 1 or count > most:
+        raise ValueError(
+            f"{name}: an array of {_times(shape)} values; expected between 1 and {most:,}, or a higher limit of pixels in the variable "
+            f"{LIMIT}."
+        )
     if count * value_bytes > ratio * stored:
         raise ValueError(f"{name}: an array of {_times(shape)} values cannot come from {stored} stored bytes.")
 
@@ -114,12 +147,71 @@ def write_atomic(path: PathLike) -> Iterator[Path]:
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: its folder does not exist.")
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix}")
+    remove_leftovers(path.parent)
+    temporary = path.with_name(f".{path.stem[:100]}.{owner()}{secrets.token_hex(4)}{path.suffix}")
     try:
-        yield temporary
-        temporary.replace(path)
+        with told_of(path):
+            yield temporary
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def told_of(path: PathLike) -> Iterator[None]:
+    """Errors of the disk, such as no space, name the file or folder that was to be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and (error.filename is None or owner() in str(error.filename)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        if type(error) is OSError and error.errno is None:  # numpy's, Pillow's and h5py's have neither number nor name
+            raise OSError(f"{path}: could not be written ({' '.join(str(error).split())[:200]})") from error
+        raise
+    except SafetensorError as error:
+        raise OSError(f"{path}: could not be written ({error})") from error
+
+
+def check_room(path: PathLike, needed: int) -> None:
+    """Raises OSError where the disk of a file or folder to be written has no room for `needed` bytes."""
+    folder = Path(path).absolute()
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(f"{path}: {bytes_text(free)} free on its disk; expected {bytes_text(needed)}")
+
+
+# ---- what a killed run left ----
+
+_OWNED = re.compile(r"\..+[.-]w([0-9a-f]{4})p(\d+)-")
+_cleaned: set[tuple[Path, int]] = set()
+
+
+def owner() -> str:
+    """What a temporary file's or folder's name holds: this machine and process, so that a later run knows whether it still lives."""
+    return f"w{_machine()}p{os.getpid()}-"
+
+
+def _machine() -> str:
+    return f"{zlib.crc32(socket.gethostname().encode()) & 0xFFFF:04x}"
+
+
+def remove_leftovers(folder: PathLike) -> None:
+    """Removes what processes of this machine that have ended left in a folder under temporary names; once a process and folder."""
+    folder = Path(folder).absolute()
+    if (folder, os.getpid()) in _cleaned:
+        return
+    _cleaned.add((folder, os.getpid()))
+    for path in folder.glob(".*"):
+        match = _OWNED.match(path.name)
+        if match is None or match[1] != _machine() or psutil.pid_exists(int(match[2])):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                path.unlink()
 
 
 def sha256_of(path: PathLike) -> str:

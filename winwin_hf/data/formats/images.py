@@ -34,7 +34,7 @@ from winwin_hf.data.formats.files import (
     opened,
     write_atomic,
 )
-from winwin_hf.model.pixels_winwin import naming, open_raster, read_samples, rgb_image
+from winwin_hf.model.pixels_winwin import check_pixels, naming, open_raster, read_samples, rgb_image
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type: grey, RGB, palette, grey and alpha, RGB and alpha
@@ -255,6 +255,8 @@ def _png_header(name: str, start: bytes, size: int) -> tuple[int, int, int, int]
     if len(start) < 33 or start[12:16] != b"IHDR":
         raise ValueError(f"{name}: a PNG file without a header.")
     width, height, bits, colour = struct.unpack(">IIBB", start[16:26])
+    with naming(name):
+        check_pixels((height, width))
     check_claim(name, (height, width), bits * PNG_CHANNELS.get(colour, 1) / 8, size, DEFLATE_RATIO)
     return width, height, bits, colour
 

@@ -45,7 +45,7 @@ def shards_info(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(
             f"{path}: no {SIDECAR}; expected a folder that `winwin data shards` has finished"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{_join(path, SIDECAR)}: not readable ({error})") from None
     if not isinstance(info, dict) or info.get("layout") != LAYOUT or info.get("format") not in SUFFIXES:
         raise ValueError(

@@ -53,7 +53,11 @@ class Shard:
         path, note = work / self.file(format), work / f"{self.digest}.json"
         if not (path.is_file() and note.is_file()):
             return False
-        noted = json.loads(note.read_text())
+        try:
+            noted = json.loads(note.read_text(encoding="utf-8"))
+            noted["skipped"], noted["sha256"]
+        except (ValueError, LookupError, TypeError):  # damaged: written again
+            return False
         return (skip_broken or not noted["skipped"]) and sha256_of(path) == noted["sha256"]
 
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import datasets
 from tqdm import tqdm
 
-from winwin_hf.data.formats.files import bytes_text, sha256_of, write_atomic
+from winwin_hf.data.formats.files import bytes_text, sha256_of, told_of, write_atomic
 from winwin_hf.data.readers import plain_reader
 from winwin_hf.data.rows import COLUMNS, BrokenExample, undecoded
 from winwin_hf.data.shards.card import card
@@ -76,48 +77,62 @@ def write_shards(
     planned, skipped = plan(table, task, format, skip_broken)
     parts = cut(planned, shard_size, multiple_of)
     shards = [Shard(digest_of(settings, [row.digest for row in part]), part) for part in parts]
+    with _working(output, work):
+        wanted = {shard.file(format) for shard in shards} | {f"{shard.digest}.json" for shard in shards}
+        for path in work.iterdir():
+            if path.name not in wanted:
+                path.unlink()
+        todo = [shard for shard in shards if not shard.finished(work, format, skip_broken)]
+        _check_space(output, sum(row.size + row.files * OVERHEAD for shard in todo for row in shard.rows))
+
+        total = sum(row.size for shard in shards for row in shard.rows)
+        done = total - sum(row.size for shard in todo for row in shard.rows)
+        with tqdm(total=total, initial=done, desc=stem, unit="B", unit_scale=True, disable=not progress) as bar:
+            for shard in todo:
+                _write_shard(shard, table, work, task, format, reader, workers, skip_broken, bar)
+
+        notes = [json.loads((work / f"{shard.digest}.json").read_text()) for shard in shards]
+        kept = [(shard, note) for shard, note in zip(shards, notes, strict=True) if note["rows"]]
+        if not kept:
+            raise BrokenExample(
+                f"all {len(dataset)} rows are broken, such as {(skipped or notes[0]['skipped'])[0]['error']}"
+            )
+        names = [f"{stem}-{k:05d}-of-{len(kept):05d}{SUFFIXES[format]}" for k in range(len(kept))]
+        info = {
+            "layout": LAYOUT,
+            "name": name,
+            "task": task,
+            "split": split,
+            "format": format,
+            "labels": list(labels) if labels else None,
+            "source": source,
+            "terms": terms,
+            "rows": sum(note["rows"] for _, note in kept),
+            "formats": {
+                key: sorted({kind for _, note in kept for kind in note["formats"][key]})
+                for key in kept[0][1]["formats"]
+            },
+            "skipped": skipped + [item for note in notes for item in note["skipped"]],
+            "files": [
+                {"file": file, **{key: note[key] for key in ("rows", "bytes", "sha256")}}
+                for file, (_, note) in zip(names, kept, strict=True)
+            ],
+        }
+        _commit(output, work, {file: shard.file(format) for file, (shard, _) in zip(names, kept, strict=True)}, info)
+        return [output / file for file in names]
+
+
+@contextmanager
+def _working(output: Path, work: Path) -> Iterator[None]:
+    """Prepares the folders; where the work fails before a shard is finished, empty ones are removed again."""
     _prepare(output, work)
-    wanted = {shard.file(format) for shard in shards} | {f"{shard.digest}.json" for shard in shards}
-    for path in work.iterdir():
-        if path.name not in wanted:
-            path.unlink()
-    todo = [shard for shard in shards if not shard.finished(work, format, skip_broken)]
-    _check_space(output, sum(row.size + row.files * OVERHEAD for shard in todo for row in shard.rows))
-
-    total = sum(row.size for shard in shards for row in shard.rows)
-    done = total - sum(row.size for shard in todo for row in shard.rows)
-    with tqdm(total=total, initial=done, desc=stem, unit="B", unit_scale=True, disable=not progress) as bar:
-        for shard in todo:
-            _write_shard(shard, table, work, task, format, reader, workers, skip_broken, bar)
-
-    notes = [json.loads((work / f"{shard.digest}.json").read_text()) for shard in shards]
-    kept = [(shard, note) for shard, note in zip(shards, notes, strict=True) if note["rows"]]
-    if not kept:
-        raise BrokenExample(
-            f"all {len(dataset)} rows are broken, such as {(skipped or notes[0]['skipped'])[0]['error']}"
-        )
-    names = [f"{stem}-{k:05d}-of-{len(kept):05d}{SUFFIXES[format]}" for k in range(len(kept))]
-    info = {
-        "layout": LAYOUT,
-        "name": name,
-        "task": task,
-        "split": split,
-        "format": format,
-        "labels": list(labels) if labels else None,
-        "source": source,
-        "terms": terms,
-        "rows": sum(note["rows"] for _, note in kept),
-        "formats": {
-            key: sorted({kind for _, note in kept for kind in note["formats"][key]}) for key in kept[0][1]["formats"]
-        },
-        "skipped": skipped + [item for note in notes for item in note["skipped"]],
-        "files": [
-            {"file": file, **{key: note[key] for key in ("rows", "bytes", "sha256")}}
-            for file, (_, note) in zip(names, kept, strict=True)
-        ],
-    }
-    _commit(output, work, {file: shard.file(format) for file, (shard, _) in zip(names, kept, strict=True)}, info)
-    return [output / file for file in names]
+    try:
+        with told_of(output):
+            yield
+    finally:
+        for folder in (work, output):
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _check_arguments(dataset: Any, task: str, format: str, shard_size: int, multiple_of: int) -> None:

@@ -15,12 +15,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import cv2
 import numpy as np
 from pydantic import Field
 
+from winwin_hf.checked import FORBID
 from winwin_hf.data.sample import Box
 from winwin_hf.data.synthetic.camera import Camera
 from winwin_hf.data.synthetic.furniture import Paint, furnish
@@ -31,8 +32,11 @@ from winwin_hf.data.synthetic.settings import (
     BlurSigma,
     CacheMb,
     Compression,
+    Count,
+    Length,
     Noise,
     Photometric,
+    Pixels,
     SceneSettings,
     TextureCount,
     Textures,
@@ -45,41 +49,45 @@ from winwin_hf.data.synthetic.textures import TextureBank, sample_at
 
 COARSE = 16  # pixels between those that the exposure is computed from
 WALL = -1  # index of the room itself among the solids
+Angle = Annotated[float, Field(ge=-180, le=180)]  # degrees
 
 
 @dataclass(frozen=True)
 class RoomSettings:
     """What rooms look like, and their camera: the `settings` of synthetic-depth in a recipe."""
 
-    height: Annotated[int, Field(description="Height of the frame, pixels.")] = 480
-    width: Annotated[int, Field(description="Width of the frame, pixels.")] = 640
+    height: Annotated[Pixels, Field(description="Height of the frame, pixels.")] = 480
+    width: Annotated[Pixels, Field(description="Width of the frame, pixels.")] = 640
     field_of_view: Annotated[
-        tuple[float, float], Field(description="Narrowest and widest horizontal field of view, degrees.")
+        tuple[Length, Length], Field(description="Narrowest and widest horizontal field of view, degrees.")
     ] = (40.0, 70.0)
     eye: Annotated[
-        tuple[float, float], Field(description="Lowest and highest position of the camera above the floor, metres.")
+        tuple[Length, Length], Field(description="Lowest and highest position of the camera above the floor, metres.")
     ] = (0.5, 1.9)
     tilt: Annotated[
-        tuple[float, float], Field(description="Range of the camera's tilt, degrees: from down (negative) to up.")
+        tuple[Angle, Angle], Field(description="Range of the camera's tilt, degrees: from down (negative) to up.")
     ] = (-35.0, 10.0)
-    roll: Annotated[float, Field(description="Largest roll of the camera, degrees.")] = 6.0
-    room: Annotated[tuple[float, float], Field(description="Shortest and longest side of the floor, metres.")] = (
+    roll: Annotated[float, Field(ge=0, le=180, description="Largest roll of the camera, degrees.")] = 6.0
+    room: Annotated[tuple[Length, Length], Field(description="Shortest and longest side of the floor, metres.")] = (
         2.5,
         8.0,
     )
-    ceiling: Annotated[tuple[float, float], Field(description="Lowest and highest ceiling, metres.")] = (2.2, 3.5)
+    ceiling: Annotated[tuple[Length, Length], Field(description="Lowest and highest ceiling, metres.")] = (2.2, 3.5)
     furniture: Annotated[
-        tuple[int, int],
+        tuple[Count, Count],
         Field(description="Fewest and most pieces of furniture; smaller things stand on and beside them."),
     ] = (5, 20)
-    nearest: Annotated[float, Field(description="Least distance from the camera to a piece of furniture, metres.")] = (
-        0.5
-    )
+    nearest: Annotated[
+        float, Field(ge=0, le=1000, description="Least distance from the camera to a piece of furniture, metres.")
+    ] = 0.5
     ambient: Annotated[
-        tuple[float, float], Field(description="Least and greatest share of light that comes from everywhere.")
+        tuple[Length, Length], Field(description="Least and greatest share of light that comes from everywhere.")
     ] = (0.3, 0.8)
     plain: Annotated[
-        float, Field(description="Share of the walls, floors and things that have one colour instead of a texture.")
+        float,
+        Field(
+            ge=0, le=1, description="Share of the walls, floors and things that have one colour instead of a texture."
+        ),
     ] = 0.3
     photometric: Photometric = 1.0
     blur: Blur = 0.5
@@ -93,6 +101,7 @@ class RoomSettings:
     texture_steps: TextureSteps = 50
     texture_side: TextureSide = 768
     cache_mb: CacheMb = 256.0
+    __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
     def __post_init__(self) -> None:
         for name in ("field_of_view", "eye", "tilt", "room", "ceiling", "furniture", "ambient"):  # lists in a recipe

@@ -1,0 +1,161 @@
+"""A network is loaded for use with all its weights, or not at all, and the line says which file is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.model_cases import SMALL
+
+from winwin_hf import WinWinConfig, WinWinForDepthEstimation, WinWinImageProcessor
+from winwin_hf.inference.loading import load_config, load_network, load_processor
+from winwin_hf.inference.predictor import Predictor
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    torch.manual_seed(0)
+    WinWinForDepthEstimation(WinWinConfig(**SMALL)).save_pretrained(folder)
+    WinWinImageProcessor(patch_size=8).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A model's folder, to be damaged."""
+    copy = tmp_path / "model"
+    copy.mkdir()
+    for path in saved.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    return copy
+
+
+def tensors(change: Callable[[dict[str, torch.Tensor]], None]) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        change(weights)
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    return damage
+
+
+def half(weights: dict[str, torch.Tensor]) -> None:
+    for name in sorted(weights)[::2]:
+        del weights[name]
+
+
+def config(**fields: object) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+    return damage
+
+
+def content(name: str, data: bytes) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes(data) and None
+
+
+def processor(**fields: object) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        path = folder / "preprocessor_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+    return damage
+
+
+def cut(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def pipe(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "half of the tensors": (tensors(half), r"tensors are missing, such as"),
+    "no tensor": (tensors(dict.clear), r"tensors are missing, such as"),
+    "one shape": (
+        tensors(lambda w: w.update({"winwin.norm.weight": torch.ones(5)})),
+        r"winwin\.norm\.weight has shape \(5,\); expected \(32,\)",
+    ),
+    "NaN": (tensors(lambda w: w["winwin.norm.weight"].fill_(torch.nan)), r"winwin\.norm\.weight holds NaN"),
+    "infinity": (
+        tensors(lambda w: w["winwin.norm.bias"].view(-1)[:1].fill_(torch.inf)),
+        r"winwin\.norm\.bias holds NaN",
+    ),
+    "cut": (cut, "not a readable model"),
+    "a pickle": (content("model.safetensors", pickle.dumps({"a": 1})), "not a readable model|no safetensors file"),
+    "empty weights": (content("model.safetensors", b""), "not a readable model|no safetensors file"),
+    "config null": (content("config.json", b"null"), r"config\.json: expected a JSON object"),
+    "config list": (content("config.json", b"[1]"), r"config\.json: expected a JSON object"),
+    "config cut": (content("config.json", b'{"a": '), r"config\.json: not readable JSON"),
+    "config bytes": (content("config.json", b"\xaf\xfe"), r"config\.json: not a text in UTF-8"),
+    "config deep": (content("config.json", b"[" * 100_000), r"config\.json: not readable JSON"),
+    "config pipe": (pipe, r"config\.json: a pipe; expected a file"),
+    "text for a number": (config(hidden_size="192"), "hidden_size"),
+    "activation": (config(hidden_act="nope"), "hidden_act='nope': expected one of"),
+    "channels": (config(num_channels=0), "num_channels=0: expected 1 to 4,096"),
+    "blocks": (config(num_hidden_layers=10**9), "num_hidden_layers=1000000000: expected 1 to 1,000"),
+    "decoder's blocks": (config(decoder_num_hidden_layers=10**8), "decoder_num_hidden_layers=100000000: expected"),
+    "width": (config(hidden_size=10**6), "hidden_size=1000000: expected 1 to 65,536"),
+    "wide": (config(hidden_size=65536, num_attention_heads=64), "billion parameters"),
+    "labels": (config(num_labels=10**9), "num_labels=1000000000: expected 1 to 100,000"),
+    "infinite": (config(mlp_ratio=float("inf")), "mlp_ratio=inf: expected"),
+    "not a number": (config(min_depth=float("nan")), "min_depth=nan: expected"),
+    "another type": (config(model_type="winloss"), "winloss"),
+    "labels of lists": (config(id2label={"0": [1], "1": [2]}), "id2label="),
+    "mean": (processor(image_mean="x"), "image_mean=x: expected numbers"),
+    "deviation": (processor(image_std=[0.0, 1.0, 1.0]), r"image_std=\(0\.0, 1\.0, 1\.0\): expected numbers from 1e-06"),
+    "pixels": (processor(min_pixels=-5), "min_pixels=-5: expected whole numbers from 0"),
+    "size": (processor(do_resize=True, size={"height": 10**9, "width": 3}), "size="),
+    "processor null": (
+        content("preprocessor_config.json", b"null"),
+        r"preprocessor_config\.json: expected a JSON object",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_folder_is_refused_in_one_line(folder: Path, damage: str):
+    change, says = DAMAGES[damage]
+    change(folder)
+    with pytest.raises((ValueError, OSError), match=says) as error:
+        Predictor.load(folder)
+    assert "\n" not in str(error.value) and str(folder) in str(error.value)
+
+
+def test_a_whole_folder_is_loaded(folder: Path, capsys):
+    assert not load_network(folder).training
+    assert load_config(folder).model_type == "winwin"
+    assert load_processor(folder).patch_size == 8
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kind", ["file", "pipe", "loop", "device", "dangling"])
+def test_what_is_no_folder_is_no_model(tmp_path: Path, kind: str):
+    path = tmp_path / "model"
+    {
+        "file": lambda: path.write_text("x"),
+        "pipe": lambda: os.mkfifo(path),
+        "loop": lambda: path.symlink_to(path),
+        "device": lambda: path.symlink_to("/dev/zero"),
+        "dangling": lambda: path.symlink_to(tmp_path / "nothing"),
+    }[kind]()
+    with pytest.raises(ValueError, match=r"model: not a folder; expected a model's folder, a bundled name"):
+        Predictor.load(path)
+
+
+def test_more_tensors_than_needed_are_told_of(folder: Path, caplog: pytest.LogCaptureFixture):
+    tensors(lambda weights: weights.update({"another": torch.zeros(3)}))(folder)
+    load_network(folder)
+    assert "1 tensors of its files are not used, such as another" in caplog.text

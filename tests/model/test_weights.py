@@ -1,0 +1,96 @@
+"""Files of weights: whole or refused, and a network has all of its tensors or isn't loaded for use."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.model_cases import SMALL
+from transformers import AutoModel, AutoModelForDepthEstimation, pipeline
+
+from winwin_hf import WinWinConfig, WinWinForDepthEstimation, WinWinForOpticalFlow, WinWinImageProcessor
+from winwin_hf.model.weights_winwin import count_parameters, reason_of, refuse_larger, tensors_of
+
+
+@pytest.fixture
+def depth(tmp_path: Path) -> Path:
+    """A small model's folder."""
+    torch.manual_seed(0)
+    WinWinForDepthEstimation(WinWinConfig(**SMALL)).save_pretrained(tmp_path / "depth")
+    WinWinImageProcessor(patch_size=8).save_pretrained(tmp_path / "depth")
+    return tmp_path / "depth"
+
+
+def change(folder: Path, change) -> None:
+    """Rewrites the weights of a folder after `change(tensors)`."""
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_safetensors_file_says_its_length(tmp_path: Path):
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.zeros(3, 4)}, path)
+    whole = path.read_bytes()
+    assert tensors_of(path)["a"]["shape"] == [3, 4]
+    for content in (whole[:-1], whole[:20], whole + b"x", b""):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"model\.safetensors"):
+            tensors_of(path)
+
+
+def test_a_header_takes_no_memory(tmp_path: Path):
+    path = tmp_path / "model.safetensors"
+    for length, text in ((10**12, b"{}"), (4, b"[[[["), (6000, b"[" * 6000), (2, b"[]"), (8, b'{"a": 1}')):
+        path.write_bytes(struct.pack("<Q", length) + text)
+        with pytest.raises(ValueError, match=r"^.*model\.safetensors: no safetensors file"):
+            tensors_of(path)
+    header = json.dumps({"a": {"dtype": "F32", "data_offsets": [0, 0]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(ValueError, match="no safetensors file"):
+        count_parameters(path)
+
+
+def test_a_config_that_describes_a_larger_network_is_refused_before_it_is_built(depth: Path, monkeypatch):
+    path = depth / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "hidden_size": 16384, "num_attention_heads": 64}))
+    monkeypatch.setattr(WinWinForDepthEstimation, "__init__", None)  # nothing may be built
+    for load in (AutoModel.from_pretrained, AutoModelForDepthEstimation.from_pretrained):
+        with pytest.raises(ValueError, match=r"describes 12\d\d\d M parameters, and its weights are 0 M"):
+            load(depth)
+
+
+def test_a_larger_network_may_start_from_a_smaller_one():
+    refuse_larger("x", [], 10**12)  # files of the Hub aren't known yet
+
+
+def test_a_pipeline_has_all_weights_or_none(tmp_path: Path):
+    WinWinForOpticalFlow(WinWinConfig(**SMALL)).save_pretrained(tmp_path)
+    WinWinImageProcessor(patch_size=8).save_pretrained(tmp_path)
+    pipeline("optical-flow", str(tmp_path))
+    change(tmp_path, lambda tensors: tensors.pop("winwin.layers.1.norm1.weight"))
+    with pytest.raises(ValueError, match=r"1 of \d+ tensors are missing, such as winwin\.layers\.1\.norm1\.weight"):
+        pipeline("optical-flow", str(tmp_path))
+    AutoModel.from_pretrained(tmp_path)  # transformers' own door reports, and goes on
+
+
+def test_the_flow_pipeline_refuses_weights_that_are_not_finite(tmp_path: Path):
+    model = WinWinForOpticalFlow(WinWinConfig(**SMALL))
+    with torch.no_grad():
+        model.decoder.norm.weight[3] = torch.nan
+    with pytest.raises(ValueError, match=r"decoder\.norm\.weight holds NaN or infinite values"):
+        pipeline("optical-flow", model=model, image_processor=WinWinImageProcessor(patch_size=8))
+
+
+def test_a_reason_is_one_line():
+    assert reason_of(ValueError("a\nb")) == "a"
+    assert reason_of(ValueError("Errors of x:\n\n  size 3\n  size 4")) == "Errors of x: size 3"
+    assert reason_of(KeyError("x")) == "KeyError: 'x'"
+    assert reason_of(RuntimeError()) == "RuntimeError"
+    with pytest.raises(Exception, match="hidden_act") as error:
+        WinWinConfig(hidden_act="nope")
+    assert reason_of(error.value).startswith("hidden_act='nope': expected one of")

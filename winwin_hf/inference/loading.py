@@ -1,0 +1,118 @@
+"""Loads a network and its image processor by their name: every command, the demo page and evaluations load here.
+
+Notable:
+- a network has all its weights, of the right shapes and finite, or none is returned. transformers fills up with random ones.
+- only fine-tuning takes a part of a checkpoint: `from_encoder`, or `from_pretrained` with options.
+- whatever a library raises for a damaged file is one ValueError that names the model.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers.utils import logging as transformers_logging
+
+import winwin_hf.registration  # noqa: F401 - the Auto classes know the package's models
+from winwin_hf import bundled
+from winwin_hf.data.formats.files import read_json
+from winwin_hf.model.pixels_winwin import check_regular
+from winwin_hf.model.weights_winwin import reason_of, refuse_incomplete
+
+logger = logging.getLogger(__name__)
+
+
+def load_network(name: str | Path, **options: Any) -> Any:
+    """
+    The network `name` with all its weights, in evaluation mode.
+
+    Args:
+        name: a bundled name, a folder or a Hub repository. options: of `from_pretrained`, such as `dtype`.
+    Raises: OSError: nothing has that name. ValueError: a damaged file, or tensors that are missing, of another shape or not finite.
+    """
+    source = place_of(name)
+    with reading(name), quiet():
+        # mismatched sizes are told of below; transformers would print a table, and then raise
+        model, found = AutoModel.from_pretrained(
+            source, output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True, **options
+        )
+    refuse_incomplete(name, model, found)
+    if unexpected := sorted(found["unexpected_keys"]):
+        logger.warning(f"{name}: {len(unexpected)} tensors of its files are not used, such as {unexpected[0]}.")
+    return model
+
+
+def load_processor(name: str | Path) -> Any:
+    """The image processor of the network `name`. Raises: OSError, ValueError: as `load_network`."""
+    source = place_of(name)
+    with reading(name, "image processor"):
+        return AutoImageProcessor.from_pretrained(source)
+
+
+def load_config(name: str | Path) -> Any:
+    """The config of the network `name`. Raises: OSError, ValueError: as `load_network`."""
+    source = place_of(name)
+    with reading(name):
+        return AutoConfig.from_pretrained(source)
+
+
+def place_of(name: str | Path) -> str:
+    """
+    What to hand to `from_pretrained`: a bundled checkpoint's folder, or `name` itself.
+
+    Raises:
+        OSError: a folder with a pipe or a device in it, which would block.
+        ValueError: a file, a device or another thing that is no folder; a config that is no JSON object.
+    """
+    source = bundled.resolve(str(name))
+    path = Path(source)
+    if path.is_dir():
+        for inside in sorted(path.iterdir()):
+            if inside.suffix in (".json", ".safetensors"):
+                check_regular(inside)
+            if inside.name in ("config.json", "preprocessor_config.json") and not isinstance(read_json(inside), dict):
+                raise ValueError(f"{inside}: expected a JSON object, with a value for each field")
+    elif path.is_symlink() or path.exists():
+        raise ValueError(f"{name}: not a folder; expected a model's folder, a bundled name or a Hub repository")
+    return source
+
+
+@contextmanager
+def reading(name: str | Path, what: str = "model") -> Iterator[None]:
+    """Turns what libraries raise for a damaged folder into one ValueError, or one OSError where nothing is there, that names it."""
+    try:
+        yield
+    except (MemoryError, ImportError):
+        raise
+    except OSError as error:
+        known = ", ".join(bundled.folders()) or "none"
+        raise OSError(f"no {what} could be loaded from {str(name)!r} (bundled: {known}): {reason_of(error)}") from error
+    except (
+        Exception
+    ) as error:  # SafetensorError, StrictDataclassError, KeyError, TypeError, AttributeError, RecursionError, ...
+        raise ValueError(f"{name}: not a readable {what} ({reason_of(error)})") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hides transformers' progress bar for loading weights, which is over at once, and its table of tensors; downloads keep theirs."""
+    before = transformers_logging.set_tqdm_hook(lambda bar, args, options: bar(*args, **{**options, "disable": True}))
+    reports = transformers_logging.get_logger("transformers.modeling_utils")
+    reports.addFilter(NO_REPORT)
+    try:
+        yield
+    finally:
+        reports.removeFilter(NO_REPORT)
+        transformers_logging.set_tqdm_hook(before)
+
+
+class _NoReport(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+
+NO_REPORT = _NoReport()

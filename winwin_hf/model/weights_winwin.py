@@ -1,0 +1,102 @@
+"""Whether files of weights are whole, and give a network all that it needs.
+
+Files are looked at by their headers alone: neither torch nor safetensors is imported, and nothing is allocated on a header's word.
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+MAX_HEADER = 10**8  # bytes, as of safetensors itself
+# More than a file holds, and a model may still be loaded from it: for a task of its own it has a decoder and a head more.
+NEW_PARAMETERS = 10**9
+
+
+def tensors_of(path: Path) -> dict[str, dict[str, Any]]:
+    """
+    Name -> dtype, shape, data_offsets of the tensors in a safetensors file, from its header (8 bytes of length, then JSON).
+
+    Raises: ValueError for another file, or one of another length than its header says.
+    """
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            header = json.loads(file.read(length if length < min(size, MAX_HEADER) else 0))
+            tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+            expected = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+        except (ValueError, AttributeError, LookupError, TypeError, RecursionError):
+            raise ValueError(f"{path}: no safetensors file, or only a part of one") from None
+    if size != expected:
+        raise ValueError(f"{path}: {size} bytes, expected {expected}; it was not written to its end")
+    return tensors
+
+
+def count_parameters(path: Path) -> int:
+    """The numbers in a safetensors file, from its header alone."""
+    try:
+        return sum(math.prod(entry["shape"]) for entry in tensors_of(path).values())
+    except (LookupError, TypeError):
+        raise ValueError(f"{path}: no safetensors file, or only a part of one") from None
+
+
+def reason_of(error: BaseException) -> str:
+    """The line of an error's message that says what is wrong; with the error's type where it is no ValueError or OSError."""
+    if (
+        type(error).__name__.startswith("StrictDataclass") and error.__cause__
+    ):  # of a config: the field's own error is its cause
+        error = error.__cause__
+    # transformers' messages run over many lines
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[0].endswith(":"):
+        lines[:2] = [f"{lines[0]} {lines[1]}"]
+    text = lines[0] if lines else ""
+    clear = isinstance(error, ValueError | OSError | ImportError) or type(error).__name__ == "SafetensorError"
+    return text if text and clear else f"{type(error).__name__}{': ' if text else ''}{text}"
+
+
+def refuse_larger(source: Any, files: Iterable[Path], parameters: int) -> None:
+    """
+    Raises ValueError where a network is far larger than the weights for it, before it is built.
+
+    Args:
+        source: in the message. files: its safetensors files. parameters: of the network, by its config.
+    """
+    files = list(files)
+    held = sum(map(count_parameters, files))
+    if files and parameters > 2 * held + NEW_PARAMETERS:
+        raise ValueError(
+            f"{source}: its config.json describes {parameters / 1e6:.0f} M parameters, and its weights are {held / 1e6:.0f} M; expected "
+            "a config.json that belongs to the weights"
+        )
+
+
+def refuse_incomplete(source: Any, model: Any, found: dict[str, Any]) -> None:
+    """
+    Raises ValueError where tensors of a loaded model weren't in its files, have another shape there, or aren't finite.
+
+    Args:
+        source: in the message. found: what `from_pretrained(..., output_loading_info=True)` gives beside the model.
+    """
+    mismatched = sorted((name, tuple(theirs), tuple(ours)) for name, theirs, ours in found["mismatched_keys"])
+    if mismatched:
+        name, theirs, ours = mismatched[0]
+        more = f" (and {len(mismatched) - 1} more tensors)" if len(mismatched) > 1 else ""
+        raise ValueError(f"{source}: {name} has shape {theirs}{more}; expected {ours} by its config.json")
+    tensors = model.state_dict()
+    if missing := sorted(found["missing_keys"]):
+        raise ValueError(
+            f"{source}: {len(missing)} of {len(tensors)} tensors are missing, such as {missing[0]}; expected all that a "
+            f"{type(model).__name__} by its config.json has"
+        )
+    refuse_infinite(source, tensors)
+
+
+def refuse_infinite(source: Any, tensors: dict[str, Any]) -> None:
+    """Raises ValueError for the first tensor that holds NaN or infinity. `source`: in the message."""
+    for name, tensor in tensors.items():
+        known = tensor.is_floating_point() and tensor.device.type != "meta"  # weights left on a disk are on "meta"
+        if known and not tensor.isfinite().all():
+            raise ValueError(f"{source}: {name} holds NaN or infinite values; expected finite ones")
