@@ -109,6 +109,9 @@ def test_only_whole_safetensors_go(contents_of, checkpoint):
     with pytest.raises(ValueError, match=r"only a pickle \(pytorch_model\.bin\), which is never pushed"):
         contents_of()
     save_file({}, weights)
+    with pytest.raises(ValueError, match=r"\d+ of \d+ tensors are missing"):
+        contents_of()
+    weights.write_bytes(whole)
     assert "model.safetensors" in contents_of().files
 
 

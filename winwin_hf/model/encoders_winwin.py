@@ -122,7 +122,7 @@ def read_transformers(source: str, options: dict[str, Any]) -> PretrainedEncoder
     if family not in FAMILIES:
         raise ValueError(f"{source}: an encoder of type {family!r}; expected one of {', '.join(FAMILIES)}, {OTHERS}")
     fields = FAMILIES[family](theirs, source)
-    files = Path(source).glob("*.safetensors") if Path(source).is_dir() else ()
+    files = Path(source).glob("model*.safetensors") if Path(source).is_dir() else ()
     refuse_larger(source, files, WinWinConfig(**{**fields, "head_type": "linear"}).count_parameters())
     try:
         model, found = AutoModel.from_pretrained(

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin, filter_output_hidden_states
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
@@ -188,8 +188,11 @@ class WinWinPreTrainedModel(PreTrainedModel):
         """
         source, config = pretrained_model_name_or_path, kwargs.get("config")
         if source is not None and Path(source).is_dir() and not kwargs.get("subfolder"):
-            known = config if isinstance(config, WinWinConfig) else WinWinConfig.from_pretrained(config or source)
-            refuse_larger(source, Path(source).glob("*.safetensors"), known.count_parameters())
+            # of the class that the caller knows, the package's or one that came with the weights
+            known: Any = (
+                config if isinstance(config, PreTrainedConfig) else WinWinConfig.from_pretrained(config or source)
+            )
+            refuse_larger(source, Path(source).glob("model*.safetensors"), known.count_parameters())
         return super().from_pretrained(source, *args, **kwargs)
 
     @classmethod
