@@ -30,8 +30,8 @@ from winwin_hf.hub.outgoing import check_inside
 from winwin_hf.inference.examples import example_picture
 from winwin_hf.inference.loading import load_network
 from winwin_hf.model.pipeline_winwin import CUSTOM_PIPELINES
-from winwin_hf.redaction import redact
 from winwin_hf.model.weights_winwin import tensors_of
+from winwin_hf.redaction import redact
 from winwin_hf.task import ARCHITECTURES
 from winwin_hf.training.recipe import dump_recipe
 
