@@ -394,7 +394,9 @@ def test_what_is_drawn_is_the_same_after_resuming(tmp_path, monkeypatch, changes
 
 
 def test_a_loss_that_is_not_finite_names_step_and_examples(tmp_path, monkeypatch):
-    recipe = write_recipe(tmp_path, save_every=1, log_every=100, optimization={"steps": 20, "learning_rate": 1e25})
+    """Nothing is logged before the first save, so the save itself has to notice."""
+    monkeypatch.setattr(loop, "learning_rate", lambda *_: 1e25)
+    recipe = write_recipe(tmp_path, save_every=1, log_every=100, optimization={"steps": 20})
     says = r"^at step \d+ the loss is .*examples example \d+, example \d+; the last good state is .*state-\d+$"
     with pytest.raises(FloatingPointError, match=says):
         train(recipe, output=tmp_path / "run")
