@@ -16,7 +16,6 @@ from typing import Annotated
 
 import torch
 import typer
-from accelerate import Accelerator
 from research.cost import command
 from research.processes import run_json
 from rich.console import Console
@@ -24,7 +23,7 @@ from rich.table import Table
 
 from winwin_hf.recipes import recipe_path
 from winwin_hf.training.build import make_loader, make_model, make_optimizer, open_parts
-from winwin_hf.training.evaluate import precision_here
+from winwin_hf.training.evaluate import open_accelerator
 from winwin_hf.training.log import peak_memory
 from winwin_hf.training.recipe import load_recipe
 
@@ -34,7 +33,7 @@ PROBE = "--probe"
 def probe(recipe_path: str, steps: int, overrides: list[str]) -> None:
     """Runs a recipe's steps on one batch in this process and prints a line of JSON. Loading is timed apart."""
     recipe = load_recipe(recipe_path, [*overrides, "optimization.num_workers=0"])
-    accelerator = Accelerator(mixed_precision=precision_here(recipe))
+    accelerator = open_accelerator(recipe)
     torch.manual_seed(recipe.optimization.seed)
     parts = open_parts(recipe)
     model, processor = make_model(recipe, parts[0].source)

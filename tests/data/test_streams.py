@@ -98,7 +98,7 @@ class Run:
     def __call__(self, start: int, steps: int) -> list[list[tuple[int, str]]]:
         read = []
         for rank in range(self.world):
-            dataset, sampler = ordered(self.parts, 5, rank, self.world, self.workers, start, self.batch)
+            dataset, sampler = ordered(self.parts, 5, rank, self.world, self.workers, start * self.batch * self.world)
             loader = DataLoader(dataset, self.batch, sampler=sampler, collate_fn=same, num_workers=self.workers)
             batches = iter(loader)
             read.append([(e["index"], e["name"]) for _ in range(steps) for e in next(batches)])

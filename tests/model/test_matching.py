@@ -9,7 +9,7 @@ import torch
 from support.model_cases import SMALL, VARIANTS, frames, make, randomise
 
 from winwin_hf import WinWinConfig
-from winwin_hf.model import matching_winwin
+from winwin_hf.model import matching_winwin, modeling_winwin
 from winwin_hf.model.losses_winwin import UNKNOWN_FLOW
 from winwin_hf.model.matching_winwin import Match, Matching, MatchingFeatures, matching_loss, pool_flow
 from winwin_hf.model.nearby_keys_winwin import NearbyKeys, area, nearby_keys
@@ -220,12 +220,12 @@ def test_the_model_knows_which_matches_lie_inside_the_second_windows():
     first = torch.tensor([[[0, 0], [0, 6]]])
     seen = []
 
-    def spy(match, target, inside, stride):
+    def spy(match, target, inside, *rest):
         seen.append(inside)
-        return matching_loss(match, target, inside, stride)
+        return matching_loss(match, target, inside, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(matching_winwin, "matching_loss", spy)
+        patch.setattr(modeling_winwin, "matching_loss", spy)
         labels = torch.tensor([8.0, 0.0]).view(1, 1, 2, 1, 1).expand(1, 2, 2, 16, 16)
         model(image, image[:, :1], first, torch.tensor([[[0, 1]]]), labels=labels)
         model(image, image[:, :1], first, torch.tensor([[[0, 2]]]), labels=labels)

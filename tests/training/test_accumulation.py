@@ -1,11 +1,11 @@
 """One optimiser step on four examples is the same in one batch, in four accumulated, and in two processes: loss, gradient, weights.
 
-The reference is plain PyTorch. Where numbers of known pixels differ, each batch of a process weighs alike, as with any DDP training.
+The reference is plain PyTorch. Where numbers of known pixels differ, our loop still takes the mean over all pixels of the step.
+`Trainer` lets each batch of a process weigh alike, as any DDP training does.
 """
 
 import copy
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from support.two_processes import in_two_processes
 from transformers import AutoModel, Trainer, TrainingArguments
 
 from winwin_hf.training import loop
+from winwin_hf.training.batches import EXAMPLES
 from winwin_hf.training.recipe import load_recipe
 
 RATE = 0.1
@@ -27,6 +28,7 @@ CASES = [
     ("optical-flow", "refinement"),
     ("pre-training", "linear"),
 ]
+UNKNOWN = [CASES[0], CASES[1], CASES[2], CASES[3], ("optical-flow", "matching")]
 TOLERANCE = 1e-4  # relative, of float32 sums in another order
 
 
@@ -148,7 +150,7 @@ def test_trainer_in_two_processes_is_as_one_batch(tmp_path, task, variant):
 
 
 @pytest.mark.parametrize("task", ["semantic-segmentation", "optical-flow"])
-def test_batches_of_a_step_weigh_alike_however_much_is_known(tmp_path, task):
+def test_trainer_lets_the_batches_of_a_step_weigh_alike_however_much_is_known(tmp_path, task):
     examples = four_examples(task, make(task), unknown=True)
     start = weights(new_model(task, "conv"))
     expected = reference(new_model(task, "conv"), split(examples, 1))
@@ -164,8 +166,8 @@ def test_trainer_knows_it_of_a_compiled_model(tmp_path):
 # -------------------------------------------------------------------------------------------------------------------- our loop
 
 
-def write_recipe(folder, task: str, variant: str, size: int, accumulation: int):
-    """One step on data that come with the tests, or are made."""
+def write_recipe(folder, task: str, variant: str, size: int, accumulation: int, steps: int = 1):
+    """One step, or two, on data that come with the tests, or are made."""
     scenes = {"settings": {"height": 48, "width": 64, "texture_count": 2}}
     data = {
         "semantic-segmentation": {"name": "camvid", "path": str(FRAMES / "CamVid")},
@@ -179,7 +181,7 @@ def write_recipe(folder, task: str, variant: str, size: int, accumulation: int):
         "data": data.get(task, {"name": "synthetic-flow", **scenes}),
         "windows": {"kind": "windows", "count": 2, "size": [2, 2]},
         "optimization": {
-            "steps": 1,
+            "steps": steps,
             "batch_size": size,
             "accumulation": accumulation,
             "clip_norm": 1e9,
@@ -208,42 +210,80 @@ def plain_sgd(monkeypatch):
 def step_of_loop(folder, task: str, variant: str, batches: list[dict[str, torch.Tensor]]) -> dict:
     """One step on `batches` instead of the loader's."""
     path = write_recipe(folder, task, variant, len(batches[0]["labels"]), len(batches))
-    training = loop.Training(load_recipe(path), folder / f"run-{len(batches)}", resume=False)
+    recipe, run = load_recipe(path), folder / f"run-{len(batches)}"
+    run.mkdir()
+    training = loop.Training(recipe, run, resume=False, accelerator=loop.make_accelerator(recipe, run))
     start = copy.deepcopy(training.best)
     with training.loading():
-        training.train_step(iter([dict(batch) for batch in batches]))
+        training.train_step(iter([{**batch, EXAMPLES: []} for batch in batches]))
         training.report()
     log = json.loads((training.folder / "metrics.jsonl").read_text().splitlines()[-1])
     return {"start": start, "loss": log["loss"], "norm": log["norm"], **weights(training.best)}
 
 
+@pytest.mark.parametrize(("task", "variant"), [*UNKNOWN, CASES[-1]])
+@pytest.mark.parametrize("sizes", [[1, 1, 2], [3, 1]])
+def test_parts_of_a_batch_weighted_by_their_counts_have_its_loss(task, variant, sizes):
+    """So no count drifts from what its loss divides by. The first part alone has pixels that nobody knows."""
+    weights = {"semantic_loss_weights": [0.5, 2.0, 1.0, 3.0, 0.1]} if task == "semantic-segmentation" else {}
+    model = make(task, variant, **weights).train()
+    examples = four_examples(task, model, unknown=task != "pre-training")
+    if task == "depth-estimation":
+        examples["labels"][1] = 0  # an image without any truth
+    expected = model(**examples).loss
+    parts = [
+        dict(zip(examples, values, strict=True))
+        for values in zip(*(t.split(sizes) for t in examples.values()), strict=True)
+    ]
+    counts = torch.stack([model.loss_counts(**part) for part in parts])
+    torch.testing.assert_close(counts.sum(0), model.loss_counts(**examples))
+    shares = counts / counts.sum(0)
+    found = sum(model(**part, loss_weights=share).loss for part, share in zip(parts, shares, strict=True))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+    plain = torch.stack([model(**part).loss for part in parts]).mean()
+    assert task == "pre-training" or abs(plain - expected) > 1e-3 * abs(expected)  # else the weights would do nothing
+
+
 @pytest.mark.usefixtures("plain_sgd")
 @pytest.mark.parametrize(
-    ("task", "variant", "unknown"), [*((*case, False) for case in CASES), (*CASES[0], True), (*CASES[2], True)]
+    ("task", "variant", "unknown"), [*((*case, False) for case in CASES), *((*case, True) for case in UNKNOWN)]
 )
-def test_loop_accumulates_as_the_mean_of_batches(tmp_path, task, variant, unknown):
+def test_loop_accumulates_as_one_batch(tmp_path, task, variant, unknown):
     examples = four_examples(task, make(task, variant), unknown)
     if task == "pre-training":
         del examples["labels"]  # the loop paints the first view
     found = step_of_loop(tmp_path, task, variant, split({"labels": torch.zeros(4), **examples}, 1))
     start = found.pop("start")
-    expected = reference(copy.deepcopy(start), split(examples, 1 if unknown else 4))
+    expected = reference(copy.deepcopy(start).train(), [examples])
     assert_same_step(found, expected, weights(start))
 
 
-def loop_there(folder: str) -> None:
-    """A training of two processes with two examples each."""
-    path = write_recipe(Path(folder), "optical-flow", "conv", 2, 1)
-    loop.train(path, f"{folder}/two")
+@pytest.mark.usefixtures("plain_sgd")
+@pytest.mark.parametrize("task", ["semantic-segmentation", "optical-flow"])
+def test_batches_without_any_known_pixel_change_nothing(tmp_path, task):
+    examples = four_examples(task, make(task, "conv"))
+    examples["labels"][:] = 255 if task == "semantic-segmentation" else torch.nan
+    found = step_of_loop(tmp_path, task, "conv", split(examples, 1))
+    start = weights(found.pop("start"))
+    assert found.pop("loss") == found.pop("norm") == 0
+    assert all(torch.equal(found[name], tensor) for name, tensor in start.items())
+
+
+def loop_there(recipe: str, folder: str) -> None:
+    """A training in one of the processes."""
+    loop.train(recipe, folder)
 
 
 @pytest.mark.usefixtures("plain_sgd")
-def test_loop_in_two_processes_is_as_one_batch(tmp_path):
-    """The loader's own examples: together, the processes read the same four."""
+@pytest.mark.parametrize(
+    ("task", "variant"), [CASES[0], pytest.param(*CASES[1], marks=pytest.mark.slow), ("optical-flow", "matching")]
+)
+def test_loop_in_two_processes_is_as_one_batch(tmp_path, task, variant):
+    """The loader's own examples: together, the processes read the same four in each step. Pixels outside the frame are unknown."""
     found = []
-    loop.train(write_recipe(tmp_path, "optical-flow", "conv", 4, 1), tmp_path / "one")
-    in_two_processes(loop_there, str(tmp_path))
-    loop.train(write_recipe(tmp_path, "optical-flow", "conv", 1, 4), tmp_path / "accumulated")
+    loop.train(write_recipe(tmp_path, task, variant, 4, 1, steps=2), tmp_path / "one")
+    in_two_processes(loop_there, str(write_recipe(tmp_path, task, variant, 2, 1, steps=2)), str(tmp_path / "two"))
+    loop.train(write_recipe(tmp_path, task, variant, 1, 4, steps=2), tmp_path / "accumulated")
     for name in ("one", "two", "accumulated"):
         log = json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[-1])
         found.append(

@@ -1,16 +1,21 @@
 """Evaluation: full frames as a user would, windows as in training, the same from any number of processes."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from support.recipes import RECIPE
+from support.two_processes import in_two_processes
 from transformers.modeling_outputs import SemanticSegmenterOutput
 
 from winwin_hf import WinWinForOpticalFlow
 from winwin_hf.checked import build
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.model.outputs_winwin import WinWinOpticalFlowOutput
+from winwin_hf.processes import connect
 from winwin_hf.training import evaluate as module
 from winwin_hf.training.evaluate import evaluate, open_set, precision_here, prediction_of, show
 from winwin_hf.training.recipe import EvaluationSet, Recipe
@@ -74,6 +79,35 @@ def test_shares_of_processes_add_up():
     whole = [e["index"] for e in source.examples(5)]
     parts = [e["index"] for rank in range(2) for e in source.examples(5, rank, 2)]
     assert whole == sorted(parts) == [0, 1, 2, 3, 4]
+
+
+def evaluate_there(folder: str, windows: int, frames: int) -> None:
+    """Scores in one of the processes; each writes what it found."""
+    torch.set_num_threads(1)
+    connect()
+    evaluation = {"windows": windows, "sets": [{"label": "frames", "length": frames}]}
+    recipe = build(Recipe, {**RECIPE, "evaluation": evaluation}, "test")
+    torch.manual_seed(0)
+    accelerator = Accelerator(cpu=True)
+    found = evaluate(WinWinForOpticalFlow(recipe.config()), WinWinImageProcessor(), recipe, accelerator)
+    name = f"{accelerator.num_processes}-{accelerator.process_index}"
+    (Path(folder) / name).write_text(json.dumps(found))
+
+
+@pytest.mark.parametrize(("windows", "frames"), [(5, 3), (1, 1)])
+def test_two_processes_score_each_example_once(tmp_path, windows, frames):
+    """Neither length is a multiple of two; of one example the second process has none."""
+    evaluate_there(str(tmp_path), windows, frames)
+    in_two_processes(evaluate_there, str(tmp_path), windows, frames)
+    one, *two = (json.loads((tmp_path / name).read_text()) for name in ("1-0", "2-0", "2-1"))
+    for scores in (one, *two):
+        for part in scores.values():
+            del part["seconds"]
+    assert two[0]["frames"] == two[1]["frames"] == one["frames"]  # to the last digit
+    assert one["windows"].pop("images") == windows
+    for scores in two:
+        assert scores["windows"].pop("images") == windows
+        assert scores["windows"] == pytest.approx(one["windows"], rel=1e-5, nan_ok=True)  # of another batch size
 
 
 def test_prediction_of_logits_is_the_class():

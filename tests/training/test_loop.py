@@ -147,7 +147,8 @@ def test_resuming_a_finished_training_changes_nothing(trained, tmp_path):
 
 
 def examples(recipe, count: int, rank: int = 0, world: int = 1, step: int = 0) -> list[torch.Tensor]:
-    loader = make_loader(recipe, rank, world, step, WinWinImageProcessor())
+    start = step * recipe.optimization.examples_per_step(world)
+    loader = make_loader(recipe, rank, world, start, WinWinImageProcessor())
     batches = iter(loader)
     return [next(batches)["pixel_values"] for _ in range(count)]
 

@@ -3,8 +3,7 @@
 What is notable here:
 - One path for all tasks and all baselines; a `Strategy` (windows.py) decides what is kept.
 - An example's windows and augmentation depend on (seed, the example's "index") alone, not on the worker, the process or the
-  order, so an interrupted training resumes exactly. Where the windows' size varies, it is drawn once a batch, from the index
-  of the first example.
+  order, so an interrupted training resumes exactly. Where the windows' size varies, it is drawn once an optimiser step (`group`).
 - For flow, second windows follow the true motion of the first ones, so they are drawn after the first ones' targets are
   known. A crop's second view is the same crop, a full frame's the full frame.
 
@@ -98,6 +97,8 @@ class WinWinCollator:
         strategy: which windows are kept.
         second: the second view's windows (flow only; not used by crops and full frames); None: the defaults.
         guess: how guesses of the flow are made (windows only); None: no guesses.
+        group: number of examples with consecutive indices, over all processes, whose windows have one size where it varies; 1: each
+            batch draws for itself, from the index of its first example.
         image_mean, image_std: the image processor's, of RGB in [0, 1].
     Raises: BrokenExample for an example that can't be read.
     """
@@ -111,6 +112,7 @@ class WinWinCollator:
     seed: int = 0
     second: SecondStrategy | None = None
     guess: GuessStrategy | None = None
+    group: int = 1
     _stream: np.random.Generator | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -125,7 +127,10 @@ class WinWinCollator:
         if self.strategy.kind == "full" and len(set(grids)) > 1:
             sizes = ", ".join(sorted({f"{s.height}x{s.width}" for s in samples}))
             raise ValueError(f"full frames of one batch must have one size, got {sizes} pixels: use a batch size of 1")
-        size = self.strategy.draw_size(self._generator(examples[0], purpose=1), smallest)
+        first = examples[0]
+        if self.group > 1 and "index" in first:
+            first = {"index": int(first["index"]) // self.group * self.group}
+        size = self.strategy.draw_size(self._generator(first, purpose=1), smallest)
         windows = [self.strategy.sample(rng, grid, size) for rng, grid in zip(generators, grids, strict=True)]
         second_size = (self.second or SecondStrategy()).window_size(size, smallest)
         parts = [

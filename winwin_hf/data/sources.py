@@ -97,7 +97,6 @@ def open_source(
     seed: int = 0,
     length: int | None = None,
     num_shards: int = 1,
-    start: int = 0,
     options: dict[str, Any] | None = None,
     augment: bool = False,
     skip_broken: bool = False,
@@ -110,7 +109,7 @@ def open_source(
         path: its folder; for the Hub the repository; for synthetic scenes an optional folder of photographs.
         split: "train" or a held-out one; "train[:80%]" is a part.
         settings: fields of SceneSettings, RoomSettings, FlowAugmentation or ImageAugmentation.
-        seed, length, num_shards, start: of the synthetic stream; see `scene_stream`.
+        seed, length, num_shards: of the synthetic stream; see `scene_stream`.
         options: fields of `HubOptions`, or the keywords of a catalogued set's function.
         augment: augment with the default settings where none are given.
         skip_broken: leave out examples that lack a file.
@@ -124,7 +123,7 @@ def open_source(
         scene = build(kind, {**({"textures": path} if path else {}), **(settings or {})}, where)
         if split != "train":
             seed, scene = seed + HELD_OUT, scene.held_out(HELD_OUT)
-        stream = scene_stream(seed, num_shards, length, start)
+        stream = scene_stream(seed, num_shards, length)
         return Source(name, task, stream, scenes(scene), at=partial(_scene, seed, num_shards))
     if name not in OTHERS:
         catalog.entry_of(name)

@@ -1,7 +1,8 @@
 """The order of a training's examples: endless, seeded, with a share for each process and worker.
 
 Notable:
-- The example at a place depends on (seed, place) alone, so a training resumes exactly by starting at a later place.
+- The example at a place depends on (seed, place) alone, so a training resumes exactly by starting at a later place. An optimiser step
+  takes the next places, as many as its batches need: the same ones for any number of processes and loader processes.
 - A mixture repeats each set `weight` times an epoch (CroCo-Flow: 40 x Sintel + 4 x Things + ...) and shuffles the whole. A
   fractional weight takes turns: with 0.5, one half of the set comes in one epoch, the other half in the next.
 - Sets without random access (streamed shards, the Hub) are read by workers, each with its own shards. A mixture that contains
@@ -11,7 +12,7 @@ Notable:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,6 +89,16 @@ class Mixture(Dataset):
         return {**part.source.dataset[count % (part.size() or 1)], "index": n, "part": k}
 
 
+class Endless(Dataset):
+    """Examples that are made from their number, such as synthetic scenes."""
+
+    def __init__(self, at: Callable[[int], dict[str, Any]]):
+        self.at = at
+
+    def __getitem__(self, n: int) -> dict[str, Any]:
+        return self.at(n)
+
+
 class Streams(IterableDataset):
     """Examples of a mixture with streamed sets, for one process; every worker begins `skip` examples later.
 
@@ -149,17 +160,14 @@ class Counter(Sampler):
 
 
 def ordered(
-    parts: Sequence[Part], seed: int, rank: int, world: int, workers: int, batches: int, batch_size: int
+    parts: Sequence[Part], seed: int, rank: int, world: int, workers: int, start: int
 ) -> tuple[Any, Counter | None]:
     """
-    (dataset, sampler) for the DataLoader of one process, to continue after `batches` batches of each process.
+    (dataset, sampler) for the DataLoader of one process, to continue after `start` examples of all processes together.
 
-    Workers deliver batches in turn, so `batches` must be a multiple of `workers`.
+    Streams: loader processes deliver batches in turn, so each must have given as many.
     """
-    workers = max(1, workers)
-    only = parts[0].source
-    if len(parts) == 1 and only.at is not None:  # synthetic scenes alone: a stream that starts anywhere at no cost
-        return split_dataset_by_node(only.dataset, rank, world), None
     if any(part.streamed for part in parts):
-        return Streams(parts, seed, rank, world, skip=batches // workers * batch_size), None
-    return Mixture(parts, seed), Counter(batches * batch_size * world + rank, world)
+        return Streams(parts, seed, rank, world, skip=start // (world * max(1, workers))), None
+    only = parts[0].source.at if len(parts) == 1 else None
+    return Mixture(parts, seed) if only is None else Endless(only), Counter(start + rank, world)

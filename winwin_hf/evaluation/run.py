@@ -19,6 +19,7 @@ from winwin_hf.evaluation.report import Line
 from winwin_hf.evaluation.scoring import Frame, new_metric, score
 from winwin_hf.host_process import unchanged_process
 from winwin_hf.inference.predictor import Method
+from winwin_hf.processes import connect, lost_process_named
 from winwin_hf.task import TASKS
 
 
@@ -70,6 +71,7 @@ def parse_data(text: str) -> tuple[str, str | None, str]:
 
 
 @unchanged_process()
+@lost_process_named()
 def evaluate_data(methods: list[str], data: list[str], output: str | Path | None, settings: Settings) -> list[Line]:
     """
     Scores each method on each data set and prints a table; any number of processes gives the same figures.
@@ -82,6 +84,7 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
         ValueError, OSError: an unknown name, a folder without the expected layout, a checkpoint for another task or with other
             classes, or a broken file; the message names it.
     """
+    connect(settings.cpu)
     accelerator = Accelerator(mixed_precision=settings.precision, cpu=settings.cpu)
     folder = Path(output) if output is not None else None
     # All sets are opened before the first frame is predicted, so that a wrong name fails at once.

@@ -6,6 +6,8 @@ What is notable here:
   afterwards still gives NaN gradients. Where nothing is known the loss is 0 and its gradients are 0.
 - Everything is computed in float32, under autocast too.
 - Shapes must agree in full. What broadcasts would give a loss too, but another one.
+- Beside each loss stands the number that its sum is divided by. A step's batches, of every process, weigh by it: their losses are
+  together the loss of one batch (`loss_weights` of the models).
 
 Legend: B batch, L labels, T tokens, P pixel values of a patch, H W pixels, h w cells of a coarser grid.
 """
@@ -82,6 +84,11 @@ def bounded_laplacian_loss(
     return _mean_where(loss, known)
 
 
+def flow_count(labels: Tensor, max_flow: float = UNKNOWN_FLOW) -> Tensor:
+    """Number of known pixels, of which `bounded_laplacian_loss` is the mean."""
+    return _known_flow(labels, max_flow)[1].sum()
+
+
 def semantic_loss(
     logits: Tensor, labels: Tensor, ignore_index: int = IGNORE_LABEL, weights: Sequence[float] | None = None
 ) -> Tensor:
@@ -97,8 +104,7 @@ def semantic_loss(
     if labels.is_floating_point():
         raise ValueError(f"labels are of {labels.dtype}: expected integers, the classes.")
     labels = labels.long()
-    weight = None if weights is None else torch.tensor(weights, dtype=torch.float32, device=logits.device)
-    known = labels != ignore_index
+    weight = _class_weights(weights, logits.device)
     try:
         per_pixel = F.cross_entropy(
             logits.float().reshape(-1, *logits.shape[-3:]),
@@ -109,13 +115,24 @@ def semantic_loss(
         )  # 0 where ignored
     except IndexError as error:  # PyTorch's own check of the classes, on a CPU outside recorded graphs
         classes = logits.shape[-3]
-        wrong = labels[known & ((labels < 0) | (labels >= classes))].unique().tolist()
+        wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= classes))].unique().tolist()
         raise ValueError(
             f"labels hold the class ids {', '.join(map(str, wrong[:8]))}, and num_labels is {classes}: expected 0 to {classes - 1}, or "
             f"{ignore_index} (semantic_loss_ignore_index) where a pixel doesn't count."
         ) from error
-    total = known.sum() if weight is None else (weight[torch.where(known, labels, 0)] * known).sum()
+    total = semantic_count(labels, ignore_index, weights)
     return per_pixel.sum() / torch.where(total > 0, total, 1)  # weights may be far below 1
+
+
+def semantic_count(labels: Tensor, ignore_index: int = IGNORE_LABEL, weights: Sequence[float] | None = None) -> Tensor:
+    """Number of known pixels, or the sum of their classes' weights: what `semantic_loss` divides by."""
+    labels, weight = labels.long(), _class_weights(weights, labels.device)
+    known = labels != ignore_index
+    return known.sum() if weight is None else (weight[torch.where(known, labels, 0)] * known).sum()
+
+
+def _class_weights(weights: Sequence[float] | None, device: torch.device) -> Tensor | None:
+    return None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device)
 
 
 def scale_invariant_log_loss(
@@ -137,9 +154,7 @@ def scale_invariant_log_loss(
     """
     check_shape("labels", labels, depth.shape)
     target = labels.float()
-    known = target.isfinite() & (target > 0)
-    if max_depth is not None:
-        known = known & (target <= max_depth)
+    known = _known_depth(target, max_depth)
     one = torch.ones((), device=target.device)
     g = depth.float().clamp(min=1e-6).log() - torch.where(known, target, one).log()
     g = torch.where(known, g, torch.zeros_like(g)).flatten(1)  # (B, pixels)
@@ -150,6 +165,16 @@ def scale_invariant_log_loss(
     variance = deviation.square().sum(dim=1) / count
     inner = variance + (1 - variance_focus) * mean.square()
     return _mean_where((inner + eps).sqrt() - eps**0.5, known.any(dim=1))
+
+
+def depth_count(labels: Tensor, max_depth: float | None = None) -> Tensor:
+    """Number of images with known pixels, of which `scale_invariant_log_loss` is the mean."""
+    return _known_depth(labels.float(), max_depth).flatten(1).any(dim=1).sum()
+
+
+def _known_depth(target: Tensor, max_depth: float | None) -> Tensor:
+    known = target.isfinite() & (target > 0)
+    return known if max_depth is None else known & (target <= max_depth)
 
 
 def normalised_pixel_loss(prediction: Tensor, patches: Tensor, mask: Tensor, eps: float = 1e-6) -> Tensor:

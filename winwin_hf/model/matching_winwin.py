@@ -285,8 +285,8 @@ class Matching(nn.Module):
         """For a convolutional head: {stride: maps (B*N, C, h*f, w*f), float32, of both views' features and the summary}."""
         return {self.stride: [*(layout.to_maps(t, self.factor) for t in (match.query, match.retrieved)), summary]}
 
-    def loss(self, match: Match, labels: torch.Tensor, layout: Layout, second_layout: Layout) -> torch.Tensor:
-        """`matching_loss` for flow labels (B, [N,] 2, H, W). Elsewhere than in the second view's windows only "no match" is taught."""
+    def targets(self, labels: torch.Tensor, layout: Layout, second_layout: Layout) -> tuple[torch.Tensor, torch.Tensor]:
+        """Flow labels (B, [N,] 2, H, W) -> `target` and `inside` of `matching_loss`."""
         labels = labels if layout.windowed else labels[:, None]
         target = layout.to_tokens(pool_flow(labels.float().flatten(0, 1), self.stride))  # (B, Q, 2)
         rows_columns = layout.positions(self.factor) + target.flip(-1) / self.stride  # of the true match, in positions
@@ -294,7 +294,7 @@ class Matching(nn.Module):
         size = torch.tensor([second_layout.rows, second_layout.columns], device=corners.device) * self.factor
         offset = rows_columns[:, :, None] - corners[:, None]  # (B, Q, M, 2)
         inside = ((offset > -0.5) & (offset < size - 0.5)).all(-1).any(-1)
-        return matching_loss(match, target, inside, self.stride)
+        return target, inside
 
 
 def prior_channels(centre: torch.Tensor, precision: torch.Tensor) -> list[torch.Tensor]:
@@ -305,7 +305,9 @@ def prior_channels(centre: torch.Tensor, precision: torch.Tensor) -> list[torch.
 # ------------------------------------------------------------------ losses
 
 
-def matching_loss(match: Match, target: torch.Tensor, inside: torch.Tensor, stride: int) -> torch.Tensor:
+def matching_loss(
+    match: Match, target: torch.Tensor, inside: torch.Tensor, stride: int, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """
     Auxiliary losses on the matching (ours), each in pixels or nats.
 
@@ -316,12 +318,12 @@ def matching_loss(match: Match, target: torch.Tensor, inside: torch.Tensor, stri
     Args:
         target: (B, Q, 2), the true displacement in pixels at each position; NaN is unknown.
         inside: (B, Q), whether the true match lies in the second view's windows; elsewhere only "no match" is taught.
+        weights: (2,), factors of the displacements' and of the mass's loss; None: 1.
     Raises: ValueError: shapes differ.
     """
     check_shape("target", target, match.flow.shape)
     check_shape("inside", inside, match.flow.shape[:-1])
-    known = torch.isfinite(target).all(-1)
-    visible = known & inside
+    known, visible = _known_and_visible(target, inside)
     target = torch.where(known[..., None], target, 0.0)
     count = visible.sum().clamp(min=1)
     coarse = (match.coarse - target).square().sum(-1) / stride**2 + match.spread
@@ -331,7 +333,18 @@ def matching_loss(match: Match, target: torch.Tensor, inside: torch.Tensor, stri
     # 1 - mass would be 0 where "no match" is far behind, and would have no gradient there
     surprise = -torch.where(inside, match.mass, match.no_match).clamp(min=PROBABILITY_EPS).log()
     surprise = torch.where(known, surprise, 0.0).sum() / known.sum().clamp(min=1)
-    return error + surprise
+    return error + surprise if weights is None else weights[0] * error + weights[1] * surprise
+
+
+def matching_counts(target: torch.Tensor, inside: torch.Tensor) -> list[torch.Tensor]:
+    """Numbers of positions of which the two losses of `matching_loss` are the means: visible ones, known ones."""
+    known, visible = _known_and_visible(target, inside)
+    return [visible.sum(), known.sum()]
+
+
+def _known_and_visible(target: torch.Tensor, inside: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    known = torch.isfinite(target).all(-1)
+    return known, known & inside
 
 
 def pool_flow(flow: torch.Tensor, stride: int) -> torch.Tensor:

@@ -55,11 +55,14 @@ from .layers_winwin import (
 from .losses_winwin import (
     bounded_laplacian_loss,
     check_shape,
+    depth_count,
+    flow_count,
     normalised_pixel_loss,
     scale_invariant_log_loss,
+    semantic_count,
     semantic_loss,
 )
-from .matching_winwin import Matching, MatchingFeatures
+from .matching_winwin import Matching, MatchingFeatures, matching_counts, matching_loss
 from .outputs_winwin import (
     EncodedView,
     WinWinDecoderOutput,
@@ -89,6 +92,7 @@ ARGUMENTS = (
     "bool_masked_pos",
     "frame_sizes",
     "second_frame_sizes",
+    "loss_weights",
 )
 
 
@@ -482,6 +486,7 @@ class WinWinForSemanticSegmentation(WinWinPreTrainedModel):
         window_positions: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         frame_sizes: torch.Tensor | None = None,
+        loss_weights: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SemanticSegmenterOutput:
         r"""
@@ -491,6 +496,8 @@ class WinWinForSemanticSegmentation(WinWinPreTrainedModel):
             Class of each pixel; `config.semantic_loss_ignore_index` is unknown.
         frame_sizes (`torch.LongTensor` of shape `(batch_size, 2)`, *optional*):
             Rows and columns of the full frames in patches; with windows, encoders whose positions depend on the frame need them.
+        loss_weights (`torch.FloatTensor` of shape `(1,)`, *optional*):
+            Factor of the loss, for a batch that is a part of a step's: its share of the `loss_counts` of all, times their number.
 
         Returns `logits` at full resolution, `(batch_size, num_labels, height, width)`, with windows after the batch.
         """
@@ -504,9 +511,16 @@ class WinWinForSemanticSegmentation(WinWinPreTrainedModel):
         if labels is not None:
             config = self.config
             loss = semantic_loss(logits, labels, config.semantic_loss_ignore_index, config.semantic_loss_weights)
+            loss = loss if loss_weights is None else loss_weights[0] * loss
         return SemanticSegmenterOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+
+    def loss_counts(self, labels: torch.Tensor, **_: Any) -> torch.Tensor:
+        """What the loss of a batch is divided by: the number of known pixels, or their classes' weights. (1,) float32."""
+        config = self.config
+        count = semantic_count(labels, config.semantic_loss_ignore_index, config.semantic_loss_weights)
+        return count.float()[None]
 
 
 @auto_docstring(custom_intro="Encoder and head for metric depth from one image.")
@@ -525,6 +539,7 @@ class WinWinForDepthEstimation(WinWinPreTrainedModel):
         window_positions: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         frame_sizes: torch.Tensor | None = None,
+        loss_weights: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> DepthEstimatorOutput:
         r"""
@@ -534,6 +549,8 @@ class WinWinForDepthEstimation(WinWinPreTrainedModel):
             Depth in metres; NaN, infinite or not positive is unknown.
         frame_sizes (`torch.LongTensor` of shape `(batch_size, 2)`, *optional*):
             Rows and columns of the full frames in patches; with windows, encoders whose positions depend on the frame need them.
+        loss_weights (`torch.FloatTensor` of shape `(1,)`, *optional*):
+            Factor of the loss, for a batch that is a part of a step's: its share of the `loss_counts` of all, times their number.
 
         Returns `predicted_depth` in metres, `(batch_size, height, width)`, with windows after the batch.
         """
@@ -545,12 +562,17 @@ class WinWinForDepthEstimation(WinWinPreTrainedModel):
         share = layout.to_output(self.head(layout, outputs)).squeeze(-3).sigmoid()
         low, high = log(self.config.min_depth), log(self.config.max_depth)
         depth = torch.exp(low + (high - low) * share)
+        loss = None
+        if labels is not None:
+            loss = scale_invariant_log_loss(depth, labels)
+            loss = loss if loss_weights is None else loss_weights[0] * loss
         return DepthEstimatorOutput(
-            loss=scale_invariant_log_loss(depth, labels) if labels is not None else None,
-            predicted_depth=depth,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
+            loss=loss, predicted_depth=depth, hidden_states=outputs.hidden_states, attentions=outputs.attentions
         )
+
+    def loss_counts(self, labels: torch.Tensor, **_: Any) -> torch.Tensor:
+        """What the loss of a batch is divided by: the number of images with known pixels. (1,) float32."""
+        return depth_count(labels).float()[None]
 
 
 @auto_docstring(
@@ -589,6 +611,7 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         labels: torch.Tensor | None = None,
         frame_sizes: torch.Tensor | None = None,
         second_frame_sizes: torch.Tensor | None = None,
+        loss_weights: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> WinWinOpticalFlowOutput:
         r"""
@@ -607,6 +630,8 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
             Rows and columns of the full frames in patches; with windows, encoders whose positions depend on the frame need them.
         second_frame_sizes (`torch.LongTensor` of shape `(batch_size, 2)`, *optional*):
             The same for the second view's frames.
+        loss_weights (`torch.FloatTensor` of shape `(1,)` or, with matching, `(3,)`, *optional*):
+            Factors of the loss's terms, for a batch that is a part of a step's: its shares of the `loss_counts` of all, times their number.
         """
         first = self.encode(pixel_values, window_positions, frame_sizes=frame_sizes, **kwargs)
         second = self.encode(
@@ -616,7 +641,7 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
             frame_sizes=second_frame_sizes,
             **kwargs,
         )
-        return self.decode(first, second, labels, initial_flow, **kwargs)
+        return self.decode(first, second, labels, initial_flow, loss_weights, **kwargs)
 
     def encode(
         self,
@@ -652,9 +677,10 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         second: EncodedView,
         labels: torch.Tensor | None = None,
         initial_flow: torch.Tensor | None = None,
+        loss_weights: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> WinWinOpticalFlowOutput:
-        """Flow from one encoded view to another. `labels`, `initial_flow`: see `forward`."""
+        """Flow from one encoded view to another. `labels`, `initial_flow`, `loss_weights`: see `forward`."""
         layout, tokens, features, match = first.layout, first.tokens, {}, None
         check_batch(layout, second.layout)
         if initial_flow is not None and self.config.matching_stride is None:
@@ -682,9 +708,12 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         loss = None
         if labels is not None:
             loss = self.flow_loss(steps, labels)
+            loss = loss if loss_weights is None else loss_weights[0] * loss
             if match is not None and self.training:
-                matching_loss = self.matching.loss(match, labels, layout, second.layout)
-                loss = loss + self.config.matching_loss_weight * matching_loss
+                targets = self.matching.targets(labels, layout, second.layout)
+                weights = None if loss_weights is None else loss_weights[1:]
+                loss_of_matching = matching_loss(match, *targets, self.matching.stride, weights)
+                loss = loss + self.config.matching_loss_weight * loss_of_matching
         return WinWinOpticalFlowOutput(
             loss=loss,
             flow=steps[-1][0],
@@ -705,6 +734,28 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
             bounded_laplacian_loss(*step, labels, min_scale=low, max_scale=high, penalty=penalty) for step in steps
         ]
         return torch.stack([loss * 0.5**i for i, loss in enumerate(reversed(losses))]).sum()
+
+    def loss_counts(self, labels: torch.Tensor, **inputs: torch.Tensor) -> torch.Tensor:
+        """
+        What the loss of a batch is divided by: the number of known pixels and, with matching, of matched and of known positions.
+
+        Args: those of `forward`.
+        Returns: (1,) or (3,) float32.
+        """
+        counts = [flow_count(labels)]
+        if self.config.matching_stride is not None:
+            first, second = (
+                as_windows(
+                    inputs[f"{view}pixel_values"],
+                    inputs.get(f"{view}window_positions"),
+                    self.config,
+                    f"{view}pixel_values",
+                    inputs.get(f"{view}frame_sizes"),
+                )[1]
+                for view in ("", "second_")
+            )
+            counts += matching_counts(*self.matching.targets(labels, first, second))
+        return torch.stack(counts).float()
 
 
 @auto_docstring(
@@ -731,6 +782,7 @@ class WinWinForPreTraining(WinWinPreTrainedModel):
         labels: torch.Tensor | None = None,
         frame_sizes: torch.Tensor | None = None,
         second_frame_sizes: torch.Tensor | None = None,
+        loss_weights: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> WinWinPreTrainingOutput:
         r"""
@@ -749,6 +801,8 @@ class WinWinForPreTraining(WinWinPreTrainedModel):
             Rows and columns of the full frames in patches; with windows, encoders whose positions depend on the frame need them.
         second_frame_sizes (`torch.LongTensor` of shape `(batch_size, 2)`, *optional*):
             The same for the second view's frames.
+        loss_weights (`torch.FloatTensor` of shape `(1,)`, *optional*):
+            Factor of the loss, for a batch that is a part of a step's: its share of the `loss_counts` of all, times their number.
         """
         pixels, layout = as_windows(pixel_values, window_positions, self.config, frame_sizes=frame_sizes)
         _, second_layout = as_windows(
@@ -763,8 +817,7 @@ class WinWinForPreTraining(WinWinPreTrainedModel):
         num_tokens = layout.count * layout.rows * layout.columns
         if bool_masked_pos is None:
             order = torch.rand(layout.batch, num_tokens, device=pixels.device).argsort(dim=1)
-            num_masked = min(round(self.config.mask_ratio * num_tokens), num_tokens - 1)  # something must stay
-            bool_masked_pos = order < max(1, num_masked)
+            bool_masked_pos = order < self._num_masked(num_tokens)
         check_shape("bool_masked_pos", bool_masked_pos, (layout.batch, num_tokens))
         if bool_masked_pos.is_floating_point():
             raise ValueError(f"bool_masked_pos is of {bool_masked_pos.dtype}: expected bool.")
@@ -805,13 +858,27 @@ class WinWinForPreTraining(WinWinPreTrainedModel):
             check_shape("labels", labels, pixel_values.shape)
         target = pixels if labels is None else labels.flatten(0, 1) if layout.windowed else labels
         patches = patchify(target.float(), self.config.patch_size).reshape(layout.batch, num_tokens, -1)
+        loss = normalised_pixel_loss(logits, patches, bool_masked_pos)
         return WinWinPreTrainingOutput(
-            loss=normalised_pixel_loss(logits, patches, bool_masked_pos),
+            loss=loss if loss_weights is None else loss_weights[0] * loss,
             logits=logits,
             bool_masked_pos=bool_masked_pos,
             hidden_states=first.hidden_states,
             attentions=first.attentions,
         )
+
+    def _num_masked(self, num_tokens: int) -> int:
+        return max(1, min(round(self.config.mask_ratio * num_tokens), num_tokens - 1))  # something must stay
+
+    def loss_counts(
+        self, pixel_values: torch.Tensor, bool_masked_pos: torch.Tensor | None = None, **_: Any
+    ) -> torch.Tensor:
+        """What the loss of a batch is divided by: the number of hidden patches. (1,) float32."""
+        if bool_masked_pos is not None:
+            return bool_masked_pos.sum().float()[None]
+        num_tokens = pixel_values[0].numel() // (self.config.num_channels * self.config.patch_size**2)
+        count = len(pixel_values) * self._num_masked(num_tokens)
+        return torch.tensor([float(count)], device=pixel_values.device)
 
 
 __all__ = [

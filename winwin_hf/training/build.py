@@ -51,10 +51,9 @@ def start_worker(_: int) -> None:
     ignore_stop_signals()
 
 
-def open_parts(recipe: Recipe, world: int = 1, step: int = 0) -> list[Part]:
+def open_parts(recipe: Recipe) -> list[Part]:
     """The training's data sets; all must be for one task, with the same classes. Raises ValueError if they aren't."""
     data, options = recipe.data, recipe.optimization
-    workers = max(1, options.num_workers)
     parts = []
     for i, chosen in enumerate(data.parts()):
         with in_field(f"data.sets.{i}" if data.sets else "data"):
@@ -64,8 +63,7 @@ def open_parts(recipe: Recipe, world: int = 1, step: int = 0) -> list[Part]:
                 chosen.split,
                 chosen.settings,
                 seed=options.seed,
-                num_shards=world * workers,
-                start=step * options.accumulation * options.batch_size // workers,
+                num_shards=max(1, options.num_workers),
                 options=chosen.options,
                 augment=True,
                 skip_broken=data.skip_broken,
@@ -83,15 +81,16 @@ def open_parts(recipe: Recipe, world: int = 1, step: int = 0) -> list[Part]:
 
 
 def make_loader(
-    recipe: Recipe, rank: int, world: int, step: int, processor: WinWinImageProcessor, parts: list[Part] | None = None
+    recipe: Recipe, rank: int, world: int, start: int, processor: WinWinImageProcessor, parts: list[Part] | None = None
 ) -> DataLoader:
-    """The training's batches from optimiser step `step` on, for one process."""
+    """The training's batches of one process, after `start` examples of all processes together."""
     options = recipe.optimization
-    parts = parts or open_parts(recipe, world, step)
-    batches = step * options.accumulation
-    dataset, sampler = ordered(parts, options.seed, rank, world, options.num_workers, batches, options.batch_size)
+    parts = parts or open_parts(recipe)
+    dataset, sampler = ordered(parts, options.seed, rank, world, options.num_workers, start)
     reader = parts[0].source.reader if len(parts) == 1 else PartReader([part.source.reader for part in parts])
     collator = make_collator(recipe, parts[0].source, processor, options.seed, reader, recipe.data.skip_broken)
+    if sampler is not None:
+        collator.group = options.examples_per_step(world)
     return DataLoader(
         dataset,
         options.batch_size,

@@ -24,6 +24,7 @@ from winwin_hf.inference.loading import load_network, load_processor
 from winwin_hf.inference.predictor import Predictor
 from winwin_hf.model.half_products_winwin import has_half_products
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
+from winwin_hf.processes import connect, lost_process_named
 from winwin_hf.task import TASKS
 from winwin_hf.training.recipe import EvaluationSet, Recipe, load_recipe
 
@@ -135,6 +136,12 @@ def at_own_size(processor: WinWinImageProcessor) -> WinWinImageProcessor:
     )
 
 
+def open_accelerator(recipe: Recipe, **options: Any) -> Accelerator:
+    """An `Accelerator` in the recipe's precision, of processes that know of each other. Raises ValueError where they don't."""
+    connect()
+    return Accelerator(mixed_precision=precision_here(recipe), **options)
+
+
 def precision_here(recipe: Recipe) -> str:
     """The recipe's `mixed_precision`; "no" on a CPU that only emulates it, where it would take several times float32's time (ours)."""
     wanted = recipe.optimization.mixed_precision
@@ -197,12 +204,13 @@ def show(results: dict[str, dict[str, Any]], title: str) -> None:
 
 
 @unchanged_process()
+@lost_process_named()
 def evaluate_by_recipe(
     checkpoint: str | Path, recipe_path: str | Path, overrides: list[str] | None = None
 ) -> dict[str, Any]:
     """Scores a checkpoint by the evaluation section of a recipe and prints the table. Returns what `evaluate` does."""
     recipe = load_recipe(recipe_path, overrides)
-    accelerator = Accelerator(mixed_precision=precision_here(recipe))
+    accelerator = open_accelerator(recipe)
     model = load_network(checkpoint).to(accelerator.device)
     expected = TASKS[recipe.task].architecture
     if type(model).__name__ != expected:

@@ -5,13 +5,15 @@ Notable:
   same weights, bit for bit on a CPU.
 - every process and every worker reads its own share. The loader isn't wrapped by Accelerate, which would read on one process
   and send, or read everywhere and drop.
+- a step's loss is the mean over the known pixels of all its batches, in all processes: the same examples make the same step in however
+  many batches they come (`_loss_weights`).
 - everything that the recipe names is opened before the first step, and one example of each read (rehearsal.py).
 - states are written whole and checked before they are used (state.py); loader processes outlive neither the training nor a signal
   that is meant for it (batches.py).
 - a state is saved before each evaluation, at the end the model too: an evaluation that fails costs nothing. A training that resumes
   from a state whose evaluation isn't logged begins with it.
-- SIGTERM and SIGINT save a state at the next step that can be resumed from, and end the training. An evaluation is broken off: the
-  state before it is saved already.
+- SIGTERM and SIGINT, to any process, save a state at the next step that can be resumed from, and end the training. An evaluation of
+  one process is broken off: the state before it is saved already.
 - the calling process is left as it was: random states, signal handlers, threads, environment (host_process.py).
 """
 
@@ -21,21 +23,22 @@ import contextlib
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration, gather_object, set_seed
+from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration, gather_object, set_seed
 
 from winwin_hf.convert.folder import check_output
 from winwin_hf.data.formats.files import write_atomic
 from winwin_hf.host_process import unchanged_process, unchanged_random_states
+from winwin_hf.processes import any_process, control_group, locked, lost_process_named
 from winwin_hf.training.batches import EXAMPLES, STOP_SIGNALS, Batches
 from winwin_hf.training.build import learning_rate, make_average, make_loader, make_model, make_optimizer, open_parts
-from winwin_hf.training.evaluate import evaluate, precision_here, show
+from winwin_hf.training.evaluate import evaluate, open_accelerator, show
 from winwin_hf.training.log import MetricsLog, introduce, is_evaluated, peak_memory, progress_bar
 from winwin_hf.training.recipe import Recipe, dump_recipe, load_recipe
 from winwin_hf.training.rehearsal import rehearse
@@ -56,6 +59,7 @@ NAMES_SHOWN = 16  # examples in a message
 
 
 @unchanged_process()
+@lost_process_named()
 def train(
     recipe_path: str | Path, output: str | Path | None = None, resume: bool = False, overrides: list[str] | None = None
 ) -> Path:
@@ -70,13 +74,22 @@ def train(
         overrides: "section.key=value" strings on top of the recipe.
     Raises:
         ValueError: a wrong recipe or, on resuming, another one than the training was started with.
-        FileExistsError: an output folder that holds a training, without `resume`.
+        FileExistsError: an output folder that holds a training, without `resume`, or in which another process trains.
+        ConnectionError: another process of this training ended.
         FloatingPointError: the loss or its gradient is not finite; the last good state is kept.
         OSError: a state or the log can't be written; the last good state is kept. ChildProcessError: a loader process died.
         TrainingStopped: SIGTERM or Ctrl-C ended it after a state was saved; continue with `resume`.
     """
     recipe = load_recipe(recipe_path, overrides)
-    training = Training(recipe, Path(output or recipe.output), resume)
+    folder = Path(output or recipe.output)
+    accelerator = make_accelerator(recipe, folder)
+    with locked(folder) if accelerator.is_main_process else contextlib.nullcontext():
+        return run(Training(recipe, folder, resume, accelerator))
+
+
+def run(training: Training) -> Path:
+    """Trains to the end, or until a signal stops it, and returns the folder of the final model."""
+    recipe = training.recipe
     with StopRequest() as stop:
         with training.loading() as batches:
             if training.evaluation_is_missing:
@@ -85,7 +98,8 @@ def train(
                 training.train_step(batches)
                 if training.is_due(recipe.log_every):
                     training.report()
-                training.stopped = training.can_resume and not training.ended and stop.requested
+                if training.can_resume and not training.ended:
+                    training.stopped = any_process(stop.requested, training.control)
                 if training.stopped or (training.can_resume and training.should_save):
                     training.save()
                 if training.is_due(recipe.evaluation.every) and not training.stopped:
@@ -97,24 +111,30 @@ class TrainingStopped(Exception):
     """SIGTERM or Ctrl-C ended a training. Its state is saved."""
 
 
+def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
+    """The `Accelerator` of a training that writes to `folder`."""
+    return open_accelerator(
+        recipe,
+        # not by its number alone, before which a variable of the launcher would go
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=recipe.optimization.accumulation),
+        log_with=recipe.trackers or None,
+        project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
+    )
+
+
 class Training:
     """One training in one process, started or restored; `train` calls its methods in turn."""
 
-    def __init__(self, recipe: Recipe, folder: Path, resume: bool):
+    def __init__(self, recipe: Recipe, folder: Path, resume: bool, accelerator: Accelerator):
         options = recipe.optimization
-        self.recipe, self.folder = recipe, folder
+        self.recipe, self.folder, self.accelerator = recipe, folder, accelerator
+        self.control = control_group()
         self.stopped = self._model_written = False
-        self.accelerator = Accelerator(
-            mixed_precision=precision_here(recipe),
-            gradient_accumulation_steps=options.accumulation,
-            log_with=recipe.trackers or None,
-            project_config=ProjectConfiguration(project_dir=str(folder), logging_dir=str(folder / "logs")),
-        )
         state = on_main_process(self.accelerator, lambda: self._claim_folder(resume))
         self.resumed = state is not None
         set_seed(options.seed, device_specific=False)
         self.step, self.spent = read_progress(state) if state is not None else (0, Spent())
-        self.parts = open_parts(recipe, self.accelerator.num_processes, self.step)
+        self.parts = open_parts(recipe)
         self.source = self.parts[0].source  # its labels decide the model's
         model, self.processor = make_model(recipe, self.source)
         rehearse(recipe, self.parts, model, self.processor, folder, self.accelerator)
@@ -159,9 +179,9 @@ class Training:
     def loading(self) -> Iterator[Batches]:
         """The batches from the current step on, with log and progress bar open."""
         accelerator = self.accelerator
-        loader = make_loader(
-            self.recipe, accelerator.process_index, accelerator.num_processes, self.step, self.processor, self.parts
-        )
+        rank, world = accelerator.process_index, accelerator.num_processes
+        start = self.step * self.recipe.optimization.examples_per_step(world)
+        loader = make_loader(self.recipe, rank, world, start, self.processor, self.parts)
         # A loader's seed is drawn where its processes start; a training that goes on from a state has drawn it before.
         with unchanged_random_states() if self.resumed else contextlib.nullcontext():
             batches = Batches(loader)
@@ -221,10 +241,10 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate * group["scale"]
         self.names.append([])
-        for _ in range(options.accumulation):
-            batch = self._next_batch(batches)
+        fetched = [self._next_batch(batches) for _ in range(options.accumulation)]
+        for batch, weights in zip(fetched, self._loss_weights(fetched), strict=True):
             with accelerator.accumulate(self.model):
-                loss = self.model(**batch).loss
+                loss = self.model(**batch, loss_weights=weights).loss
                 accelerator.backward(loss)
                 loss_sum += loss.detach() / options.accumulation
                 if accelerator.sync_gradients:
@@ -237,6 +257,19 @@ class Training:
         self.losses.append(loss_sum)
         self.bar.update()
         self.spent.stop()
+
+    def _loss_weights(self, fetched: list[dict[str, torch.Tensor]]) -> Sequence[torch.Tensor | None]:
+        """
+        Factors of the losses of a step's batches, so that the mean over batches and processes, which Accelerate and DDP take, is the
+        loss of one batch of all their examples.
+        """
+        number = len(fetched) * self.accelerator.num_processes
+        if number == 1:
+            return [None]
+        model = self.accelerator.unwrap_model(self.model)
+        counts = torch.stack([model.loss_counts(**batch) for batch in fetched])  # (batches, terms)
+        total = self.accelerator.reduce(counts.sum(0), "sum")
+        return list(counts * number / torch.where(total > 0, total, 1))
 
     def _next_batch(self, batches: Batches) -> dict[str, torch.Tensor]:
         start = time.perf_counter()
@@ -257,8 +290,8 @@ class Training:
     def _kept(self, error: ChildProcessError) -> ChildProcessError:
         """The error of a loader process that died, after a state was saved if this moment can be resumed from."""
         alone = self.accelerator.num_processes == 1  # other processes wait elsewhere
-        if alone and self.step and self.can_resume and not self.names[-1]:
-            self.names.pop()
+        if alone and self.step and self.can_resume:
+            self.names.pop()  # of the step that didn't begin
             self.save()
         return ChildProcessError(f"at step {self.step} {error}; {self._way_on()}")
 
@@ -276,7 +309,7 @@ class Training:
         """Logs loss, gradient, speed and memory since the last report."""
         options = self.recipe.optimization
         elapsed = time.perf_counter() - self.since
-        images = options.batch_size * options.accumulation * self.accelerator.num_processes * len(self.losses)
+        images = options.examples_per_step(self.accelerator.num_processes) * len(self.losses)
         figures = {
             "loss": self.finite_loss(),
             "norm": float(self.norm),

@@ -273,6 +273,10 @@ class OptimizationRecipe:
     ] = 0
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
+    def examples_per_step(self, world: int) -> int:
+        """Number of examples of an optimiser step of `world` processes together."""
+        return self.batch_size * self.accumulation * world
+
 
 @dataclasses.dataclass
 class Recipe:

@@ -266,7 +266,7 @@ def load_state(accelerator: Accelerator, state: Path, average: AveragedModel | N
     """Restores model, optimiser, random states and average. Accelerate unpickles none of them."""
     accelerator.load_state(str(state))
     if average is not None:
-        averaged = load_file(state / "average.safetensors", device=str(accelerator.device))
+        averaged = load_file(state / "average.safetensors")  # copied to the average's own device
         missing, unexpected = average.load_state_dict(averaged, strict=False)
         wrong = [*unexpected, *(name for name in missing if name not in frozen_in(average))]
         if wrong:

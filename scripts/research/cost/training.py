@@ -88,7 +88,7 @@ def train_step(
     recipe = build(Recipe, values, "the benchmark's recipe")
     accelerator = Accelerator(mixed_precision=recipe.optimization.mixed_precision)
     torch.manual_seed(0)
-    parts = open_parts(recipe, accelerator.num_processes) if loader else []
+    parts = open_parts(recipe) if loader else []
     net, processor = make_model(recipe, parts[0].source if loader else Noise(task))
     if checkpointing:
         net.gradient_checkpointing_enable()

@@ -46,7 +46,7 @@ TextureSteps = Annotated[
     Field(
         ge=0,
         le=10**9,
-        description="Number of scenes of a shard after which a new texture replaces the oldest one; 0: never.",
+        description="Number of scenes, times `num_workers`, after which a new texture replaces the oldest one; 0: never.",
     ),
 ]
 TextureSide = Annotated[int, Field(ge=1, le=16_384, description="Longest side of a photograph, pixels.")]
@@ -159,7 +159,7 @@ class SceneSettings:
         Field(
             ge=0,
             le=10**9,
-            description="Curriculum: number of scenes of a shard over which `motion` grows; 0: no curriculum. "
+            description="Curriculum: number of scenes, times `num_workers`, over which `motion` grows; 0: no curriculum. "
             "Held-out sets have none.",
         ),
     ] = 0

@@ -1,0 +1,231 @@
+"""A training of two processes: what happens to one happens to both, and none waits for one that is gone."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from support.two_processes import TwoProcesses
+
+from winwin_hf import processes
+from winwin_hf.cli import train as command
+from winwin_hf.data.rows import BrokenExample
+from winwin_hf.processes import connect, locked
+from winwin_hf.training import batches, evaluate, loop, state
+from winwin_hf.training.state import latest_state
+
+SMALL = {
+    "task": "optical-flow",
+    "model": {
+        "config": {
+            "hidden_size": 16,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 1,
+            "decoder_hidden_size": 16,
+            "decoder_num_hidden_layers": 1,
+            "decoder_num_attention_heads": 1,
+            "head_hidden_size": 16,
+            "drop_path_rate": 0.5,
+        }
+    },
+    "data": {"name": "synthetic-flow", "settings": {"height": 64, "width": 96, "texture_count": 2}},
+    "windows": {"kind": "windows", "count": 2, "size": [2, 2]},
+    "optimization": {"steps": 4, "batch_size": 2, "warmup_steps": 2, "num_workers": 0},
+    "evaluation": {"every": 0, "windows": 0, "sets": []},
+    "save_every": 2,
+    "log_every": 1,
+    "trackers": [],
+}
+STOPPED = 75  # EX_TEMPFAIL
+
+
+def write(folder: Path, **changes) -> Path:
+    recipe = json.loads(json.dumps(SMALL))
+    for section, values in changes.items():
+        recipe[section] = {**recipe[section], **values} if isinstance(values, dict) else values
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def train(rank: int, recipe: Path, output: Path, resume: bool = False) -> None:
+    """`winwin train` in one of the processes."""
+    torch.set_num_threads(1)
+    command.train(str(recipe), output=output, resume=resume, skip_broken=False, overrides=None)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_killed_process_ends_the_other_and_the_training_resumes_exactly(tmp_path):
+    recipe = write(tmp_path)
+    assert TwoProcesses(tmp_path, train, recipe, tmp_path / "whole").end() == [0, 0]
+    output = tmp_path / "run"
+    both = TwoProcesses(tmp_path, train, recipe, output)
+    both.wait_for(lambda: latest_state(output) is not None)
+    both.signal(1, signal.SIGKILL)
+    assert both.end(within=60) == [1, -signal.SIGKILL], both.text()
+    assert "winwin: process 0 of 2 lost the connection" in both.text(0), both.text()
+    again = TwoProcesses(tmp_path, train, recipe, output, True)
+    assert again.end() == [0, 0], again.text()
+    assert same(weights(output), weights(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.fault)])
+def test_a_signal_to_one_process_stops_both_after_saving(tmp_path, number):
+    output = tmp_path / "run"
+    recipe = write(tmp_path, optimization={"steps": 100_000}, save_every=100_000)
+    both = TwoProcesses(tmp_path, train, recipe, output)
+    log = output / "metrics.jsonl"
+    both.wait_for(lambda: log.exists() and bool(log.read_text()))
+    both.signal(1, number)
+    assert both.end() == [STOPPED, STOPPED], both.text()
+    assert latest_state(output) is not None
+
+
+def fails(rank: int, what: str, recipe: Path, output: Path) -> None:
+    """A training in which something goes wrong in one process."""
+    with pytest.MonkeyPatch.context() as patch:
+        if what == "example" and rank == 1:
+
+            def read(*_):
+                raise BrokenExample("frame 7: cut short")
+
+            patch.setattr(batches, "next_batch", read)
+        if what == "evaluation" and rank == 1:
+
+            def evaluate_windows(*_):
+                raise MemoryError("frame 7 is too large")
+
+            patch.setattr(evaluate, "evaluate_windows", evaluate_windows)
+        if what == "save" and rank == 0:
+
+            def save_file(*_):
+                raise OSError(28, "No space left on device")
+
+            patch.setattr(state, "save_file", save_file)
+        train(rank, recipe, output)
+
+
+@pytest.mark.parametrize(
+    ("what", "broken", "said"),
+    [
+        ("example", 1, "frame 7: cut short"),
+        pytest.param("evaluation", 1, "too large", marks=pytest.mark.fault),
+        pytest.param("save", 0, "No space left on device", marks=pytest.mark.fault),
+    ],
+)
+def test_a_failure_of_one_process_ends_both(tmp_path, what, broken, said):
+    recipe = write(tmp_path, evaluation={"every": 2, "windows": 2})
+    both = TwoProcesses(tmp_path, fails, what, recipe, tmp_path / "run")
+    assert both.end(within=60) == [1, 1], both.text()
+    assert said in both.text(broken)
+    assert f"process {1 - broken} of 2 lost the connection to another one" in both.text(1 - broken)
+
+
+@pytest.mark.fault
+def test_both_stop_where_the_loss_is_not_finite(tmp_path):
+    recipe = write(tmp_path, optimization={"steps": 20, "learning_rate": 1e25})
+    both = TwoProcesses(tmp_path, train, recipe, tmp_path / "run")
+    assert both.end() == [1, 1]
+    for rank in range(2):
+        assert "the last good state is" in both.text(rank)
+
+
+# --------------------------------------------------------------------------------------------------------------------- launches
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE says that 2 processes were started, and this one finds 1"),
+        ({"OMPI_COMM_WORLD_SIZE": "4"}, "OMPI_COMM_WORLD_SIZE says that 4"),
+        ({"SLURM_STEP_NUM_TASKS": "3"}, "SLURM_STEP_NUM_TASKS says that 3"),
+        ({"ACCELERATE_DYNAMO_BACKEND": "no", "MASTER_PORT": "29500"}, "started only this one"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "configured for FSDP, which isn't supported"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "configured for DeepSpeed"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "configured for Megatron-LM"),
+        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "configured for a parallelism_config"),
+    ],
+)
+def test_a_launch_whose_processes_would_work_alone_is_refused(variables, said, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=said):
+        connect()
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{}, {"WORLD_SIZE": "1"}, {"SLURM_STEP_NUM_TASKS": "1"}, {"WORLD_SIZE": "1", "SLURM_STEP_NUM_TASKS": "4"}],
+)
+def test_one_process_that_was_started_alone_is_none_of_our_business(variables, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert connect().num_processes == 1
+
+
+def trains_unconnected(rank: int, recipe: Path, output: Path) -> None:
+    del os.environ["ACCELERATE_USE_CPU"]  # torchrun on a machine without a GPU
+    train(rank, recipe, output)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="they are connected by GPUs")
+def test_processes_that_accelerate_does_not_connect_write_nothing(tmp_path):
+    both = TwoProcesses(tmp_path, trains_unconnected, write(tmp_path), tmp_path / "run")
+    assert both.end() == [1, 1]
+    assert not (tmp_path / "run").exists()
+    for rank in range(2):
+        assert both.text(rank).startswith("winwin: WORLD_SIZE says that 2 processes were started, and this one finds 1")
+        assert "ACCELERATE_USE_CPU=true torchrun --nproc_per_node N" in both.text(rank)
+
+
+def asks(rank: int) -> None:
+    connect()
+    assert processes.any_process(rank == 1) and not processes.any_process(False)
+
+
+def test_processes_agree(tmp_path):
+    both = TwoProcesses(tmp_path, asks)
+    assert both.end() == [0, 0], both.text()
+
+
+def test_accumulation_is_the_recipes_whatever_the_launcher_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    recipe = loop.load_recipe(write(tmp_path))
+    assert loop.make_accelerator(recipe, tmp_path).gradient_accumulation_steps == 1
+
+
+# ------------------------------------------------------------------------------------------------------------------------- lock
+
+
+def hold(rank: int, folder: Path) -> None:
+    if rank == 0:
+        with locked(folder):
+            (folder / "held").touch()
+            signal.pause()
+
+
+def test_a_folder_in_use_is_refused_until_its_holder_is_dead(tmp_path):
+    folder = tmp_path / "run"
+    holder = TwoProcesses(tmp_path, hold, folder)
+    while not (folder / "held").exists():
+        assert holder.processes[0].is_alive(), holder.text()
+    with (
+        pytest.raises(FileExistsError, match=rf"run: process {holder.processes[0].pid} on .* is training"),
+        locked(folder),
+    ):
+        pass
+    holder.signal(0, signal.SIGKILL)
+    holder.end()
+    with locked(folder):
+        assert (folder / ".lock").read_text().startswith(f"{os.getpid()} on ")
