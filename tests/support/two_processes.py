@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import typer
 from accelerate import debug_launcher
 from accelerate.state import AcceleratorState
 
@@ -80,4 +81,7 @@ def _rank(rank: int, port: int, log: Path, function: Callable[..., None], args: 
     os.environ.update({name: str(number) for name, number in numbers.items()})
     os.environ.update(MASTER_ADDR="127.0.0.1", ACCELERATE_USE_CPU="true", GLOO_SOCKET_IFNAME="lo")
     AcceleratorState._reset_state(reset_partial_state=True)
-    function(rank, *args)
+    try:
+        function(rank, *args)
+    except typer.Exit as code:
+        sys.exit(code.exit_code)
