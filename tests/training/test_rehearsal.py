@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from support.places import FRAMES
 
+from winwin_hf.evaluation.metrics.segmentation import SegmentationMetric
 from winwin_hf.training import loop
 from winwin_hf.training.loop import train
 from winwin_hf.training.state import latest_state
@@ -230,6 +232,61 @@ def test_an_evaluation_that_fails_costs_nothing(segmentation, run, tmp_path, mon
         assert all(torch.equal(whole[name], resumed[name]) for name in whole)
         assert records(folder) == records(tmp_path / "whole")
         assert step.count(fails) == 4  # nothing is scored twice but what failed
+
+
+def torn(frame: Path, mask: Path) -> None:
+    frame.write_bytes(frame.read_bytes()[:-40])
+
+
+def gone(frame: Path, mask: Path) -> None:
+    mask.unlink()
+
+
+def smaller(frame: Path, mask: Path) -> None:
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(mask)
+
+
+def unknown_class(frame: Path, mask: Path) -> None:
+    Image.fromarray(np.full_like(np.asarray(Image.open(mask)), 200)).save(mask)
+
+
+def failing_metric(*_: object) -> None:
+    raise ZeroDivisionError("of a metric")
+
+
+@pytest.mark.parametrize(
+    ("harm", "every"), [(torn, 0), (gone, 2), (smaller, 0), (unknown_class, 2), (failing_metric, 0), (failing_metric, 2)]
+)
+def test_a_mistake_that_only_an_evaluation_shows_costs_nothing(
+    segmentation, run, tmp_path, monkeypatch, harm, every, capsys
+):
+    """The second held-out frame, which nothing reads before; found at the end, or on the way. With another `evaluation` it goes on."""
+    segmentation["evaluation"] = {"every": every, "windows": 0, "sets": [{"label": "val"}]}
+    segmentation["optimization"]["steps"] = 4
+    evaluate, row = loop.evaluate, SegmentationMetric.row
+    name = "0016E5_000060.png"
+
+    def late(*arguments):
+        if harm is failing_metric:
+            monkeypatch.setattr(SegmentationMetric, "row", failing_metric)
+        else:
+            harm(tmp_path / "CamVid/val" / name, tmp_path / "CamVid/valannot" / name)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(loop, "evaluate", late)
+    with pytest.raises((ValueError, OSError, ZeroDivisionError)):
+        run(segmentation)
+    step = every or 4
+    assert f"the evaluation at step {step} failed; continue from state-{step:08d}" in capsys.readouterr().out
+    assert latest_state(tmp_path / "run").name == f"state-{step:08d}"
+    assert (tmp_path / "run" / "model" / "model.safetensors").exists() == (step == 4)
+    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr(SegmentationMetric, "row", row)
+    segmentation["evaluation"]["sets"] = [{"label": "seen", "split": "train"}]
+    run(segmentation, resume=True)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
+    assert [line["step"] for line in lines if "seen" in line] == ([2, 4] if every else [4])
 
 
 def test_a_state_is_saved_before_an_evaluation_that_comes_between_two_of_them(segmentation, run, tmp_path, monkeypatch):

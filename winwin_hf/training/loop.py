@@ -340,6 +340,9 @@ class Training:
         except TrainingStopped:
             self.stopped = True
             return
+        except Exception:
+            self.accelerator.print(f"the evaluation at step {self.step} failed; {self._way_on()}")
+            raise
         if results:
             self.log(self.step, {**results, **asdict(self.spent)})
         if results and self.accelerator.is_main_process:
