@@ -25,6 +25,7 @@ from winwin_hf.training.state import clear_leftovers, damage_of, latest_state, s
 
 resource = pytest.importorskip("resource")  # POSIX
 
+NOBODY = 65534
 SAVED = {"average.safetensors", "model.safetensors", "optimizer.bin", "random_states_0.pkl", "recipe.yaml"}
 
 
@@ -204,16 +205,25 @@ def test_a_full_disk_while_saving_leaves_the_state_before(tmp_path, trained, mon
     assert same_weights(output, trained)
 
 
-def test_a_folder_that_can_t_be_written_is_named(tmp_path, trained, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ENOTDIR, errno.EACCES])
+def test_a_folder_that_can_t_be_written_is_named(tmp_path, trained, monkeypatch, number):
     save, output = loop.save_state, tmp_path / "run"
 
-    def vanishing(accelerator, output, *others):
-        output.rename(tmp_path / "moved")
-        output.write_text("no folder")
-        save(accelerator, output, *others)
+    def hindered(accelerator, output, *others):
+        if number == errno.ENOTDIR:
+            output.rename(tmp_path / "moved")
+            output.write_text("no folder")
+        else:
+            output.chmod(0o555)
+            if os.geteuid() == 0:  # who may write anywhere
+                os.seteuid(NOBODY)
+        try:
+            save(accelerator, output, *others)
+        finally:
+            os.seteuid(os.getuid())
 
-    monkeypatch.setattr(loop, "save_state", vanishing)
-    says = rf"^{output}: state-00000001 could not be written \({os.strerror(errno.ENOTDIR)}\)"
+    monkeypatch.setattr(loop, "save_state", hindered)
+    says = rf"^{output}: state-00000001 could not be written \({os.strerror(number)}\)"
     with pytest.raises(OSError, match=says):
         train(trained.parent / "recipe.yaml", output=output)
 
