@@ -255,7 +255,8 @@ def failing_metric(*_: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "every"), [(torn, 0), (gone, 2), (smaller, 0), (unknown_class, 2), (failing_metric, 0), (failing_metric, 2)]
+    ("harm", "every"),
+    [(torn, 0), (gone, 2), (smaller, 0), (unknown_class, 2), (failing_metric, 0), (failing_metric, 2)],
 )
 def test_a_mistake_that_only_an_evaluation_shows_costs_nothing(
     segmentation, run, tmp_path, monkeypatch, harm, every, capsys

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 from support.forked_training import same_weights, write_recipe
 
+from winwin_hf.processes import LOCK
 from winwin_hf.training import loop
 from winwin_hf.training.log import append_line
 from winwin_hf.training.loop import TrainingStopped, train
@@ -173,7 +174,7 @@ def test_what_a_killed_training_left_is_removed(copy, trained):
         (copy / name).write_text("")
     (copy / "notes.tmp").write_text("the user's own")
     clear_leftovers(copy)
-    names = {path.name for path in copy.iterdir()}
+    names = {path.name for path in copy.iterdir()} - {LOCK}
     assert names == {"metrics.jsonl", "recipe.yaml", "state-00000002", "state-00000003", "model", "notes.tmp"}
     assert (copy / "model" / "config.json").exists()  # it was killed between two renames
 
