@@ -10,6 +10,7 @@ import multiprocessing.connection
 import os
 import shutil
 import signal
+import tempfile
 import time
 from pathlib import Path
 
@@ -207,12 +208,18 @@ def test_a_full_disk_while_saving_leaves_the_state_before(tmp_path, trained, mon
 
 
 @pytest.mark.parametrize("number", [errno.ENOTDIR, errno.EACCES])
-def test_a_folder_that_can_t_be_written_is_named(tmp_path, trained, monkeypatch, number):
-    save, output = loop.save_state, tmp_path / "run"
+def test_a_folder_that_can_t_be_written_is_named(trained, monkeypatch, number):
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # so that NOBODY may look at what is in it
+        fails_to_write(Path(folder), trained.parent / "recipe.yaml", monkeypatch, number)
+
+
+def fails_to_write(folder, recipe, monkeypatch, number) -> None:
+    save, output = loop.save_state, folder / "run"
 
     def hindered(accelerator, output, *others):
         if number == errno.ENOTDIR:
-            output.rename(tmp_path / "moved")
+            output.rename(folder / "moved")
             output.write_text("no folder")
         else:
             output.chmod(0o555)
@@ -226,7 +233,7 @@ def test_a_folder_that_can_t_be_written_is_named(tmp_path, trained, monkeypatch,
     monkeypatch.setattr(loop, "save_state", hindered)
     says = rf"^{output}: state-00000001 could not be written \({os.strerror(number)}\)"
     with pytest.raises(OSError, match=says):
-        train(trained.parent / "recipe.yaml", output=output)
+        train(recipe, output=output)
 
 
 @pytest.mark.usefixtures("unlimited")

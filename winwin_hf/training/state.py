@@ -172,7 +172,7 @@ def save_state(
         _flush(output)
 
     main = accelerator.is_main_process
-    if on_main_process(accelerator, lambda: os.path.exists(final)):  # noqa: PTH110  no error where nothing may be looked at
+    if on_main_process(accelerator, final.exists):
         return
     for work, takes_part in (
         (prepare, main),
