@@ -349,7 +349,7 @@ def space(
         with page(folder, names) as (process, url):
             client = Client(url, 0)
             client.upload(client.picture((64, 64)))
-            (killed,) = folder.iterdir()
+            killed = max(folder.iterdir(), key=lambda path: path.stat().st_ctime)
             problems += end(process, signal.SIGKILL)
         with page(folder, names) as (process, _):
             if killed.exists():

@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -143,6 +144,9 @@ class WorkFolder:
         for folder in (self.files, temporary):
             folder.mkdir()
         os.environ["GRADIO_TEMP_DIR"] = str(self.files)
+        for name in ("gradio.routes", "gradio.route_utils"):  # which read the variable when they were imported
+            if name in sys.modules:
+                sys.modules[name].DEFAULT_TEMP_DIR = str(self.files)  # type: ignore[attr-defined]
         tempfile.tempdir = os.environ["TMPDIR"] = str(temporary)  # parts of uploads, and what decoders write
         atexit.register(self.remove)
 
