@@ -116,7 +116,7 @@ sbom: .audit/.stamp
 	  -o sbom/winwin-hf-$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml).cdx.json
 
 audit: .audit/.stamp
-	.audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip
+	.audit/bin/pip-audit -r constraints.txt --no-deps --disable-pip --strict
 
 format: $(VENV)/.stamp-dev
 	$(BIN)/ruff format .

@@ -36,6 +36,7 @@ NEW_FOLDER_SECONDS = 60  # a younger folder may be about to be filled
 SWEEP_SECONDS = 30
 KNOWN_CLIENTS = 10_000  # whose uploads are counted
 MAX_PATH = 4096  # characters
+MOST = 1e9  # of a number in a request
 CLIENT = "winwin_hf.client"  # key of the client's address in a connection's scope
 
 # What the page and gradio_client ask for. Gradio has more routes: it fetches URLs for others, keeps recordings, and stores pages.
@@ -308,7 +309,7 @@ def _value(block: Any, value: Any, files: Path, examples: Collection[Path]) -> A
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < count:
             raise refuse(f"{label}: expected the number of an example, 0 to {count - 1}, got {_kind(value)}.")
     elif isinstance(block, gr.Slider | gr.Number):
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not -MOST < value < MOST:  # nor NaN
             raise refuse(f"{label}: expected a number, got {_kind(value)}.")
     elif not isinstance(value, str):
         raise refuse(f"{label}: expected a text, got {_kind(value)}.")
@@ -317,8 +318,10 @@ def _value(block: Any, value: Any, files: Path, examples: Collection[Path]) -> A
 
 def _kind(value: Any) -> str:
     """A value of JSON in words, short."""
+    if isinstance(value, int) and abs(value) >= MOST:
+        return "a larger one"  # Python prints no integer of many digits
     if isinstance(value, bool | int | float | str):
-        return repr(value if not isinstance(value, str) else value[:40])
+        return repr(value)[:40]
     return "a list" if isinstance(value, list) else "an object"
 
 

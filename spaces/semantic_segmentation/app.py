@@ -42,7 +42,7 @@ def score(
 
 def settings() -> list[gr.Component]:
     return [
-        gr.Number(19, label="number of classes", precision=0, minimum=1),
+        gr.Number(19, label="number of classes", precision=0, minimum=1, maximum=1000),
         gr.Number(255, label="id that doesn't count", precision=0),
     ]
 

@@ -29,6 +29,8 @@ MAX_SOURCE_PIXELS = 64_000_000  # a phone's largest photographs; decoding takes 
 MIN_SIDE = 32  # pixels: two patches
 MAX_SIDE = 4096  # pixels, after scaling: a strip of one row's height would pass the limit on its area
 AREAS = {"360p": 640 * 360, "540p": 960 * 540, "720p": 1280 * 720, "1080p": 1920 * 1080}
+JPEG, JPEG_SCAN = b"\xff\xd8", b"\xff\xda"
+MAX_SCANS = 100  # a progressive JPEG has about ten; thousands take minutes
 MAX_FRAMES = 24
 MAX_VIDEO_PIXELS = 3840 * 2160
 
@@ -77,9 +79,14 @@ def read_picture(path: str | None, size: str, what: str = "a picture") -> Pictur
         )
     if min(width, height) < MIN_SIDE:
         raise refuse(f"{name} has {width} x {height} pixels; at least {MIN_SIDE} on each side are needed.")
+    data = Path(path).read_bytes()
+    if data.startswith(JPEG) and data.count(JPEG_SCAN) > MAX_SCANS:
+        raise refuse(
+            f"{name} is a JPEG of more than {MAX_SCANS} scans, each of which is decoded over the whole picture."
+        )
     try:
         # from bytes, so that messages have the file's own name, not a path of this server
-        pixels = formats.read_image(formats.Blob(Path(path).read_bytes(), name))
+        pixels = formats.read_image(formats.Blob(data, name))
     except ValueError as error:
         raise refuse(f"{error} Please send a PNG, JPEG, WebP, GIF, BMP or TIFF picture.") from None
     notes = []

@@ -14,6 +14,7 @@ import types
 import urllib.request
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -126,6 +127,27 @@ def test_sizes_are_checked_before_pixels(space: types.SimpleNamespace, tmp_path:
         space.inputs.read_picture(None, "1080p")
     with pytest.raises(gr.Error, match="540p"):
         space.inputs.read_picture(path, "8k")
+
+
+def test_what_takes_long_to_decode_is_refused(space: types.SimpleNamespace, tmp_path: Path) -> None:
+    path = tmp_path / "scans.jpg"
+    Image.new("RGB", (64, 64)).save(path, progressive=True)
+    assert not space.inputs.read_picture(str(path), "1080p").note
+    whole = path.read_bytes()
+    scan = whole[whole.rindex(b"\xff\xda") : -2]
+    path.write_bytes(whole[:-2] + 200 * scan + whole[-2:])
+    with pytest.raises(gr.Error, match="more than 100 scans"):
+        space.inputs.read_picture(str(path), "1080p")
+    frames = [Image.new("L", (64, 64), value) for value in range(5)]
+    frames[0].save(tmp_path / "many.tif", save_all=True, append_images=frames[1:])
+    assert "animation" in space.inputs.read_picture(str(tmp_path / "many.tif"), "1080p").note
+    with av.open(tmp_path / "wide.mp4", "w") as container:  # whose header says it; no frame is decoded
+        stream = container.add_stream("libx264", rate=1)
+        stream.width, stream.height, stream.pix_fmt = 4096, 2304, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame(4096, 2304, "yuv420p")))
+        container.mux(stream.encode())
+    with pytest.raises(gr.Error, match="4096 x 2304 pixels; up to"):
+        space.inputs.read_clip(str(tmp_path / "wide.mp4"), "360p")
 
 
 def test_large_pictures_are_scaled_and_said_so(space: types.SimpleNamespace, tmp_path: Path) -> None:

@@ -330,7 +330,8 @@ def test_wrong_types_are_named(server: space_server.Server) -> None:
             answer = join(server, event["id"], [None] * count)
             assert f"got {count}" in (answer["output"]["error"] or ""), event["api_name"]
         for place, kind in enumerate(event["inputs"]):
-            for wrong in ({"a": 1}, "text" if kind in ("slider", "number") else 7):
+            numbers = ("text", float("nan"), float("inf"), -1e8, 10**400) if kind in ("slider", "number") else (7,)
+            for wrong in ({"a": 1}, *numbers):
                 values = with_files(event, [None])
                 values[place] = wrong
                 answer = join(server, event["id"], values)

@@ -5,6 +5,7 @@ evaluate's own widget (evaluate.utils.launch_gradio_widget) needs `gradio.inputs
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from winwin_hf.model.pixels_winwin import LIMIT
 from winwin_hf.served_page import Limits, WorkFolder, refuse, serve
 
 LIMITS = Limits(file_bytes=64 << 20, client_upload_bytes=1 << 30)  # a flow file of 1080p has 16 MB, and scores need two
+MAX_PIXELS = 16_000_000  # of a map: twice those of 4K; scores and pictures take some hundred bytes a pixel
 Readers = Mapping[str, Callable[[str], np.ndarray]]  # suffix, such as ".npy" -> reader
 Scores = tuple[list[list[Any]], np.ndarray]  # rows (name, value) of the table, and a picture, uint8 RGB
 
@@ -70,6 +73,7 @@ class MetricPage:
 
     def launch(self, **options: Any) -> None:
         """Serves the page until it is stopped; options are those of `gradio.Blocks.launch`."""
+        os.environ.setdefault(LIMIT, str(MAX_PIXELS))
         with WorkFolder("winwin-metric") as folder:
             serve(self.build(), folder, LIMITS, **options)
 
