@@ -1,7 +1,10 @@
 """A training of two processes: what happens to one happens to both, and none waits for one that is gone."""
 
+import gc
+import itertools
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -132,13 +135,86 @@ def test_a_failure_of_one_process_ends_both(tmp_path, what, broken, said):
     assert f"process {1 - broken} of 2 lost the connection to another one" in both.text(1 - broken)
 
 
+@pytest.mark.parametrize(
+    ("first", "then"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.slow)], ids=["one then two", "two then one"]
+)
+def test_another_number_of_processes_goes_on_with_the_same_steps(tmp_path, first, then):
+    """With batches that make up for it, and nothing that a process draws for itself, it is the training of before."""
+
+    def run(output: Path, processes: int, resume: bool = False, steps: int = 4) -> Path:
+        model = {"config": {**SMALL["model"]["config"], "drop_path_rate": 0.0}}
+        optimization = {"steps": steps, "batch_size": 4 // processes, "ema_decay": 0.9}
+        recipe = write(tmp_path, model=model, optimization=optimization)
+        if processes == 1:
+            train(0, recipe, output, resume)
+        else:
+            both = TwoProcesses(tmp_path, train, recipe, output, resume)
+            assert both.end() == [0, 0], both.text()
+        return output
+
+    whole = weights(run(tmp_path / "whole", first))
+    cut = run(tmp_path / "cut", first)
+    shutil.rmtree(cut / "state-00000004")
+    shutil.rmtree(cut / "model")
+    found = weights(run(cut, then, resume=True))
+    losses = [
+        [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (tmp_path / "whole", cut)
+    ]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    distance = torch.stack([(found[name] - whole[name]).norm() for name in whole]).norm()
+    assert distance < 1e-3 * torch.stack([tensor.norm() for tensor in whole.values()]).norm()
+
+
+def test_another_number_of_examples_a_step_is_said(tmp_path, caplog):
+    train(0, write(tmp_path, optimization={"steps": 2}), tmp_path / "run")
+    saved, recipe = latest_state(tmp_path / "run"), loop.load_recipe(tmp_path / "recipe.yaml")
+    state.check_same_recipe(recipe, saved, processes=2)
+    assert "1 process(es) trained before, and 2 do now: a step has 4 examples instead of 2" in caplog.text
+    recipe.optimization.batch_size = 1
+    state.check_same_recipe(recipe, saved, processes=2)
+    with pytest.raises(ValueError, match=r"optimization\.batch_size: 2, now 1"):
+        state.check_same_recipe(recipe, saved, processes=1)
+
+
+def drawn(rank: int, state_folder: Path) -> None:
+    accelerator = loop.make_accelerator(loop.load_recipe(state_folder / "recipe.yaml"), state_folder.parent)
+    accelerator.prepare(torch.nn.Linear(1, 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accelerator, "load_state", lambda _: torch.manual_seed(0))  # what both begin with
+        state.load_state(accelerator, state_folder, None, seed=0)
+    print("drew", float(torch.rand(())))
+
+
+def test_new_processes_draw_for_themselves(tmp_path):
+    train(0, write(tmp_path, optimization={"steps": 2}), tmp_path / "run")
+    both = TwoProcesses(tmp_path, drawn, latest_state(tmp_path / "run"))
+    assert both.end() == [0, 0], both.text()
+    drew = [next(line for line in both.text(rank).splitlines() if line.startswith("drew")) for rank in range(2)]
+    assert drew[0] != drew[1]
+
+
+def poisons(rank: int, recipe: Path, output: Path) -> None:
+    """A training in which one process has a batch of NaN, at the third step."""
+    read, count = batches.next_batch, itertools.count()
+
+    def next_batch(loader):
+        batch = read(loader)
+        if rank == 1 and next(count) == 2:
+            batch["pixel_values"].fill_(torch.nan)
+        return batch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "next_batch", next_batch)
+        train(rank, recipe, output)
+
+
 @pytest.mark.fault
 def test_both_stop_where_the_loss_is_not_finite(tmp_path):
-    recipe = write(tmp_path, optimization={"steps": 20, "learning_rate": 1e25})
-    both = TwoProcesses(tmp_path, train, recipe, tmp_path / "run")
+    both = TwoProcesses(tmp_path, poisons, write(tmp_path), tmp_path / "run")
     assert both.end() == [1, 1]
     for rank in range(2):
-        assert "the last good state is" in both.text(rank)
+        assert "at step 3 the loss is nan" in both.text(rank) and "the last good state is" in both.text(rank)
 
 
 # --------------------------------------------------------------------------------------------------------------------- launches
@@ -187,6 +263,26 @@ def test_processes_that_accelerate_does_not_connect_write_nothing(tmp_path):
     for rank in range(2):
         assert both.text(rank).startswith("winwin: WORLD_SIZE says that 2 processes were started, and this one finds 1")
         assert "ACCELERATE_USE_CPU=true torchrun --nproc_per_node N" in both.text(rank)
+
+
+def outlives(rank: int, recipe: Path, output: Path) -> None:
+    """A training that says which DDP is alive when its connections are closed."""
+    close = torch.distributed.destroy_process_group
+
+    def closing(*args):
+        print("alive:", sum(isinstance(found, torch.nn.parallel.DistributedDataParallel) for found in gc.get_objects()))
+        close(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.distributed, "destroy_process_group", closing)
+        train(rank, recipe, output)
+
+
+def test_no_ddp_outlives_its_connections(tmp_path):
+    """PyTorch 2.13 waits for good where it is DDP that closes them, once in 150 trainings: the lock of Python and a thread."""
+    both = TwoProcesses(tmp_path, outlives, write(tmp_path, optimization={"steps": 1}), tmp_path / "run")
+    assert both.end() == [0, 0], both.text()
+    assert all("alive: 0" in both.text(rank) for rank in range(2))
 
 
 def asks(rank: int) -> None:

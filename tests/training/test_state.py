@@ -56,8 +56,8 @@ def states(trained) -> None:
     """All states of the training, as they were when it wrote them."""
     save, kept = loop.save_state, trained.parent / "states"
 
-    def keeping(accelerator, output, step, *others):
-        save(accelerator, output, step, *others)
+    def keeping(accelerator, output, progress, *others):
+        save(accelerator, output, progress, *others)
         shutil.copytree(latest_state(output), kept / latest_state(output).name)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -190,10 +190,10 @@ def test_a_full_disk_while_saving_leaves_the_state_before(tmp_path, trained, mon
     size = (trained / "state-00000004" / "model.safetensors").stat().st_size
     save = loop.save_state
 
-    def filling(accelerator, output, step, *others):
-        if step == 2:
+    def filling(accelerator, output, progress, *others):
+        if progress["step"] == 2:
             limit_files(int(share * size))
-        save(accelerator, output, step, *others)
+        save(accelerator, output, progress, *others)
 
     monkeypatch.setattr(loop, "save_state", filling)
     output, reason = tmp_path / "run", os.strerror(errno.EFBIG)
@@ -320,14 +320,14 @@ def test_a_death_of_a_loader_process_waits_while_a_state_is_saved(tmp_path, monk
     """torch raises where the training is; here that is the middle of a save."""
     save, alive = loop.save_state, []
 
-    def killing(accelerator, output, step, *others):
-        if step == 1 and not alive:
+    def killing(accelerator, output, progress, *others):
+        if progress["step"] == 1 and not alive:
             worker = workers()[0]
             worker.kill()
             multiprocessing.connection.wait([worker.sentinel])  # without asking for its end, which torch does
             time.sleep(0.1)
             alive.append(worker.is_alive())
-        save(accelerator, output, step, *others)
+        save(accelerator, output, progress, *others)
 
     monkeypatch.setattr(loop, "save_state", killing)
     with pytest.raises(ChildProcessError):

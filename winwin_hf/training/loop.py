@@ -1,8 +1,8 @@
 """The training loop: Accelerate, windows, and a state on disk that resumes exactly.
 
 Notable:
-- the position in the data and the learning rate are functions of the step, so neither is saved. A resumed training has the
-  same weights, bit for bit on a CPU.
+- the learning rate is a function of the step, and the data of the number of examples that were read: a resumed training has the
+  same weights, bit for bit on a CPU. With another number of processes it goes on at the same place of the data.
 - every process and every worker reads its own share. The loader isn't wrapped by Accelerate, which would read on one process
   and send, or read everywhere and drop.
 - a step's loss is the mean over the known pixels of all its batches, in all processes: the same examples make the same step in however
@@ -20,6 +20,7 @@ Notable:
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import signal
 import time
@@ -133,7 +134,7 @@ class Training:
         state = on_main_process(self.accelerator, lambda: self._claim_folder(resume))
         self.resumed = state is not None
         set_seed(options.seed, device_specific=False)
-        self.step, self.spent = read_progress(state) if state is not None else (0, Spent())
+        self.step, self.examples, self.spent = read_progress(state) if state is not None else (0, 0, Spent())
         self.parts = open_parts(recipe)
         self.source = self.parts[0].source  # its labels decide the model's
         model, self.processor = make_model(recipe, self.source)
@@ -145,9 +146,9 @@ class Training:
         if self.average is not None:  # its count is read at every step; on an accelerator each read would wait
             self.average.n_averaged = self.average.n_averaged.cpu()
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.evaluation_is_missing = state is not None and self._lacks_evaluation()
+        self.evaluation_is_missing = state is not None and any_process(self._lacks_evaluation(), self.control)
         if state is not None:
-            load_state(self.accelerator, state, self.average)
+            load_state(self.accelerator, state, self.average, options.seed)
         else:  # every process has the same model by now; from here on each draws for itself
             set_seed(options.seed, device_specific=True)
 
@@ -159,7 +160,7 @@ class Training:
             )
         state = whole_state(self.folder)
         if state is not None:
-            check_same_recipe(self.recipe, state)
+            check_same_recipe(self.recipe, state, self.accelerator.num_processes)
         check_output(self.folder / "model", overwrite=True)  # else known only at the end
         self.folder.mkdir(parents=True, exist_ok=True)
         clear_leftovers(self.folder)
@@ -180,8 +181,7 @@ class Training:
         """The batches from the current step on, with log and progress bar open."""
         accelerator = self.accelerator
         rank, world = accelerator.process_index, accelerator.num_processes
-        start = self.step * self.recipe.optimization.examples_per_step(world)
-        loader = make_loader(self.recipe, rank, world, start, self.processor, self.parts)
+        loader = make_loader(self.recipe, rank, world, self.examples, self.processor, self.parts)
         # A loader's seed is drawn where its processes start; a training that goes on from a state has drawn it before.
         with unchanged_random_states() if self.resumed else contextlib.nullcontext():
             batches = Batches(loader)
@@ -254,6 +254,7 @@ class Training:
         if self.average is not None:
             self.average.update_parameters(accelerator.unwrap_model(self.model))
         self.step += 1
+        self.examples += options.examples_per_step(accelerator.num_processes)
         self.losses.append(loss_sum)
         self.bar.update()
         self.spent.stop()
@@ -354,7 +355,8 @@ class Training:
         """Writes a state, unless the weights are broken: it must not replace a good one."""
         if self.losses:
             self.finite_loss()
-        save_state(self.accelerator, self.folder, self.step, self.average, self.spent, self.recipe)
+        progress = {"step": self.step, "examples": self.examples, **asdict(self.spent)}
+        save_state(self.accelerator, self.folder, progress, self.average, self.recipe)
         self.since = time.perf_counter()
 
     def finite_loss(self) -> float:
@@ -397,6 +399,10 @@ class Training:
                 self._write_model()
             self.accelerator.print(f"model: {final}")
         self.accelerator.wait_for_everyone()
+        # DDP goes before the connections. As the last to hold them it would wait for their thread, which may wait for Python's lock, for good.
+        self.model = self.accelerator.unwrap_model(self.model)
+        self.accelerator.free_memory()
+        gc.collect()
         self.accelerator.end_training()
         if self.stopped:
             raise TrainingStopped(f"stopped at step {self.step}; {self._way_on()}")

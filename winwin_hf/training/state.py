@@ -22,8 +22,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import RNG_STATE_NAME, broadcast_object_list, gather_object, set_seed
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 
@@ -147,14 +148,16 @@ def clear_leftovers(output: Path) -> None:
 
 
 def save_state(
-    accelerator: Accelerator, output: Path, step: int, average: AveragedModel | None, spent: Spent, recipe: Recipe
+    accelerator: Accelerator, output: Path, progress: dict[str, Any], average: AveragedModel | None, recipe: Recipe
 ) -> None:
     """
     Writes a state, then removes all but the newest two: at no moment is there none.
 
+    Args:
+        progress: "step", "examples" and the fields of `Spent`, for `read_progress`.
     Raises OSError in every process if one of them couldn't write: one sentence with the folder and the system's reason.
     """
-    final = output / STATE.format(step)
+    final = output / STATE.format(progress["step"])
     temporary = final.with_name(f"{final.name}.tmp")
 
     def prepare() -> None:
@@ -167,7 +170,7 @@ def save_state(
             averaged = {name: tensor for name, tensor in average.state_dict().items() if name not in frozen}
             save_file(averaged, temporary / "average.safetensors")
         (temporary / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
-        _write_manifest(temporary, {"step": step, **asdict(spent)})
+        _write_manifest(temporary, {**progress, "processes": accelerator.num_processes})
         temporary.replace(final)
         _flush(output)
 
@@ -256,15 +259,24 @@ def on_main_process(accelerator: Accelerator, work: Callable[[], Answer]) -> Ans
     return answer[0]
 
 
-def read_progress(state: Path) -> tuple[int, Spent]:
-    """The optimiser step that a state was saved after, and the time spent until then."""
+def read_progress(state: Path) -> tuple[int, int, Spent]:
+    """The optimiser step that a state was saved after, and the number of examples (of all processes) and the time until then."""
     contents = read_manifest(state)
-    return contents["step"], Spent(contents["seconds"], contents["cpu_seconds"])
+    return contents["step"], contents["examples"], Spent(contents["seconds"], contents["cpu_seconds"])
 
 
-def load_state(accelerator: Accelerator, state: Path, average: AveragedModel | None) -> None:
-    """Restores model, optimiser, random states and average. Accelerate unpickles none of them."""
+def load_state(accelerator: Accelerator, state: Path, average: AveragedModel | None, seed: int) -> None:
+    """
+    Restores model, optimiser, random states and average. Accelerate unpickles none of them.
+
+    A process that the training didn't have before gets random states from `seed`, the step and its own number.
+    """
     accelerator.load_state(str(state))
+    accelerator.step = 0  # of batches; a state lies between two optimiser steps, whose number of batches may be another now
+    rank = accelerator.process_index
+    if not (state / f"{RNG_STATE_NAME}_{rank}.pkl").exists():
+        step, *_ = read_progress(state)
+        set_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
     if average is not None:
         averaged = load_file(state / "average.safetensors")  # copied to the average's own device
         missing, unexpected = average.load_state_dict(averaged, strict=False)
@@ -295,18 +307,31 @@ def save_model(model: Any, output: Path, recipe: Recipe, processor: WinWinImageP
 # ------------------------------------------------------------------ the recipe of before
 
 
-def check_same_recipe(recipe: Recipe, state: Path) -> None:
-    """Raises ValueError where the training of a state was started with another recipe."""
-    before, now = (flatten(asdict(found)) for found in (load_recipe(state / "recipe.yaml"), recipe))
+def check_same_recipe(recipe: Recipe, state: Path, processes: int) -> None:
+    """
+    Raises ValueError where the training of a state was started with another recipe.
+
+    Batches may have another size where a step has as many examples as before: in another number of processes it is the same step.
+    """
+    stored, processes_before = load_recipe(state / "recipe.yaml"), read_manifest(state)["processes"]
+    examples_before = stored.optimization.examples_per_step(processes_before)
+    examples = recipe.optimization.examples_per_step(processes)
+    before, now = (flatten(asdict(found)) for found in (stored, recipe))
+    free = {f"optimization.{name}" for name in ("batch_size", "accumulation")} if examples == examples_before else set()
     changed = [
         f"{key}: {before.get(key)!r}, now {now.get(key)!r}"
         for key in {**before, **now}
-        if key.partition(".")[0] not in FREE and before.get(key) != now.get(key)
+        if key.partition(".")[0] not in FREE and key not in free and before.get(key) != now.get(key)
     ]
     if changed:
         raise ValueError(
             f"{state.parent}: this training was started with another recipe ({'; '.join(changed)}); "
             "resume with the same recipe, or choose another output folder"
+        )
+    if examples != examples_before:
+        logger.warning(
+            f"{state.parent}: {processes_before} process(es) trained before, and {processes} do now: a step has {examples} examples "
+            f"instead of {examples_before}, with the same learning rate; another batch_size or accumulation can make them equal"
         )
 
 
