@@ -399,7 +399,7 @@ class Training:
                 self._write_model()
             self.accelerator.print(f"model: {final}")
         self.accelerator.wait_for_everyone()
-        # DDP goes before the connections. As the last to hold them it would wait for their thread, which may wait for Python's lock, for good.
+        # DDP goes before the connections: as the last to hold them it waits for their thread, which may wait for Python's lock.
         self.model = self.accelerator.unwrap_model(self.model)
         self.accelerator.free_memory()
         gc.collect()

@@ -272,7 +272,9 @@ def load_state(accelerator: Accelerator, state: Path, average: AveragedModel | N
     A process that the training didn't have before gets random states from `seed`, the step and its own number.
     """
     accelerator.load_state(str(state))
-    accelerator.step = 0  # of batches; a state lies between two optimiser steps, whose number of batches may be another now
+    accelerator.step = (
+        0  # of batches; a state lies between two optimiser steps, whose number of batches may be another now
+    )
     rank = accelerator.process_index
     if not (state / f"{RNG_STATE_NAME}_{rank}.pkl").exists():
         step, *_ = read_progress(state)
