@@ -17,6 +17,7 @@ from support.places import FRAMES
 from winwin_hf.evaluation.metrics.segmentation import SegmentationMetric
 from winwin_hf.training import loop
 from winwin_hf.training.loop import train
+from winwin_hf.training.rehearsal import check_space
 from winwin_hf.training.state import latest_state
 
 CONFIG = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "head_hidden_size": 16}
@@ -155,6 +156,29 @@ def test_an_output_without_room(flow, run, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, 1000))
     with pytest.raises(ValueError, match=r"^output: .*run has 1 kB free; expected .* for 3 states and the model"):
         run(flow)
+
+
+def test_room_is_asked_for_what_is_written_beside_what_is_there(tmp_path, monkeypatch):
+    """Three states of 16 bytes a parameter and a model of 4; of a resumed training, two of the states are there."""
+    model = torch.nn.Linear(999, 1)
+    needed = 3 * 16000 + 4000
+
+    def free(size: int) -> None:
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**6, 10**6, size))
+
+    free(needed)
+    check_space(tmp_path, model, average=True)
+    free(needed - 1)
+    with pytest.raises(ValueError, match="expected 52 kB"):
+        check_space(tmp_path, model, average=True)
+    for step in (1, 2, 3):
+        (tmp_path / f"state-{step:08d}").mkdir()
+        (tmp_path / f"state-{step:08d}" / "optimizer.bin").write_bytes(bytes(16000))
+    free(needed - 2 * 16000)
+    check_space(tmp_path, model, average=True)
+    free(needed - 2 * 16000 - 1)
+    with pytest.raises(ValueError, match="expected 20 kB"):
+        check_space(tmp_path, model, average=True)
 
 
 @pytest.mark.usefixtures("no_step")

@@ -364,6 +364,20 @@ def test_a_signal_breaks_an_evaluation_off_and_resuming_does_it_again(tmp_path, 
         assert [line["step"] for line in lines if "a" in line] == [2, 4]
 
 
+def test_an_ignored_signal_stays_ignored():
+    """A shell's background job ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with loop.StopRequest() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert not stop.requested
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.requested
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 # ------------------------------------------------------------------ everything that draws
 
 

@@ -429,8 +429,9 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         for name in STOP_SIGNALS:
-            # None: a handler that Python didn't set and can't set again. ValueError: not in the main thread.
-            if signal.getsignal(name) is not None:
+            # None: a handler that Python didn't set and can't set again. SIG_IGN: of a shell's background job, or nohup.
+            # ValueError: not in the main thread.
+            if signal.getsignal(name) not in (None, signal.SIG_IGN):
                 with contextlib.suppress(ValueError):
                     self.previous[name] = signal.signal(name, self._request)
         return self

@@ -116,7 +116,7 @@ def damage_of(state: Path) -> str:
                 return f"{name} has another checksum"
     except OSError as error:
         return f"{Path(error.filename or state).name}: {error.strerror}"
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return f"{MANIFEST} has another checksum"
     return ""
 
@@ -175,7 +175,7 @@ def save_state(
         _flush(output)
 
     main = accelerator.is_main_process
-    if on_main_process(accelerator, final.exists):
+    if on_main_process(accelerator, final.is_dir):
         return
     for work, takes_part in (
         (prepare, main),
