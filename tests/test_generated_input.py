@@ -452,8 +452,13 @@ def check_pair(flow_pipeline: Any, first: Any, second: Any, one: bool) -> None:
 # ---- commands ----
 
 
+class Hashes(dict[str, str]):
+    def __repr__(self) -> str:  # short, where a test fails
+        return f"{len(self)} files"
+
+
 @pytest.fixture(scope="module")
-def shelf(things: Path) -> dict[str, str]:
+def shelf(things: Path) -> Hashes:
     """Hashes of the files that no command may change, in the current folder: models, whole and damaged, and pictures."""
     torch.manual_seed(0)
     for name, kind in (
@@ -481,9 +486,9 @@ def shelf(things: Path) -> dict[str, str]:
     return hashes()
 
 
-def hashes() -> dict[str, str]:
+def hashes() -> Hashes:
     files = [path for path in Path.cwd().rglob("*") if not path.is_symlink() and path.is_file()]
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files if "out" not in path.parts}
+    return Hashes({str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in files if "out" not in p.parts})
 
 
 FILES = st.sampled_from(
@@ -554,7 +559,7 @@ def commands(draw: Any) -> list[str]:
 
 
 @generated("commands", 40, words=commands())
-def check_command(shelf: dict[str, str], words: list[str]) -> None:
+def check_command(shelf: Hashes, words: list[str]) -> None:
     shutil.rmtree("out", ignore_errors=True)
     Path("out").mkdir()
     result = CliRunner().invoke(app, words)

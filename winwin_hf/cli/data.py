@@ -64,7 +64,7 @@ def data_check(
     if not folder.is_dir():
         raise UsageError(f"{folder}: {'a file; expected a folder' if folder.exists() else 'no such folder'}")
     if output is not None:
-        check_output("--output", output)
+        check_output("--output", output, (".json",))
     from winwin_hf.checked import plain_yaml
 
     options = {}

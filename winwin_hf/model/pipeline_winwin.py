@@ -61,6 +61,8 @@ class OpticalFlowPipeline(Pipeline):
             `expected_error` (H, W) float32, by how many of these pixels the model expects u and v to be wrong;
             `confidence` (H, W) float32 in 0..1; `visualization` a PIL image of the flow's colours.
         """
+        if isinstance(images, (list, tuple)) and not images:
+            raise ValueError("images is empty: expected at least one pair of frames.")
         if second_images is not None:
             if isinstance(images, (list, tuple)) != isinstance(second_images, (list, tuple)):
                 raise ValueError("Give one first and one second frame, or two lists of the same length.")
