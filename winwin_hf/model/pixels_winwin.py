@@ -251,4 +251,6 @@ def to_rgb(array: np.ndarray, white: float = 255.0) -> np.ndarray:
 
 
 def shortened(name: str) -> str:
-    return name if len(name) <= 200 else f"{name[:60]}..."
+    """A name or text for a message: at most 200 characters, on one line."""
+    shown = name if len(name) <= 200 else f"{name[:60]}..."
+    return shown if shown.isprintable() and shown else repr(shown)
