@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import torch
 import yaml
@@ -73,7 +74,8 @@ class ForkedTraining:
             sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
             AcceleratorState._reset_state(reset_partial_state=True)
             GradientState._reset_state()
-            torch.set_num_threads(1)
+            torch.set_num_threads(1)  # no pool of threads lives on in a fork
+            cv2.setNumThreads(0)
             if prepare is not None:
                 prepare()
             command(str(recipe), output=output, resume=True)
@@ -95,6 +97,13 @@ class ForkedTraining:
             if not group:
                 raise
             os.kill(self.pid, number)  # it has no group yet
+
+    def wait_until(self, reached: Callable[[], Any]) -> None:
+        """Waits until something holds. An error if it ends before."""
+        while not reached():
+            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            assert ended is None, self.printed.read_text()
+            time.sleep(0.01)
 
     def wait(self) -> int:
         """Its exit code, below zero for the signal that ended it."""

@@ -181,8 +181,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path):
 
     training = ForkedTraining(recipe, tmp_path / "run", never)
     log = tmp_path / "run" / "metrics.jsonl"
-    while not (log.exists() and log.read_text()):
-        time.sleep(0.05)
+    training.wait_until(lambda: log.exists() and log.read_text())
     training.signal(signal.SIGINT)
     time.sleep(1)
     assert members(training.pid), "the first one ended it"

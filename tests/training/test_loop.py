@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from support.forked_training import ForkedTraining, same_weights
 from support.places import FRAMES, HANGS_AFTER, ROOT
 from transformers import AutoImageProcessor, AutoModel
 
@@ -63,13 +63,6 @@ def write(folder: Path, **changes) -> Path:
     return path
 
 
-def start(recipe: Path, output: Path, *arguments: str) -> subprocess.Popen:
-    script = ROOT / "scripts" / "train.py"
-    command = [sys.executable, str(script), str(recipe), "--output", str(output), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     """An uninterrupted training."""
@@ -100,33 +93,25 @@ def test_every_step_is_logged_once(trained):
 
 
 def test_killed_training_resumes_with_the_same_weights(trained, tmp_path):
-    """SIGKILL at an arbitrary moment after the first state, in a process of its own, as a person's training would be."""
+    """SIGKILL at an arbitrary moment after the first state."""
     output = tmp_path / "run"
-    process = start(write(tmp_path), output)
-    while latest_state(output) is None and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert latest_state(output) is not None, process.stdout.read()
+    process = ForkedTraining(write(tmp_path), output)
+    process.wait_until(lambda: latest_state(output))
+    process.signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, process.text
     assert not (output / "model").exists(), "it had ended before it was killed"
-    resumed = start(write(tmp_path), output, "--resume")
-    text, _ = resumed.communicate(timeout=HANGS_AFTER)
-    assert resumed.returncode == 0, text
-    expected, found = (load_file(folder / "model" / "model.safetensors") for folder in (trained, output))
-    assert expected.keys() == found.keys()
-    for name, tensor in expected.items():
-        assert torch.equal(tensor, found[name]), name
+    resumed = ForkedTraining(write(tmp_path), output)
+    assert resumed.wait() == 0, resumed.text
+    assert same_weights(trained, output)
 
 
 def test_terminated_training_saves_before_it_ends(tmp_path):
     output = tmp_path / "run"
-    process = start(write(tmp_path, optimization={"steps": 100000}, save_every=100000), output)
+    process = ForkedTraining(write(tmp_path, optimization={"steps": 100000}, save_every=100000), output)
     log = output / "metrics.jsonl"
-    while not (log.exists() and log.read_text()) and process.poll() is None:
-        time.sleep(0.05)
-    process.terminate()
-    text, _ = process.communicate(timeout=HANGS_AFTER)
-    assert process.returncode == RESUMABLE and "--resume" in text, text
+    process.wait_until(lambda: log.exists() and log.read_text())
+    process.signal(signal.SIGTERM)
+    assert process.wait() == RESUMABLE and "--resume" in process.text, process.text
     assert latest_state(output) is not None
 
 
@@ -257,14 +242,10 @@ def test_mixture_with_synthetic_scenes_resumes_exactly(tmp_path):
     recipe = recipe_on(tmp_path, {"model": TINY["model"], "evaluation": {"windows": 0, "sets": []}}, {"sets": sets})
     whole = train(recipe, output=tmp_path / "whole")
     first = tmp_path / "first"
-    train(recipe, output=first, overrides=["optimization.steps=6"])
     before = load_file(whole / "model.safetensors")
-    shutil.rmtree(first)
-    stopped = start(recipe, first)
-    while not list(first.glob("state-*2")):
-        assert stopped.poll() is None, stopped.communicate()[0]
-        time.sleep(0.05)
-    stopped.kill()
+    stopped = ForkedTraining(recipe, first)
+    stopped.wait_until(lambda: list(first.glob("state-*2")))
+    stopped.signal(signal.SIGKILL)
     stopped.wait()
     train(recipe, output=first, resume=True)
     after = load_file(first / "model" / "model.safetensors")
