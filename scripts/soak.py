@@ -344,7 +344,9 @@ def space(
                 thread.start()
             for thread in threads:
                 thread.join()
-            problems += end(process, signal.SIGTERM)
+            client = Client(url, 0)
+            client.ask("flow", [*client.upload(*[client.picture((480, 270))] * 2), "540p"], leave=True)
+            problems += end(process, signal.SIGTERM)  # in the middle of a request
             problems += [f"after SIGTERM {left.name} is left" for left in folder.iterdir()]
         with page(folder, names) as (process, url):
             client = Client(url, 0)

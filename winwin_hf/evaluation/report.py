@@ -97,9 +97,9 @@ def show(lines: list[Line], console: Console | None = None) -> None:
 
 
 def write_json(path: Path, lines: list[Line], settings: dict[str, Any]) -> None:
-    """Writes all figures with the command, settings, versions and machine that made them. NaN and infinity become null."""
+    """Writes all figures with the command, settings, versions and machine that made them. NaN and infinity become null, passwords `***`."""
     record = {
-        "command": redact(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "settings": settings,
         "machine": machine(),
@@ -107,14 +107,16 @@ def write_json(path: Path, lines: list[Line], settings: dict[str, Any]) -> None:
         "results": [asdict(line) for line in lines],
     }
     with write_atomic(path) as temporary:
-        temporary.write_text(json.dumps(_finite_json(record), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(_clean_json(record), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _finite_json(value: Any) -> Any:
+def _clean_json(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _finite_json(v) for key, v in value.items()}
+        return {str(key): _clean_json(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite_json(v) for v in value]
+        return [_clean_json(v) for v in value]
+    if isinstance(value, str):
+        return redact(value)  # an address may hold a password
     if isinstance(value, float | np.floating):
         return float(value) if math.isfinite(value) else None
     return value
