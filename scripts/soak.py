@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import io
 import json
 import os
@@ -183,6 +184,12 @@ class Refused(Exception):
     """A clear refusal; its text is the reason."""
 
 
+@functools.cache
+def photographs() -> list[Image.Image]:
+    names = ("bedroom_1", "bedroom_2", "street", "barn", "room")
+    return [Image.open(SPACE / "examples" / f"{name}.jpg").convert("RGB") for name in names]
+
+
 class Client:
     """One visitor, of an address of its own."""
 
@@ -191,8 +198,6 @@ class Client:
         self.random = random.Random(number)
         # what a proxy on the same machine would say
         self.headers = {"X-Forwarded-For": f"203.0.{number // 250}.{number % 250 + 1}"}
-        names = ("bedroom_1", "bedroom_2", "street", "barn", "room")
-        self.photographs = [Image.open(SPACE / "examples" / f"{name}.jpg").convert("RGB") for name in names]
 
     def open(self, path: str, data: bytes | None = None, kind: str = "application/json") -> Any:
         asked = urllib.request.Request(self.url + path, data, {**self.headers, "Content-Type": kind})
@@ -200,7 +205,7 @@ class Client:
 
     def picture(self, size: tuple[int, int]) -> bytes:
         """A JPEG that nobody sent before."""
-        photograph = self.random.choice(self.photographs)
+        photograph = self.random.choice(photographs())
         left, top = (self.random.random() * side / 4 for side in photograph.size)
         part = photograph.crop((left, top, left + photograph.width * 0.7, top + photograph.height * 0.7)).resize(size)
         file = io.BytesIO()

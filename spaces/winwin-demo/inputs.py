@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import gradio as gr
 import numpy as np
 from PIL import Image
 
@@ -134,6 +135,8 @@ def read_clip(path: str | None, size: str) -> Clip:
             height, width = frame.shape[:2]
             _check_frame(width, height, name)  # a stream may change its size
             frames.append(scale_down(frame, area))
+    except gr.Error:  # a ValueError, too
+        raise
     except (ValueError, OSError) as error:
         # the file's own name, not this server's path
         raise refuse(f"{str(error).replace(path, name)} {kinds}") from None

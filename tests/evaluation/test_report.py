@@ -55,6 +55,15 @@ def test_json_says_where_the_figures_come_from(tmp_path):
     assert record["versions"]["torch"] and record["machine"]["cores"] and record["command"]
 
 
+def test_json_holds_no_password(tmp_path, monkeypatch):
+    monkeypatch.setattr(report.sys, "argv", ["winwin", "evaluate", "--data", "a=https://me:canary@host/a?token=canary"])
+    report.write_json(
+        tmp_path / "results.json", [line(path="https://me:canary@host/a")], {"proxy": "http://u:canary@p"}
+    )
+    text = (tmp_path / "results.json").read_text()
+    assert "canary" not in text and json.loads(text)["results"][0]["path"] == "https://***@host/a"
+
+
 def test_csv_has_each_image_by_itself(tmp_path):
     source = open_source("sintel-clean", str(FRAMES / "flow" / "Sintel"))
     result = score(Baseline("zero"), source, new_metric(source), Accelerator())

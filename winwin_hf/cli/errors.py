@@ -17,7 +17,7 @@ from typing import Any
 import typer
 
 from winwin_hf.model.weights_winwin import reason_of
-from winwin_hf.redaction import redact, traceback_text
+from winwin_hf.redaction import redact, redact_logs, traceback_text
 
 
 class UsageError(Exception):
@@ -32,6 +32,7 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
+        redact_logs()
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings(

@@ -23,7 +23,6 @@ from winwin_hf.cli.push import push
 from winwin_hf.cli.recipes import app as recipes_app
 from winwin_hf.cli.train import evaluate, train
 from winwin_hf.cli.video import video
-from winwin_hf.redaction import redact_logs
 
 app = typer.Typer(
     help="Win-Win: optical flow, segmentation and depth at full resolution.",
@@ -48,7 +47,6 @@ def main(
     ] = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error comes from.")] = False,
 ) -> None:
-    redact_logs()
     if traceback:
         os.environ["WINWIN_TRACEBACK"] = "1"
 
