@@ -174,9 +174,13 @@ def test_what_a_killed_training_left_is_removed(copy, trained):
     for name in (".recipe.0123abcd.yaml", ".metrics.0123abcd.jsonl"):
         (copy / name).write_text("")
     (copy / "notes.tmp").write_text("the user's own")
+    (copy / ".model-mine").mkdir()
+    (copy / ".model-mine" / "notes").write_text("the user's own")
+    (copy / ".recipe.mine.yaml").write_text("the user's own")
     clear_leftovers(copy)
+    own = {"notes.tmp", ".model-mine", ".recipe.mine.yaml"}
     names = {path.name for path in copy.iterdir()} - {LOCK}
-    assert names == {"metrics.jsonl", "recipe.yaml", "state-00000002", "state-00000003", "model", "notes.tmp"}
+    assert names == {"metrics.jsonl", "recipe.yaml", "state-00000002", "state-00000003", "model", *own}
     assert (copy / "model" / "config.json").exists()  # it was killed between two renames
 
 

@@ -135,12 +135,14 @@ def _digest(contents: dict[str, Any]) -> str:
 
 def clear_leftovers(output: Path) -> None:
     """Removes what a killed training left half done. Nothing else may write to the folder."""
-    for half in (*output.glob("state-*.tmp"), *output.glob(".model-*")):
+    # as `new_folder` and `write_atomic` name them; what only looks alike is the user's
+    models = [path for path in output.glob(".model-*") if {p.name for p in path.glob("*")} <= {"new", "old"}]
+    for half in (*output.glob("state-*.tmp"), *models):
         if (half / "old").is_dir() and not (output / "model").exists():  # killed between two renames
             (half / "old").replace(output / "model")
         shutil.rmtree(half, ignore_errors=True)
-    for pattern in (".recipe.*.yaml", ".metrics.*.jsonl"):
-        for path in output.glob(pattern):
+    for stem, suffix in (("recipe", "yaml"), ("metrics", "jsonl")):
+        for path in output.glob(f".{stem}.{'[0-9a-f]' * 8}.{suffix}"):
             path.unlink(missing_ok=True)
 
 
