@@ -25,7 +25,10 @@ def build(kind: type[T], values: dict[str, Any], where: str) -> T:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         found = error.errors(include_url=False)
-        lines = [f"{'.'.join(map(str, e['loc'])) or kind.__name__}: {e['msg']}{_given(e['input'])}" for e in found[:8]]
+        lines = [
+            f"{'.'.join(map(str, e['loc'])) or kind.__name__}: {e['msg'].removeprefix('Value error, ')}{_given(e['input'])}"
+            for e in found[:8]
+        ]
         more = f"; {len(found) - 8} more" if len(found) > 8 else ""
         raise ValueError(f"{where}: {'; '.join(lines)}{more}") from None
 

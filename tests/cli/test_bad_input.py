@@ -9,6 +9,7 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from huggingface_hub import constants
@@ -21,6 +22,7 @@ from typer.testing import CliRunner, Result
 from winwin_hf import WinWinConfig, WinWinForDepthEstimation, WinWinForOpticalFlow, WinWinImageProcessor, bundled
 from winwin_hf.cli.errors import line_of, one_line_errors
 from winwin_hf.cli.main import app
+from winwin_hf.data import formats
 from winwin_hf.data.formats import files
 from winwin_hf.inference import predictor
 
@@ -200,6 +202,32 @@ def test_a_picture_is_bounded_before_it_is_decoded_and_before_the_network(here: 
     assert not list(here.glob("depth*"))
 
 
+@pytest.mark.parametrize("suffix", ["png", "tif", "gif", "webp", "bmp", "ppm", "jp2", "tga"])
+def test_a_small_file_of_many_pixels_is_refused_by_its_header(here: Path, suffix: str, monkeypatch):
+    """A decompression bomb, in every format; the limit is lower so that the test is quick."""
+    Image.new("L", (2000, 1500)).save(f"bomb.{suffix}")
+    assert run("depth", f"bomb.{suffix}", "-o", "out.txt").exit_code == 2
+    monkeypatch.setenv("WINWIN_MAX_PIXELS", "2999999")
+    Image.init()
+    monkeypatch.setattr(Image.Image, "load", None)  # nothing may be decoded
+    refused(run("depth", f"bomb.{suffix}"), 1, f"bomb.{suffix}: ", "1500 x 2000 pixels (height x width) are more than")
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_real_bombs_take_no_memory(here: Path, suffix: str):
+    """100 megapixels in some kilobytes; then 8K, which is read."""
+    name, options = f"bomb.{suffix}", {"compression": "tiff_adobe_deflate"} if suffix == "tif" else {}
+    Image.new("RGB" if suffix == "webp" else "1", (16_000, 6_250)).save(name, **options)
+    before = psutil.Process().memory_info().rss
+    refused(run("depth", name), 1, name, "80,000,000")
+    assert psutil.Process().memory_info().rss - before < 2**26
+    Image.new("RGB", (7680, 4320)).save("8k.png")
+    assert formats.read_image("8k.png").shape == (4320, 7680, 3)
+    with pytest.raises(ValueError, match=r"40,000,000; expected tiles \(--tile\)"):
+        predictor.Predictor.load("winwin-depth")(np.zeros((6400, 6400, 3), np.uint8))
+
+
 def test_conversions_of_damaged_files_are_one_line(here: Path, bundle: Path):
     config = bundle / "winwin-depth" / "config.json"
     refused(run("convert", str(config), "new"), 1, f"{config}: a file; expected its folder")
@@ -210,7 +238,7 @@ def test_conversions_of_damaged_files_are_one_line(here: Path, bundle: Path):
         Path("x/config.json").write_text(text)
         refused(run("convert", "x", "new"), 1, "x")
     Path("x.pth").write_bytes(pickle.dumps(os.getcwd))
-    refused(run("convert", "x.pth", "new"), 1, "x.pth", "not read" if False else "")
+    refused(run("convert", "x.pth", "new"), 1, "x.pth: ")
     assert not Path("new").exists()
 
 

@@ -191,6 +191,7 @@ def test_checkpoints(here: Path):
 def test_train_and_evaluate_hand_their_arguments_over(here: Path, bundle: Path, monkeypatch: pytest.MonkeyPatch):
     calls = []
     training, evaluation = types.ModuleType("winwin_hf.training.loop"), types.ModuleType("winwin_hf.training.evaluate")
+    training.TrainingStopped = KeyboardInterrupt  # type: ignore[attr-defined]
     training.train = lambda recipe, **options: calls.append((recipe, options))  # type: ignore[attr-defined]
     evaluation.evaluate_by_recipe = lambda *arguments, **options: calls.append((*arguments, options))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "winwin_hf.training.loop", training)

@@ -57,6 +57,7 @@ def test_a_file_wins_over_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_commands_take_bare_names(monkeypatch: pytest.MonkeyPatch):
     calls = []
     training, evaluation = types.ModuleType("winwin_hf.training.loop"), types.ModuleType("winwin_hf.training.evaluate")
+    training.TrainingStopped = KeyboardInterrupt  # type: ignore[attr-defined]
     training.train = lambda recipe, **options: calls.append(recipe)  # type: ignore[attr-defined]
     evaluation.evaluate_by_recipe = lambda checkpoint, recipe, **options: calls.append(recipe)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "winwin_hf.training.loop", training)

@@ -65,6 +65,53 @@ def image(height: int, width: int, seed: int = 0) -> np.ndarray:
 # ------------------------------------------------------------------ the folder
 
 
+def spoiled(value: float):
+    """A change of the file's first weight matrix."""
+
+    def change(path: Path) -> None:
+        model = onnx.load(path)
+        weight = next(w for w in model.graph.initializer if w.data_type == onnx.TensorProto.FLOAT and len(w.dims) > 1)
+        array = onnx.numpy_helper.to_array(weight).copy()
+        array.flat[0] = value
+        weight.CopyFrom(onnx.numpy_helper.from_array(array, weight.name))
+        onnx.save(model, path)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "says"),
+    [
+        ("model.onnx", lambda path: path.write_bytes(path.read_bytes()[:-500]), "model.onnx: not a readable ONNX file"),
+        ("model.onnx", lambda path: path.write_bytes(b""), "model.onnx: "),
+        ("model.onnx", lambda path: path.write_bytes(b"text"), "model.onnx: not a readable ONNX file"),
+        ("model.onnx", spoiled(np.nan), "holds NaN or infinite values"),
+        ("model.onnx", spoiled(-np.inf), "holds NaN or infinite values"),
+        ("export.json", lambda path: path.write_bytes(b"{"), r"export\.json: not readable JSON"),
+        ("export.json", lambda path: path.write_bytes(b"\xaf"), r"export\.json: not a text in UTF-8"),
+        ("export.json", lambda path: path.write_text("[]"), r"export\.json: expected architecture, inputs and outputs"),
+        (
+            "export.json",
+            lambda path: path.write_text(path.read_text().replace('"predicted_depth": {', '"other": {')),
+            r"export\.json: inputs .* and outputs \['other'\]; expected",
+        ),
+        (
+            "export.json",
+            lambda path: path.write_text(path.read_text().replace('"pixel_values": {', '"other": {')),
+            "model.onnx: not a readable ONNX file",
+        ),
+        ("../config.json", lambda path: path.write_text("null"), r"config\.json: expected a JSON object"),
+    ],
+)
+def test_a_damaged_export_is_refused_in_one_line(small, tmp_path, file, change, says):
+    folder = tmp_path / "exported"
+    shutil.copytree(small[1].folder, folder)
+    change(folder / "onnx" / file)
+    with pytest.raises(ValueError, match=says) as error:
+        Predictor.load(folder)
+    assert "\n" not in str(error.value)
+
+
 def test_the_folder_says_what_it_is(small):
     exported = small[1]
     names = {path.name for path in (exported.folder / "onnx").iterdir()}

@@ -14,6 +14,7 @@ from winwin_hf.checked import build
 from winwin_hf.data.guesses import GuessStrategy
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.training.build import make_loader, make_model, open_parts
+from winwin_hf.training.evaluate import open_set
 from winwin_hf.training.recipe import Recipe
 
 CAMVID = {"name": "camvid", "path": str(FRAMES / "CamVid")}
@@ -68,6 +69,7 @@ def test_guesses_need_a_model_that_takes_them(kind: str):
             {"model": {"frozen": ["winwin", "decoder", "head"]}},
             r"model\.frozen: winwin, decoder, head .* nothing is left",
         ),
+        ({"model": {"config": {"num_channels": 4}}}, r"model\.config: num_channels=4; expected 3"),
         ({"model": {"attention": "nope"}}, r"model\.attention: 'nope' can't be used here"),
         ({"model": {"attention": "flash_attention_2"}}, r"model\.attention: 'flash_attention_2' can't be used here"),
         (
@@ -87,6 +89,29 @@ def test_what_a_recipe_builds_is_checked_before_memory_is_taken(change: dict[str
 
 
 @pytest.mark.parametrize(
+    ("init", "says"),
+    [
+        ("/dev/zero", r"model\.init: /dev/zero: not a folder; expected a model's folder"),
+        ("none.pth", r"model\.init: none\.pth: no such file"),
+        ("none", r"model\.init: none: no such folder, nor the name of a bundled"),
+    ],
+)
+def test_what_a_training_starts_from_is_there(init: str, says: str):
+    recipe = recipe_of("synthetic flow")
+    recipe.model.init = init
+    with pytest.raises((ValueError, FileNotFoundError), match=says):
+        make_model(recipe, open_parts(recipe)[0].source)
+
+
+def test_scenes_that_are_scored_have_a_number():
+    recipe = recipe_of("synthetic flow")
+    recipe.evaluation.sets[0].length = None
+    with pytest.raises(ValueError, match="synthetic-flow has no end; expected a length"):
+        open_set(recipe, recipe.evaluation.sets[0])
+    open_set(recipe)  # windows have a number of their own
+
+
+@pytest.mark.parametrize(
     ("split", "says"),
     [
         ("train[1000:]", r"data: split 'train\[1000:\]' .*3 examples"),
@@ -102,7 +127,7 @@ def test_a_slice_holds_examples(split: str, says: str):
         open_parts(recipe)
     recipe = recipe_of("synthetic flow")
     recipe.data.split = split
-    with pytest.raises(ValueError, match=r"data: split 'train\[.*no end, and no slices"):
+    with pytest.raises(ValueError, match=r"data: split 'train\[.*no end; expected train, val or test"):
         open_parts(recipe)
 
 

@@ -369,7 +369,7 @@ def test_an_encoder_of_other_channels_is_refused_before_the_first_step(tmp_path)
 
 
 def test_a_value_that_the_config_refuses_is_one_sentence(sources):
-    with pytest.raises(ValueError, match=r"^model\.config: drop_path_rate=1\.5: expected 0 or more, below 1\.$"):
+    with pytest.raises(ValueError, match=r"^model\.config: drop_path_rate=1\.5: expected 0 to 1\.$"):
         network(recipe_of(sources["dinov3"], model={"config": {"drop_path_rate": 1.5}}))
     with pytest.raises(ValueError, match=r"^model\.config: patch_size=14 with head_type='conv'"):
         network(recipe_of(sources["dinov2"], model={"config": {"head_type": "conv"}}))

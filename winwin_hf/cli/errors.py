@@ -61,6 +61,8 @@ def line_of(error: Exception) -> str:
         text = error.strerror if error.errno is None else os.strerror(error.errno)
         names = [str(name) for name in (error.filename, error.filename2) if name is not None]
         what = text[:1].lower() + text[1:]
+        if error.errno == errno.EEXIST:
+            what = "exists, and is no folder"
         if error.errno == errno.ENOSPC and not names:
             what += "; the output, or the folder for temporary files (TMPDIR)"
         return ": ".join((*names[-1:], what))

@@ -118,8 +118,10 @@ def open_source(
     options, where = options or {}, f"settings of {name}"
     if name in SYNTHETIC:
         task, kind, scenes = SYNTHETIC[name]
-        if "[" in split:
-            raise ValueError(f"split {split!r} of {name}: its scenes have no end, and no slices; expected train or val")
+        if split not in ("train", "val", "test"):
+            raise ValueError(f"split {split!r} of {name}, whose scenes have no end; expected train, val or test")
+        if options:
+            raise ValueError(f"options of {name}: unknown {', '.join(options)}; expected none, but settings")
         scene = build(kind, {**({"textures": path} if path else {}), **(settings or {})}, where)
         if split != "train":
             seed, scene = seed + HELD_OUT, scene.held_out(HELD_OUT)

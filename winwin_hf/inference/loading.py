@@ -34,7 +34,7 @@ def load_network(name: str | Path, **options: Any) -> Any:
         name: a bundled name, a folder or a Hub repository. options: of `from_pretrained`, such as `dtype`.
     Raises: OSError: nothing has that name. ValueError: a damaged file, or tensors that are missing, of another shape or not finite.
     """
-    source = place_of(name)
+    source = source_of(name)
     with reading(name), quiet():
         # mismatched sizes are told of below; transformers would print a table, and then raise
         model, found = AutoModel.from_pretrained(
@@ -48,19 +48,19 @@ def load_network(name: str | Path, **options: Any) -> Any:
 
 def load_processor(name: str | Path) -> Any:
     """The image processor of the network `name`. Raises: OSError, ValueError: as `load_network`."""
-    source = place_of(name)
+    source = source_of(name)
     with reading(name, "image processor"):
         return AutoImageProcessor.from_pretrained(source)
 
 
 def load_config(name: str | Path) -> Any:
     """The config of the network `name`. Raises: OSError, ValueError: as `load_network`."""
-    source = place_of(name)
+    source = source_of(name)
     with reading(name):
         return AutoConfig.from_pretrained(source)
 
 
-def place_of(name: str | Path) -> str:
+def source_of(name: str | Path) -> str:
     """
     What to hand to `from_pretrained`: a bundled checkpoint's folder, or `name` itself.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,9 @@ class OnnxModel(nn.Module):
         self._check()
 
     def _check(self) -> None:
-        """Raises ValueError where the file can't be run as export.json says, or its weights make NaN of a grey picture."""
+        """Raises ValueError where weights aren't finite, the file can't be run as export.json says, or makes NaN of a grey picture."""
+        for name in infinite_weights(self.path):
+            raise ValueError(f"{self.path}: {name} holds NaN or infinite values; expected finite ones")
         side = PROBED * self.config.patch_size
         grey = torch.zeros(1, self.config.num_channels, side, side)
         with decoding(self.path, "ONNX file"):
@@ -94,6 +98,20 @@ class OnnxModel(nn.Module):
             name: torch.from_numpy(np.array(value)) for name, value in zip(self.outputs, results, strict=True)
         }
         return DensePrediction(**maps)
+
+
+def infinite_weights(path: Path) -> Iterator[str]:
+    """Names of an exported file's weights that hold NaN or infinity; none where `onnx` isn't installed."""
+    if importlib.util.find_spec("onnx") is None:
+        return
+    import onnx
+    from onnx import numpy_helper
+
+    kinds = {getattr(onnx.TensorProto, kind) for kind in ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")}
+    with decoding(path, "ONNX file"):
+        weights = [weight for weight in onnx.load(path).graph.initializer if weight.data_type in kinds]
+        wrong = [w.name for w in weights if not np.isfinite(numpy_helper.to_array(w).astype(np.float32)).all()]
+    yield from wrong
 
 
 def _description(path: Path) -> dict[str, Any]:

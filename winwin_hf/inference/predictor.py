@@ -179,7 +179,7 @@ class Predictor(Method):
             model: Any = load_network(name, dtype=weights, **options).to(target)
             title = Path(name).name
         else:
-            target = _device("cpu" if device == "auto" else device)
+            target = _device("cpu" if device == "auto" else device, tried=False)
             if target.type != "cpu":
                 raise ValueError(f"{name}: exported files run on the CPU, not on {target}")
             model = OnnxModel(_exported(name), runtime)
@@ -269,12 +269,13 @@ def _exported(name: str) -> Path:
     return folder / "onnx"
 
 
-def _device(device: str | torch.device) -> torch.device:
+def _device(device: str | torch.device, tried: bool = True) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
-        torch.ones(1, device=found).item()  # "meta" has no values
+        if tried:
+            torch.ones(1, device=found).item()  # "meta" has no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"device {device}: {str(error).splitlines()[0]}") from None
     return found

@@ -59,7 +59,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "decoder_num_hidden_layers": (0, 1000),
     "decoder_num_attention_heads": (0, 4096),
     "decoder_attention_tokens": (1, 10**9),
-    "mlp_ratio": (0.01, 256),
+    "mlp_ratio": (0.001, 10_000),
     "layer_norm_eps": (0, 1),
     "layerscale_value": (-1e6, 1e6),
     "drop_path_rate": (0, 1),

@@ -122,8 +122,9 @@ def read_transformers(source: str, options: dict[str, Any]) -> PretrainedEncoder
     if family not in FAMILIES:
         raise ValueError(f"{source}: an encoder of type {family!r}; expected one of {', '.join(FAMILIES)}, {OTHERS}")
     fields = FAMILIES[family](theirs, source)
+    alone = WinWinConfig(**{**fields, "head_type": "linear", "decoder_num_hidden_layers": 0})
     files = Path(source).glob("model*.safetensors") if Path(source).is_dir() else ()
-    refuse_larger(source, files, WinWinConfig(**{**fields, "head_type": "linear"}).count_parameters())
+    refuse_larger(source, files, alone.count_parameters())
     try:
         model, found = AutoModel.from_pretrained(
             source, config=theirs, dtype=torch.float32, output_loading_info=True, **options

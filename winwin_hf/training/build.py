@@ -121,6 +121,10 @@ def make_model(recipe: Recipe, source: Source) -> tuple[Any, WinWinImageProcesso
         raise ValueError(
             "initial_flow.probability: guesses need a model of flow with matching (model.config.matching_stride)"
         )
+    if config.num_channels != 3:
+        raise ValueError(
+            f"model.config: num_channels={config.num_channels}; expected 3, as the pictures of data sets have"
+        )
     check_memory(recipe, config)
     model = model_class(config)
     if start:

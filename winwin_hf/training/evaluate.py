@@ -67,7 +67,10 @@ def open_set(recipe: Recipe, chosen: EvaluationSet | None = None) -> Source:
     base = data.settings if same and data.name in SYNTHETIC else {}
     options = chosen.options or (data.options if same else {})
     settings, skip = {**base, **chosen.settings}, recipe.data.skip_broken
-    return open_source(chosen.name or data.name, path, chosen.split, settings, options=options, skip_broken=skip)
+    source = open_source(chosen.name or data.name, path, chosen.split, settings, options=options, skip_broken=skip)
+    if source.at is not None and chosen.length is None and chosen in recipe.evaluation.sets:
+        raise ValueError(f"{source.name} has no end; expected a length, the number of scenes to score")
+    return source
 
 
 @torch.no_grad()

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from winwin_hf import bundled
 from winwin_hf.convert.croco import load_croco
-from winwin_hf.inference.loading import load_network, load_processor
+from winwin_hf.inference.loading import load_network, load_processor, source_of
 from winwin_hf.model.croco_files_winwin import PAIRS, read_croco
 from winwin_hf.model.encoders_winwin import place_of, read_encoder
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
@@ -65,10 +64,12 @@ def read_start(source: str | Path, pairs: bool = False) -> Start:
     """
     source = str(source)
     if source.endswith((".pth", ".pt")):
-        if read_croco(source).kind in PAIRS:
-            return _start_on(read_encoder(source), pairs)
-        return _start_of(source, load_croco(source), None, pairs)
-    place = bundled.resolve(place_of(source))
+        with in_field("model.init"):
+            if read_croco(source).kind in PAIRS:
+                return _start_on(read_encoder(source), pairs)
+            return _start_of(source, load_croco(source), None, pairs)
+    with in_field("model.init"):
+        place = source_of(place_of(source))
     if not Path(place).is_dir() and place.count("/") != 1:
         raise ValueError(
             f"model.init: {source}: no such folder, nor the name of a bundled checkpoint or of a Hub repository; if another recipe makes "
