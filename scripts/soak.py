@@ -326,6 +326,7 @@ def space(
     minutes: float = 10.0,
     clients: int = 50,
     every: Seconds = 5.0,
+    warm_up: Annotated[float, typer.Option(help="Minutes that don't count as growth: kept results fill 256 MB.")] = 2.0,
     checkpoint: Annotated[
         list[str] | None, typer.Option(help="TASK=NAME, such as flow=FOLDER; default: bundled.")
     ] = None,
@@ -371,7 +372,8 @@ def space(
         print(f"| refused: {reason} | {count} | | | |")
     print(f"| given up by the client | {counts.left} | | | |\n| lost | {len(counts.lost)} | | | |\n")
     print(table(watch.samples) + "\n")
-    finish([*problems, *grown(watch.samples), *[f"lost: {what}" for what in counts.lost[:10]]])
+    warm = [one for one in watch.samples if one.minute >= warm_up]
+    finish([*problems, *grown(warm), *[f"lost: {what}" for what in counts.lost[:10]]])
 
 
 # ------------------------------------------------------------------ a clip, a training

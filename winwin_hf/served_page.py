@@ -111,7 +111,8 @@ def serve(page: Any, folder: WorkFolder, limits: Limits, examples: Collection[Pa
         },
         allowed_paths=[str(path) for path in sorted(examples)],
         max_file_size=limits.file_bytes,
-        state_session_capacity=500,
+        # Gradio keeps a copy of the page's settings for each visitor, 0.2 MB; nothing of ours is in it.
+        state_session_capacity=2 * (1 + limits.waiting),
         ssr_mode=False,
         **options,
     )
