@@ -124,7 +124,8 @@ def descriptions(kind: type) -> dict[str, str]:
         # `SetName | None` has its description one level down
         hints = [hint, *get_args(hint)] if get_origin(hint) in UNIONS else [hint]
         metadata = [note for h in hints for note in getattr(h, "__metadata__", ())]
-        found[name] = next((note.description for note in metadata if isinstance(note, FieldInfo)), None)
+        texts = [note.description for note in metadata if isinstance(note, FieldInfo)]
+        found[name] = next(filter(None, texts), None)  # `Pixels` has a range and no description
     return checked_descriptions(kind, found)
 
 
