@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from support.forked_training import same_weights, write_recipe
 
@@ -33,9 +34,17 @@ SAVED = {"average.safetensors", "model.safetensors", "optimizer.bin", "random_st
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
-    """An uninterrupted training; its recipe stands beside it."""
+    """An uninterrupted training. Its recipe stands beside it, and all of its states, as it wrote them."""
     folder = tmp_path_factory.mktemp("trained")
-    train(write_recipe(folder), output=folder / "run")
+    save = loop.save_state
+
+    def keeping(accelerator, output, progress, *others):
+        save(accelerator, output, progress, *others)
+        shutil.copytree(latest_state(output), folder / "states" / latest_state(output).name)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "save_state", keeping)
+        train(write_recipe(folder), output=folder / "run")
     return folder / "run"
 
 
@@ -49,20 +58,6 @@ def copy(trained, tmp_path) -> Path:
     for step in (2, 3):
         shutil.copytree(kept / f"state-{step:08d}", tmp_path / "run" / f"state-{step:08d}", dirs_exist_ok=True)
     return tmp_path / "run"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def states(trained) -> None:
-    """All states of the training, as they were when it wrote them."""
-    save, kept = loop.save_state, trained.parent / "states"
-
-    def keeping(accelerator, output, progress, *others):
-        save(accelerator, output, progress, *others)
-        shutil.copytree(latest_state(output), kept / latest_state(output).name)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "save_state", keeping)
-        train(trained.parent / "recipe.yaml", output=trained.parent / "again")
 
 
 def flip(path: Path, place: float = 0.5) -> None:
@@ -287,15 +282,14 @@ def workers() -> list:
     return found
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_for_the_whole_group_saves_with_loader_processes(tmp_path, trained, monkeypatch, number):
+def test_a_signal_for_the_whole_group_saves_with_loader_processes(tmp_path, monkeypatch):
     recipe = write_recipe(tmp_path, optimization={"num_workers": 2}, save_every=100)
     train(recipe, output=tmp_path / "whole")
 
     def stop() -> None:
         for worker in workers():
-            os.kill(worker.pid, number)
-        os.kill(os.getpid(), number)
+            os.kill(worker.pid, signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
         at_step(patch, 1, stop)
@@ -307,7 +301,22 @@ def test_a_signal_for_the_whole_group_saves_with_loader_processes(tmp_path, trai
     assert same_weights(tmp_path / "run", tmp_path / "whole")
 
 
-def test_a_loader_process_that_dies_is_one_error_and_the_step_is_kept(tmp_path, trained, monkeypatch):
+def test_a_signal_in_the_middle_of_a_save_lets_it_end(tmp_path, monkeypatch):
+    save, sent = Accelerator.save_state, []
+
+    def stopping(self, *arguments, **options):
+        for process in [*(worker.pid for worker in workers()), os.getpid()] if not sent else ():
+            os.kill(process, signal.SIGTERM)
+        sent.append(save(self, *arguments, **options))
+
+    recipe = write_recipe(tmp_path, optimization={"num_workers": 1})
+    monkeypatch.setattr(Accelerator, "save_state", stopping)
+    with pytest.raises(TrainingStopped, match=r"^stopped at step 2; continue from state-00000002 with --resume$"):
+        train(recipe, output=tmp_path / "run")
+    assert [damage_of(state) for state in sorted((tmp_path / "run").glob("state-*"))] == ["", ""]
+
+
+def test_a_loader_process_that_dies_is_one_error_and_the_step_is_kept(tmp_path, monkeypatch):
     recipe = write_recipe(tmp_path, optimization={"num_workers": 1, "steps": 12}, save_every=100)
     train(recipe, output=tmp_path / "whole")
     with monkeypatch.context() as patch:
@@ -342,7 +351,7 @@ def test_a_death_of_a_loader_process_waits_while_a_state_is_saved(tmp_path, monk
     )
 
 
-def test_a_signal_breaks_an_evaluation_off_and_resuming_does_it_again(tmp_path, trained, monkeypatch):
+def test_a_signal_breaks_an_evaluation_off_and_resuming_does_it_again(tmp_path, monkeypatch):
     recipe = write_recipe(tmp_path, evaluation={"every": 2, "windows": 2, "sets": [{"label": "a", "length": 3}]})
     train(recipe, output=tmp_path / "whole")
     evaluate = loop.evaluate
