@@ -52,7 +52,8 @@ class TwoProcesses:
             time.sleep(0.01)
 
     def signal(self, rank: int, number: int) -> None:
-        os.kill(self.processes[rank].pid or 0, number)
+        if self.processes[rank].exitcode is None:
+            os.kill(self.processes[rank].pid or 0, number)
 
     def end(self, within: float = 60) -> list[int | None]:
         """Exit statuses of both, negative ones of signals. Fails where one still runs after so many seconds."""

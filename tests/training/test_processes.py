@@ -6,12 +6,18 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from support.places import HANGS_AFTER, ROOT
 from support.two_processes import TwoProcesses
 
 from winwin_hf import processes
@@ -217,6 +223,36 @@ def test_both_stop_where_the_loss_is_not_finite(tmp_path):
         assert "at step 3 the loss is nan" in both.text(rank) and "the last good state is" in both.text(rank)
 
 
+@pytest.mark.fault
+def test_one_of_two_killed_at_random_moments(tmp_path, record_property):
+    """Twenty kills, of either process, from the moment they know of each other: in the first steps, in a save, at the end."""
+    recipe = write(tmp_path, save_every=1)
+    start = time.monotonic()
+    assert TwoProcesses(tmp_path, train, recipe, tmp_path / "whole").end() == [0, 0]
+    takes, whole = time.monotonic() - start, weights(tmp_path / "whole")
+    rng, slowest, trainings = np.random.default_rng(0), 0.0, 0
+    for kill in range(20):
+        output, victim = tmp_path / f"run-{trainings}", kill % 2
+        both = TwoProcesses(tmp_path, train, recipe, output, True)
+        lock, holder = output / ".lock", f"{both.processes[0].pid} on "
+        both.wait_for(lambda lock=lock, holder=holder: lock.exists() and lock.read_text().startswith(holder))
+        both.processes[victim].join(rng.uniform(0, takes))
+        both.signal(victim, signal.SIGKILL)  # reaches nobody where it has just ended
+        start = time.monotonic()
+        codes = both.end(within=60)
+        slowest = max(slowest, time.monotonic() - start)
+        assert codes[1 - victim] in (0, 1), both.text()
+        if (output / "model").exists() or kill == 19:
+            last = TwoProcesses(
+                tmp_path, train, recipe, output, True
+            )  # it may have been killed after the model was written
+            assert last.end() == [0, 0], last.text()
+            assert same(weights(output), whole)
+            trainings += 1
+    record_property("trainings", trainings)
+    record_property("seconds until the other ended, at most", round(slowest, 1))
+
+
 # --------------------------------------------------------------------------------------------------------------------- launches
 
 
@@ -299,6 +335,66 @@ def test_accumulation_is_the_recipes_whatever_the_launcher_says(tmp_path, monkey
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
     recipe = loop.load_recipe(write(tmp_path))
     assert loop.make_accelerator(recipe, tmp_path).gradient_accumulation_steps == 1
+
+
+def launch(
+    launcher: list[str], recipe: Path, output: Path, log: Path, *more: str, **variables: str
+) -> subprocess.Popen:
+    """`python -m LAUNCHER scripts/train.py RECIPE --output OUTPUT`, in a session of its own."""
+    script = [str(ROOT / "scripts" / "train.py"), str(recipe), "--output", str(output), *more]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    with log.open("w") as file:
+        command = [sys.executable, "-m", *launcher, *script]
+        return subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
+
+
+TORCHRUN = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29641"]
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize(
+    ("number", "victims"), [(signal.SIGKILL, "one"), (signal.SIGTERM, "one"), (signal.SIGTERM, "torchrun")]
+)
+def test_torchrun_ends_all_and_the_training_resumes_exactly(tmp_path, number, victims):
+    recipe, output, log = write(tmp_path, optimization={"steps": 12}), tmp_path / "run", tmp_path / "log.txt"
+    whole = tmp_path / "whole"
+    assert TwoProcesses(tmp_path, train, recipe, whole).end() == [0, 0]
+    started = launch(TORCHRUN, recipe, output, log, ACCELERATE_USE_CPU="true")
+    while latest_state(output) is None:
+        assert started.poll() is None, log.read_text()
+        time.sleep(0.01)
+    ranks = psutil.Process(started.pid).children()
+    (ranks[1] if victims == "one" else started).send_signal(number)
+    assert started.wait(60) != 0, log.read_text()
+    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
+    assert not (output / "model").exists(), "it had ended before"
+    if number == signal.SIGTERM:
+        assert log.read_text().count("continue from state-") == 2
+    again = launch(TORCHRUN, recipe, output, log, "--resume", ACCELERATE_USE_CPU="true")
+    assert again.wait(HANGS_AFTER) == 0, log.read_text()
+    assert same(weights(output), weights(whole))
+
+
+@pytest.mark.fault
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with GPUs these are right")
+@pytest.mark.parametrize(
+    ("launcher", "said"),
+    [
+        (["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29643"], "WORLD_SIZE says that 2"),
+        (["accelerate.commands.launch", "--cpu", "--num_processes", "2"], "started only this one"),
+        (["accelerate.commands.launch", "--num_processes", "2"], "started only this one"),
+        (
+            ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "29645"],
+            "WORLD_SIZE",
+        ),
+        (["accelerate.commands.launch", "--use_fsdp", "--num_processes", "2", "--main_process_port", "29647"], "FSDP"),
+    ],
+)
+def test_launches_on_a_cpu_that_would_train_alone_say_what_to_do(tmp_path, launcher, said):
+    log = tmp_path / "log.txt"
+    assert launch(launcher, write(tmp_path), tmp_path / "run", log).wait(HANGS_AFTER) != 0
+    assert said in log.read_text() and "ACCELERATE_USE_CPU=true torchrun --nproc_per_node N" in log.read_text()
+    assert not (tmp_path / "run").exists()
 
 
 # ------------------------------------------------------------------------------------------------------------------------- lock
