@@ -348,7 +348,7 @@ def launch(
         return subprocess.Popen(command, env=environment, stdout=file, stderr=file, start_new_session=True)
 
 
-TORCHRUN = ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29641"]
+TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 @pytest.mark.fault
@@ -380,7 +380,7 @@ def test_torchrun_ends_all_and_the_training_resumes_exactly(tmp_path, number, vi
 @pytest.mark.parametrize(
     ("launcher", "said"),
     [
-        (["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29643"], "WORLD_SIZE says that 2"),
+        (["torch.distributed.run", "--standalone", "--nproc_per_node", "2"], "WORLD_SIZE says that 2"),
         (["accelerate.commands.launch", "--cpu", "--num_processes", "2"], "started only this one"),
         (["accelerate.commands.launch", "--num_processes", "2"], "started only this one"),
         (
