@@ -50,6 +50,7 @@ GROWTH = 0.1  # share by which memory may grow from the second fifth of a run to
 LOOSE = 20
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, no_args_is_help=True)
 
+WarmUp = Annotated[float, typer.Option(help="Minutes at the start that don't count as growth.")]
 Seconds = Annotated[float, typer.Option(help="Between two samples, in seconds.")]
 
 
@@ -133,6 +134,11 @@ def grown(samples: Sequence[Sample]) -> list[str]:
         if late - early > allowed:
             found.append(f"{name} grew from {early:.0f} to {late:.0f}")
     return found
+
+
+def after(samples: Sequence[Sample], minute: float) -> list[Sample]:
+    """The samples from a minute on."""
+    return [one for one in samples if one.minute >= minute]
 
 
 def table(samples: Sequence[Sample], rows: int = 12) -> str:
@@ -326,7 +332,7 @@ def space(
     minutes: float = 10.0,
     clients: int = 50,
     every: Seconds = 5.0,
-    warm_up: Annotated[float, typer.Option(help="Minutes that don't count as growth: kept results fill 256 MB.")] = 2.0,
+    warm_up: WarmUp = 3.0,  # kept results fill 256 MB
     checkpoint: Annotated[
         list[str] | None, typer.Option(help="TASK=NAME, such as flow=FOLDER; default: bundled.")
     ] = None,
@@ -372,8 +378,7 @@ def space(
         print(f"| refused: {reason} | {count} | | | |")
     print(f"| given up by the client | {counts.left} | | | |\n| lost | {len(counts.lost)} | | | |\n")
     print(table(watch.samples) + "\n")
-    warm = [one for one in watch.samples if one.minute >= warm_up]
-    finish([*problems, *grown(warm), *[f"lost: {what}" for what in counts.lost[:10]]])
+    finish([*problems, *grown(after(watch.samples, warm_up)), *[f"lost: {what}" for what in counts.lost[:10]]])
 
 
 # ------------------------------------------------------------------ a clip, a training
@@ -381,7 +386,12 @@ def space(
 
 @app.command()
 def video(
-    frames: int = 2000, width: int = 320, height: int = 192, every: Seconds = 2.0, model: str = "winwin-flow"
+    frames: int = 2000,
+    width: int = 320,
+    height: int = 192,
+    every: Seconds = 2.0,
+    warm_up: WarmUp = 1.0,
+    model: str = "winwin-flow",
 ) -> None:
     """`winwin video` along a long clip."""
     with tempfile.TemporaryDirectory(prefix="soak-") as home:
@@ -406,13 +416,14 @@ def video(
         with Watch(process.pid, every) as watch:
             code = process.wait()
     print(f"{frames} frames of {width} x {height}\n\n{table(watch.samples)}\n")
-    finish([*grown(watch.samples), *([f"exit code {code}"] if code else [])])
+    finish([*grown(after(watch.samples, warm_up)), *([f"exit code {code}"] if code else [])])
 
 
 @app.command()
 def train(
     minutes: float = 30.0,
     every: Seconds = 10.0,
+    warm_up: WarmUp = 3.0,
     recipe: Annotated[Path | None, typer.Option(help="Default: a small flow network on synthetic frames.")] = None,
     workers: int = 1,
 ) -> None:
@@ -438,7 +449,7 @@ def train(
             ended = process.poll()
             problems = [f"it ended with {ended} before its time"] if ended is not None else end(process, signal.SIGTERM)
     print(f"{minutes:g} minutes, {workers} loader workers, exit code {process.returncode}\n\n{table(watch.samples)}\n")
-    finish([*grown(watch.samples[:-1]), *problems])
+    finish([*grown(after(watch.samples[:-1], warm_up)), *problems])
 
 
 if __name__ == "__main__":
