@@ -3,3 +3,6 @@
 from winwin_hf.cli.main import app
 
 __all__ = ["app"]
+
+if __name__ == "__main__":
+    app()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from PIL import Image
+from support.places import ROOT
 from typer.testing import CliRunner, Result
 
 from winwin_hf import (
@@ -20,6 +22,7 @@ from winwin_hf import (
     WinWinForOpticalFlow,
     WinWinForSemanticSegmentation,
     WinWinImageProcessor,
+    __version__,
     bundled,
 )
 from winwin_hf.cli.main import app
@@ -249,3 +252,10 @@ def test_photometric_errors_know_a_true_flow():
     assert errors["warped"] == 0
     assert errors["unwarped"] > 50
     assert errors["inside"] == pytest.approx(37 * 55 / (40 * 60))
+
+
+def test_the_command_as_a_module():
+    found = subprocess.run(
+        [sys.executable, "-m", "winwin_command", "--version"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert (found.returncode, found.stdout.strip()) == (0, f"winwin {__version__}")

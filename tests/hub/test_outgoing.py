@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from winwin_hf.hub.contents import READ, model_contents, space_contents
 from winwin_hf.hub.outgoing import refuse_secrets, secret_in
@@ -129,3 +131,18 @@ def test_our_own_spaces_and_checkpoints_hold_none(tmp_path: Path) -> None:
         if (folder / "README.md").is_file():
             refuse_secrets(space_contents(folder).files)
     refuse_secrets(model_contents("winwin-flow", "tester/winwin-flow", tmp_path, [], picture=False).files)
+
+
+def test_the_token_in_use_is_found_wherever_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = "hf_" + "canary0123456789" * 2
+    monkeypatch.setenv("HF_TOKEN", token)
+    weights, large = tmp_path / "model.safetensors", tmp_path / "large.txt"
+    save_file({"x": torch.zeros(3)}, weights)
+    assert secret_in(weights.name, weights) is None
+    save_file({"x": torch.zeros(3)}, weights, {"note": token})
+    large.write_text("x" * 3_000_000 + token)
+    (tmp_path / "empty").touch()
+    assert secret_in("empty", tmp_path / "empty") is None
+    for path in (weights, large):
+        with pytest.raises(ValueError, match="holds a token or a password of this machine's environment"):
+            refuse_secrets({path.name: path})

@@ -159,3 +159,35 @@ def test_more_tensors_than_needed_are_told_of(folder: Path, caplog: pytest.LogCa
     tensors(lambda weights: weights.update({"another": torch.zeros(3)}))(folder)
     load_network(folder)
     assert "1 tensors of its files are not used, such as another" in caplog.text
+
+
+@pytest.mark.parametrize("target", ["../private.safetensors", "/dev/zero", "pipe", "/etc/passwd", 3])
+def test_an_index_of_weights_names_files_beside_it(folder: Path, target: object):
+    """Through every door, plain `from_pretrained` too: a device was read without end, a pipe waited for, a file elsewhere loaded."""
+    (folder / "model.safetensors").rename(folder.parent / "private.safetensors")
+    os.mkfifo(folder.parent / "pipe")
+    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(("head.weight", "head.bias"), target)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    for load in (load_network, WinWinForDepthEstimation.from_pretrained):
+        with pytest.raises(ValueError, match=r"index\.json: names .*; expected files such as model-00001-of-00002"):
+            load(folder)
+
+
+def test_split_weights_are_loaded(folder: Path):
+    expected = load_network(folder)
+    (folder / "model.safetensors").unlink()
+    expected.save_pretrained(folder, max_shard_size="40KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    found = load_network(folder).state_dict()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in expected.state_dict().items())
+    sorted(folder.glob("model-*.safetensors"))[0].unlink()
+    with pytest.raises(OSError, match=r"model-00001.*missing, though the index names it"):
+        load_network(folder)
+
+
+@pytest.mark.parametrize("field", ["attn_implementation", "_attn_implementation"])
+def test_a_folder_chooses_no_kernel_of_the_hub(folder: Path, field: str):
+    config(**{field: "kernels-community/anything:forward"})(folder)
+    for load in (load_network, WinWinForDepthEstimation.from_pretrained):
+        with pytest.raises(ValueError, match="expected none of the Hub's kernels"):
+            load(folder)

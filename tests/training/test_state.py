@@ -129,6 +129,14 @@ def test_any_flipped_bit_of_the_list_of_checksums_is_found(copy):
         assert bool(damage_of(state)) != same, place
 
 
+def test_a_state_by_another_name_is_none(copy, caplog):
+    """A copy of an older state as if it were the newest."""
+    newest = latest_state(copy)
+    shutil.copytree(newest, copy / "state-00000099")
+    assert whole_state(copy) == newest
+    assert f"state.json is of step {int(newest.name[-8:])}" in caplog.text
+
+
 def test_a_training_goes_on_from_the_state_before_the_damaged_one_and_ends_alike(copy, trained):
     flip(copy / "state-00000003" / "average.safetensors")
     train(trained.parent / "recipe.yaml", output=copy, resume=True)

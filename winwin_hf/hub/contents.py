@@ -30,7 +30,7 @@ from winwin_hf.hub.outgoing import check_inside
 from winwin_hf.inference.examples import example_picture
 from winwin_hf.inference.loading import load_network
 from winwin_hf.model.pipeline_winwin import CUSTOM_PIPELINES
-from winwin_hf.model.weights_winwin import tensors_of
+from winwin_hf.model.weights_winwin import files_of_index, tensors_of
 from winwin_hf.redaction import redact
 from winwin_hf.task import ARCHITECTURES
 from winwin_hf.training.recipe import dump_recipe
@@ -158,13 +158,7 @@ def _weights(folder: Path) -> dict[str, Path]:
     if (folder / "model.safetensors").is_file():
         files = {"model.safetensors": folder / "model.safetensors"}
     elif index.is_file():
-        try:
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            shards = []
-        if not shards or not all(WEIGHTS.fullmatch(str(shard)) for shard in shards):
-            raise ValueError(f"{index}: names {shards}; expected files such as model-00001-of-00002.safetensors")
-        files = {index.name: index, **{shard: folder / shard for shard in shards}}
+        files = {index.name: index, **{shard: folder / shard for shard in files_of_index(index)}}
     else:
         pickles = [path.name for path in sorted(folder.iterdir()) if path.suffix in PICKLES]
         if not pickles:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import mmap
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -13,7 +14,7 @@ SECRET_NAMES = (
     "*.keystore", "*.ppk", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "token", "token.txt", "tokens.txt", "*.token", "stored_tokens",
     "credentials", "credentials.*", "secret", "secrets", "secret.*", "secrets.*", "service_account*.json", "kaggle.json",
 )  # fmt: skip
-READ_BYTES = 1 << 20  # of a file: a token stands in a small text
+READ_BYTES = 1 << 20  # of a file: a stranger's token stands in a small text
 TEXT_BYTES = 8192  # a zero byte among the first ones: not a text
 
 
@@ -53,12 +54,12 @@ def secret_in(name: str, path: Path) -> str | None:
     last = PurePosixPath(name).name.lower()
     if any(fnmatch.fnmatchcase(last, pattern) for pattern in SECRET_NAMES):
         return "named like a secret"
-    if path.suffix == ".safetensors" or path.stat().st_size > READ_BYTES:
+    if path.stat().st_size == 0:
         return None
-    data = path.read_bytes()
-    if b"\0" in data[:TEXT_BYTES]:
-        return None
-    text = data.decode("utf-8", "replace")
-    if any(secret in text for secret in own_secrets()):
-        return "holds a token or a password of this machine's environment"
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        if any(data.find(secret.encode()) >= 0 for secret in own_secrets()):
+            return "holds a token or a password of this machine's environment"
+        if len(data) > READ_BYTES or b"\0" in data[:TEXT_BYTES]:
+            return None
+        text = data[:].decode("utf-8", "replace")
     return "holds a token or a private key" if TOKENS.search(text) else None

@@ -362,6 +362,12 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
         """
         saved = dict(config_dict)
         cls.note_newer_version(saved, saved.pop("winwin_version", None))
+        for name in ("attn_implementation", "_attn_implementation"):
+            if "/" in str(saved.get(name)):  # transformers would fetch it from the Hub and run it
+                raise ValueError(
+                    f"{name}={saved[name]!r}: expected none of the Hub's kernels, such as 'sdpa'; the caller may choose one by "
+                    "`from_pretrained(..., attn_implementation=...)`."
+                )
         if saved.get("model_type", cls.model_type) != cls.model_type:
             raise ValueError(
                 f"a config of type {saved['model_type']!r}: `from_encoder` takes such weights, `from_pretrained` doesn't."

@@ -75,7 +75,7 @@ from .positions_winwin import random_frequencies
 from .pretrained_winwin import HUB_OPTIONS, PretrainedEncoder
 from .refinement_winwin import FineFeatures, Refinement
 from .tracing_winwin import is_traced, refuse_recording
-from .weights_winwin import refuse_larger
+from .weights_winwin import check_index, refuse_larger
 
 logger = logging.get_logger(__name__)
 
@@ -188,10 +188,12 @@ class WinWinPreTrainedModel(PreTrainedModel):
         """
         Loads as transformers does: tensors that are missing are initialised, and a report names them.
 
-        Raises: ValueError, before memory is taken, where a folder's config.json describes a far larger network than its weights.
+        Raises: ValueError, before memory is taken, where a folder's config.json describes a far larger network than its weights, or
+        the index of its weights names what isn't a file beside it.
         """
         source, config = pretrained_model_name_or_path, kwargs.get("config")
         if source is not None and Path(source).is_dir() and not kwargs.get("subfolder"):
+            check_index(Path(source))
             # of the class that the caller knows, the package's or one that came with the weights
             known: Any = (
                 config if isinstance(config, PreTrainedConfig) else WinWinConfig.from_pretrained(config or source)

@@ -5,10 +5,12 @@ Files are looked at by their headers alone: neither torch nor safetensors is imp
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+SHARD = re.compile(r"[\w.-]+\.safetensors")
 MAX_HEADER = 10**8  # bytes, as of safetensors itself
 # More than a file holds, and a model may still be loaded from it: for a task of its own it has a decoder and a head more.
 NEW_PARAMETERS = 10**9
@@ -32,6 +34,31 @@ def tensors_of(path: Path) -> dict[str, dict[str, Any]]:
     if size != expected:
         raise ValueError(f"{path}: {size} bytes, expected {expected}; it was not written to its end")
     return tensors
+
+
+def files_of_index(index: Path) -> list[str]:
+    """
+    Names of the files that an index of weights names.
+
+    Raises: ValueError for another file, and for names that could lead out of the folder or to what is no safetensors file.
+    """
+    try:
+        names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        names = []
+    if not names or not all(SHARD.fullmatch(name) for name in names):
+        shown = ", ".join(map(repr, names[:3])) or "nothing"
+        raise ValueError(f"{index}: names {shown[:200]}; expected files such as model-00001-of-00002.safetensors")
+    return names
+
+
+def check_index(folder: Path) -> None:
+    """Raises ValueError, FileNotFoundError where the index of a folder's weights names what isn't a file beside it."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        for name in files_of_index(index):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder / name}: missing, though the index names it")
 
 
 def count_parameters(path: Path) -> int:

@@ -18,7 +18,7 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 from pydantic import BeforeValidator, Field, TypeAdapter
 
-from winwin_hf.checked import FORBID, build, plain_yaml
+from winwin_hf.checked import FORBID, MAX_TEXT, build, plain_yaml
 from winwin_hf.data.collator import SecondStrategy
 from winwin_hf.data.formats.files import read_text
 from winwin_hf.data.guesses import GuessStrategy
@@ -381,7 +381,12 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     Raises: ValueError, naming the file.
     """
     try:
-        text = read_text(recipe_path(path))
+        file = recipe_path(path)
+        if file.stat().st_size > 4 * MAX_TEXT:  # bytes; before it is read
+            raise ValueError(
+                f"{path}: {file.stat().st_size:,} bytes; expected a YAML recipe of at most {MAX_TEXT:,} characters"
+            )
+        text = read_text(file)
     except OSError as error:
         raise ValueError(f"{path}: expected a YAML recipe; {error}") from None
     values = plain_yaml(text, path)

@@ -105,8 +105,10 @@ def whole_state(output: Path) -> Path | None:
 def damage_of(state: Path) -> str:
     """The first file of a state that isn't as it was written, and how it differs; "" for a whole state."""
     try:
-        files = read_manifest(state)["files"]
-        for name, expected in files.items():
+        contents = read_manifest(state)
+        if STATE.format(contents["step"]) != state.name:
+            return f"{MANIFEST} is of step {contents['step']}"
+        for name, expected in contents["files"].items():
             path = state / name
             if not path.is_file():
                 return f"{name} is missing"
