@@ -22,7 +22,7 @@ def build(kind: type[T], values: dict[str, Any], where: str) -> T:
     if unknown:
         raise ValueError(f"{where}: unknown {', '.join(unknown)}; expected some of {', '.join(sorted(known))}")
     try:
-        return TypeAdapter(kind).validate_python(values)
+        built = TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         found = error.errors(include_url=False)
         lines = [
@@ -31,6 +31,24 @@ def build(kind: type[T], values: dict[str, Any], where: str) -> T:
         ]
         more = f"; {len(found) - 8} more" if len(found) > 8 else ""
         raise ValueError(f"{where}: {'; '.join(lines)}{more}") from None
+    if place := truth_as_number(values, built):
+        raise ValueError(f"{where}: {place}: expected a number, got true or false")
+    return built
+
+
+def truth_as_number(given: Any, built: Any) -> str:
+    """Where a number was made of true or false, which pydantic takes for 1 and 0: "optimization.steps"; "" if nowhere."""
+    if isinstance(given, bool):
+        return "value" if isinstance(built, int | float) and not isinstance(built, bool) else ""
+    pairs: Any = ()
+    if isinstance(given, dict) and dataclasses.is_dataclass(built):
+        pairs = ((name, value, getattr(built, name)) for name, value in given.items())
+    elif isinstance(given, list) and isinstance(built, list | tuple):
+        pairs = ((str(i), *pair) for i, pair in enumerate(zip(given, built, strict=False)))
+    for name, value, made in pairs:
+        if place := truth_as_number(value, made):
+            return name if place == "value" else f"{name}.{place}"
+    return ""
 
 
 def _given(value: Any) -> str:
@@ -58,11 +76,19 @@ def plain_yaml(text: str, where: Any) -> Any:
 
 
 def count_values(node: yaml.Node | None, known: dict[int, int]) -> int:
-    """The number of values that a YAML node stands for: an alias repeats all that its anchor holds. known: of the nodes before, by id."""
+    """
+    The number of values that a YAML node stands for: an alias repeats all that its anchor holds. known: of the nodes before, by id.
+
+    Raises: ValueError for a key that stands twice, of which YAML would take the last.
+    """
     if not isinstance(node, yaml.CollectionNode):
         return 1
     if id(node) not in known:
         known[id(node)] = MAX_TEXT + 1  # while it is counted: of one that holds itself
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+            if twice := next((key for i, key in enumerate(keys) if key in keys[:i]), None):
+                raise ValueError(f"{twice!r} stands twice in one section")
         children = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
         known[id(node)] = 1 + sum(count_values(child, known) for child in children)
     return known[id(node)]

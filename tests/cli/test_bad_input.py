@@ -186,7 +186,21 @@ def test_errors_without_a_number_name_the_file(tmp_path: Path):
 
 
 def test_a_device_without_values_is_no_device(here: Path):
-    refused(run("depth", "a.png", "--device", "meta"), 1, "device meta: ")
+    refused(run("depth", "a.png", "--device", "meta"), 2, "--device 'meta': ")
+    refused(run("depth", "a.png", "--device", "xyz"), 2, "--device 'xyz': expected auto, cpu, cuda")
+    result = run("depth", "a.png", "--device", "vulkan")
+    refused(result, 2, "--device 'vulkan': this machine can't compute there")
+    assert len(result.output) < 400  # torch lists all that it knows
+
+
+def test_frames_of_two_sizes_are_named(here: Path):
+    Image.new("RGB", (40, 30)).save("other.png")
+    refused(run("flow", "a.png", "other.png"), 2, "a.png is 20 x 30 and other.png is 30 x 40 (height x width)")
+
+
+@pytest.mark.parametrize("arguments", [("x",), ("a/b/c",), ("../x",), ("",), ("a/b", "--type", "nope")])
+def test_push_knows_its_arguments(here: Path, arguments):
+    refused(run("push", ".", *arguments), 2, "expected")
 
 
 def test_a_picture_is_bounded_before_it_is_decoded_and_before_the_network(here: Path, monkeypatch):

@@ -147,7 +147,7 @@ def test_wrong_arguments_are_one_line(here: Path):
     refused(run("flow", "a.png", "b.png", "--picture", "x.gif"), 2, "x.gif", ".png")
     refused(run("flow", "a.png", "b.png", "--tile", "32"), 2, "--tile 32", "HEIGHTxWIDTH")
     refused(run("flow", "a.png", "b.png", "--tile", "0x32"), 2, "--tile 0x32")
-    refused(run("flow", "a.png", "b.png", "--device", "abacus"), 1, "abacus")
+    refused(run("flow", "a.png", "b.png", "--device", "abacus"), 2, "--device 'abacus'")
     refused(run("depth", "a.png", "-o", "depth.jpg"), 2, ".npy", ".png")
     assert not list(here.glob("*.flo"))
 
@@ -160,7 +160,7 @@ def test_wrong_files_are_one_line(here: Path):
     (here / "text.png").write_text("not a picture")
     refused(run("depth", "text.png"), 1, "text.png")
     Image.new("RGB", (70, 51)).save(here / "taller.png")
-    refused(run("flow", "a.png", "taller.png"), 1, "50 x 70", "51 x 70")
+    refused(run("flow", "a.png", "taller.png"), 2, "a.png is 50 x 70", "taller.png is 51 x 70")
 
 
 def test_wrong_models_are_one_line(here: Path):

@@ -191,3 +191,11 @@ def test_a_folder_chooses_no_kernel_of_the_hub(folder: Path, field: str):
     for load in (load_network, WinWinForDepthEstimation.from_pretrained):
         with pytest.raises(ValueError, match="expected none of the Hub's kernels"):
             load(folder)
+
+
+def test_the_processor_of_another_package_is_named(folder: Path):
+    processor(image_processor_type="CLIPImageProcessor")(folder)
+    with pytest.raises(
+        ValueError, match=r"preprocessor_config\.json is of a CLIP.*; expected a WinWinImageProcessor's"
+    ):
+        load_processor(folder)

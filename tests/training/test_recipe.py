@@ -240,3 +240,40 @@ def test_held_out_scenes_differ():
 def test_build_refuses_unknown_keys():
     with pytest.raises(ValueError, match="settings: unknown colour"):
         build(Strategy, {"colour": 1}, "settings")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "task: optical-flow\ndata: {name: synthetic-flow}\ntask: depth-estimation\n",
+            "'task' stands twice in one section",
+        ),
+        (
+            "task: optical-flow\ndata: {name: synthetic-flow}\nlog_every: true\n",
+            "log_every: expected a number, got true",
+        ),
+        (
+            "task: optical-flow\ndata: {name: synthetic-flow}\noptimization: {steps: true}\n",
+            "optimization.steps: expected a number, got true or false",
+        ),
+        (
+            "task: optical-flow\ndata: {name: synthetic-flow}\nwindows: {kind: windows, size: [true, 6]}\n",
+            "windows.size.0: expected a number, got true or false",
+        ),
+    ],
+)
+def test_what_yaml_and_pydantic_would_take(tmp_path, text, says):
+    """A key that stands twice, of which the last would win; true as the number 1."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=re.escape(says)):
+        load_recipe(path)
+
+
+def test_a_large_file_is_not_read(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    with path.open("wb") as file:
+        file.truncate(10**12)  # a hole: it takes no room
+    with pytest.raises(ValueError, match="expected a YAML recipe of at most 1,000,000 characters"):
+        load_recipe(path)

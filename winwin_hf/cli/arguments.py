@@ -120,6 +120,16 @@ def check_overrides(overrides: list[str] | None) -> None:
             raise UsageError(f"--set {item}: expected KEY=VALUE")
 
 
+def check_device(device: str) -> None:
+    """Raises UsageError where this machine hasn't got the device. Imports torch."""
+    from winwin_hf.inference.predictor import device_of
+
+    try:
+        device_of(device)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from None
+
+
 def check_choice(option: str, value: str | None, choices: tuple[str | None, ...]) -> None:
     if value not in choices:
         raise UsageError(f"{option} {value}: expected {' or '.join(str(choice) for choice in choices if choice)}")

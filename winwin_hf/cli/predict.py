@@ -14,6 +14,7 @@ from winwin_hf.cli.arguments import (
     MinPixels,
     Model,
     Picture,
+    check_device,
     check_output,
     check_output_folder,
     check_picture,
@@ -21,6 +22,7 @@ from winwin_hf.cli.arguments import (
     read_image,
 )
 from winwin_hf.cli.errors import UsageError, one_line_errors, parse_size
+from winwin_hf.model.pixels_winwin import size_text
 
 
 @one_line_errors
@@ -57,6 +59,11 @@ def flow(
     if coarse and tile_size:
         raise UsageError("--coarse is for whole frames; expected no --tile")
     images = [read_image(frame1), read_image(frame2)]
+    sizes = [size_text(image.shape[:2]) for image in images]
+    if sizes[0] != sizes[1]:
+        raise UsageError(
+            f"{frame1} is {sizes[0]} and {frame2} is {sizes[1]} (height x width); expected frames of one size"
+        )
     from winwin_hf.data.formats import write_flo
     from winwin_hf.data.formats.files import check_room
     from winwin_hf.inference.figures import mean_magnitude
@@ -145,6 +152,7 @@ def load(model: str, task: str, device: str, **options: Any) -> Any:
     with progress.status(f"loading {model}"):
         from winwin_hf.inference.predictor import Predictor
 
+        check_device(device)
         return Predictor.load(model, task, device, **options)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from winwin_hf.cli.arguments import check_choice
 from winwin_hf.cli.errors import UsageError, one_line_errors
 from winwin_hf.redaction import redact
 
@@ -57,6 +58,9 @@ def push(
     ] = True,
 ) -> None:
     """Upload a checkpoint, shards or a Space to the Hub, in one commit. The token is that of `hf auth login`, or HF_TOKEN."""
+    check_choice("--type", type, ("model", "dataset", "space"))
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo_id) or set(repo_id.split("/")) & {".", ".."}:
+        raise UsageError(f"REPO_ID {repo_id!r}: expected OWNER/NAME")
     benchmarks = {}
     for item in hub_dataset or []:
         match = re.fullmatch(r"([^=\s]+)=(\S+)", item)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from winwin_hf.cli.arguments import Device, MinPixels, Model, check_output, check_output_folder
+from winwin_hf.cli.arguments import Device, MinPixels, Model, check_device, check_output, check_output_folder
 from winwin_hf.cli.errors import UsageError, one_line_errors, parse_size
 
 
@@ -53,6 +53,7 @@ def video(
         check_output("--video", video, (), (Path(clip),))
     from winwin_hf.inference.video import run
 
+    check_device(device)
     done = run(
         clip,
         output,

@@ -50,7 +50,14 @@ def load_processor(name: str | Path) -> Any:
     """The image processor of the network `name`. Raises: OSError, ValueError: as `load_network`."""
     source = source_of(name)
     with reading(name, "image processor"):
-        return AutoImageProcessor.from_pretrained(source)
+        processor = AutoImageProcessor.from_pretrained(source)
+    if (
+        type(processor).__name__ != "WinWinImageProcessor"
+    ):  # by name: code that came with the weights has a class of its own
+        raise ValueError(
+            f"{name}: its preprocessor_config.json is of a {type(processor).__name__}; expected a WinWinImageProcessor's"
+        )
+    return processor
 
 
 def load_config(name: str | Path) -> Any:

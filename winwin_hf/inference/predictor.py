@@ -171,7 +171,7 @@ class Predictor(Method):
         if runtime is None and is_exported(name):
             runtime = "onnxruntime"
         if runtime is None:
-            target = _device(device)
+            target = device_of(device)
             source = bundled.resolve(name)
             found = _check_task(name, (load_config(name).architectures or ["none"])[0], task)
             weights = dtype or (torch.float32 if target.type == "cpu" else "auto")
@@ -179,7 +179,7 @@ class Predictor(Method):
             model: Any = load_network(name, dtype=weights, **options).to(target)
             title = Path(name).name
         else:
-            target = _device("cpu" if device == "auto" else device, tried=False)
+            target = device_of("cpu" if device == "auto" else device, tried=False)
             if target.type != "cpu":
                 raise ValueError(f"{name}: exported files run on the CPU, not on {target}")
             model = OnnxModel(_exported(name), runtime)
@@ -252,7 +252,7 @@ def _check_task(name: str, architecture: str, task: str | None) -> str:
     found = ARCHITECTURES.get(architecture)
     wanted = [TASKS[task]] if task is not None else list(DENSE.values())
     if found not in wanted:
-        is_for = f"is a checkpoint for {found.title}" if found else f"is a {architecture}"
+        is_for = f"is a checkpoint for {found.title}" if found else f"has the architecture {architecture}"
         raise ValueError(f"{name} {is_for}; expected one for {' or '.join(item.title for item in wanted)}")
     assert found is not None
     return found.name
@@ -269,15 +269,24 @@ def _exported(name: str) -> Path:
     return folder / "onnx"
 
 
-def _device(device: str | torch.device, tried: bool = True) -> torch.device:
+def device_of(device: str | torch.device, tried: bool = True) -> torch.device:
+    """The device of that name. Raises ValueError where this machine hasn't got it, or it can't compute."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
+    except RuntimeError:
+        raise ValueError(
+            f"device {str(device)!r}: expected auto, cpu, cuda, cuda:1, ... or another of torch's"
+        ) from None
+    try:
         if tried:
             torch.ones(1, device=found).item()  # "meta" has no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f"device {device}: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0].partition(". ")[0]  # the rest lists every device that torch knows
+        raise ValueError(
+            f"device {str(device)!r}: this machine can't compute there ({reason[:200].rstrip('.')})"
+        ) from None
     return found
 
 
