@@ -176,7 +176,7 @@ def test_a_wrong_task_is_named(folders, task, wanted, message):
 def test_what_else_is_wrong_is_named(folders, tmp_path):
     with pytest.raises(OSError, match=r"'nobody-has-this' \(bundled: .*winwin-flow"):
         Predictor.load("nobody-has-this")
-    with pytest.raises(ValueError, match="device .abacus.: expected auto, cpu"):
+    with pytest.raises(ValueError, match=r"device .abacus.: expected auto, cpu"):
         Predictor.load(folders["depth-estimation"], device="abacus")
     with pytest.raises(ValueError, match="on whole frames"):
         Predictor.load(folders["depth-estimation"], coarse=True)
