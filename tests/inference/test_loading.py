@@ -89,6 +89,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
         r"winwin\.norm\.weight has shape \(5,\); expected \(32,\)",
     ),
     "NaN": (tensors(lambda w: w["winwin.norm.weight"].fill_(torch.nan)), r"winwin\.norm\.weight holds NaN"),
+    "integers": (
+        tensors(lambda w: w.update({"winwin.norm.weight": torch.ones(32, dtype=torch.int64)})),
+        r"winwin\.norm\.weight is stored as I64; expected numbers with a fraction",
+    ),
     "infinity": (
         tensors(lambda w: w["winwin.norm.bias"].view(-1)[:1].fill_(torch.inf)),
         r"winwin\.norm\.bias holds NaN",

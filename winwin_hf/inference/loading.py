@@ -21,7 +21,7 @@ import winwin_hf.registration  # noqa: F401 - the Auto classes know the package'
 from winwin_hf import bundled
 from winwin_hf.data.formats.files import read_json
 from winwin_hf.model.pixels_winwin import check_regular
-from winwin_hf.model.weights_winwin import reason_of, refuse_incomplete
+from winwin_hf.model.weights_winwin import reason_of, refuse_incomplete, tensors_of
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ def load_network(name: str | Path, **options: Any) -> Any:
     """
     source = source_of(name)
     with reading(name), quiet():
+        refuse_integers(Path(source))
         # mismatched sizes are told of below; transformers would print a table, and then raise
         model, found = AutoModel.from_pretrained(
             source, output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True, **options
@@ -44,6 +45,16 @@ def load_network(name: str | Path, **options: Any) -> Any:
     if unexpected := sorted(found["unexpected_keys"]):
         logger.warning(f"{name}: {len(unexpected)} tensors of its files are not used, such as {unexpected[0]}.")
     return model
+
+
+def refuse_integers(folder: Path) -> None:
+    """Raises ValueError where a folder's weights are integers, which would be rounded numbers; those of quantised layers may be."""
+    if not (folder / "config.json").is_file() or read_json(folder / "config.json").get("quantization_config"):
+        return
+    for file in sorted(folder.glob("model*.safetensors")):
+        for tensor, entry in tensors_of(file).items():
+            if not str(entry["dtype"]).startswith(("F", "BF")):
+                raise ValueError(f"{tensor} is stored as {entry['dtype']}; expected numbers with a fraction")
 
 
 def load_processor(name: str | Path) -> Any:
