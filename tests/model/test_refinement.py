@@ -169,7 +169,10 @@ def test_gradients_reach_every_parameter():
     [
         ({"refinement_sizes": [8]}, "needs matching_stride"),
         ({"matching_stride": 4, "patch_embedding": "conv_stem", "refinement_sizes": [8, 8]}, "down to 2"),
-        ({"matching_stride": 4, "patch_embedding": "conv_stem", "refinement_sizes": [0]}, "positive"),
+        (
+            {"matching_stride": 4, "patch_embedding": "conv_stem", "refinement_sizes": [0]},
+            "refinement_sizes=0: expected 1 to 4,096",
+        ),
         ({"refinement_iterations": 0}, "1 or more"),
     ],
 )

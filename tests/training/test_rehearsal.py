@@ -103,9 +103,10 @@ def images(folder, count: int, masks: tuple[int, ...], names: str = "background\
         ({"evaluation": {"sets": [{"label": "x", "name": "camvids"}]}}, r"^evaluation.sets.0 \(x\): .*did you mean"),
         ({"evaluation": {"sets": [{"label": "x", "options": {"scale": 2}}]}}, r"^evaluation.sets.0 \(x\): options of"),
         (
-            {"evaluation": {"sets": [{"label": "x", "name": "synthetic-depth"}]}},
+            {"evaluation": {"sets": [{"label": "x", "name": "synthetic-depth", "length": 1}]}},
             r"^evaluation.sets.0.*depth-estimation",
         ),
+        ({"evaluation": {"sets": [{"label": "x", "name": "synthetic-depth"}]}}, "has no end; expected a length"),
         ({"evaluation": {"every": -1}}, "evaluation.every"),
         ({"evaluation": {"windows": -1}}, "evaluation.windows"),
         ({"evaluation": {"sets": [{"label": "x", "length": 0}]}}, "evaluation.sets.0.length"),
