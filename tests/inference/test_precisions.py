@@ -18,13 +18,13 @@ from winwin_hf.data.formats import read_image
 from winwin_hf.inference.predictor import Predictor
 
 # Mean difference from float32: of flow vectors in pixels, of depth in metres, and the share of pixels with another label.
-BOUNDS = {
-    "compiled": (1e-3, 1e-5, 1e-5),
-    "onnxruntime": (1e-2, 1e-4, 1e-4),
-    "fp16": (0.05, 5e-3, 5e-3),
-    "bf16": (0.2, 0.05, 0.02),
-    "bf16 autocast": (0.2, 0.05, 0.02),
-    "int8": (0.1, 0.02, 0.01),
+BOUNDS = {  # twice what was seen, in the order of NAMES
+    "compiled": (1e-3, 1e-5, 1e-4),
+    "onnxruntime": (1e-3, 1e-5, 1e-4),
+    "fp16": (0.06, 2e-3, 1e-3),
+    "bf16": (0.25, 0.01, 0.02),
+    "bf16 autocast": (0.25, 0.01, 0.02),
+    "int8": (0.5, 0.03, 0.06),
 }
 NAMES = {
     "winwin-flow": ("bedroom_1.jpg", "bedroom_2.jpg"),
