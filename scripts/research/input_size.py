@@ -52,7 +52,8 @@ def main(
             for wanted in edge or [None]:
                 if wanted is not None:
                     predictor.processor.do_resize = wanted > 0
-                    predictor.processor.size = {"longest_edge": wanted}
+                    if wanted:
+                        predictor.processor.size = {"longest_edge": wanted}
                 rows.append(
                     {
                         "data": item.partition("=")[0],

@@ -105,7 +105,7 @@ def place_of(context: Context) -> Path:
 def predict(network: Predictor, pair: Pair, way: Way = Way()) -> Prediction:
     """Predicts one pair in float32."""
     model, processor = network.model, network.processor
-    inputs = processor.preprocess(pair.image, pair.second, return_tensors="pt").to(model.device)
+    inputs = processor(images=pair.image, second_images=pair.second, return_tensors="pt").to(model.device)
     with torch.inference_mode(), clock(model.device) as spent:
         outputs = predict_flow(model, inputs["pixel_values"], inputs["second_pixel_values"], way.tile, way.overlap)
     flow = processor.post_process_optical_flow(outputs, target_sizes=[pair.size])[0]["flow"]

@@ -10,6 +10,7 @@ from research.experiments import flow_kinds, flow_tables
 from research.experiments.context import RECIPES
 from support.experiment_cases import constant, context_of, finish, result, scenes
 
+from winwin_hf import WinWinImageProcessor
 from winwin_hf.data.collator import SecondStrategy, WinWinCollator
 from winwin_hf.data.sample import FlowSample
 from winwin_hf.model.outputs_winwin import WinWinOpticalFlowOutput
@@ -46,7 +47,7 @@ def test_zero_flow_is_scored_on_the_windows_of_the_evaluation():
             return WinWinOpticalFlowOutput(flow=torch.zeros(batch, count, 2, height, width))
 
     recipe = load_recipe(RECIPES / flow_kinds.SHORT, ["evaluation.windows=3", "data.settings.texture_count=2"])
-    found = evaluate_windows(Still(), recipe, Accelerator())
+    found = evaluate_windows(Still(), WinWinImageProcessor(), recipe, Accelerator())
     assert flow_tables.zero_on_windows(recipe)["epe"] == pytest.approx(found["epe"], rel=1e-6) and found["epe"] > 1
 
 

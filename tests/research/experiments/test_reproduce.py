@@ -12,7 +12,7 @@ from winwin_hf.cli.errors import UsageError
 
 
 def test_names(capsys):
-    assert len(reproduce.choose(["all"])) == 14
+    assert len(reproduce.choose(["all"])) == 15
     assert reproduce.choose(["table-heads", "table-heads"]) == ["table-heads"]
     with pytest.raises(UsageError, match="did you mean figure1-segmentation"):
         reproduce.choose(["figure1-segmentaton"])
