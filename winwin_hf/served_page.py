@@ -12,6 +12,7 @@ Notable:
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ipaddress
 import json
 import os
@@ -240,11 +241,9 @@ def _files(folder: Path) -> list[os.DirEntry[str]]:
 
 def _remove_empty(folder: Path, now: float, top: Path) -> None:
     """Removes a folder that is empty and isn't new. Those right below `top` stay."""
-    try:
+    with contextlib.suppress(OSError):  # it isn't empty
         if folder.parent != top and now - folder.stat().st_ctime > NEW_FOLDER_SECONDS:
             folder.rmdir()
-    except OSError:
-        pass  # it isn't empty
 
 
 def own_file(path: str, files: Path, examples: Collection[Path] = ()) -> Path | None:

@@ -14,14 +14,13 @@ import pytest
 import torch
 from huggingface_hub import constants
 from PIL import Image
+from support.command_line import refused, run
 from support.model_cases import SMALL
 from support.places import FRAMES
 from tqdm import tqdm
-from typer.testing import CliRunner, Result
 
 from winwin_hf import WinWinConfig, WinWinForDepthEstimation, WinWinForOpticalFlow, WinWinImageProcessor, bundled
 from winwin_hf.cli.errors import line_of, one_line_errors
-from winwin_hf.cli.main import app
 from winwin_hf.data import formats
 from winwin_hf.data.formats import files
 from winwin_hf.inference import predictor
@@ -54,20 +53,6 @@ def here(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("loop").symlink_to("loop")
     Path("dangling").symlink_to("nothing")
     return folder
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
-
-
-def refused(result: Result, code: int, *words: str) -> None:
-    """Ended with `code` and one line that has all `words`."""
-    assert result.exit_code == code, result.output
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1 and lines[0].startswith("winwin: "), result.stderr
-    for word in words:
-        assert word in lines[0]
-    assert result.stdout == ""
 
 
 THINGS = {

@@ -13,8 +13,8 @@ import pytest
 import torch
 from huggingface_hub import constants
 from PIL import Image
+from support.command_line import refused, run
 from support.places import ROOT
-from typer.testing import CliRunner, Result
 
 from winwin_hf import (
     WinWinConfig,
@@ -25,7 +25,6 @@ from winwin_hf import (
     __version__,
     bundled,
 )
-from winwin_hf.cli.main import app
 from winwin_hf.data import formats
 from winwin_hf.inference.figures import photometric_errors
 from winwin_hf.inference.predictor import Predictor
@@ -71,20 +70,6 @@ def here(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("a.png", "b.png"):
         Image.fromarray(generator.integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(folder / name)
     return folder
-
-
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
-
-
-def refused(result: Result, code: int, *words: str) -> None:
-    """Ended with `code` and one line that has all `words`, on standard error, and nothing that looks like a traceback."""
-    assert result.exit_code == code, result.output
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    for word in words:
-        assert word in lines[0]
-    assert result.stdout == ""
 
 
 def test_flow(here: Path):

@@ -18,6 +18,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from support.places import HANGS_AFTER, ROOT
+from support.recipes import RECIPE
 from support.two_processes import TwoProcesses
 
 from winwin_hf import processes
@@ -29,18 +30,7 @@ from winwin_hf.training.state import latest_state
 
 SMALL = {
     "task": "optical-flow",
-    "model": {
-        "config": {
-            "hidden_size": 16,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 1,
-            "decoder_hidden_size": 16,
-            "decoder_num_hidden_layers": 1,
-            "decoder_num_attention_heads": 1,
-            "head_hidden_size": 16,
-            "drop_path_rate": 0.5,
-        }
-    },
+    "model": {"config": {**RECIPE["model"]["config"], "drop_path_rate": 0.5}},
     "data": {"name": "synthetic-flow", "settings": {"height": 64, "width": 96, "texture_count": 2}},
     "windows": {"kind": "windows", "count": 2, "size": [2, 2]},
     "optimization": {"steps": 4, "batch_size": 2, "warmup_steps": 2, "num_workers": 0},
