@@ -80,8 +80,10 @@ class Batches:
         try:
             return self._wait()
         except (RuntimeError, OSError, EOFError) as error:
-            # Its connections close before the system says that it ended.
-            multiprocessing.connection.wait([worker.sentinel for worker in self._workers], DEATH_WITHIN)
+            # Its connections, the sentinel among them, close before the system says that it ended.
+            ended = multiprocessing.connection.wait([worker.sentinel for worker in self._workers], DEATH_WITHIN)
+            for worker in self._workers:
+                worker.join(DEATH_WITHIN if worker.sentinel in ended else 0)
             dead = [worker for worker in self._workers if not worker.is_alive()]
             if not dead:
                 raise

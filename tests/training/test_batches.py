@@ -1,0 +1,51 @@
+"""The batches of a training, and how its loader's processes end."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+from torch.utils.data import DataLoader
+
+from winwin_hf.training import batches
+
+
+class Collator:
+    reader = None
+
+    def __call__(self, examples):
+        return {}
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL") or not hasattr(os, "fork"), reason="needs fork and SIGKILL")
+def test_a_death_that_the_system_reports_late_is_still_named(monkeypatch):
+    """A process that ends closes its connections first, its sentinel among them: for a moment it isn't dead yet."""
+
+    def ends_late():
+        os.closerange(3, 4096)
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def reset(_):
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    worker = multiprocessing.get_context("fork").Process(target=ends_late)
+    worker.start()
+    under_test = batches.Batches(DataLoader([{}], collate_fn=Collator()))
+    under_test._workers = [worker]
+    monkeypatch.setattr(batches, "next_batch", reset)
+    with pytest.raises(ChildProcessError, match=rf"^a loader process \(pid {worker.pid}\) was ended by SIGKILL"):
+        next(under_test)
+
+
+def test_a_lost_connection_without_a_death_stays_what_it_was(monkeypatch):
+    def reset(_):
+        raise ConnectionResetError(104, "Connection reset by peer")
+
+    under_test = batches.Batches(DataLoader([{}], collate_fn=Collator()))
+    monkeypatch.setattr(batches, "next_batch", reset)
+    with pytest.raises(ConnectionResetError):
+        next(under_test)
