@@ -54,7 +54,7 @@ LANGUAGES = ("python", "bash", "yaml", "text", "bibtex")
 README_BYTES = 13_000
 
 ALONE = "docs/troubleshooting.md"  # people copy one block of it, so each runs in a namespace of its own
-SLOW = {"docs/export.md"}  # pages that take more than a few seconds in either test
+SLOW = {"docs/export.md", "docs/tutorial-flow.md"}  # pages that take more than a few seconds in either test
 # Blocks marked `not run`. A number that grows is a block that nothing checks any more.
 SKIPPED = {
     "README.md": 1,

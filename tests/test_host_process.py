@@ -129,6 +129,7 @@ def test_training(host: None, recipe: Path, tmp_path: Path):
     train(recipe, output=tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_training_twice_in_other_precisions(host: None, recipe: Path, tmp_path: Path):
     """Accelerate refuses a second precision in one process as long as its state lives."""
     for precision in ("bf16", "no"):

@@ -138,7 +138,10 @@ def test_streams_too_few_shards_is_an_error_that_says_what_to_do() -> None:
 
 
 def test_streamed_mixture_keeps_the_shares() -> None:
-    parts = [Part(source("a", 30, shards=2), length=30, weight=3), Part(source("b", 10))]
+    parts = [
+        Part(source("a", 300, shards=2), length=300, weight=3),
+        Part(source("b", 100)),
+    ]  # long: to begin a pass takes time
     stream = iter(Streams(parts, 0, 0, 1))
     tally = Tally(next(stream)["name"][0] for _ in range(600))
     assert 0.86 < tally["a"] / 600 < 0.94

@@ -264,6 +264,7 @@ else:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way", ["model", "pipeline", "merged", "trained", "model by the package", "pipeline by the package"]
 )
@@ -279,6 +280,7 @@ def test_what_was_loaded_by_its_code_and_saved_again_keeps_working(request, serv
     torch.testing.assert_close(torch.tensor(there["flow"]), own_flow(runs["flow"] / "model", frames))
 
 
+@pytest.mark.slow
 def test_a_model_loaded_by_its_code_can_be_pushed_again(server, push, bare, runs, frames):
     push(runs["flow"], "tester/first")
     code = """
@@ -292,6 +294,7 @@ result = None
     torch.testing.assert_close(torch.tensor(there["flow"]), own_flow(runs["flow"] / "model", frames))
 
 
+@pytest.mark.slow
 def test_depth_and_segmentation_without_the_package(server, push, bare, runs, frames):
     for name in ("depth", "seg"):
         warnings = push(runs[name], f"tester/{name}")["warnings"]
@@ -388,6 +391,7 @@ def test_a_bundled_checkpoint_by_its_name(server, push):
     )
 
 
+@pytest.mark.slow
 def test_shards_and_back(server, push, here, bare, checkpoint):
     here("from winwin_hf.hub import contents; contents.MAX_WEIGHTS = 30_000")
     try:

@@ -73,6 +73,7 @@ def score(model, processor, size: tuple[int, int], scenes: int) -> tuple[float, 
     return found.compute()["epe"], zero.compute()["epe"]
 
 
+@pytest.mark.slow
 def test_flow_does_not_fall_apart_when_the_frame_grows():
     """Trained on windows, the network is as good on frames four times as large, relative to their motion."""
     model, processor = load("winwin-flow")
@@ -155,6 +156,7 @@ def test_stock_pipelines_do_not_complain():
     assert "not supported" not in result.stderr
 
 
+@pytest.mark.slow
 def test_bare_name_in_a_fresh_process_offline():
     """In a script of its own, with nothing but the import and the name."""
     if "winwin-flow" not in bundled.folders():
@@ -179,12 +181,13 @@ class UnknownRepository(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow  # a fresh process imports everything
 @pytest.mark.parametrize(
     ("peft", "options"),
     [
         pytest.param("sys.modules['peft'] = None", "", id="without-peft"),
         # with it, transformers asks for an adapter first, and takes the Hub's word that there is no such repository
-        pytest.param("import peft", ", local_files_only=True", id="with-peft", marks=pytest.mark.slow),
+        pytest.param("import peft", ", local_files_only=True", id="with-peft"),
     ],
 )
 def test_bare_names_where_the_hub_knows_no_such_repository(peft, options):

@@ -245,7 +245,7 @@ def test_encoder_compiles_without_graph_breaks(variant):
     assert distance(compiled(windows, APART).last_hidden_state, expected) < TOLERANCE
 
 
-@pytest.mark.parametrize("variant", ["dpt", "matching"])
+@pytest.mark.parametrize("variant", [pytest.param("dpt", marks=pytest.mark.slow), "matching"])
 @torch.no_grad()
 def test_flow_compiles_without_graph_breaks(variant):
     model = make("optical-flow", variant, num_hidden_layers=2, decoder_num_hidden_layers=2)

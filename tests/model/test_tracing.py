@@ -79,7 +79,7 @@ def test_what_a_graph_would_freeze_is_refused(task, variant, record):
     ("task", "variant"),
     [
         ("semantic-segmentation", "linear"),
-        ("depth-estimation", "linear"),
+        pytest.param("depth-estimation", "linear", marks=pytest.mark.slow),
         pytest.param("optical-flow", "linear", marks=pytest.mark.slow),
         pytest.param("depth-estimation", "dpt", marks=pytest.mark.slow),
         pytest.param("optical-flow", "refinement", marks=pytest.mark.slow),  # a graph of thousands of operations

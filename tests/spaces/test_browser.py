@@ -108,10 +108,17 @@ def toast(page: playwright.Page) -> str:
     return text
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize(("width", "height"), [(1280, 900), (390, 844)])
+@pytest.mark.parametrize(
+    ("width", "height", "theme"),
+    [
+        (1280, 900, "light"),
+        (390, 844, "dark"),
+        pytest.param(1280, 900, "dark", marks=pytest.mark.slow),
+        pytest.param(390, 844, "light", marks=pytest.mark.slow),
+    ],
+)
 def test_it_fits_and_needs_no_network(
-    browser: playwright.Browser, server: space_server.Server, theme: str, width: int, height: int
+    browser: playwright.Browser, server: space_server.Server, width: int, height: int, theme: str
 ) -> None:
     context = browser.new_context(viewport={"width": width, "height": height}, has_touch=width < 500)
     page = opened(context, server, f"/?__theme={theme}")
@@ -171,6 +178,7 @@ def test_comparison_with_tiles(page: playwright.Page, tmp_path: Path, examples: 
     expect(page.get_by_text(re.compile(r"\d+ tiles: [\d.]+ s")).first).to_be_visible()
 
 
+@pytest.mark.slow
 def test_odd_files(page: playwright.Page, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not a picture")
     Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")

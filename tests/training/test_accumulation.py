@@ -276,7 +276,8 @@ def loop_there(recipe: str, folder: str) -> None:
 
 @pytest.mark.usefixtures("plain_sgd")
 @pytest.mark.parametrize(
-    ("task", "variant"), [CASES[0], pytest.param(*CASES[1], marks=pytest.mark.slow), ("optical-flow", "matching")]
+    ("task", "variant"),
+    [*(pytest.param(*case, marks=pytest.mark.slow) for case in CASES[:2]), ("optical-flow", "matching")],
 )
 def test_loop_in_two_processes_is_as_one_batch(tmp_path, task, variant):
     """The loader's own examples: together, the processes read the same four in each step. Pixels outside the frame are unknown."""

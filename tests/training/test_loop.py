@@ -166,6 +166,7 @@ def test_pre_training_needs_no_labels(tmp_path):
         assert torch.equal(tensor, encoder[name]), name
 
 
+@pytest.mark.slow
 def test_frozen_parts_stay_as_they_start(tmp_path):
     """A finished network is given a refinement, which alone is trained."""
     for name in ("first", "second"):
@@ -232,6 +233,7 @@ def test_broken_file_is_left_out_and_counted(tmp_path, camvid):
     assert len(lines) == 6 and all(np.isfinite(line["loss"]) for line in lines)
 
 
+@pytest.mark.slow
 def test_mixture_with_synthetic_scenes_resumes_exactly(tmp_path):
     """Real pairs, twice each, and rendered ones: killed between two steps, it ends with the same weights."""
     flow = FRAMES / "flow"

@@ -73,6 +73,11 @@ def commands(name: str) -> list[list[str]]:
 
 
 COMMANDS = [(name, line) for name in FRAMES_OF for line in commands(name)]
+IN_DEFAULT_RUN = {
+    "cityscapes-dinov3-0",
+    "nyuv2-depth-dinov2-5",
+    "spring-flow-dust3r-7",
+}  # a task each; the others are slow
 
 
 def test_every_recipe_on_a_hub_name_is_tested():
@@ -81,7 +86,13 @@ def test_every_recipe_on_a_hub_name_is_tested():
     assert len(COMMANDS) == len(FRAMES_OF) + 2  # Cityscapes in three sizes
 
 
-@pytest.mark.parametrize(("name", "line"), COMMANDS, ids=[f"{name}-{i}" for i, (name, _) in enumerate(COMMANDS)])
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        pytest.param(name, line, id=f"{name}-{i}", marks=[pytest.mark.slow] * (f"{name}-{i}" not in IN_DEFAULT_RUN))
+        for i, (name, line) in enumerate(COMMANDS)
+    ],
+)
 def test_a_recipe_starts(encoders, name, line, tmp_path):
     """With its own windows, on frames as large as the recipe makes them, or as large as the set's."""
     place, real = FRAMES_OF[name]

@@ -65,6 +65,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_other_and_the_training_resumes_exactly(tmp_path):
     recipe = write(tmp_path)
     assert TwoProcesses(tmp_path, train, recipe, tmp_path / "whole").end() == [0, 0]
@@ -131,9 +132,8 @@ def test_a_failure_of_one_process_ends_both(tmp_path, what, broken, said):
     assert f"process {1 - broken} of 2 lost the connection to another one" in both.text(1 - broken)
 
 
-@pytest.mark.parametrize(
-    ("first", "then"), [(1, 2), pytest.param(2, 1, marks=pytest.mark.slow)], ids=["one then two", "two then one"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1)], ids=["one then two", "two then one"])
 def test_another_number_of_processes_goes_on_with_the_same_steps(tmp_path, first, then):
     """With batches that make up for it, and nothing that a process draws for itself, it is the training of before."""
 
@@ -304,6 +304,7 @@ def outlives(rank: int, recipe: Path, output: Path) -> None:
         train(rank, recipe, output)
 
 
+@pytest.mark.slow
 def test_no_ddp_outlives_its_connections(tmp_path):
     """PyTorch 2.13 waits for good where it is DDP that closes them, once in 150 trainings: the lock of Python and a thread."""
     both = TwoProcesses(tmp_path, outlives, write(tmp_path, optimization={"steps": 1}), tmp_path / "run")

@@ -235,6 +235,7 @@ def records(folder) -> list[dict]:
     ]
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_fails_costs_nothing(segmentation, run, tmp_path, monkeypatch):
     """The first, a middle and the last one; --resume continues with the same weights and the same scores."""
     whole = load_file(run(segmentation, name="whole") / "model.safetensors")

@@ -290,6 +290,7 @@ def workers() -> list:
     return found
 
 
+@pytest.mark.slow
 def test_a_signal_for_the_whole_group_saves_with_loader_processes(tmp_path, monkeypatch):
     recipe = write_recipe(tmp_path, optimization={"num_workers": 2}, save_every=100)
     train(recipe, output=tmp_path / "whole")
@@ -359,6 +360,7 @@ def test_a_death_of_a_loader_process_waits_while_a_state_is_saved(tmp_path, monk
     )
 
 
+@pytest.mark.slow
 def test_a_signal_breaks_an_evaluation_off_and_resuming_does_it_again(tmp_path, monkeypatch):
     recipe = write_recipe(tmp_path, evaluation={"every": 2, "windows": 2, "sets": [{"label": "a", "length": 3}]})
     train(recipe, output=tmp_path / "whole")
@@ -406,8 +408,11 @@ def test_an_ignored_signal_stays_ignored():
     "changes",
     [
         {"task": "pre-training"},
-        {"model": {"config": {"attention_dropout": 0.3, "drop_path_rate": 0.5, "num_hidden_layers": 3}}},
-        {"optimization": {"num_workers": 1, "ema_decay": 0.0, "accumulation": 2}},
+        pytest.param(
+            {"model": {"config": {"attention_dropout": 0.3, "drop_path_rate": 0.5, "num_hidden_layers": 3}}},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"optimization": {"num_workers": 1, "ema_decay": 0.0, "accumulation": 2}}, marks=pytest.mark.slow),
     ],
     ids=["masks", "dropout and drop path", "no average, accumulation"],
 )
