@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +19,7 @@ from transformers import AutoImageProcessor, AutoModel
 
 import winwin_hf  # noqa: F401  registers the Auto classes
 from winwin_hf import bundled
-from winwin_hf.data.formats.files import write_atomic
+from winwin_hf.data.formats.files import replacing_folder, write_atomic
 from winwin_hf.evaluation.figures import figure_text
 from winwin_hf.evaluation.results import NAMES, read_results
 from winwin_hf.hub.cards import CURVE, WORST, card, licence_of
@@ -104,28 +103,24 @@ def bundle(
     facts = read_facts(run / "model")
     facts.limits, facts.photographs, facts.init_licence = limits, photographs or facts.photographs, init_licence
     facts.results = [read_results(path, {"model", run.name, destination.name}) for path in results or []]
-    temporary = destination.with_name(destination.name + ".tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    AutoModel.from_pretrained(run / "model").to(torch.float16).save_pretrained(temporary)
-    config = json.loads((temporary / "config.json").read_text())
-    config["dtype"] = "float32"  # stored in half the space, loaded as float32: a CPU computes with that
-    (temporary / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    AutoImageProcessor.from_pretrained(run / "model", **(processor or {})).save_pretrained(temporary)
-    if facts.recipe is not None:
-        facts.recipe.output = f"runs/{destination.name}"
-        (temporary / "recipe.yaml").write_text(dump_recipe(facts.recipe))
-    if (run / "metrics.jsonl").is_file():
-        facts.hours, facts.machine = draw_curve(run / "metrics.jsonl", temporary / CURVE), machine
-    if worst:
-        facts.worst = worst[0]
-        draw_worst(worst[1], temporary / WORST, publishable)
-    write_facts(temporary / FACTS, facts)
-    (temporary / "README.md").write_text(card(destination.name, facts))
-    for path in temporary.iterdir():
-        path.chmod(0o644)  # the package may be installed for other users
-    shutil.rmtree(destination, ignore_errors=True)
-    temporary.replace(destination)
+    with replacing_folder(destination) as temporary:
+        AutoModel.from_pretrained(run / "model").to(torch.float16).save_pretrained(temporary)
+        config = json.loads((temporary / "config.json").read_text())
+        config["dtype"] = "float32"  # stored in half the space, loaded as float32: a CPU computes with that
+        (temporary / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+        AutoImageProcessor.from_pretrained(run / "model", **(processor or {})).save_pretrained(temporary)
+        if facts.recipe is not None:
+            facts.recipe.output = f"runs/{destination.name}"
+            (temporary / "recipe.yaml").write_text(dump_recipe(facts.recipe))
+        if (run / "metrics.jsonl").is_file():
+            facts.hours, facts.machine = draw_curve(run / "metrics.jsonl", temporary / CURVE), machine
+        if worst:
+            facts.worst = worst[0]
+            draw_worst(worst[1], temporary / WORST, publishable)
+        write_facts(temporary / FACTS, facts)
+        (temporary / "README.md").write_text(card(destination.name, facts))
+        for path in temporary.iterdir():
+            path.chmod(0o644)  # the package may be installed for other users
     return destination
 
 

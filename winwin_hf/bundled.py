@@ -69,10 +69,16 @@ def install(names: list[str] | None = None, cache_dir: str | Path | None = None)
     """
     known = folders()
     wanted = list(known) if names is None else names
-    for name in wanted:
+    check_names(wanted)
+    return {name: _install_one(known[name], _repository(name, cache_dir)) for name in wanted}
+
+
+def check_names(names: list[str]) -> None:
+    """Raises ValueError for a name that isn't bundled."""
+    known = folders()
+    for name in names:
         if name not in known:
             raise ValueError(f"no bundled checkpoint is called {name!r}; there are: {', '.join(known) or 'none'}")
-    return {name: _install_one(known[name], _repository(name, cache_dir)) for name in wanted}
 
 
 def checkpoints(cache_dir: str | Path | None = None) -> list[Checkpoint]:

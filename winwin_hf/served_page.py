@@ -6,6 +6,7 @@ Notable:
   every other path gets the same answer, whether or not a file is there. Nothing is fetched.
 - All files of a page lie in one folder of its own. They are deleted when they are old, the oldest first when they are too many, all of them
   with the process, and those of a process that was killed when the next one starts.
+- Whatever a request names or holds that this page doesn't know is one sentence with a status of 4xx, and no traceback in the log.
 - Clients are told apart by their address: that of the connection, or behind the proxy of a Hugging Face Space the one that the proxy saw.
 """
 
@@ -29,6 +30,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import parse_qs
 
 from filelock import FileLock, Timeout
 
@@ -38,6 +40,7 @@ SWEEP_SECONDS = 30
 KNOWN_CLIENTS = 10_000  # whose uploads are counted
 MAX_PATH = 4096  # characters
 MOST = 1e9  # of a number in a request
+MAX_MESSAGE = 600  # characters of a refusal, which may quote the request
 CLIENT = "winwin_hf.client"  # key of the client's address in a connection's scope
 
 # What the page and gradio_client ask for. Gradio has more routes: it fetches URLs for others, keeps recordings, and stores pages.
@@ -51,6 +54,9 @@ ROUTES = {
 }
 ROUTES["HEAD"] = ROUTES["GET"]
 FILE, UPLOAD = "/gradio_api/file=", "/gradio_api/upload"
+CALL = re.compile(r"/gradio_api/call(?:/v2)?/([^/]+?)(?:/([^/]*))?")  # an endpoint's name, and an event's id
+BESIDE_THE_QUEUE = ("/gradio_api/run/", "/gradio_api/api/")
+QUEUE_DATA = "/gradio_api/queue/data"
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -84,7 +90,18 @@ def refuse(message: str) -> Exception:
     """A gradio.Error that is shown on the page, without a traceback in the server's log."""
     import gradio as gr
 
-    return gr.Error(message, duration=15, print_exception=False)
+    return gr.Error(shortened(message), duration=15, print_exception=False)
+
+
+def shortened(text: str, most: int = MAX_MESSAGE) -> str:
+    """A text of at most `most` characters."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def file_name(path: str) -> str:
+    """The last part of a path, shortened, for a message."""
+    name = re.split(r"[/\\]", path)[-1]
+    return name if len(name) <= 80 else f"{name[:60]}...{name[-10:]}"
 
 
 def serve(page: Any, folder: WorkFolder, limits: Limits, examples: Collection[Path] = (), **options: Any) -> None:
@@ -96,6 +113,7 @@ def serve(page: Any, folder: WorkFolder, limits: Limits, examples: Collection[Pa
         examples: files that the page hands out beside those in `folder`.
         options: of `gradio.Blocks.launch`.
     """
+    from fastapi.exceptions import RequestValidationError
     from starlette.middleware import Middleware
 
     examples = {path.resolve() for path in examples}
@@ -108,7 +126,10 @@ def serve(page: Any, folder: WorkFolder, limits: Limits, examples: Collection[Pa
         signal.signal(signal.SIGTERM, _interrupt)
     page.launch(
         app_kwargs={
-            "middleware": [Middleware(Doors, files=folder.files, examples=examples, limits=limits, janitor=janitor)]
+            "middleware": [
+                Middleware(Doors, files=folder.files, examples=examples, limits=limits, janitor=janitor, page=page)
+            ],
+            "exception_handlers": {RequestValidationError: _misunderstood},
         },
         allowed_paths=[str(path) for path in sorted(examples)],
         max_file_size=limits.file_bytes,
@@ -117,6 +138,16 @@ def serve(page: Any, folder: WorkFolder, limits: Limits, examples: Collection[Pa
         ssr_mode=False,
         **options,
     )
+
+
+async def _misunderstood(_: Any, error: Any) -> Any:
+    """The answer to a body of another form. FastAPI's own sends all of the body back."""
+    from starlette.responses import JSONResponse
+
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    reason = shortened(f"{place}: {first['msg']}", 200)
+    return JSONResponse({"detail": f"The request isn't understood: {reason}."}, 422)
 
 
 def _interrupt(*_: Any) -> None:
@@ -278,10 +309,10 @@ def guard_inputs(page: Any, files: Path, examples: Collection[Path]) -> None:
         values = [_value(block, value, files, examples) for block, value in zip(block_fn.inputs, inputs, strict=True)]
         try:
             return await preprocess(block_fn, values, *more, **options)
-        except gr.Error:
-            raise
+        except gr.Error as error:
+            raise refuse(error.message) from None
         except Exception as error:  # whatever a component raises on another type
-            raise refuse(f"A value of the request has a wrong type ({type(error).__name__}).") from None
+            raise refuse(f"A value of the request can't be used ({type(error).__name__}).") from None
 
     page.preprocess_data = checked
 
@@ -301,16 +332,23 @@ def _value(block: Any, value: Any, files: Path, examples: Collection[Path]) -> A
             raise refuse(f"{label}: send an uploaded file; pictures inside the request (data: URLs) are not taken.")
         found = own_file(path, files, examples)
         if found is None:
-            name = re.split(r"[/\\]", path)[-1][:100]
-            raise refuse(f"{label}: {name!r} is not among the files that were uploaded here. Please upload it (again).")
+            raise refuse(
+                f"{label}: {file_name(path)!r} is not among the files that were uploaded here. Please upload it (again)."
+            )
         return {"path": str(found), "orig_name": found.name, "meta": {"_type": "gradio.FileData"}}
     if isinstance(block, gr.Dataset):
         count = len(block.samples or ())
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < count:
             raise refuse(f"{label}: expected the number of an example, 0 to {count - 1}, got {_kind(value)}.")
     elif isinstance(block, gr.Slider | gr.Number):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not -MOST < value < MOST:  # nor NaN
-            raise refuse(f"{label}: expected a number, got {_kind(value)}.")
+        low, high = block.minimum, block.maximum
+        low, high = -MOST if low is None else low, MOST if high is None else high
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:  # nor NaN
+            raise refuse(f"{label}: expected a number from {low:g} to {high:g}, got {_kind(value)}.")
+    elif isinstance(block, gr.Radio | gr.Dropdown):
+        choices = [choice for _, choice in block.choices]
+        if not isinstance(value, str | int | float) or value not in choices:
+            raise refuse(f"{label}: expected one of {', '.join(map(str, choices))}, got {_kind(value)}.")
     elif not isinstance(value, str):
         raise refuse(f"{label}: expected a text, got {_kind(value)}.")
     return value
@@ -321,15 +359,19 @@ def _kind(value: Any) -> str:
     if isinstance(value, int) and abs(value) >= MOST:
         return "a larger one"  # Python prints no integer of many digits
     if isinstance(value, bool | int | float | str):
-        return repr(value)[:40]
-    return "a list" if isinstance(value, list) else "an object"
+        text = repr(value)
+        return text if len(text) <= 40 else f"{text[:40]}... ({len(text)} characters)"
+    return "nothing" if value is None else "a list" if isinstance(value, list) else "an object"
 
 
 # ------------------------------------------------------------------ clients
 
 
 def bound_client(page: Any, limits: Limits) -> None:
-    """Makes `page` take at most `limits.client_waiting` requests of one client at a time; further ones get the answer of a full queue."""
+    """
+    Makes `page` take at most `limits.client_waiting` requests of one client at a time; further ones get the answer of a full queue.
+    A request for an event that the page hasn't got is refused, too.
+    """
     queue, push = page._queue, page._queue.push
 
     async def bounded(body: Any, request: Any, *more: Any, **options: Any) -> Any:
@@ -340,6 +382,12 @@ def bound_client(page: Any, limits: Limits) -> None:
                 False,
                 f"Queue is full: {waiting} of your requests wait or run. Please wait for an answer.",
                 "queue_full",
+            )
+        if body.fn_index not in page.fns:
+            return (
+                False,
+                f"fn_index: expected the number of an event of this page, got {_kind(body.fn_index)}.",
+                "error",
             )
         return await push(body, request, *more, **options)
 
@@ -366,14 +414,47 @@ def client_of(scope: Scope, behind_proxy: bool) -> str:
     return str(address if address.version == 4 else ipaddress.ip_network((address, 64), strict=False))
 
 
+def unknown_in(page: Any, scope: Scope) -> str:
+    """A sentence on the endpoint, event or session that a request's address names and a page hasn't got; "" where it has them."""
+    queue, path = page._queue, scope["path"]
+    if match := CALL.fullmatch(path):
+        name, event = match.groups()
+        if name not in {function.api_name for function in page.fns.values()}:
+            return f"There is no endpoint {_kind(name)}."
+        sessions = queue.pending_messages_per_session
+        waiting = event in queue.event_ids_to_events or event in sessions
+        if event and not waiting and not any(event in ids for ids in queue.pending_event_ids_session.values()):
+            return f"There is no event {_kind(event)} of {name}, or its answer was taken already."
+    if path == QUEUE_DATA:
+        asked = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
+        if asked not in queue.pending_messages_per_session:
+            return f"session_hash: no request of the session {_kind(asked)} waits for an answer."
+    return ""
+
+
 class _TooLarge(Exception):
     """The body of a request is longer than it may be."""
 
 
 class Doors:
-    """ASGI middleware: known routes only, own files only, bounded bodies, and bounded connections and uploads of each client."""
+    """
+    ASGI middleware: known routes, endpoints and sessions only, own files only, bounded bodies, and bounded connections and uploads of
+    each client.
 
-    def __init__(self, app: Any, files: Path, examples: Collection[Path], limits: Limits, janitor: Janitor) -> None:
+    Args:
+        page: a gradio.Blocks; None: endpoints and sessions aren't looked up.
+    """
+
+    def __init__(
+        self,
+        app: Any,
+        files: Path,
+        examples: Collection[Path],
+        limits: Limits,
+        janitor: Janitor,
+        page: Any = None,
+    ) -> None:
+        self.page = page
         self.app, self.files, self.examples, self.limits, self.janitor = app, files, examples, limits, janitor
         self.behind_proxy = bool(os.environ.get("SPACE_ID"))
         self._open: dict[str, int] = {}  # client -> connections
@@ -407,6 +488,8 @@ class Doors:
             return 404, "Not found."
         if path.startswith(FILE) and own_file(path[len(FILE) :], self.files, self.examples) is None:
             return 403, "File not allowed."
+        if self.page is not None and (unknown := unknown_in(self.page, scope)):
+            return 404, unknown
         if self._open.get(client, 0) >= self.limits.client_connections:
             return 429, f"More than {self.limits.client_connections} connections at a time."
         length = dict(scope["headers"]).get(b"content-length", b"0")
@@ -436,6 +519,7 @@ class Doors:
         import anyio
 
         taken, started, more, most = 0, False, False, self._body_bytes(scope["path"])
+        beside_the_queue = scope["path"].startswith(BESIDE_THE_QUEUE)
 
         async def counted() -> Message:
             nonlocal taken, more
@@ -449,6 +533,9 @@ class Doors:
         async def sending(message: Message) -> None:
             nonlocal started
             started = True
+            if beside_the_queue and message.get("status") == 500:
+                # Gradio's status for whatever is raised there; these events, which run no network, raise refusals alone.
+                message = {**message, "status": 400}
             await send(message)
 
         try:
@@ -458,6 +545,16 @@ class Doors:
                 if more:
                     await _drain(receive, 4 * most)
                 await _answer(send, 413, f"The request is larger than the maximum of {most >> 20} MB.")
+        except Exception as error:
+            known = isinstance(error, LookupError | TypeError | ValueError | AttributeError)
+            missing = isinstance(error, KeyError) or type(error).__name__ == "FnIndexInferError"
+            if started or scope["method"] != "POST" or not (known or missing):
+                raise
+            # Gradio looks things up by what a request says.
+            if missing:
+                await _answer(send, 404, "The request names an endpoint or event that this page hasn't got.")
+            else:
+                await _answer(send, 400, f"The request isn't understood: {shortened(str(error), 200)}")
         finally:
             if scope["path"] == UPLOAD:
                 self._uploaded(client, taken)

@@ -24,7 +24,7 @@ from PIL import Image
 
 from winwin_hf.data import formats
 from winwin_hf.inference import clips
-from winwin_hf.served_page import refuse
+from winwin_hf.served_page import file_name, refuse
 
 MAX_SOURCE_PIXELS = 64_000_000  # a phone's largest photographs; decoding takes three bytes a pixel
 MIN_SIDE = 32  # pixels: two patches
@@ -72,7 +72,7 @@ def read_picture(path: str | None, size: str, what: str = "a picture") -> Pictur
     if path is None:
         raise refuse(f"Choose {what} first.")
     area = area_of(size)
-    name = Path(path).name
+    name = file_name(path)
     width, height, moving = _header(path, name)
     if width * height > MAX_SOURCE_PIXELS:
         raise refuse(
@@ -118,7 +118,7 @@ def read_clip(path: str | None, size: str) -> Clip:
     """The first MAX_FRAMES frames of a clip, scaled down to `size`."""
     if path is None:
         raise refuse("Choose a video first.")
-    area, name = area_of(size), Path(path).name
+    area, name = area_of(size), file_name(path)
     kinds = "Please send an MP4, MOV, WebM, MKV or AVI file."
     try:
         with Path(path).open("rb") as file:
@@ -138,8 +138,9 @@ def read_clip(path: str | None, size: str) -> Clip:
     except gr.Error:  # a ValueError, too
         raise
     except (ValueError, OSError) as error:
-        # the file's own name, not this server's path
-        raise refuse(f"{str(error).replace(path, name)} {kinds}") from None
+        # the file's own name, not this server's path; what else than a video the command line takes is left out
+        reason = str(error).replace(path, name).partition("; expected")[0].rstrip(".")
+        raise refuse(f"{reason}. {kinds}") from None
     if len(frames) < 2:
         raise refuse(f"{name} has {len(frames)} frame; motion needs at least two.")
     if min(frames[0].shape[:2]) < MIN_SIDE:
@@ -165,7 +166,7 @@ def _check_frame(width: int, height: int, name: str) -> None:
 
 def area_of(size: str) -> int:
     if size not in AREAS:
-        raise refuse(f"The size must be one of {', '.join(AREAS)}; got {size!r}.")
+        raise refuse(f"The size must be one of {', '.join(AREAS)}; got {str(size)[:40]!r}.")
     return AREAS[size]
 
 

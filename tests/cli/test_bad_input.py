@@ -328,3 +328,94 @@ def test_a_later_run_removes_what_a_killed_one_left(tmp_path: Path, monkeypatch)
     left = {path.name for path in tmp_path.iterdir()}
     assert not [name for name in left if dead in name]
     assert len(left) == 6 and {".hidden", "new.flo"} <= left
+
+
+def crashed_at(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From now on, this process "dies" where something is renamed to `target`: nothing after that happens, no clean-up either."""
+    rename = Path.rename
+
+    def dying(self: Path, to: Path) -> Path:
+        if Path(to).name == target and self.name == files.NEW:
+            raise KeyboardInterrupt
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", dying)
+    monkeypatch.setattr(files, "put_back", lambda *_: None)
+    monkeypatch.setattr(files.shutil, "rmtree", lambda *_, **__: None)
+
+
+def test_a_kill_between_two_renames_loses_no_folder(tmp_path: Path, monkeypatch):
+    """As `winwin export` and `convert` replace theirs. The next one that writes there puts the old one back."""
+    old = tmp_path / "onnx"
+    old.mkdir()
+    (old / "model.onnx").write_text("old")
+    with monkeypatch.context() as patch:
+        dead = files.owner().replace(f"p{os.getpid()}-", "p4194305-")  # above the highest number of a process
+        patch.setattr(files, "owner", lambda: dead)
+        crashed_at("onnx", patch)
+        with pytest.raises(KeyboardInterrupt), files.replacing_folder(old) as new:
+            (new / "model.onnx").write_text("new")
+    assert not old.exists() and len(list(tmp_path.iterdir())) == 1
+    monkeypatch.setattr(files, "_cleaned", set())
+    with files.write_atomic(tmp_path / "anything") as temporary:
+        temporary.write_text("x")
+    assert (old / "model.onnx").read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"onnx", "anything"}
+    with pytest.raises(ValueError, match="on the way"), files.replacing_folder(old) as new:
+        raise ValueError("on the way")
+    assert (old / "model.onnx").read_text() == "old"
+    with files.replacing_folder(old) as new:
+        (new / "model.onnx").write_text("new")
+    assert (old / "model.onnx").read_text() == "new" and len(list(tmp_path.iterdir())) == 2
+
+
+MISUSED = [
+    ("flow", "a.png", "a.png", "--tile", "1x1"),
+    ("flow", "a.png", "a.png", "--tile", "12x16"),
+    ("evaluate", "winwin-flow", "--data", "kitti-2015=folder", "--tile", "1x1"),
+    ("evaluate", "winwin-flow+coarse", "--data", "kitti-2015=folder", "--tile", "1x9"),
+    ("evaluate", "zero", "--beside", "winwin-flow", "--data", "kitti-2015=folder", "--tile", "1x1"),
+    ("evaluate", "zero", "--data", "kitti-2015"),
+    ("evaluate", "zero", "--data", "kitti-2051=folder"),
+    ("evaluate", "zero", "--data", "synthetic-flow=folder"),
+    ("evaluate", "zero", "--data", "kitti-2015=folder", "--option", "camvid.a=1"),
+    ("video", "folder", "-o", "x", "--rate", "nan"),
+    ("video", "folder", "-o", "x", "--rate", "0"),
+    ("video", "folder", "-o", "x", "--max-motion", "inf"),
+    ("video", "folder", "-o", "x", "--start", "3", "--end", "3"),
+    ("video", "folder", "-o", "x", "--size", "99999x99999"),
+    ("export", "winwin-flow", "-o", "x", "--opset", "17"),
+    ("export", "winwin-flow", "-o", "x", "--opset", "1000000000"),
+    ("export", "winwin-flow", "-o", "x", "--quantise", "int4"),
+    ("data", "check", "folder", "--name", "camvidd"),
+    ("data", "shards", "camvidd=folder", "-o", "x"),
+    ("data", "shards", "camvid", "-o", "x"),
+    ("demo", "--output", "x", "--device", "abacus"),
+    ("checkpoints", "install", "winwin-flow", "winwin-flwo"),
+    ("train", "camvid", "--output", "x", "--set", "a="),
+    ("train", "camvid", "--output", "x", "--set", "optimization.steps=-1"),
+    ("train", "camvid", "--output", "x", "--set", "optimization.steps.x=1"),
+    ("train", "camvid", "--output", "x", "--set", "output={a"),
+    ("train", "camvid", "--output", "x", "--set", "model.config.patch_size=3"),
+    ("evaluate", "winwin-flow", "--recipe", "camvid", "--set", "a="),
+    ("push", ".", "a/b", "--pr", "--revision", "x"),
+    ("push", ".", "a/b", "--revision", "../x"),
+    ("push", ".", "a--b/c..d"),
+]
+
+
+@pytest.mark.parametrize("command", MISUSED, ids=" ".join)
+def test_values_that_are_wrong_by_themselves_are_misuse(here: Path, monkeypatch, command: tuple[str, ...]):
+    """Exit code 2, before a network is loaded and before anything is made."""
+    monkeypatch.setattr(predictor, "load_network", None)
+    before = sorted(path.name for path in here.iterdir())
+    refused(run(*command), 2)
+    assert sorted(path.name for path in here.iterdir()) == before
+    assert not (here.parent / "cache").exists()
+
+
+@pytest.mark.parametrize("command", ["flow", "video", "evaluate"])
+def test_a_huge_number_of_pixels_is_misuse(here: Path, command: str):
+    arguments = {"flow": ("a.png", "a.png"), "video": ("folder", "-o", "x"), "evaluate": ("zero", "--data", "x=y")}
+    result = run(command, *arguments[command], "--min-pixels", str(10**12))
+    assert result.exit_code == 2 and "--min-pixels" in result.stderr

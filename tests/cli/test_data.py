@@ -113,8 +113,8 @@ def test_shards_of_wrong_arguments(camvid, tmp_path):
         "--format zip",
         "parquet or webdataset",
     )
-    refused(run("data", "shards", "camvid", *output), 1, "expected NAME=PATH")
-    refused(run("data", "shards", f"camvidd={camvid}", *output), 1, "camvidd", "did you mean camvid")
+    refused(run("data", "shards", "camvid", *output), 2, "expected NAME=PATH")
+    refused(run("data", "shards", f"camvidd={camvid}", *output), 2, "camvidd", "did you mean camvid")
     path = camvid / "train" / "0001TP_000030.png"
     path.write_bytes(b"torn")
     refused(run("data", "shards", f"camvid={camvid}", *output), 1, "0001TP_000030")
@@ -153,9 +153,9 @@ def test_evaluate_of_wrong_arguments(camvid):
     refused(run("evaluate", "zero", "--data", "x=y", "--overlap", "1"), 2, "--overlap 1")
     refused(run("evaluate", "zero", "--data", "x=y", "--submission"), 2, "--submission needs --output")
     refused(run("evaluate", "zero", "--data", "x=y", "--option", "scale=3"), 2, "--option scale=3", "SET.KEY=VALUE")
-    refused(run("evaluate", "zero", "--data", "sintel=y"), 1, "sintel", "did you mean")
+    refused(run("evaluate", "zero", "--data", "sintel=y"), 2, "sintel", "did you mean")
     refused(run("evaluate", "zero", "--data", f"sintel-clean={camvid}"), 2, str(camvid), "sintel.is.tue.mpg.de")
-    refused(run("evaluate", "zero", "--data", f"camvid={camvid}", "--option", "kitti-2015.a=1"), 1, "no such set")
+    refused(run("evaluate", "zero", "--data", f"camvid={camvid}", "--option", "kitti-2015.a=1"), 2, "no such set")
 
 
 def test_options_are_yaml():

@@ -338,6 +338,92 @@ def test_wrong_types_are_named(server: space_server.Server) -> None:
                 assert not answer["success"] and answer["output"]["error"], (event["api_name"], kind, wrong)
 
 
+LONG = "x" * 5000
+# Bodies that fit no event, and what POST routes say to them.
+ODD_BODIES: list[Any] = [
+    *(
+        {"data": [], "session_hash": "abc", "fn_index": number}
+        for number in (-1, 10**9, 10**300, "x", 0.5, [1], {}, LONG)
+    ),
+    *({"data": data, "session_hash": "abc", "fn_index": -1} for data in (5, None, LONG, {})),
+    {"data": [], "session_hash": [LONG], "fn_index": -1},
+    *([], 5, None, LONG, {}),
+    *(b"{" + LONG.encode(), b"[" * 100_000, b"\xff\xfe", b""),
+]
+
+
+def test_what_a_page_hasnt_got_is_one_sentence_and_no_traceback(server: space_server.Server) -> None:
+    start = server.log.stat().st_size
+    asked = [
+        (path, {"data": []})
+        for name in ("nope", LONG)
+        for path in (
+            f"/gradio_api/call/{name}",
+            f"/gradio_api/call/v2/{name}",
+            f"/gradio_api/run/{name}",
+            f"/gradio_api/api/{name}",
+        )
+    ]
+    known = next(
+        event["api_name"] for event in events(server) if event["inputs"] and event["api_visibility"] == "public"
+    )
+    asked += [
+        (f"/gradio_api/{route}", body) for body in ODD_BODIES for route in ("queue/join", "run/predict", "api/predict")
+    ]
+    asked += [(f"/gradio_api/call/v2/{known}", {LONG: 1}), (f"/gradio_api/call/v2/{known}", {})]
+    asked += [
+        (f"/gradio_api/{route}", body) for body in ODD_BODIES[-8:] for route in (f"call/{known}", "cancel", "reset")
+    ]
+    for path, body in asked:
+        for kind in ("application/json", "text/plain") if isinstance(body, bytes) else ("application/json",):
+            data = body if isinstance(body, bytes) else json.dumps(body).encode()
+            status, text = request(server, path, data, **{"Content-Type": kind})
+            assert 400 <= status < 500, (path, body, status, text)
+            assert isinstance(json.loads(text)["detail"], str) and len(text) < 400, (path, body, text)
+    for path in (
+        "/gradio_api/queue/data",
+        "/gradio_api/queue/data?session_hash=nope",
+        f"/gradio_api/queue/data?session_hash={LONG}",
+        f"/gradio_api/call/{known}/nope",
+        f"/gradio_api/call/{known}/{LONG}",
+        "/gradio_api/call/nope/nope",
+    ):
+        status, text = request(server, path)
+        assert status == 404 and len(text) < 400, (path, status, text)
+    for kind in ("text/plain", "multipart/form-data", "multipart/form-data; boundary=", "application/json"):
+        assert request(server, "/gradio_api/upload", b"hello", **{"Content-Type": kind})[0] == 400
+    with server.log.open() as log:
+        log.seek(start)
+        assert "Traceback" not in log.read()
+
+
+def test_refusals_are_short_and_told_once(demo: space_server.Server) -> None:
+    picture, number = {"path": str(space_server.SPACE / "examples" / "room.jpg")}, {}
+    number.update((event["api_name"], event["id"]) for event in events(demo))
+
+    def said(name: str, data: list[Any]) -> str:
+        answer = join(demo, number[name], data)
+        assert not answer["success"] and len(json.dumps(answer["output"])) < 400
+        return answer["output"]["error"]
+
+    expected = "expected one of 540p, 720p, 1080p, got 'xxx"
+    assert expected in said("depth", [picture, LONG]) and expected in said("segment", [picture, 0.5, LONG])
+    assert "from 0 to 1, got 7" in said("overlay", [picture, 7, "1080p"])
+    assert "is not among" in said("depth", [{"path": f"/tmp/{LONG}"}, "1080p"])
+    video = (space_server.SPACE / "examples" / "bedroom.mp4").read_bytes()
+    for name, content in (
+        ("head.mp4", video[:64]),
+        ("empty.mp4", b""),
+        ("text.mp4", b"hello"),
+        (f"{LONG[:200]}.mp4", video[:64]),
+    ):
+        path = json.loads(upload(demo, (name, content))[1])[0]
+        text = said("flow_of_video", [{"path": path}, "360p"])
+        assert text.startswith(name[:60]) and text.count("Please") == 1 and "folder" not in text and "'" not in text
+        assert str(demo.home) not in text
+        assert str(demo.home) not in said("depth", [{"path": path}, "1080p"])
+
+
 def test_too_much_in_one_request_is_refused(demo: space_server.Server) -> None:
     before = sum(path.stat().st_size for path in demo.files.rglob("*") if path.is_file())
     status, text = upload(demo, *((f"{number}.bin", bytes(1 << 20)) for number in range(40)))

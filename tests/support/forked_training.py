@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from support.recipes import RECIPE
 from winwin_hf.cli.train import train as command
+from winwin_hf.training.batches import STOP_SIGNALS
 
 SHORT: dict[str, Any] = {
     "optimization": {"steps": 4, "batch_size": 2, "warmup_steps": 2, "num_workers": 0},
@@ -66,8 +67,8 @@ class ForkedTraining:
         code = 1
         try:
             os.setpgid(0, 0)
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
+            for number in STOP_SIGNALS:
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
             file = os.open(self.printed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(file, 1)
             os.dup2(file, 2)

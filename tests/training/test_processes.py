@@ -80,7 +80,9 @@ def test_a_killed_process_ends_the_other_and_the_training_resumes_exactly(tmp_pa
     assert same(weights(output), weights(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.fault)])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGHUP, pytest.param(signal.SIGINT, marks=pytest.mark.fault)]
+)
 def test_a_signal_to_one_process_stops_both_after_saving(tmp_path, number):
     output = tmp_path / "run"
     recipe = write(tmp_path, optimization={"steps": 100_000}, save_every=100_000)

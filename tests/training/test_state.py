@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from support.forked_training import same_weights, write_recipe
 
 from winwin_hf.processes import LOCK
-from winwin_hf.training import loop
+from winwin_hf.training import batches, loop
 from winwin_hf.training.log import append_line
 from winwin_hf.training.loop import TrainingStopped, train
 from winwin_hf.training.state import clear_leftovers, damage_of, latest_state, save_model, whole_state
@@ -385,6 +385,43 @@ def test_a_signal_breaks_an_evaluation_off_and_resuming_does_it_again(tmp_path, 
         assert same_weights(output, tmp_path / "whole")
         lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines if "a" in line] == [2, 4]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["SIGUSR1", *(pytest.param(name, marks=pytest.mark.fault) for name in batches.WARNINGS if name != "SIGUSR1")],
+)
+def test_a_schedulers_warning_saves_and_stops_like_sigterm(tmp_path, monkeypatch, name):
+    """To the whole process group, with a loader process, as Slurm and terminals send it."""
+    number = getattr(signal, name)
+
+    def stop() -> None:
+        for process in [*(worker.pid for worker in workers()), os.getpid()]:
+            os.kill(process, number)
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 1, stop)
+        with pytest.raises(TrainingStopped, match=r"^stopped at step 2; continue from state-00000002 with --resume$"):
+            train(write_recipe(tmp_path, optimization={"num_workers": 1}, save_every=100), output=tmp_path / "run")
+    assert damage_of(tmp_path / "run" / "state-00000002") == ""
+    assert signal.getsignal(number) == signal.SIG_DFL
+
+
+def test_nohup_and_a_callers_own_warnings_stay():
+    """`nohup` ignores SIGHUP; submitit and others have a handler of SIGUSR2 that asks for the job's requeue."""
+    got = []
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN), signal.signal(signal.SIGUSR2, lambda *_: got.append(1))
+    try:
+        with loop.StopRequest() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            signal.raise_signal(signal.SIGUSR2)
+            assert not stop.requested and got == [1]
+            signal.raise_signal(signal.SIGUSR1)
+            assert stop.requested
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before[0])
+        signal.signal(signal.SIGUSR2, before[1])
 
 
 def test_an_ignored_signal_stays_ignored():

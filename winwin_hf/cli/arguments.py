@@ -46,6 +46,7 @@ MinPixels = Annotated[
     int | None,
     typer.Option(
         min=0,
+        max=10**9,
         help="Flow: enlarge frames with fewer pixels to this number, which is more accurate. Segmentation, depth: the same, in place of "
         "the checkpoint's working size. 0: frames at their own size. Default: what the checkpoint says.",
     ),
@@ -128,6 +129,26 @@ def check_device(device: str) -> None:
         device_of(device)
     except ValueError as error:
         raise UsageError(f"--{error}") from None
+
+
+def check_tile(tile: tuple[int, int] | None, model: str) -> None:
+    """Raises UsageError where a tile isn't made of whole patches of the network `model`. Whether there is such a network isn't checked."""
+    if tile is None:
+        return
+    from winwin_hf.inference.loading import load_config
+
+    try:
+        patch = getattr(load_config(model), "patch_size", 1)
+    except (OSError, ValueError):  # told of when it is loaded
+        return
+    if any(side % patch for side in tile):
+        raise UsageError(f"--tile {tile[0]}x{tile[1]}: expected whole patches of {patch} pixels, as {model} has")
+
+
+def check_between(option: str, value: float | None, low: float, high: float) -> None:
+    """Raises UsageError for a number outside the range, and for NaN."""
+    if value is not None and not low <= value <= high:
+        raise UsageError(f"{option} {value:g}: expected a number from {low:g} to {high:g}")
 
 
 def check_choice(option: str, value: str | None, choices: tuple[str | None, ...]) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from winwin_hf.cli.arguments import progress
-from winwin_hf.cli.errors import one_line_errors
+from winwin_hf.cli.errors import misuse, one_line_errors
 
 app = typer.Typer(help="The checkpoints that come with the package.", no_args_is_help=True)
 
@@ -22,6 +22,8 @@ def checkpoints_install(
     """Copy bundled checkpoints into the Hub cache, so that from_pretrained("winwin-flow") works anywhere, offline too."""
     from winwin_hf import bundled
 
+    with misuse():
+        bundled.check_names(names or [])
     with progress.status("copying into the Hub cache"):
         installed = bundled.install(names or None)
     for name, folder in installed.items():

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from winwin_hf.cli.arguments import check_output, check_output_folder
-from winwin_hf.cli.errors import UsageError, one_line_errors
+from winwin_hf.cli.errors import UsageError, misuse, one_line_errors
 from winwin_hf.task import DENSE
 
 app = typer.Typer(help="Data sets: which are known, is a folder complete, shards to stream.", no_args_is_help=True)
@@ -73,8 +73,13 @@ def data_check(
         if not (key and equals and name):
             raise UsageError(f"--option {item}: expected KEY=VALUE, and --name with it")
         options[key] = plain_yaml(text, f"--option {item}")
+    from winwin_hf.data.benchmarks.catalog import entry_of
     from winwin_hf.data.benchmarks.check import check
     from winwin_hf.data.formats import write_atomic
+
+    if name is not None:
+        with misuse():
+            entry_of(name)
 
     report = check(folder, name, split, workers=workers, decode=not quick, progress=True, **options)
     Console(width=max(Console().width, 120)).print(report)
@@ -112,8 +117,9 @@ def data_shards(
     from winwin_hf.data.shards import write_shards
     from winwin_hf.evaluation.run import parse_data
 
-    name, split, path = parse_data(data)
-    entry = catalog.entry_of(name)
+    with misuse():
+        name, split, path = parse_data(data)
+        entry = catalog.entry_of(name)
     split = split or entry.splits[0]
     written = write_shards(
         catalog.load(name, path, split, skip_missing=skip_broken),

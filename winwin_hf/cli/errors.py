@@ -11,7 +11,8 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import typer
@@ -22,6 +23,15 @@ from winwin_hf.redaction import redact, redact_logs, traceback_text
 
 class UsageError(Exception):
     """A wrong argument: one line that names it and says what was expected; exit code 2."""
+
+
+@contextmanager
+def misuse() -> Iterator[None]:
+    """A ValueError of what checks arguments, and does nothing else yet, is misuse."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(line_of(error)) from error
 
 
 MISUSE = (UsageError, FileNotFoundError, IsADirectoryError, NotADirectoryError)  # exit code 2

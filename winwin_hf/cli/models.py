@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from winwin_hf.cli.errors import UsageError, one_line_errors
+from winwin_hf.cli.errors import UsageError, misuse, one_line_errors
 from winwin_hf.task import TASKS
 
 
@@ -82,13 +82,11 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
 ) -> None:
     """Export CHECKPOINT to ONNX for any height, width and batch. ONNX Runtime and OpenVINO run it."""
-    for item in quantise or []:
-        if item not in ("fp16", "bf16", "int8"):
-            raise UsageError(f"--quantise {item}: expected fp16, bf16 or int8")
-    if attention not in ("fused", "standard"):
-        raise UsageError(f"--attention {attention}: expected fused or standard")
     from winwin_hf.convert import onnx as exporting
 
+    exporting.need("onnx")
+    with misuse():
+        exporting.check_options(quantise or (), opset, attention)
     try:
         done = exporting.export(
             checkpoint, output, quantise or (), opset=opset, check=check, attention=attention, overwrite=overwrite

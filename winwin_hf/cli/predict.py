@@ -18,6 +18,7 @@ from winwin_hf.cli.arguments import (
     check_output,
     check_output_folder,
     check_picture,
+    check_tile,
     progress,
     read_image,
 )
@@ -70,6 +71,7 @@ def flow(
     from winwin_hf.inference.sheets import flow_picture
     from winwin_hf.inference.variational import Refined
 
+    check_tile(tile_size, model)
     check_room(output, 12 + 8 * math.prod(images[0].shape[:2]))
     options: dict[str, Any] = {"tile": tile_size, "coarse": coarse, "min_pixels": min_pixels, "progress": True}
     method = load(model, "optical-flow", device, **options)
@@ -142,6 +144,7 @@ def demo(
 ) -> None:
     """Run every bundled checkpoint on example frames; write pictures and figures."""
     check_output_folder("--output", output)
+    check_device(device)
     from winwin_hf.cli import demo as demo_module
 
     demo_module.run(output, frames=frames, device=device, say=progress.print)

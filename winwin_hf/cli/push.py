@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from winwin_hf.cli.arguments import check_choice
-from winwin_hf.cli.errors import UsageError, one_line_errors
+from winwin_hf.cli.errors import UsageError, misuse, one_line_errors
 from winwin_hf.redaction import redact
 
 
@@ -69,6 +69,8 @@ def push(
         benchmarks[match[1]] = match[2]
     from winwin_hf.hub import push as publish
 
+    with misuse():
+        publish.check_arguments(repo_id, type, revision, pr)
     plan = publish.push(
         source,
         repo_id,

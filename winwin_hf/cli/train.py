@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +13,12 @@ from winwin_hf.cli.arguments import (
     check_choice,
     check_output_folder,
     check_overrides,
+    check_tile,
     complete_checkpoint,
     complete_recipe,
     parse_options,
 )
-from winwin_hf.cli.errors import UsageError, one_line_errors, parse_size
+from winwin_hf.cli.errors import UsageError, misuse, one_line_errors, parse_size
 from winwin_hf.recipes import recipe_path
 
 RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: try again later
@@ -40,8 +42,8 @@ def train(
     ] = None,
 ) -> None:
     """
-    Train by a recipe. For more than one process: `accelerate launch scripts/train.py RECIPE`. Exit code 75: SIGTERM or Ctrl-C stopped it
-    after a state was saved; continue with --resume.
+    Train by a recipe. For more than one process: `accelerate launch scripts/train.py RECIPE`. Exit code 75: SIGTERM, Ctrl-C or a
+    scheduler's warning (SIGHUP, SIGUSR1, SIGUSR2, SIGXCPU) stopped it after a state was saved; continue with --resume.
     """
     path = recipe_path(recipe)
     check_overrides(overrides)
@@ -50,11 +52,29 @@ def train(
     from winwin_hf.training.loop import train as run
 
     changes = [*(overrides or []), *(["data.skip_broken=true"] if skip_broken else [])]
+    check_recipe(path, changes)
     try:
         run(path, output=output, resume=resume, overrides=changes)
     except TrainingStopped as stopped:
         typer.echo(f"winwin: {stopped}", err=True)
         raise typer.Exit(RESUMABLE) from None
+
+
+def check_recipe(path: Path, overrides: list[str]) -> None:
+    """Raises UsageError where settings by --set spoil a recipe that is right without them; ValueError where the file is wrong."""
+    from winwin_hf.training.recipe import load_recipe
+
+    try:
+        recipe = load_recipe(path, overrides)
+        if recipe.model.init is None:  # else the weights decide, too
+            recipe.config()
+    except ValueError as error:
+        if not overrides:
+            raise
+        with suppress(ValueError):
+            load_recipe(path)
+            raise UsageError(str(error)) from None
+        raise
 
 
 @one_line_errors
@@ -138,6 +158,7 @@ def evaluate(
         from winwin_hf import bundled
         from winwin_hf.training.evaluate import evaluate_by_recipe
 
+        check_recipe(path, overrides or [])
         evaluate_by_recipe(bundled.resolve(checkpoint), path, overrides=overrides or [])
         return
     if overrides:
@@ -152,8 +173,13 @@ def evaluate(
     check_output_folder("--output", output)
     tile_size = parse_size("--tile", tile)
     options = parse_options(option)
-    from winwin_hf.evaluation.run import Settings, evaluate_data
+    from winwin_hf.evaluation.methods import network_of
+    from winwin_hf.evaluation.run import Settings, check_data, evaluate_data
 
+    with misuse():
+        check_data(data or [], options, length)
+    for name in filter(None, map(network_of, [checkpoint, *(beside or [])])):
+        check_tile(tile_size, name)
     settings = Settings(
         tile=tile_size,
         overlap=overlap,

@@ -7,8 +7,16 @@ from typing import Annotated
 
 import typer
 
-from winwin_hf.cli.arguments import Device, MinPixels, Model, check_device, check_output, check_output_folder
-from winwin_hf.cli.errors import UsageError, one_line_errors, parse_size
+from winwin_hf.cli.arguments import (
+    Device,
+    MinPixels,
+    Model,
+    check_between,
+    check_device,
+    check_output,
+    check_output_folder,
+)
+from winwin_hf.cli.errors import UsageError, misuse, one_line_errors, parse_size
 
 
 @one_line_errors
@@ -46,13 +54,21 @@ def video(
     frame_size = parse_size("--size", size)
     if not flo and video is None:
         raise UsageError("--no-flo leaves nothing to write; expected --video FILE.mp4 with it")
+    check_between("--max-motion", max_motion, 1e-3, 1e5)
+    check_between("--rate", rate, 1e-2, 1e3)
+    if end is not None and end <= start:
+        raise UsageError(f"--end {end}: expected a frame after --start {start}")
     check_output_folder("--output", output)
     if video is not None and video.suffix.lower() != ".mp4":
         raise UsageError(f"--video {video}: expected a name that ends in .mp4")
     if video is not None and (output.is_dir() or video.absolute().parent != output.absolute()):
         check_output("--video", video, (), (Path(clip),))
     from winwin_hf.inference.video import run
+    from winwin_hf.model.pixels_winwin import MAX_INPUT_PIXELS, check_pixels
 
+    if frame_size is not None:
+        with misuse():
+            check_pixels(frame_size, MAX_INPUT_PIXELS, "a smaller --size")
     check_device(device)
     done = run(
         clip,

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from winwin_hf.data.formats.files import owner, remove_leftovers, told_of
+from winwin_hf.data.formats.files import replacing_folder, told_of
 
 
 @contextmanager
@@ -22,25 +20,12 @@ def new_folder(output: Path, overwrite: bool) -> Iterator[Path]:
     Raises: FileExistsError: `output` exists, and isn't to be or can't be replaced.
     """
     check_output(output, overwrite)
-    with told_of(output):
-        output.absolute().parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(output.absolute().parent)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}-{owner()}", dir=output.absolute().parent))
-    try:
-        new = temporary / "new"
-        new.mkdir()  # not `temporary` itself, which only its owner may read
+    with replacing_folder(output) as new:
         with told_of(output):
             yield new
         for path in new.iterdir():
             path.chmod(0o644)  # save_pretrained writes weights that only their owner may read
-        if output.exists():
-            check_output(output, overwrite)
-            output.rename(temporary / "old")
-        new.rename(output)
-    finally:
-        if (temporary / "old").exists() and not output.exists():
-            (temporary / "old").rename(output)
-        shutil.rmtree(temporary, ignore_errors=True)
+        check_output(output, overwrite)  # another program may have made it
 
 
 def check_output(output: Path, overwrite: bool) -> None:

@@ -23,8 +23,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -44,7 +42,7 @@ from torch.overrides import TorchFunctionMode
 
 from winwin_hf import bundled
 from winwin_hf.convert.folder import check_output
-from winwin_hf.data.formats.files import check_room, owner, remove_leftovers, told_of
+from winwin_hf.data.formats.files import check_room, replacing_folder, told_of
 from winwin_hf.host_process import unchanged_process
 from winwin_hf.inference.onnx import RUNTIMES, OnnxModel, is_exported, need
 from winwin_hf.inference.predictor import Predictor
@@ -120,54 +118,57 @@ def export(
         ImportError: the packages of `winwin-hf[export]` are missing.
         RuntimeError: the float32 file differs from PyTorch by more than `allowed`.
     """
-    known: tuple[tuple[str, Any, tuple], ...] = tuple(("quantise", how, QUANTISATIONS) for how in quantise)
-    for name, value, choices in (*known, ("attention", attention, ATTENTIONS)):
-        if value not in choices:
-            raise ValueError(f"{name} {value!r}: expected one of {', '.join(choices)}.")
-    if opset < 18:
-        raise ValueError(f"opset {opset}: expected 18 or newer.")
     need("onnx", "onnxscript", *(["onnxruntime"] if check else []))
+    check_options(quantise, opset, attention)
     output = Path(output)
     _check_output(checkpoint, output, overwrite)
     predictor = load(checkpoint)
     model, processor = predictor.model, predictor.processor
     with told_of(output):
         output.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(output)
-        temporary = Path(tempfile.mkdtemp(prefix=f".onnx-{owner()}", dir=output))
         try:
-            check_room(output, sum(p.numel() for p in model.parameters()) * (4 + 2 * len(quantise)))
-            files = {"fp32": "model.onnx"}
-            trace(model, temporary / "model.onnx", opset, attention)
-            for how in dict.fromkeys(quantise):
-                files[how] = f"model_{how}.onnx"
-                quantise_weights(temporary / "model.onnx", temporary / files[how], how)
-            description = describe(model, files, opset, attention)
-            differences: list[Difference] = []
-            _write_json(temporary / "export.json", description)
-            if check:
-                model.config.save_pretrained(temporary)  # for OnnxModel, while the folder is temporary
-                for file in files.values():
-                    differences += compare(model, temporary / file)
-                (temporary / "config.json").unlink()
-                refuse_different(differences)
-                _write_json(temporary / "export.json", {**description, "check": [asdict(d) for d in differences]})
-            beside = temporary / "beside"
-            beside.mkdir()
-            if not _same_folder(checkpoint, output):
-                model.config.save_pretrained(beside)
-                processor.save_pretrained(beside)
-            for path in beside.iterdir():
-                path.replace(output / path.name)
-            beside.rmdir()
-            temporary.chmod(0o755)  # temporary folders are private
-            shutil.rmtree(output / "onnx", ignore_errors=True)
-            temporary.rename(output / "onnx")
+            with replacing_folder(output / "onnx") as temporary:
+                check_room(output, sum(p.numel() for p in model.parameters()) * (4 + 2 * len(quantise)))
+                files = {"fp32": "model.onnx"}
+                trace(model, temporary / "model.onnx", opset, attention)
+                for how in dict.fromkeys(quantise):
+                    files[how] = f"model_{how}.onnx"
+                    quantise_weights(temporary / "model.onnx", temporary / files[how], how)
+                description = describe(model, files, opset, attention)
+                differences: list[Difference] = []
+                _write_json(temporary / "export.json", description)
+                if check:
+                    model.config.save_pretrained(temporary)  # for OnnxModel, while the folder is temporary
+                    for file in files.values():
+                        differences += compare(model, temporary / file)
+                    (temporary / "config.json").unlink()
+                    refuse_different(differences)
+                    _write_json(temporary / "export.json", {**description, "check": [asdict(d) for d in differences]})
+                beside = temporary / "beside"
+                beside.mkdir()
+                if not _same_folder(checkpoint, output):
+                    model.config.save_pretrained(beside)
+                    processor.save_pretrained(beside)
+                for path in beside.iterdir():
+                    path.replace(output / path.name)
+                beside.rmdir()
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
             with suppress(OSError):
                 output.rmdir()  # where nothing was written, and nothing was before
     return Exported(output, {how: output / "onnx" / file for how, file in files.items()}, differences)
+
+
+def check_options(quantise: Sequence[str], opset: int, attention: str) -> None:
+    """Raises ValueError for a value that these options can't have."""
+    import onnx
+
+    known: tuple[tuple[str, Any, tuple], ...] = tuple(("quantise", how, QUANTISATIONS) for how in quantise)
+    for name, value, choices in (*known, ("attention", attention, ATTENTIONS)):
+        if value not in choices:
+            raise ValueError(f"{name} {value!r}: expected one of {', '.join(choices)}.")
+    newest = onnx.defs.onnx_opset_version()
+    if not 18 <= opset <= newest:
+        raise ValueError(f"opset {opset}: expected 18 or newer, up to {newest} of this onnx.")
 
 
 def load(checkpoint: str | Path) -> Predictor:

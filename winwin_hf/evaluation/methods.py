@@ -59,6 +59,12 @@ def _zero(first: np.ndarray, _: np.ndarray) -> np.ndarray:
     return np.zeros((*first.shape, 2), np.float32)
 
 
+def network_of(name: str) -> str | None:
+    """The network in the name of a method; None where it has none."""
+    base = name.removesuffix(SUFFIX).removesuffix(COARSE)
+    return None if base in BASELINES or base.partition("@")[0] in METHODS else base
+
+
 def load(
     name: str,
     accelerator: Accelerator,

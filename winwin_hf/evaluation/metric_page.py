@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from winwin_hf.model.pixels_winwin import LIMIT
-from winwin_hf.served_page import Limits, WorkFolder, refuse, serve
+from winwin_hf.served_page import Limits, WorkFolder, file_name, refuse, serve
 
 LIMITS = Limits(file_bytes=64 << 20, client_upload_bytes=1 << 30)  # a flow file of 1080p has 16 MB, and scores need two
 MAX_PIXELS = 16_000_000  # of a map: twice those of 4K; scores and pictures take some hundred bytes a pixel
@@ -50,7 +50,7 @@ class MetricPage:
         except (ValueError, OSError) as error:
             message = str(error)
             for path in (prediction_file, truth_file):  # the file's own name, not this server's path
-                message = message.replace(path, Path(path).name)
+                message = message.replace(path, file_name(path))
             raise refuse(message) from error
 
     def build(self) -> Any:

@@ -70,6 +70,21 @@ def parse_data(text: str) -> tuple[str, str | None, str]:
     return name, split or None, path
 
 
+def check_data(
+    data: list[str], options: dict[str, dict[str, Any]], length: int | None
+) -> list[tuple[str, str | None, str]]:
+    """The (name, split or None, path) of each of `data`. Raises ValueError where they are wrong by themselves; no file is looked at."""
+    chosen = [parse_data(text) for text in data]
+    if unknown := set(options) - {name for name, _, _ in chosen}:
+        raise ValueError(f"--option {', '.join(sorted(unknown))}: no such set among --data")
+    for name, _, path in chosen:
+        if name in SYNTHETIC and length is None:
+            raise ValueError(f"--data {name}={path}: its scenes have no end; expected --length with it")
+        if name not in OTHERS:
+            catalog.entry_of(name)
+    return chosen
+
+
 @unchanged_process()
 @lost_process_named()
 def evaluate_data(methods: list[str], data: list[str], output: str | Path | None, settings: Settings) -> list[Line]:
@@ -88,10 +103,7 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
     accelerator = Accelerator(mixed_precision=settings.precision, cpu=settings.cpu)
     folder = Path(output) if output is not None else None
     # All sets are opened before the first frame is predicted, so that a wrong name fails at once.
-    chosen = [parse_data(text) for text in data]
-    unknown = set(settings.options) - {name for name, _, _ in chosen}
-    if unknown:
-        raise ValueError(f"--option {', '.join(sorted(unknown))}: no such set among --data")
+    chosen = check_data(data, settings.options, settings.length)
     data_sets = [_open(name, split, path, settings) for name, split, path in chosen]
     if folder is not None and accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,8 +128,6 @@ def _open(name: str, split: str | None, path: str, settings: Settings) -> _DataS
         split = "val" if name in OTHERS else catalog.entry_of(name).scored
     options = settings.options.get(name, {})
     if name in SYNTHETIC:
-        if settings.length is None:
-            raise ValueError(f"--data {name}={path}: its scenes have no end; expected --length with it")
         return _DataSet(name, split, path, open_source(name, path, split, options, length=settings.length))
     if name == "shards":
         options = {"streaming": False, **options}

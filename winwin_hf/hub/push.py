@@ -21,15 +21,22 @@ from typing import Any, Literal, get_args
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, errors
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.repocard import RepoCard
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
 from winwin_hf.data.formats.files import sha256_of
 from winwin_hf.hub.contents import Contents, dataset_contents, model_contents, space_contents
 from winwin_hf.hub.outgoing import refuse_secrets
+from winwin_hf.model.pixels_winwin import shortened
 from winwin_hf.redaction import redact
 
 Type = Literal["model", "dataset", "space"]
+# What git takes for no name of a branch (git-check-ref-format), what the Hub keeps for itself (refs/...), and any longer name.
+BAD_BRANCH = re.compile(
+    r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|(^|/)\.|(\.lock|\.)(/|$)|^[-/]|/$|^@$|^HEAD$|^refs/|^$|.{201}", re.DOTALL
+)
+COMMIT = re.compile(r"[0-9a-f]{40}")  # the Hub takes it for a commit, on top of which nothing can be pushed
 WILL_BE_CREATED, UNKNOWN = "will be created", "not known, since the Hub can't be reached"
 
 
@@ -101,13 +108,7 @@ def push(
     Raises: ValueError, FileNotFoundError: wrong arguments or files that can't be uploaded, before the Hub is asked anything;
         PublishError: see there. The Hub is unchanged then, but a new repository may exist, empty.
     """
-    if type not in get_args(Type):
-        raise ValueError(f"--type {type}: expected {' or '.join(get_args(Type))}")
-    if not re.fullmatch(r"[^/]+/[^/]+", repo_id):
-        raise ValueError(f"{repo_id}: expected OWNER/NAME, such as somebody/winwin-flow")
-    validate_repo_id(repo_id)
-    if pr and revision not in (None, "main"):
-        raise ValueError("--pr is against main; expected no --revision with it")
+    check_arguments(repo_id, type, revision, pr)
     if type != "model" and (results or limits or hub_datasets):
         raise ValueError(f"--results, --limits and --hub-dataset are for models, not for a {type}")
     api, revision = HfApi(token=token, library_name="winwin-hf"), revision or "main"
@@ -130,14 +131,16 @@ def push(
             for path in contents.digests.keys() & set(plan.upload):
                 if sha256_of(contents.files[path]) != contents.digests[path]:
                     raise ValueError(f"{contents.files[path]}: another SHA-256 than dataset.json says")
+            # checks its path in the repository, and opens the file
+            added = [CommitOperationAdd(path, str(contents.files[path])) for path in plan.upload]
             new = target.state == WILL_BE_CREATED
             if new:
                 with _clear_errors(api, repo_id):
+                    _check_card(contents, type)
                     api.create_repo(repo_id, repo_type=type, private=private or None, space_sdk=contents.sdk)
             with _clear_errors(api, repo_id, new):
                 if revision != "main" and not target.branch:
                     api.create_branch(repo_id, branch=revision, repo_type=type)
-                added = [CommitOperationAdd(path, str(contents.files[path])) for path in plan.upload]
                 commit = api.create_commit(
                     repo_id,
                     [*added, *(CommitOperationDelete(path) for path in plan.deleted)],
@@ -149,6 +152,26 @@ def push(
                 )
             plan.url = redact(commit.pr_url or commit.commit_url)
     return plan
+
+
+def check_arguments(repo_id: str, type: str = "model", revision: str | None = None, pr: bool = False) -> None:
+    """Raises ValueError for names that no Hub takes, and for options that exclude each other. The Hub isn't asked."""
+    if type not in get_args(Type):
+        raise ValueError(f"--type {type}: expected {' or '.join(get_args(Type))}")
+    if not re.fullmatch(r"[^/]+/[^/]+", repo_id):
+        raise ValueError(f"{repo_id}: expected OWNER/NAME, such as somebody/winwin-flow")
+    validate_repo_id(repo_id)
+    if revision is not None and (BAD_BRANCH.search(revision) or COMMIT.fullmatch(revision)):
+        raise ValueError(f"--revision {shortened(revision)!r}: expected the name of a branch, such as v1 or my-change")
+    if pr and revision not in (None, "main"):
+        raise ValueError("--pr is against main; expected no --revision with it")
+
+
+def _check_card(contents: Contents, type: Type) -> None:
+    """Has the Hub look at the README.md of a repository that doesn't exist yet. Raises ValueError for metadata that it refuses."""
+    card = contents.files["README.md"].read_text(encoding="utf-8") if "README.md" in contents.files else ""
+    if card.startswith("---"):
+        RepoCard(card).validate(type)
 
 
 # ------------------------------------------------------------------ the repository

@@ -32,7 +32,7 @@ from winwin_hf.data import formats
 from winwin_hf.inference.flow import FlowPair, flow_of_frames, predict_flow, predict_tiled
 from winwin_hf.inference.loading import load_config, load_network, load_processor
 from winwin_hf.inference.onnx import RUNTIMES, OnnxModel, is_exported
-from winwin_hf.model.pixels_winwin import MAX_INPUT_PIXELS, check_pixels, rgb_image
+from winwin_hf.model.pixels_winwin import MAX_INPUT_PIXELS, check_pixels, check_scores, rgb_image
 from winwin_hf.task import ARCHITECTURES, DENSE, TASKS
 
 Image = np.ndarray | torch.Tensor | PIL.Image.Image | str | Path  # a path is opened
@@ -205,6 +205,8 @@ class Predictor(Method):
             MAX_INPUT_PIXELS,
             "tiles (--tile), a smaller picture",
         )
+        if self.task == "semantic-segmentation":
+            check_scores(padded, self.model.config.num_labels)
         inputs = self.processor(images=image, second_images=second, return_tensors="pt")
         inputs = inputs.to(self.device, self.model.dtype)
         views = inputs["pixel_values"], inputs.get("second_pixel_values")

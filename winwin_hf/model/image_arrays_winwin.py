@@ -6,6 +6,7 @@ pixels_winwin.py has what the values of one image mean. Arrays are (C, H, W); si
 import base64
 import io
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,9 @@ from transformers import image_utils
 from transformers.image_utils import PILImageResampling
 
 from .pixels_winwin import RASTERS, check_regular, open_raster, pixel_array, read_samples, shortened
+
+MAX_DOWNLOAD = 256 << 20  # bytes of an image at a URL; MAX_PIXELS of RGB take 240 MB uncompressed
+DOWNLOAD_SECONDS = 60.0  # for all of it
 
 
 def open_image(source: Any, timeout: float | None = None) -> Any:
@@ -126,14 +130,34 @@ def _decode(source: Any, decode: Callable[[Any], Any], timeout: float | None = N
 
 
 def _download(url: str, timeout: float | None) -> bytes:
-    """Not `load_image`: it makes 8 bits of 16, and white of most."""
+    """
+    The bytes at a URL, at most MAX_DOWNLOAD within `timeout` seconds.
+
+    Not `load_image`: it makes 8 bits of 16, and white of most, and takes whatever a server sends.
+    """
     http: Any = vars(image_utils)["httpx"]  # the client that this transformers comes with
+    seconds = DOWNLOAD_SECONDS if timeout is None else timeout
+    name, content, ends = shortened(url), bytearray(), time.monotonic() + seconds
+    too_large = f"{name}: more than {MAX_DOWNLOAD >> 20} MB; expected an image, or a file on this machine."
+    plain = {"Accept-Encoding": "identity"}  # else a small answer may become a large one
     try:
-        answer = http.get(url, timeout=timeout, follow_redirects=True)
-        answer.raise_for_status()
-    except http.HTTPError as error:
-        raise ValueError(f"{url}: no image could be fetched ({error}).") from error
-    return answer.content
+        with http.stream("GET", url, timeout=seconds, follow_redirects=True, headers=plain) as answer:
+            answer.raise_for_status()
+            claimed = answer.headers.get("content-length", "")
+            if claimed.isdecimal() and int(claimed) > MAX_DOWNLOAD:
+                raise ValueError(too_large)
+            for block in answer.iter_bytes():
+                content += block
+                if len(content) > MAX_DOWNLOAD:
+                    raise ValueError(too_large)
+                if time.monotonic() > ends:
+                    raise ValueError(
+                        f"{name}: not fetched within {seconds:g} seconds; expected a faster server, or a larger timeout."
+                    )
+    except (http.HTTPError, http.InvalidURL) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{name}: no image could be fetched ({shortened(reason)}).") from error
+    return bytes(content)
 
 
 def _base64(text: str) -> bytes:

@@ -16,7 +16,7 @@ Shapes: B batch, C channels, L classes, H W pixels (of the original image, or pa
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from .pixels_winwin import check_pixels, naming, size_text, to_255, to_rgb
 
 logger = logging.get_logger(__name__)
 
+MAX_SCORES = 2**27  # numbers: scores of classes that are held at once at the size of a picture
 MAX_ENLARGEMENT = 2.0  # by `min_pixels`, in each direction
 # Lowest and highest value of the options that are numbers, and numpy's letters of their types.
 NUMBERS: dict[str, tuple[float, float, str]] = {
@@ -322,17 +323,25 @@ class WinWinImageProcessor(PilBackend):
         return resized, self._padded_size(resized, **options)
 
     def _restore(
-        self, maps: torch.Tensor, target_sizes: Any, overrides: dict[str, Any]
+        self,
+        maps: torch.Tensor,
+        target_sizes: Any,
+        overrides: dict[str, Any],
+        finish: Callable[[torch.Tensor, Any], torch.Tensor] | None = None,
     ) -> list[tuple[torch.Tensor, tuple[float, float]]]:
-        """(B, K, H, W) padded maps -> per image: the map (K, h, w) at its target size, and the resize ratios (h, w)."""
+        """
+        (B, K, H, W) padded maps -> per image: the map (K, h, w) at its target size, and the resize ratios (h, w).
+
+        finish: makes a map of its target's size of one without the padding.
+        """
         if maps.ndim != 4:
             raise ValueError(
                 f"Predictions of full images are expected, (batch, ..., height, width); got a shape of {tuple(maps.shape)}. "
                 "Predictions in windows cannot be put back into one image."
             )
-        maps = maps.float()
+        maps, finish = maps.float(), finish or _at_size
         if target_sizes is None:
-            return [(item, (1.0, 1.0)) for item in maps]
+            return [(finish(item, item.shape[-2:]), (1.0, 1.0)) for item in maps]
         targets = target_list(target_sizes, len(maps))
         if len(targets) != len(maps):
             raise ValueError(
@@ -347,9 +356,7 @@ class WinWinImageProcessor(PilBackend):
                     f"predictions are {size_text(item.shape[-2:])}. target_sizes must be the original images' sizes; options "
                     "overridden in the call (do_resize, size, min_pixels) must be given here too."
                 )
-            item = item[:, : resized[0], : resized[1]]
-            if resized != target:
-                item = F.interpolate(item[None], size=target, mode="bilinear", align_corners=False)[0]
+            item = finish(item[:, : resized[0], : resized[1]], target)
             results.append((item, (target[0] / resized[0], target[1] / resized[1])))
         return results
 
@@ -410,9 +417,10 @@ class WinWinImageProcessor(PilBackend):
 
         With `return_segmentation_scores`: per image `segmentation`, the ids, and `segmentation_scores`, the logits (L, H, W).
         """
-        scores = [item for item, _ in self._restore(_field(outputs, "logits"), target_sizes, options)]
+        logits = _field(outputs, "logits")
         if not return_segmentation_scores:
-            return [item.argmax(dim=0) for item in scores]
+            return [ids for ids, _ in self._restore(logits, target_sizes, options, _class_ids)]
+        scores = [item for item, _ in self._restore(logits, target_sizes, options)]
         return [BatchFeature({"segmentation": item.argmax(dim=0), "segmentation_scores": item}) for item in scores]
 
 
@@ -441,6 +449,34 @@ def _field(outputs: Any, name: str, required: bool = True) -> Any:
             f"These outputs ({type(outputs).__name__}) have no `{name}`: a model for another task made them."
         )
     return value
+
+
+def _at_size(maps: torch.Tensor, size: Any) -> torch.Tensor:
+    """(K, h, w) -> (K, *size)."""
+    if tuple(maps.shape[-2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def _class_ids(scores: torch.Tensor, size: Any) -> torch.Tensor:
+    """(L, h, w) -> the class of the largest score at each pixel of `size`, int64. A few classes at a time are enlarged: a photograph of 80
+    megapixels with 150 classes has 48 GB of scores."""
+    step = max(1, MAX_SCORES // (size[0] * size[1]))
+    if len(scores) <= step or tuple(scores.shape[-2:]) == tuple(size):
+        return _at_size(scores, size).argmax(dim=0)
+    ids, largest = None, None
+    for start in range(0, len(scores), step):
+        part = _at_size(scores[start : start + step], size)
+        here = part.argmax(dim=0)
+        score = part.gather(0, here[None])[0]
+        if ids is None or largest is None:
+            ids, largest = here, score
+            continue
+        higher = (score > largest) | (score.isnan() & ~largest.isnan())  # as argmax has it
+        ids[higher] = here[higher] + start
+        largest[higher] = score[higher]
+    assert ids is not None
+    return ids
 
 
 def _warn_of_binary_masks(maps: list[np.ndarray], **options: Any) -> None:

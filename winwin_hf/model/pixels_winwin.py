@@ -26,6 +26,7 @@ RASTERS = ("PNG", "JPEG", "PPM", "BMP", "TIFF", "GIF", "WEBP", "TGA", "JPEG2000"
 MAX_PIXELS = 80_000_000
 # Of what a network sees in one pass; 8K has 35 million, and takes 3 GB on a CPU.
 MAX_INPUT_PIXELS = 40_000_000
+MAX_CLASSES = 64  # of which MAX_INPUT_PIXELS may have a score each: 10 GB; of fewer pixels, more
 LIMIT = "WINWIN_MAX_PIXELS"  # the variable that replaces both
 KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISREG, ""))
 
@@ -72,6 +73,21 @@ def check_pixels(size: Any, default: int = MAX_PIXELS, otherwise: str = "a small
         raise ValueError(
             f"{size_text(size)} pixels (height x width) are more than the limit of {limit:,}; expected {otherwise}, or a higher "
             f"limit in the variable {LIMIT}"
+        )
+
+
+def check_scores(size: Any, classes: int) -> None:
+    """
+    Raises ValueError where the scores of a network's classes take too much memory, before they do.
+
+    Args:
+        size: (height, width) of the network's input.
+    """
+    limit = pixel_limit(MAX_INPUT_PIXELS) * MAX_CLASSES
+    if classes * size[0] * size[1] > limit:
+        raise ValueError(
+            f"{size_text(size)} pixels (height x width) with {classes} classes have {classes * size[0] * size[1]:,} scores, more than "
+            f"the limit of {limit:,}; expected a smaller picture, or a higher limit in the variable {LIMIT} ({MAX_CLASSES} scores a pixel)"
         )
 
 

@@ -1,7 +1,7 @@
 """The batches of a training: their loader's processes end with the training, and by nothing else that is meant for it.
 
 Notable:
-- SIGTERM and Ctrl-C reach every process of a group. Loader processes ignore both: the training saves first, and ends them.
+- Signals that stop a training reach every process of a group. Loader processes ignore them: the training saves first, and ends them.
 - torch learns of a loader process's death by SIGCHLD and raises wherever the training is, also in the middle of a save. Here it is
   raised only where the training waits for a batch.
 """
@@ -22,7 +22,13 @@ from winwin_hf.data.collator import WinWinCollator
 from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.skipping import SkippingReader
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# What users, terminals and schedulers send before a job ends. Windows has the first two only.
+WARNINGS = ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+STOP_SIGNALS = (
+    signal.SIGTERM,
+    signal.SIGINT,
+    *(signal.Signals[name] for name in WARNINGS if name in signal.Signals.__members__),
+)
 DEATH_WITHIN = 1.0  # seconds
 KILLED_WITHIN = 10.0  # seconds; only a process in the middle of a call that the system can't break off takes longer
 EXAMPLES = "examples"  # of a batch: the names of its examples

@@ -12,8 +12,8 @@ Notable:
   that is meant for it (batches.py).
 - a state is saved before each evaluation, at the end the model too: an evaluation that fails costs nothing. A training that resumes
   from a state whose evaluation isn't logged begins with it.
-- SIGTERM and SIGINT, to any process, save a state at the next step that can be resumed from, and end the training. An evaluation of
-  one process is broken off: the state before it is saved already.
+- SIGTERM, SIGINT and the other STOP_SIGNALS of batches.py, to any process, save a state at the next step that can be resumed from, and
+  end the training. An evaluation of one process is broken off: the state before it is saved already.
 - the calling process is left as it was: random states, signal handlers, threads, environment (host_process.py).
 """
 
@@ -37,7 +37,7 @@ from winwin_hf.convert.folder import check_output
 from winwin_hf.data.formats.files import write_atomic
 from winwin_hf.host_process import unchanged_process, unchanged_random_states
 from winwin_hf.processes import any_process, control_group, locked, lost_process_named
-from winwin_hf.training.batches import EXAMPLES, STOP_SIGNALS, Batches
+from winwin_hf.training.batches import EXAMPLES, STOP_SIGNALS, WARNINGS, Batches
 from winwin_hf.training.build import learning_rate, make_average, make_loader, make_model, make_optimizer, open_parts
 from winwin_hf.training.evaluate import evaluate, open_accelerator, show
 from winwin_hf.training.log import MetricsLog, introduce, is_evaluated, peak_memory, progress_bar
@@ -79,7 +79,7 @@ def train(
         ConnectionError: another process of this training ended.
         FloatingPointError: the loss or its gradient is not finite; the last good state is kept.
         OSError: a state or the log can't be written; the last good state is kept. ChildProcessError: a loader process died.
-        TrainingStopped: SIGTERM or Ctrl-C ended it after a state was saved; continue with `resume`.
+        TrainingStopped: SIGTERM, Ctrl-C or a scheduler's warning ended it after a state was saved; continue with `resume`.
     """
     recipe = load_recipe(recipe_path, overrides)
     folder = Path(output or recipe.output)
@@ -109,7 +109,7 @@ def run(training: Training) -> Path:
 
 
 class TrainingStopped(Exception):
-    """SIGTERM or Ctrl-C ended a training. Its state is saved."""
+    """A signal ended a training. Its state is saved."""
 
 
 def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
@@ -421,7 +421,11 @@ def closing_batches(batches: Batches) -> Iterator[None]:
 
 
 class StopRequest:
-    """While it is entered, SIGTERM and Ctrl-C set `requested`, so that the loop can save first. A second Ctrl-C ends at once."""
+    """
+    While it is entered, each of STOP_SIGNALS sets `requested`, so that the loop can save first. A second Ctrl-C ends at once.
+
+    A signal that is ignored stays so (a shell's background job, nohup), and so does a caller's own handler of a scheduler's warning.
+    """
 
     def __init__(self) -> None:
         self.requested = False
@@ -429,11 +433,12 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         for name in STOP_SIGNALS:
-            # None: a handler that Python didn't set and can't set again. SIG_IGN: of a shell's background job, or nohup.
-            # ValueError: not in the main thread.
-            if signal.getsignal(name) not in (None, signal.SIG_IGN):
-                with contextlib.suppress(ValueError):
-                    self.previous[name] = signal.signal(name, self._request)
+            # None: a handler that Python didn't set and can't set again. ValueError: not in the main thread.
+            handler = signal.getsignal(name)
+            if handler in (None, signal.SIG_IGN) or (name.name in WARNINGS and handler != signal.SIG_DFL):
+                continue
+            with contextlib.suppress(ValueError):
+                self.previous[name] = signal.signal(name, self._request)
         return self
 
     def __exit__(self, *_: object) -> None:

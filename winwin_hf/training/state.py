@@ -29,7 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 
 from winwin_hf.convert.folder import new_folder
-from winwin_hf.data.formats.files import sha256_of
+from winwin_hf.data.formats.files import NEW, OLD, put_back, sha256_of
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.training.adapters import merged
 from winwin_hf.training.recipe import Recipe, dump_recipe, load_recipe
@@ -138,10 +138,10 @@ def _digest(contents: dict[str, Any]) -> str:
 def clear_leftovers(output: Path) -> None:
     """Removes what a killed training left half done. Nothing else may write to the folder."""
     # as `new_folder` and `write_atomic` name them; what only looks alike is the user's
-    models = [path for path in output.glob(".model-*") if {p.name for p in path.glob("*")} <= {"new", "old"}]
+    models = [path for path in output.glob(".model-*") if {p.name for p in path.glob("*")} <= {NEW, OLD}]
     for half in (*output.glob("state-*.tmp"), *models):
-        if (half / "old").is_dir() and not (output / "model").exists():  # killed between two renames
-            (half / "old").replace(output / "model")
+        if half in models:
+            put_back(half, output / "model")
         shutil.rmtree(half, ignore_errors=True)
     for stem, suffix in (("recipe", "yaml"), ("metrics", "jsonl")):
         for path in output.glob(f".{stem}.{'[0-9a-f]' * 8}.{suffix}"):

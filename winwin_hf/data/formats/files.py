@@ -17,6 +17,7 @@ import re
 import secrets
 import shutil
 import socket
+import tempfile
 import textwrap
 import zlib
 from collections.abc import Iterator
@@ -184,7 +185,8 @@ def check_room(path: PathLike, needed: int) -> None:
 
 # ---- what a killed run left ----
 
-_OWNED = re.compile(r"\..+[.-]w([0-9a-f]{4})p(\d+)-")
+_OWNED = re.compile(r"\.(?P<name>.+)[.-]w(?P<machine>[0-9a-f]{4})p(?P<process>\d+)-")
+NEW, OLD = "new", "old"  # in the temporary folder of `replacing_folder`
 _cleaned: set[tuple[Path, int]] = set()
 
 
@@ -198,20 +200,56 @@ def _machine() -> str:
 
 
 def remove_leftovers(folder: PathLike) -> None:
-    """Removes what processes of this machine that have ended left in a folder under temporary names; once a process and folder."""
+    """
+    Removes what processes of this machine that have ended left in a folder under temporary names; once a process and folder.
+
+    A folder that one of them was about to replace gets its name back.
+    """
     folder = Path(folder).absolute()
     if (folder, os.getpid()) in _cleaned:
         return
     _cleaned.add((folder, os.getpid()))
     for path in folder.glob(".*"):
         match = _OWNED.match(path.name)
-        if match is None or match[1] != _machine() or psutil.pid_exists(int(match[2])):
+        if match is None or match["machine"] != _machine() or psutil.pid_exists(int(match["process"])):
             continue
         if path.is_dir() and not path.is_symlink():
+            put_back(path, folder / match["name"])
             shutil.rmtree(path, ignore_errors=True)
         else:
             with suppress(OSError):
                 path.unlink()
+
+
+@contextmanager
+def replacing_folder(folder: PathLike) -> Iterator[Path]:
+    """
+    Yields a new folder beside `folder`, which at the end takes its name; if anything fails, the old one stays.
+
+    A process that is killed between the two renames leaves the old folder under a temporary name; the next `remove_leftovers` of the
+    place puts it back.
+    """
+    folder = Path(folder).absolute()
+    with told_of(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder.parent)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-{owner()}", dir=folder.parent))
+    try:
+        new = temporary / NEW
+        new.mkdir()  # not `temporary` itself, which only its owner may read
+        yield new
+        if os.path.lexists(folder):
+            folder.rename(temporary / OLD)
+        new.rename(folder)
+    finally:
+        put_back(temporary, folder)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def put_back(temporary: Path, folder: Path) -> None:
+    """Gives a folder its name back where a replacement of it ended between its two renames. temporary: of `replacing_folder`."""
+    if os.path.lexists(temporary / OLD) and not os.path.lexists(folder):
+        (temporary / OLD).rename(folder)
 
 
 def sha256_of(path: PathLike) -> str:
