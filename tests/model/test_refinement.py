@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.model_cases import SMALL, frames, make
+from support.model_cases import SMALL, distance, frames, make
 
 from winwin_hf import WinWinConfig, WinWinForOpticalFlow
 from winwin_hf.model.layers_winwin import Layout
-from winwin_hf.model.refinement_winwin import RefinementStep, compare, fetch
+from winwin_hf.model.refinement_winwin import ContextRows, RefinementStep, compare, fetch
 
 RADIUS = 3
 WHOLE = Layout(1, 1, 3, 4, torch.zeros(1, 1, 2, dtype=torch.long), False)  # of patches of four positions a side
@@ -154,6 +154,34 @@ def test_initial_flow_moves_where_the_matching_looks():
     assert torch.allclose(further.flow, plain.flow + shift, atol=1e-3)
     assert torch.allclose(further.coarse, plain.coarse + shift, atol=1e-3)
     assert torch.allclose(further.mass, plain.mass, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "autocast", "tolerance"),
+    [(torch.float32, False, 1e-5), (torch.bfloat16, False, 3e-2), (torch.float32, True, 3e-2)],
+)
+@pytest.mark.parametrize("size", [(4, 6), (3, 5)])  # whole blocks of positions, and blocks that stick out
+def test_rows_without_gradients_are_the_plain_refinement(dtype, autocast, tolerance, size):
+    """A CPU that needs no gradients computes a row of blocks at a time, and MLPs in chunks; the plain form is what is trained."""
+    model = make("optical-flow", "refinement", refinement_iterations=3, refinement_sizes=[16]).to(dtype)
+    generator = torch.Generator().manual_seed(3)
+    shape = (2, 1, 16, 2 * size[0] * 2, 2 * size[1] * 2)
+    first, second = (torch.randn(shape[0], 16, *shape[3:], generator=generator).to(dtype) for _ in range(2))
+    flow = 4 * torch.randn(2, 2, 8 * size[0], 8 * size[1], generator=generator)
+    flow[0, :, :16], flow[1, 0, 3, 5] = 100.0, torch.nan  # what leaves the frame, and what nobody knows
+    scale = torch.randn(2, 8 * size[0], 8 * size[1], generator=generator)
+    layout = Layout(2, 1, *size, torch.tensor([[[2, 3]]]), True)
+    second_layout = Layout(2, 1, *size, torch.tensor([[[2, 4]]]), True)
+    step = model.refinement.steps[0]
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        assert step.stride == 2 and not ContextRows.suits((first, second, layout, second_layout))
+        plain = step(flow, scale, first, second, layout, second_layout)
+        with torch.no_grad():
+            assert ContextRows.suits((first, second, layout, second_layout))
+            rows = step(flow, scale, first, second, layout, second_layout)
+    for (found, found_scale), (wanted, wanted_scale) in zip(rows, plain, strict=True):
+        assert distance((found - flow).nan_to_num(), (wanted - flow).nan_to_num()) < tolerance
+        assert distance(found_scale.nan_to_num(), wanted_scale.nan_to_num()) < tolerance
 
 
 def test_gradients_reach_every_parameter():

@@ -23,7 +23,13 @@ from .configuration_winwin import WinWinConfig
 from .tracing_winwin import is_traced
 
 STRIP_ROWS = 64  # rows of the DPT head's last maps that are computed at a time
+CHUNK = 256  # positions of a ConvNeXt block's MLP that a core computes at a time: what is between its layers stays in the cache
 Rows = Callable[[int, int], torch.Tensor]  # (start, stop) -> those rows of a map (B*N, C, H, W)
+
+
+def is_cpu_inference(x: torch.Tensor) -> bool:
+    """Whether a CPU may compute a map piece by piece, in place: no gradient is wanted, no graph is recorded."""
+    return x.device.type == "cpu" and not torch.is_grad_enabled() and not is_traced()
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -64,9 +70,23 @@ class ConvNextBlock(nn.Module):
         # channels last: the depthwise gradient takes a CPU half the time, and the norm needs no copy. Three axes for the linear layers:
         # bitsandbytes' 8 bits take no more.
         x = x.contiguous(memory_format=torch.channels_last)
-        y = self.depthwise(x).permute(0, 2, 3, 1)
+        y = self.depthwise(x)
+        if is_cpu_inference(x):
+            return self.in_chunks(x, y.contiguous(memory_format=torch.channels_last))
+        y = y.permute(0, 2, 3, 1)
         y = self.down_proj(F.gelu(self.up_proj(self.norm(y).flatten(1, 2)))).unflatten(1, y.shape[1:3])
         return x + (self.layer_scale * y).permute(0, 3, 1, 2)
+
+    def in_chunks(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """`forward` after the depthwise convolution y of x, both channels last, some positions at a time. The result may lie in y."""
+        out = y if y.dtype == x.dtype else torch.empty_like(x)
+        size = CHUNK * torch.get_num_threads()
+        rows = (t.permute(0, 2, 3, 1).view(-1, t.shape[1]).split(size) for t in (x, y, out))
+        for before, convolved, result in zip(*rows, strict=True):
+            inner = self.up_proj(self.norm(convolved))
+            change = self.down_proj(F.gelu(inner, out=inner))  # type: ignore[call-arg]
+            torch.addcmul(before, change, self.layer_scale, out=result)
+        return out
 
 
 class ConvStem(nn.Module):

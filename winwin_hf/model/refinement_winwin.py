@@ -14,12 +14,14 @@ Notable:
 Shapes: B batch, N M windows of the first and the second view, C channels, H W pixels of a window, h w its stride-s positions.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from .configuration_winwin import WinWinConfig
-from .heads_winwin import ConvNextBlock, LayerNorm2d, StdConv2d
+from .heads_winwin import ConvNextBlock, LayerNorm2d, StdConv2d, is_cpu_inference
 from .layers_winwin import Layout
 from .tracing_winwin import is_traced
 
@@ -122,9 +124,13 @@ class RefinementStep(nn.Module):
         second_layout: Layout,
     ) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """-> (flow (B*N, 2, H, W), log_scale (B*N, H, W)) after each repetition; log_scale is predicted anew, not added to."""
-        found, hidden = [], None
+        found, hidden, views = [], None, (first, second, layout, second_layout)
+        context = ContextRows(self, views) if ContextRows.suits(views) else None
         for _ in range(self.iterations):
-            x = self.gather_context(flow, log_scale, (first, second, layout, second_layout))
+            if context is not None:
+                x = torch.cat([self.embed(rows) for rows in context(flow, log_scale)], dim=2)
+            else:
+                x = self.embed(self.gather_context(flow, log_scale, views))
             if self.memory is not None and hidden is not None:
                 x = x + self.memory(hidden)
             hidden = self.norm(self.blocks(x))
@@ -136,25 +142,120 @@ class RefinementStep(nn.Module):
     def gather_context(self, flow: torch.Tensor, log_scale: torch.Tensor, views: Views) -> torch.Tensor:
         """Everything that the small network sees of one step, (B*N, C, h, w)."""
         (first, second, layout, second_layout), r = views, self.radius
-        with torch.no_grad():
-            mean = F.avg_pool2d(flow.float(), self.stride)  # (B*N, 2, h, w), pixels
-            around = F.avg_pool2d(mean, 2 * r + 1, 1, r, count_include_pad=False)
-            confidence = F.avg_pool2d(log_scale.float()[:, None], self.stride).clamp(-10, 10) / 10
+        mean, motion = self.motion(flow, log_scale)
         with torch.autocast(flow.device.type, enabled=False):
             fetched = fetch(second.float(), second_layout, self.places(mean, layout), self.scale)
             agreement = compare(first.float(), fetched[:, :-1], r)
         inner = fetched[..., r:-r, r:-r]
-        parts = [first, inner, agreement, (mean - around) / self.stride, confidence]
-        return self.embed(torch.cat([part.to(first.dtype) for part in parts], dim=1))
+        return torch.cat([part.to(first.dtype) for part in (first, inner, agreement, *motion)], dim=1)
 
-    def places(self, flow: torch.Tensor, layout: Layout) -> torch.Tensor:
-        """Where the flow (B*N, 2, h, w) leads, as (row, column) of the second view's stride-s positions: (B, N, h + 2r, w + 2r, 2)."""
-        r = self.radius
-        flow = F.pad(flow, (r,) * 4, mode="replicate").unflatten(0, (layout.batch, layout.count))
+    @torch.no_grad()
+    def motion(self, flow: torch.Tensor, log_scale: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The flow (B*N, 2, h, w) in pixels; what the small network sees of it, and of the confidence: (B*N, 2 and 1, h, w)."""
+        mean = F.avg_pool2d(flow.float(), self.stride)
+        around = F.avg_pool2d(mean, 2 * self.radius + 1, 1, self.radius, count_include_pad=False)
+        confidence = F.avg_pool2d(log_scale.float()[:, None], self.stride).clamp(-10, 10) / 10
+        return mean, [(mean - around) / self.stride, confidence]
+
+    def places(self, flow: torch.Tensor, layout: Layout, more: tuple[int, int] = (0, 0)) -> torch.Tensor:
+        """
+        Where the flow (B*N, 2, h, w) leads, as (row, column) of the second view's stride-s positions: (B, N, h + 2r, w + 2r, 2).
+
+        more: further rows and columns, at the bottom and the right.
+        """
+        r, (down, right) = self.radius, more
+        flow = F.pad(flow, (r, r + right, r, r + down), mode="replicate").unflatten(0, (layout.batch, layout.count))
         rows, columns = (torch.arange(-r, n - r, device=flow.device) for n in flow.shape[-2:])
         grid = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)
         corners = layout.corners[:, :, None, None] * self.scale  # (B or 1, N, 1, 1, 2)
         return corners + grid + flow.permute(0, 1, 3, 4, 2).flip(-1) / self.stride
+
+
+class ContextRows:
+    """
+    `gather_context` of whole frames on a CPU without gradients: channels last, a row of blocks at a time, which stays in the cache.
+
+    What depends on the features alone is laid out once for all repetitions. Equal up to rounding.
+    """
+
+    @staticmethod
+    def suits(views: Views) -> bool:
+        first, _, layout, second_layout = views
+        return layout.count == second_layout.count == 1 and is_cpu_inference(first)
+
+    def __init__(self, step: RefinementStep, views: Views):
+        first, second, self.layout, second_layout = views
+        self.step, self.offset = step, second_layout.corners[:, 0] * step.scale
+        self.first, self.second = (t.permute(0, 2, 3, 1).contiguous() for t in (first, second.float()))  # (B, h, w, C)
+        height, width, size = self.first.shape[1:]
+        self.more = -height % BLOCK, -width % BLOCK
+        blocks = F.pad(self.first.float() * size**-0.5, (0, 0, 0, self.more[1], 0, self.more[0]))
+        blocks = blocks.unflatten(2, (-1, BLOCK)).unflatten(1, (-1, BLOCK)).permute(1, 0, 3, 2, 4, 5)
+        self.blocks = blocks.flatten(3, 4).flatten(1, 2)  # (rows of blocks, B * columns of blocks, BLOCK^2, C)
+
+    def __call__(self, flow: torch.Tensor, log_scale: torch.Tensor) -> Iterator[torch.Tensor]:
+        """flow (B, 2, H, W), log_scale (B, H, W) -> the context of one row of blocks after another, (B, C, up to BLOCK, w)."""
+        mean, parts = self.step.motion(flow, log_scale)
+        motion = torch.cat(parts, dim=1).permute(0, 2, 3, 1)
+        places = self.step.places(mean, self.layout, self.more)[:, 0] - self.offset[:, None, None]
+        features, inside = fetch_rows(self.second, places)
+        r, width = self.step.radius, self.first.shape[2]
+        for index, blocks in enumerate(self.blocks):
+            rows = slice(index * BLOCK, (index + 1) * BLOCK)
+            first = self.first[:, rows]
+            inner = slice(None), slice(rows.start + r, rows.start + r + first.shape[1]), slice(r, r + width)
+            agreement = compare_blocks(blocks, features[:, rows.start : rows.stop + 2 * r], r)
+            parts = [
+                first,
+                features[inner],
+                inside[inner][..., None],
+                agreement[:, : first.shape[1], :width],
+                motion[:, rows],
+            ]
+            yield torch.cat([part.to(first.dtype) for part in parts], dim=-1).permute(0, 3, 1, 2)
+
+
+def compare_blocks(blocks: torch.Tensor, second: torch.Tensor, radius: int) -> torch.Tensor:
+    """
+    `compare` for one row of blocks.
+
+    Args:
+        blocks: (B * columns, BLOCK^2, C), of the first view, scaled. second: (B, BLOCK + 2r, columns * BLOCK + 2r, C).
+    Returns: (B, BLOCK, columns * BLOCK, (2r + 1)^2).
+    """
+    taps, reach = 2 * radius + 1, BLOCK + 2 * radius
+    around = (
+        second.unfold(2, reach, BLOCK).permute(0, 2, 1, 4, 3).flatten(2, 3).flatten(0, 1)
+    )  # (B * columns, reach^2, C)
+    with torch.autocast(second.device.type, enabled=False):
+        products = torch.bmm(blocks, around.mT).unflatten(0, (len(second), -1))
+    # as in `compare`
+    steps = (products.stride(0), BLOCK * reach**2 + reach, products.stride(1), reach**2 + 1, reach, 1)
+    found = products.as_strided((len(second), BLOCK, products.shape[1], BLOCK, taps, taps), steps)
+    return found.flatten(4).flatten(2, 3)
+
+
+def fetch_rows(maps: torch.Tensor, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`fetch` from whole frames, maps (B, h, w, C), at places (B, h', w', 2): (B, h', w', C), and its last channel (B, h', w')."""
+    batch, height, width, size = maps.shape
+    places = places.nan_to_num(nan=-2.0).clamp(-2, max(height, width) + 1)  # what is further outside is zero as well
+    corner = places.floor()
+    share, (top, left) = (places - corner).unbind(-1), corner.long().unbind(-1)
+    frame = torch.arange(batch, device=maps.device)[:, None, None] * (height * width)
+    index, weight = [], []
+    for y, x in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        row, column = top + y, left + x
+        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+        weight.append((share[0] - (1 - y)).abs() * (share[1] - (1 - x)).abs() * inside)
+        index.append(frame + row.clamp(0, height - 1) * width + column.clamp(0, width - 1))
+    weights = torch.stack(weight, dim=-1)
+    found = F.embedding_bag(
+        torch.stack(index, dim=-1).flatten(0, 2),
+        maps.flatten(0, 2),
+        per_sample_weights=weights.flatten(0, 2),
+        mode="sum",
+    )
+    return found.view(*places.shape[:3], size), weights.sum(-1)
 
 
 def fetch(maps: torch.Tensor, layout: Layout, places: torch.Tensor, scale: int) -> torch.Tensor:
