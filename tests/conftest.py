@@ -30,6 +30,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from support.accelerator import ACCELERATOR, on_accelerator
 from support.places import EXAMPLES, NO_REAL_DATA, ROOT, TEST_DATA
 
 sys.path.append(str(ROOT / "scripts"))  # last: scripts/evaluate.py must not stand in for the package `evaluate`
@@ -55,6 +56,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section(f"{len(missing)} tests skipped for want of real data (WINWIN_TEST_DATA={TEST_DATA})")
         for test, path in sorted(missing.items()):
             terminalreporter.line(f"{test}  needs {path}")
+
+
+@pytest.fixture(params=["cpu", pytest.param(ACCELERATOR, marks=pytest.mark.cuda, id="gpu")])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where the models of `support.model_cases` are made: on the CPU, and with `-m cuda` on a GPU."""
+    if request.param != "cpu":
+        on_accelerator(monkeypatch)
+    return request.param
 
 
 @pytest.fixture(scope="session")

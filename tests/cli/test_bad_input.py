@@ -300,6 +300,7 @@ def test_every_error_is_one_line_and_a_fault_of_ours_is_told_of(monkeypatch, cap
         (KeyError("x"), "KeyError: 'x' (--traceback shows where)"),
         (RuntimeError("a\nb"), "RuntimeError: a (--traceback shows where)"),
         (MemoryError(), "not enough memory"),
+        (torch.OutOfMemoryError("8 x 8 pixels take more"), "not enough memory: 8 x 8 pixels take more"),
         (PermissionError(13, "Permission denied", "a.png"), "a.png: permission denied"),
         (RecursionError(), "RecursionError (--traceback shows where)"),
     ):

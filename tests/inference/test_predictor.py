@@ -13,7 +13,7 @@ import pytest
 import torch
 from huggingface_hub.utils import are_progress_bars_disabled
 from PIL import Image
-from support.model_cases import make
+from support.model_cases import TASKS, make, small_device
 from transformers.utils import logging
 
 from winwin_hf import WinWinImageProcessor
@@ -240,3 +240,35 @@ def test_the_host_process_is_left_as_it_was(folders, shown, capfd):
     finally:
         (logging.enable_progress_bar if was_shown else logging.disable_progress_bar)()
     assert "it/s" not in capfd.readouterr().err  # no bar for loading weights
+
+
+# ------------------------------------------------------------------ memory
+
+
+@pytest.mark.parametrize("task", ["optical-flow", "semantic-segmentation"])
+def test_a_picture_that_does_not_fit_names_the_size_that_does(folders, task, monkeypatch):
+    predictor = Predictor.load(folders[task], device="cpu")
+    frames = [image(seed, 90, 120) for seed in range(2 if task == "optical-flow" else 1)]
+    small_device(monkeypatch, TASKS[task], 64 * 96)  # it sees 96 x 120 pixels
+    with pytest.raises(torch.OutOfMemoryError) as found:
+        predictor(*frames)
+    assert str(found.value).startswith(
+        "96 x 120 pixels (height x width) take more memory than cpu has; 64 x 80 would fit: "
+    )
+    if task == "optical-flow":
+        assert "tiles (--tile 64x80)" in str(found.value)
+    assert np.isfinite(replace(predictor, tile=(64, 80))(*frames).values).all()
+
+
+def test_a_tile_and_an_enlarged_picture_that_do_not_fit(folders, monkeypatch):
+    predictor = Predictor.load(folders["optical-flow"], device="cpu", min_pixels=96 * 128)
+    small_device(monkeypatch, TASKS["optical-flow"], 64)
+    with pytest.raises(torch.OutOfMemoryError, match=r"the picture as it is, 24 x 32 \(min_pixels=0, --min-pixels 0\)"):
+        predictor(image(0, 24, 32), image(1, 24, 32))
+    with pytest.raises(
+        torch.OutOfMemoryError, match=r"^16 x 24 pixels .* has; 8 x 8 would fit: expected tiles \(--tile 8x8\)"
+    ):
+        replace(predictor, tile=(16, 24))(image(0, 24, 32), image(1, 24, 32))
+    small_device(monkeypatch, TASKS["optical-flow"], 1)
+    with pytest.raises(torch.OutOfMemoryError, match=r"cpu has: expected tiles \(--tile, without --coarse\), "):
+        replace(predictor, coarse=True)(image(0), image(1))

@@ -24,6 +24,7 @@ from support.model_cases import (
     predict,
 )
 
+pytestmark = pytest.mark.usefixtures("device")
 COVER = torch.tensor([[2, 4], [0, 2], [0, 0], [2, 0], [0, 4], [2, 2]]).expand(2, 6, 2)  # six that cover it, shuffled
 each = pytest.mark.parametrize(("task", "variant"), CASES)
 
@@ -65,7 +66,8 @@ def test_only_the_second_view_in_windows_that_cover_it():
         cut = crop(views[1], COVER, (2, 2), model.config.patch_size)
         with torch.no_grad():
             plain = model(*views).flow
-            assert distance(model(views[0], cut, second_window_positions=COVER).flow, plain) < TOLERANCE
+            flow = model(views[0], cut, second_window_positions=COVER.to(model.device)).flow
+            assert distance(flow, plain) < TOLERANCE
 
 
 @pytest.mark.parametrize(("task", "variant"), RELATIVE)
@@ -158,9 +160,8 @@ def test_windows_see_each_other(task, variant):
     first, second = frames(model)
     p = model.config.patch_size
     changed = first.clone()
-    changed[:, :, 2 * p :] += 1.0 * torch.randn(
-        changed[:, :, 2 * p :].shape, generator=torch.Generator().manual_seed(3)
-    )
+    noise = torch.randn(changed[:, :, 2 * p :].shape, generator=torch.Generator().manual_seed(3))
+    changed[:, :, 2 * p :] += noise.to(model.device)
     where = torch.tensor([[0, 0], [2, 3]]).expand(2, 2, 2)
     before, after = (predict(task, model, (f, second), where) for f in (first, changed))
     assert distance(after[:, 0], before[:, 0]) > VISIBLE

@@ -28,6 +28,7 @@ from winwin_hf.convert.croco import load_croco
 
 CROCO = REFERENCE / "croco"
 each = pytest.mark.parametrize(("task", "variant"), CASES)
+on_each_device = pytest.mark.usefixtures("device")
 
 
 # ------------------------------------------------------------------ losses
@@ -198,6 +199,7 @@ def test_auto_classes_and_a_fresh_head(tmp_path):
     assert isinstance(WinWinModel.from_pretrained(tmp_path), WinWinModel)
 
 
+@on_each_device
 @pytest.mark.parametrize(
     ("task", "variant"), [(t, v) for t, v in CASES if v in ("conv", "vitdet", "dpt", "matching", "stem")]
 )
@@ -219,6 +221,7 @@ def test_gradient_checkpointing(task, variant):
 # ------------------------------------------------------------------ precision, compilation, memory
 
 
+@on_each_device
 @pytest.mark.parametrize("mode", ["bfloat16", "float16", "autocast"])
 @each
 def test_half_precision(task, variant, mode):
@@ -227,7 +230,7 @@ def test_half_precision(task, variant, mode):
     views = frames(model)
     full = predict(task, model, views, APART)
     if mode == "autocast":
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(model.device.type, dtype=torch.bfloat16):
             half = predict(task, model, views, APART)
     else:
         half = predict(task, model.to(getattr(torch, mode)), views, APART)
@@ -236,16 +239,18 @@ def test_half_precision(task, variant, mode):
     assert error < (0.01 if mode == "float16" else 0.1), error
 
 
+@on_each_device
 @pytest.mark.parametrize("variant", ["stem", "vitdet"])
 @torch.no_grad()
 def test_encoder_compiles_without_graph_breaks(variant):
     model = make("semantic-segmentation", variant, num_hidden_layers=2, global_attention_indices=[1]).winwin
-    windows = crop(frames(model)[0], APART, (2, 2), 8)
+    windows, where = crop(frames(model)[0], APART, (2, 2), 8), APART.to(model.device)
     compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=False)
-    expected = model(windows, APART).last_hidden_state
-    assert distance(compiled(windows, APART).last_hidden_state, expected) < TOLERANCE
+    expected = model(windows, where).last_hidden_state
+    assert distance(compiled(windows, where).last_hidden_state, expected) < TOLERANCE
 
 
+@on_each_device
 @pytest.mark.parametrize("variant", [pytest.param("dpt", marks=pytest.mark.slow), "matching"])
 @torch.no_grad()
 def test_flow_compiles_without_graph_breaks(variant):

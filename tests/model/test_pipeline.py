@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.model_cases import small_device
 from transformers import AutoModel, ViTConfig, ViTImageProcessor, ViTModel, pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
@@ -239,3 +240,17 @@ def test_optical_flow_of_a_model_of_another_task_says_so(folders):
         ValueError, match="WinWinForDepthEstimation takes one image; optical flow needs a WinWinForOptical"
     ):
         pipeline("optical-flow", model=str(folders / "depth"))
+
+
+def test_a_batch_that_does_not_fit_names_the_number_that_does(flow, monkeypatch):
+    small_device(monkeypatch, type(flow.model), 2 * 48 * 64)
+    pairs = [tuple(frames()) for _ in range(4)]
+    message = r"^4 pairs of 48 x 64 pixels \(height x width\) take more memory than cpu has; 2 would fit: expected batch_size=2$"
+    with pytest.raises(torch.OutOfMemoryError, match=message):
+        flow(pairs, batch_size=4)
+    assert len(flow(pairs, batch_size=2)) == 4
+    small_device(monkeypatch, type(flow.model), 32 * 48)
+    with pytest.raises(
+        torch.OutOfMemoryError, match=r"^48 x 64 pixels .* has; 32 x 32 would fit: expected smaller frames"
+    ):
+        flow(*frames())

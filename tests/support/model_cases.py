@@ -5,8 +5,12 @@ All parameters are drawn at random, those that start at zero too: with a silent 
 
 from __future__ import annotations
 
+import functools
+
+import pytest
 import torch
 
+from support.accelerator import IS_CUDA
 from winwin_hf import (
     WinWinConfig,
     WinWinForDepthEstimation,
@@ -21,6 +25,7 @@ TASKS = {
     "optical-flow": WinWinForOpticalFlow,
     "pre-training": WinWinForPreTraining,
 }
+DEVICE = "cpu"  # of `make`; the fixture `device` sets it
 SMALL = {
     "patch_size": 8,
     "hidden_size": 32,
@@ -75,13 +80,26 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 def make(task: str, variant: str = "conv", **overrides):
     """A small random model in evaluation mode."""
     config = WinWinConfig(**{**SMALL, **VARIANTS[variant], **overrides})
-    return randomise(TASKS[task](config)).eval()
+    return randomise(TASKS[task](config)).eval().to(DEVICE)
+
+
+def small_device(monkeypatch: pytest.MonkeyPatch, kind: type, pixels: int) -> None:
+    """The CPU as an accelerator on which models of a class take at most so many pixels in one pass."""
+    forward = kind.forward
+
+    @functools.wraps(forward)
+    def limited(self, pixel_values, *args, **kwargs):
+        if pixel_values.numel() > 3 * pixels:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(self, pixel_values, *args, **kwargs)
+
+    monkeypatch.setattr(kind, "forward", limited)
 
 
 def frames(model, batch: int = 2, rows: int = 4, columns: int = 6, seed: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two random views of rows x columns patches, (B, 3, H, W) each."""
+    """Two random views of rows x columns patches, (B, 3, H, W) each, where the model is."""
     p, generator = model.config.patch_size, torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(batch, 3, rows * p, columns * p, generator=generator) for _ in range(2))
+    return tuple(torch.randn(batch, 3, rows * p, columns * p, generator=generator).to(model.device) for _ in range(2))
 
 
 def crop(frame: torch.Tensor, where: torch.Tensor, size: tuple[int, int], patch: int) -> torch.Tensor:
@@ -96,7 +114,7 @@ def crop(frame: torch.Tensor, where: torch.Tensor, size: tuple[int, int], patch:
 
 def hidden(frame: torch.Tensor, patch: int) -> torch.Tensor:
     """Which patches pre-training hides here: those of one colour of a chess board, (B, 1, rows, columns)."""
-    rows, columns = (torch.arange(side // patch) for side in frame.shape[-2:])
+    rows, columns = (torch.arange(side // patch, device=frame.device) for side in frame.shape[-2:])
     return ((rows[:, None] + columns) % 2 == 0).expand(len(frame), 1, -1, -1)
 
 
@@ -105,7 +123,7 @@ def view(model, frame, where=None, size=(2, 2), shift=0, prefix="") -> dict[str,
     if where is None:
         return {f"{prefix}pixel_values": frame}
     pixels = crop(frame, where, size, model.config.patch_size)
-    return {f"{prefix}pixel_values": pixels, f"{prefix}window_positions": where + shift}
+    return {f"{prefix}pixel_values": pixels, f"{prefix}window_positions": (where + shift).to(frame.device)}
 
 
 def arguments(task, model, views, where=None, size=(2, 2), second_where=None, second_size=None, shift=0) -> dict:
@@ -134,13 +152,13 @@ def as_maps(task: str, outputs, shape: tuple[int, int, int]) -> torch.Tensor:
 
 
 def labels_for(task, model, kind: str, seed: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
-    """Labels for APART windows and which of them are unknown."""
+    """Labels for APART windows and which of them are unknown, where the model is."""
     p, generator = model.config.patch_size, torch.Generator().manual_seed(seed)
-    unknown = torch.rand(2, 2, 2 * p, 2 * p, generator=generator) < (1.1 if kind == "all" else 0.3)
+    unknown = (torch.rand(2, 2, 2 * p, 2 * p, generator=generator) < (1.1 if kind == "all" else 0.3)).to(model.device)
     if task == "semantic-segmentation":
-        labels = torch.randint(0, 5, unknown.shape, generator=generator)
+        labels = torch.randint(0, 5, unknown.shape, generator=generator).to(model.device)
         return labels.masked_fill(unknown, 255), unknown
-    values = torch.rand(unknown.shape, generator=generator) * 5 + 1
+    values = (torch.rand(unknown.shape, generator=generator) * 5 + 1).to(model.device)
     if task == "optical-flow":
         values, unknown = values[:, :, None].repeat(1, 1, 2, 1, 1), unknown[:, :, None].expand(-1, -1, 2, -1, -1)
     if kind == "huge":  # what Middlebury writes for "unknown"; no depth camera does
@@ -158,10 +176,12 @@ def predict(task, model, views, where=None, size=(2, 2), **kwargs) -> torch.Tens
 
 def distance(a: torch.Tensor, b: torch.Tensor) -> float:
     """Largest difference, relative to the values' own size."""
+    a, b = a.cpu(), b.cpu()
     assert a.shape == b.shape, (a.shape, b.shape)
     assert b.std() > 1e-3, "a constant prediction proves nothing"
     return ((a - b).abs().max() / (1 + b.abs().max())).item()
 
 
-TOLERANCE = 1e-5  # of `distance`, float32; one network on CPUs with AVX-512 and without AVX differs by up to 5e-6
+# Of `distance`, float32. One network on CPUs with AVX-512 and without AVX differs by up to 5e-6; a GPU's kernels sum in other orders.
+TOLERANCE = 2e-5 if IS_CUDA and torch.cuda.is_available() else 1e-5
 VISIBLE = 2e-4  # a distance that is no rounding

@@ -15,6 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 from support.forked_training import ForkedTraining, same_weights
+from support.model_cases import small_device
 from support.places import FRAMES, HANGS_AFTER, ROOT
 from transformers import AutoImageProcessor, AutoModel
 
@@ -252,6 +253,25 @@ def test_mixture_with_synthetic_scenes_resumes_exactly(tmp_path):
     train(recipe, output=first, resume=True)
     after = load_file(first / "model" / "model.safetensors")
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_batch_that_does_not_fit_names_the_one_that_does(tmp_path, monkeypatch):
+    """With it, and more accumulation, the training goes on: it makes the same steps."""
+    recipe = write(
+        tmp_path, optimization={"batch_size": 4, "steps": 3}, evaluation={"windows": 0, "sets": []}, save_every=1
+    )
+    output, pixels = tmp_path / "run", 2 * 32 * 32  # of an example, in two windows
+    short = {"optimization.batch_size": 2, "optimization.accumulation": 2}
+    with monkeypatch.context() as patch:
+        small_device(patch, WinWinForOpticalFlow, 2 * pixels)
+        says = "^at step 1 a batch of 4 takes more memory than cpu has; 2 would fit: expected optimization.batch_size=2 and "
+        says += "optimization.accumulation=2, which make the same step; or optimization.gradient_checkpointing=true, "
+        with pytest.raises(torch.OutOfMemoryError, match=says):
+            train(recipe, output=output)
+        train(recipe, output=output, resume=True, overrides=[f"{key}={value}" for key, value in short.items()])
+    whole = load_file(train(recipe, output=tmp_path / "whole") / "model.safetensors")
+    found = load_file(output / "model" / "model.safetensors")
+    assert all(torch.allclose(found[name], tensor, atol=1e-5) for name, tensor in whole.items())
 
 
 @pytest.mark.slow

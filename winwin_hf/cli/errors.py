@@ -64,7 +64,7 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
 
 def line_of(error: Exception) -> str:
     """One line of an error: what is wrong, and where."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's is another
         return f"not enough memory{': ' if str(error) else ''}{error}".splitlines()[0]
     if isinstance(error, OSError) and error.strerror:
         # "[Errno 28] No space left on device: 'flow.flo'" -> "flow.flo: no space left on device"

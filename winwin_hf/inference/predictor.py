@@ -13,11 +13,12 @@ Shapes: H W pixels of the image as it came in.
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,8 @@ from winwin_hf.data import formats
 from winwin_hf.inference.flow import FlowPair, flow_of_frames, predict_flow, predict_tiled
 from winwin_hf.inference.loading import load_config, load_network, load_processor
 from winwin_hf.inference.onnx import RUNTIMES, OnnxModel, is_exported
-from winwin_hf.model.pixels_winwin import MAX_INPUT_PIXELS, check_pixels, check_scores, rgb_image
+from winwin_hf.model.memory_winwin import explained, first_that_fits, memory_of, smaller_sizes
+from winwin_hf.model.pixels_winwin import MAX_INPUT_PIXELS, check_pixels, check_scores, rgb_image, size_text
 from winwin_hf.task import ARCHITECTURES, DENSE, TASKS
 
 Image = np.ndarray | torch.Tensor | PIL.Image.Image | str | Path  # a path is opened
@@ -210,12 +212,9 @@ class Predictor(Method):
         inputs = self.processor(images=image, second_images=second, return_tensors="pt")
         inputs = inputs.to(self.device, self.model.dtype)
         views = inputs["pixel_values"], inputs.get("second_pixel_values")
-        with self.autocast():
-            if self.coarse:
-                outputs = predict_flow(self.model, *views, coarse=True)
-            else:
-                tile = self.tile or views[0].shape[-2:]
-                outputs = predict_tiled(self.model, *views, tile, self.overlap, progress=self.progress)
+        outputs = explained(
+            lambda: self._run(*views), lambda may_try: self._does_not_fit(padded, image.shape[:2], may_try)
+        )
         sizes, processor = [image.shape[:2]], self.processor
         maps: dict[str, torch.Tensor] = {}
         if self.task == "optical-flow":
@@ -229,6 +228,36 @@ class Predictor(Method):
         keys = ("confidence", "expected_error", "log_scale")
         confidence, error, log_scale = (_array(maps[key]) if key in maps else None for key in keys)
         return Prediction(_array(values), confidence, error, log_scale, passes=outputs.passes, device=str(self.device))
+
+    def _run(self, first: torch.Tensor, second: Any = None) -> Any:
+        """The network's maps of an image or a pair, each (1, 3, H, W), in one pass or as the options say."""
+        with self.autocast():
+            if self.coarse:
+                return predict_flow(self.model, first, second, coarse=True)
+            tile = self.tile or (first.shape[-2], first.shape[-1])
+            return predict_tiled(self.model, first, second, tile, self.overlap, progress=self.progress)
+
+    def _does_not_fit(self, padded: tuple[int, int], size: tuple[int, int], may_try: bool) -> str:
+        """Says that an input of `padded` pixels, an image of `size` before, takes too much memory, and what would fit."""
+        tried = size_text([min(sides) for sides in zip(padded, self.tile or padded, strict=True)])
+
+        def trial(size: tuple[int, int]) -> None:
+            frames = [torch.zeros(1, 3, *size, device=self.device, dtype=self.model.dtype)]
+            replace(self, tile=None)._run(*frames * len(TASKS[self.task].images))
+
+        sizes = smaller_sizes(*(self.tile or padded), self.processor.patch_size) if may_try else []
+        fits = first_that_fits(trial, sizes)
+        known = f"; {size_text(fits)} would fit" if fits else ""
+        options = ["a smaller picture"]
+        if math.prod(padded) > 2 * math.prod(size):
+            options.insert(0, f"the picture as it is, {size_text(size)} (min_pixels=0, --min-pixels 0)")
+        if self.task == "optical-flow":
+            chosen = f" {fits[0]}x{fits[1]}" if fits else ""
+            options.insert(0, f"tiles (--tile{chosen}{', without --coarse' if self.coarse else ''})")
+        return (
+            f"{tried} pixels (height x width) take more memory than {memory_of(self.device)} has{known}: expected "
+            f"{', '.join(options)}"
+        )
 
     def error_bounds(self, size: tuple[int, int] | None = None) -> tuple[float, float]:
         """The least and the largest `expected_error` of a flow: in pixels of frames of that (height, width); None: of the input."""

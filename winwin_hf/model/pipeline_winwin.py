@@ -15,6 +15,8 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .flow_colours_winwin import flow_to_image
 from .image_arrays_winwin import image_array, open_image
+from .memory_winwin import explained, first_that_fits, memory_of, smaller_counts, smaller_sizes
+from .pixels_winwin import size_text
 from .weights_winwin import refuse_incomplete, refuse_infinite
 
 TASK = "optical-flow"
@@ -118,8 +120,7 @@ class OpticalFlowPipeline(Pipeline):
             by_size.setdefault(first.shape, []).append(index)
         results: list[Any] = [None] * len(pairs)
         for members in by_size.values():  # pairs of one size run together
-            first, second = (torch.cat([pairs[index][view] for index in members]) for view in (0, 1))
-            outputs = self.model(pixel_values=first, second_pixel_values=second)
+            outputs = self._predict([pairs[index] for index in members])
             if getattr(outputs, "flow", None) is None:
                 raise ValueError(f"{type(self.model).__name__} predicts no flow; a WinWinForOpticalFlow is needed.")
             for row, index in enumerate(members):
@@ -127,6 +128,28 @@ class OpticalFlowPipeline(Pipeline):
         if single:
             return {"maps": results[0], "target_size": inputs["target_size"]}
         return {"maps": results, "target_size": inputs["target_size"]}
+
+    def _predict(self, pairs: list[Any]) -> Any:
+        """The model's output for pairs of frames of one size. Raises torch.OutOfMemoryError, which says how many, or what size, fit."""
+
+        def run(frames: list[torch.Tensor]) -> Any:
+            return self.model(pixel_values=frames[0], second_pixel_values=frames[1])
+
+        def explain(may_try: bool) -> str:
+            channels, height, width = pairs[0][0].shape[-3:]
+            tried = size_text((height, width))
+            tried = f"{len(pairs)} pairs of {tried}" if len(pairs) > 1 else tried
+            text = f"{tried} pixels (height x width) take more memory than {memory_of(self.device)} has"
+            noise = pairs[0][0].new_zeros
+            counts = smaller_counts(len(pairs)) if may_try else []
+            if count := first_that_fits(lambda n: run([noise(n, channels, height, width)] * 2), counts):
+                return f"{text}; {count} would fit: expected batch_size={count}"
+            sizes = smaller_sizes(height, width, self.model.config.patch_size) if may_try else []
+            fits = first_that_fits(lambda size: run([noise(1, channels, *size)] * 2), sizes)
+            known = f"; {size_text(fits)} would fit" if fits else ""
+            return f"{text}{known}: expected smaller frames (size), or a Predictor with tiles"
+
+        return explained(lambda: run([torch.cat(views) for views in zip(*pairs, strict=True)]), explain)
 
     def postprocess(  # type: ignore[override]
         self, outputs: dict[str, Any], max_motion: float | None = None, **resize: Any

@@ -26,6 +26,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration, g
 from winwin_hf.convert.folder import check_output
 from winwin_hf.data.formats.files import write_atomic
 from winwin_hf.host_process import unchanged_process, unchanged_random_states
+from winwin_hf.model.memory_winwin import explained, first_that_fits, memory_of, smaller_counts
 from winwin_hf.processes import any_process, control_group, locked, lost_process_named
 from winwin_hf.training.batches import EXAMPLES, STOP_SIGNALS, WARNINGS, Batches
 from winwin_hf.training.build import learning_rate, make_average, make_loader, make_model, make_optimizer, open_parts
@@ -243,14 +245,7 @@ class Training:
         self.names.append([])
         fetched = [self._next_batch(batches) for _ in range(options.accumulation)]
         for batch, weights in zip(fetched, self._loss_weights(fetched), strict=True):
-            with accelerator.accumulate(self.model):
-                loss = self.model(**batch, loss_weights=weights).loss
-                accelerator.backward(loss)
-                loss_sum += loss.detach() / options.accumulation
-                if accelerator.sync_gradients:
-                    self.norm = accelerator.clip_grad_norm_(self.model.parameters(), options.clip_norm)
-                self.optimizer.step()
-                self.optimizer.zero_grad()
+            loss_sum += explained(partial(self._learn, batch, weights), partial(self._does_not_fit, batch))
         if self.average is not None:
             self.average.update_parameters(accelerator.unwrap_model(self.model))
         self.step += 1
@@ -258,6 +253,43 @@ class Training:
         self.losses.append(loss_sum)
         self.bar.update()
         self.spent.stop()
+
+    def _learn(self, batch: dict[str, torch.Tensor], weights: torch.Tensor | None) -> torch.Tensor:
+        """One batch forward and backward, after a step's last one the optimiser; its share of the step's loss."""
+        options, accelerator = self.recipe.optimization, self.accelerator
+        with accelerator.accumulate(self.model):
+            loss = self.model(**batch, loss_weights=weights).loss
+            accelerator.backward(loss)
+            if accelerator.sync_gradients:
+                self.norm = accelerator.clip_grad_norm_(self.model.parameters(), options.clip_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return loss.detach() / options.accumulation
+
+    def _does_not_fit(self, batch: dict[str, torch.Tensor], may_try: bool) -> str:
+        """Says that a batch takes too much memory, and how many of its examples would fit."""
+        options = self.recipe.optimization
+        model = self.accelerator.unwrap_model(self.model)
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimizer.zero_grad()
+
+        def trial(count: int) -> None:
+            # the moments, which the first step adds; and gradients beside `grad`, which DDP would send to other processes
+            _moments = [] if self.optimizer.state else [torch.empty_like(p) for p in trained for _ in range(2)]
+            loss = model(**{name: tensor[:count] for name, tensor in batch.items()}).loss
+            torch.autograd.grad(loss, trained, allow_unused=True)
+
+        fits = first_that_fits(trial, smaller_counts(options.batch_size) if may_try else [])
+        ways = "windows of fewer tokens (windows.size), optimization.mixed_precision=bf16"
+        if not options.gradient_checkpointing:
+            ways = f"optimization.gradient_checkpointing=true, {ways}"
+        if fits:
+            times = options.accumulation * options.batch_size // fits
+            ways = f"optimization.batch_size={fits} and optimization.accumulation={times}, which make the same step; or {ways}"
+        return (
+            f"at step {self.step + 1} a batch of {options.batch_size} takes more memory than "
+            f"{memory_of(self.accelerator.device)} has{f'; {fits} would fit' if fits else ''}: expected {ways} ({self._way_on()})"
+        )
 
     def _loss_weights(self, fetched: list[dict[str, torch.Tensor]]) -> Sequence[torch.Tensor | None]:
         """
