@@ -239,13 +239,13 @@ class Predictor(Method):
 
     def _does_not_fit(self, padded: tuple[int, int], size: tuple[int, int], may_try: bool) -> str:
         """Says that an input of `padded` pixels, an image of `size` before, takes too much memory, and what would fit."""
-        tried = size_text([min(sides) for sides in zip(padded, self.tile or padded, strict=True)])
+        height, width = (min(sides) for sides in zip(padded, self.tile or padded, strict=True))
 
         def trial(size: tuple[int, int]) -> None:
             frames = [torch.zeros(1, 3, *size, device=self.device, dtype=self.model.dtype)]
             replace(self, tile=None)._run(*frames * len(TASKS[self.task].images))
 
-        sizes = smaller_sizes(*(self.tile or padded), self.processor.patch_size) if may_try else []
+        sizes = smaller_sizes(height, width, self.processor.patch_size) if may_try else []
         fits = first_that_fits(trial, sizes)
         known = f"; {size_text(fits)} would fit" if fits else ""
         options = ["a smaller picture"]
@@ -255,7 +255,7 @@ class Predictor(Method):
             chosen = f" {fits[0]}x{fits[1]}" if fits else ""
             options.insert(0, f"tiles (--tile{chosen}{', without --coarse' if self.coarse else ''})")
         return (
-            f"{tried} pixels (height x width) take more memory than {memory_of(self.device)} has{known}: expected "
+            f"{size_text((height, width))} pixels (height x width) take more memory than {memory_of(self.device)} has{known}: expected "
             f"{', '.join(options)}"
         )
 
