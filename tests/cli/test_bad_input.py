@@ -397,7 +397,7 @@ MISUSED = [
     ("train", "camvid", "--output", "x", "--set", "optimization.steps=-1"),
     ("train", "camvid", "--output", "x", "--set", "optimization.steps.x=1"),
     ("train", "camvid", "--output", "x", "--set", "output={a"),
-    ("train", "camvid", "--output", "x", "--set", "model.config.patch_size=3"),
+    ("train", "flow-synthetic", "--output", "x", "--set", "model.config.patch_size=3"),
     ("evaluate", "winwin-flow", "--recipe", "camvid", "--set", "a="),
     ("push", ".", "a/b", "--pr", "--revision", "x"),
     ("push", ".", "a/b", "--revision", "../x"),

@@ -610,6 +610,25 @@ def test_no_network(server, here, checkpoint):
         ({"repo_id": "me/--x"}, "repo"),
         ({"type": "modell"}, "expected model or dataset or space"),
         ({"options": {"pr": True, "revision": "v1"}}, "--pr is against main"),
+        *(
+            ({"options": {"revision": name}}, "expected the name of a branch")
+            for name in (
+                "../x",
+                "a b",
+                "a..b",
+                "x.lock",
+                "-x",
+                "/x",
+                "x/",
+                "HEAD",
+                "a:b",
+                "a\\b",
+                "",
+                "a" * 40,
+                "x" * 300,
+                "refs/heads/x",
+            )
+        ),
         ({"type": "space", "options": {"results": ["x"]}}, "are for models, not for a space"),
         ({"source": "no-such-folder"}, "no such folder, nor a bundled checkpoint"),
     ],
@@ -714,6 +733,16 @@ def test_space(server, push, space):
     assert any("left out: .env (hidden)" in line for line in done["lines"])
     (space / "README.md").write_text("---\nsdk: gradio\n---\n# other")
     assert push(space, "tester/demo", "space")["states"]["README.md"] == "kept"
+
+
+def test_a_card_that_the_hub_refuses_and_a_pull_request_that_isnt_there_create_nothing(server, push, space):
+    with pytest.raises(Failed, match=r"refs/pr/7: tester/demo has no such pull request"):
+        push(space, "tester/demo", "space", revision="refs/pr/7")
+    (space / "README.md").write_text("---\nsdk: gradio\nlicense: nobodys\n---\n# mine")
+    for options in ({}, {"revision": "v1"}):
+        with pytest.raises(Failed, match="metadata that no card may have") as caught:
+            push(space, "tester/demo", "space", **options)
+        assert caught.value.kind == "PublishError" and server.repos == {}
 
 
 def test_no_space(server, push, space):

@@ -203,3 +203,38 @@ def test_the_processor_of_another_package_is_named(folder: Path):
         ValueError, match=r"preprocessor_config\.json is of a CLIP.*; expected a WinWinImageProcessor's"
     ):
         load_processor(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("architectures", 5),
+        ("architectures", "WinWinForDepthEstimation"),
+        ("architectures", [1]),
+        ("model_type", []),
+        ("quantization_config", "x"),
+        ("quantization_config", []),
+        ("quantization_config", {}),
+        ("quantization_config", {"quant_method": 5}),
+        ("auto_map", {"AutoModel": 5}),
+        ("dtype", "nope"),
+        ("dtype", []),
+        ("dtype", "tensor"),
+        ("id2label", 5),
+        ("label2id", "x" * 1000),
+        ("attn_implementation", 5),
+    ],
+)
+def test_a_key_of_another_type_is_named_with_its_file(folder: Path, key: str, value: object):
+    config(**{key: value})(folder)
+    for load in (load_config, load_network, Predictor.load):
+        with pytest.raises(ValueError, match=rf"^{folder / 'config.json'}: {key} is .*; expected ") as error:
+            load(folder)
+        assert len(str(error.value)) < 400 and "\n" not in str(error.value)
+
+
+def test_a_config_without_architectures_says_so(folder: Path):
+    for value in ([], None):
+        config(architectures=value)(folder)
+        with pytest.raises(ValueError, match=r"has a config.json without architectures; expected one for depth"):
+            Predictor.load(folder, "depth-estimation", "cpu")

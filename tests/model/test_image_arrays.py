@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import http.server
 import threading
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +26,8 @@ from winwin_hf.data.readers import image_of
 from winwin_hf.inference.clips import open_clip
 from winwin_hf.inference.drawing import as_picture
 from winwin_hf.inference.predictor import Method, Prediction, Predictor
-from winwin_hf.model.image_arrays_winwin import image_array
+from winwin_hf.model import image_arrays_winwin
+from winwin_hf.model.image_arrays_winwin import image_array, open_image
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.model.pipeline_winwin import OpticalFlowPipeline
 
@@ -326,3 +329,38 @@ def test_base64_text_and_urls_keep_all_bits(tmp_path):
 class Silent(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
+
+
+class Endless(http.server.BaseHTTPRequestHandler):
+    """Sends zeros until the client hangs up: /slow a byte at a time, /claims only says that it has much."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        if self.path == "/claims":
+            self.send_header("Content-Length", str(10**12))
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while self.path != "/claims":
+                self.wfile.write(bytes(1 if self.path == "/slow" else 1 << 16))
+                time.sleep(0.05 if self.path == "/slow" else 0)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_what_a_url_sends_is_bounded_in_bytes_and_in_time(monkeypatch):
+    monkeypatch.setattr(image_arrays_winwin, "MAX_DOWNLOAD", 1 << 20)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        for path in ("endless", "claims"):
+            with pytest.raises(ValueError, match=rf"^{address}/{path}: more than 1 MB; expected an image"):
+                open_image(f"{address}/{path}")
+        with pytest.raises(ValueError, match=rf"^{address}/slow: not fetched within 0.3 seconds"):
+            open_image(f"{address}/slow", timeout=0.3)
+        with pytest.raises(ValueError, match=r"^http://\[: no image could be fetched"):
+            open_image("http://[")
+        with pytest.raises(ValueError) as error:
+            open_image(f"{address}/{'x' * 9000}", timeout=0)
+        assert len(str(error.value)) < 500
+        server.shutdown()

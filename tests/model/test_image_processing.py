@@ -13,8 +13,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.model_cases import SMALL
 from transformers.utils import logging
 
+from winwin_hf import WinWinConfig, WinWinForSemanticSegmentation
+from winwin_hf.inference.predictor import Predictor
+from winwin_hf.model import image_processing_winwin
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -549,3 +553,47 @@ def test_post_processing_refuses_what_does_not_belong(processor):
         processor.post_process_optical_flow({"logits": flow})
     with pytest.raises(ValueError, match="windows"):
         processor.post_process_optical_flow({"flow": flow[None]}, target_sizes=[(37, 53)])
+
+
+def test_class_ids_of_many_classes_are_found_without_holding_all_scores(monkeypatch):
+    """A few classes at a time, with the ids of all at once: also where scores are equal, infinite or NaN."""
+    processor, (height, width) = WinWinImageProcessor(patch_size=8, do_resize=True, size=32), (100, 150)
+    resized, padded = processor.input_sizes((height, width))
+    logits = torch.randn(1, 23, *padded, generator=torch.Generator().manual_seed(0))
+    logits[:, 5], logits[:, 9, :9], logits[0, 7, 20:, 20:], logits[0, 11, :, 30:] = (
+        logits[:, 3],
+        torch.inf,
+        8,
+        torch.nan,
+    )
+    expected = torch.nn.functional.interpolate(
+        logits[:, :, : resized[0], : resized[1]], (height, width), mode="bilinear"
+    ).argmax(1)[0]
+    held, interpolate = [], torch.nn.functional.interpolate
+
+    def noting(maps, *more, **options):
+        held.append(maps.shape[1])
+        return interpolate(maps, *more, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "interpolate", noting)
+    for at_once, parts in ((10**9, [23]), (4 * height * width, [4, 4, 4, 4, 4, 3]), (1, [1] * 23)):
+        held.clear()
+        monkeypatch.setattr(image_processing_winwin, "MAX_SCORES", at_once)
+        found = processor.post_process_semantic_segmentation({"logits": logits}, [(height, width)])[0]
+        assert torch.equal(found, expected) and found.dtype == torch.int64 and held == parts
+
+
+def test_scores_of_too_many_classes_are_refused_before_the_network(monkeypatch):
+    config = WinWinConfig(**{**SMALL, "num_labels": 300})
+    network = Predictor(
+        WinWinForSemanticSegmentation(config).eval(), WinWinImageProcessor(patch_size=8), "semantic-segmentation"
+    )
+    picture = np.zeros((20, 30, 3), np.uint8)
+    monkeypatch.setenv("WINWIN_MAX_PIXELS", str(24 * 32 * 300 // 64))
+    assert network(picture).values.dtype == np.int32
+    monkeypatch.setenv("WINWIN_MAX_PIXELS", str(24 * 32 * 300 // 64 - 1))
+    monkeypatch.setattr(WinWinForSemanticSegmentation, "forward", None)
+    with pytest.raises(
+        ValueError, match=r"24 x 32 pixels .* with 300 classes have 230,400 scores, more than the limit of 230,336"
+    ):
+        network(picture)

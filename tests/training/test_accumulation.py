@@ -6,6 +6,8 @@ The reference is plain PyTorch. Where numbers of known pixels differ, our loop s
 
 import copy
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +16,10 @@ import yaml
 from support.model_cases import SMALL, VARIANTS, make
 from support.places import FRAMES
 from support.two_processes import in_two_processes
+from torch.nn import functional as F
 from transformers import AutoModel, Trainer, TrainingArguments
 
+from winwin_hf import WinWinForPreTraining
 from winwin_hf.training import loop
 from winwin_hf.training.batches import EXAMPLES
 from winwin_hf.training.recipe import load_recipe
@@ -295,3 +299,43 @@ def test_loop_in_two_processes_is_as_one_batch(tmp_path, task, variant):
     start = weights(loop.make_model(recipe, loop.open_parts(recipe)[0].source)[0])
     for other in found[1:]:
         assert_same_step(other, found[0], start)
+
+
+def pre_train_there(recipe: str, folder: str, by_content: bool) -> None:
+    """A pre-training in one of the processes, which notes the windows that it reads. by_content: the darkest patches are hidden."""
+    forward, seen = WinWinForPreTraining.forward, Path(folder).with_name(f"{Path(folder).name}-{os.getpid()}.txt")
+
+    def noting(self: Any, pixel_values: torch.Tensor, *more: Any, **options: Any) -> Any:
+        for name in ("window_positions", "second_window_positions"):
+            with seen.open("a") as file:
+                file.writelines(f"{name} {example.tolist()}\n" for example in options[name])
+        if by_content:
+            # (B, N, C, h, w) -> the mean of each patch, in the order of the model's tokens
+            patch = self.config.patch_size
+            means = F.avg_pool2d(pixel_values.flatten(0, 1), patch).mean(1).reshape(len(pixel_values), -1)
+            options["bool_masked_pos"] = means.argsort(1).argsort(1) < self._num_masked(means.shape[1])
+        return forward(self, pixel_values, *more, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(WinWinForPreTraining, "forward", noting)
+        loop.train(recipe, folder)
+
+
+@pytest.mark.usefixtures("plain_sgd")
+@pytest.mark.parametrize("by_content", [True, False])
+def test_pre_training_in_two_processes_has_the_same_windows_and_with_the_same_masks_the_same_loss(tmp_path, by_content):
+    """Which patches are hidden, each process draws for itself, so otherwise losses agree in the mean alone."""
+    pre_train_there(str(write_recipe(tmp_path, "pre-training", "linear", 4, 1, 2)), str(tmp_path / "one"), by_content)
+    two = str(write_recipe(tmp_path, "pre-training", "linear", 2, 1, 2))
+    in_two_processes(pre_train_there, two, str(tmp_path / "two"), by_content)
+    windows = [
+        sorted(line for path in tmp_path.glob(f"{name}-*.txt") for line in path.read_text().splitlines())
+        for name in ("one", "two")
+    ]
+    assert len(windows[0]) == 16 and windows[0] == windows[1]
+    one, two = (
+        [json.loads(line)["loss"] for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        for name in ("one", "two")
+    )
+    print(one, two)
+    assert (one == pytest.approx(two, rel=TOLERANCE)) == by_content

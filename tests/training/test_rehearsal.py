@@ -335,3 +335,39 @@ def test_the_rehearsal_moves_no_random_stream(task, run, tmp_path, monkeypatch, 
     before, after = (load_file(folder / "model.safetensors") for folder in (with_it, without))
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert records(tmp_path / "with") == records(tmp_path / "without")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"windows": {"kind": "windows", "size": [2, 7]}},
+            r"^data: windows\.size: 2 windows of 2x7 patches do not fit .*4 x 6",
+        ),
+        ({"windows": {"kind": "crop", "size": [5, 2]}}, r"^data: windows\.size: .*4 x 6 patches"),
+        ({"windows": {"kind": "tokens", "tokens": 25}}, r"^data: windows\.tokens: .*4 x 6 patches"),
+        ({"windows": {"kind": "windows", "tokens": 8, "min_side": 5}}, r"^data: windows\.tokens: .*4 x 6 patches"),
+        ({"windows": {"kind": "windows", "sizes": [[5, 2], [1, 2]]}}, r"^data: windows\.sizes: .*4 x 6 patches"),
+        (
+            {"second_windows": {"size": [5, 6]}},
+            r"^data: second_windows\.size: 5 x 6 patches; expected at most .*4 x 6 patches",
+        ),
+        ({"second_windows": {"size": [4, 6]}}, None),
+        ({"second_windows": {"factor": 9.0}}, None),  # as large as the frame
+        (
+            {"task": "pre-training", "windows": {"kind": "windows", "size": [2, 7]}},
+            r"^data: windows\.size: .*4 x 6 patches",
+        ),
+        ({"task": "pre-training", "second_windows": {"size": [1, 7]}}, r"^data: second_windows\.size: 1 x 7 patches"),
+    ],
+)
+def test_windows_larger_than_the_frame_are_refused_before_the_first_step(flow, run, tmp_path, changes, says):
+    flow["evaluation"] = {"every": 0, "windows": 0, "sets": []}
+    flow["optimization"]["steps"] = 1
+    recipe = {**flow, **changes}
+    if says is None:
+        run(recipe)
+        return
+    with pytest.raises(ValueError, match=says):
+        run(recipe)
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()

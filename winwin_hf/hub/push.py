@@ -34,7 +34,8 @@ from winwin_hf.redaction import redact
 Type = Literal["model", "dataset", "space"]
 # What git takes for no name of a branch (git-check-ref-format), what the Hub keeps for itself (refs/...), and any longer name.
 BAD_BRANCH = re.compile(
-    r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|(^|/)\.|(\.lock|\.)(/|$)|^[-/]|/$|^@$|^HEAD$|^refs/|^$|.{201}", re.DOTALL
+    r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|(^|/)\.|(\.lock|\.)(/|$)|^[-/]|/$|^@$|^HEAD$|^refs/(?!pr/\d+$)|^$|.{201}",
+    re.DOTALL,
 )
 COMMIT = re.compile(r"[0-9a-f]{40}")  # the Hub takes it for a commit, on top of which nothing can be pushed
 WILL_BE_CREATED, UNKNOWN = "will be created", "not known, since the Hub can't be reached"
@@ -123,6 +124,8 @@ def push(
         plan = _plan(contents, target, overwrite_card)
         branch = "" if revision == "main" else f", branch {revision}"
         plan.title = f"{type} {repo_id}{branch}: {target.state}"
+        if revision.startswith("refs/") and not target.branch and target.state != UNKNOWN:
+            raise PublishError(f"--revision {revision}: {repo_id} has no such pull request; --pr opens one")
         if private and target.state.startswith("exists, public"):
             raise PublishError(f"{repo_id} exists and is public; --private can't hide it (change it in its settings)")
         for warning in plan.warnings:

@@ -8,19 +8,21 @@ Notable:
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers.utils import logging as transformers_logging
 
 import winwin_hf.registration  # noqa: F401 - the Auto classes know the package's models
 from winwin_hf import bundled
 from winwin_hf.data.formats.files import read_json
-from winwin_hf.model.pixels_winwin import check_regular
+from winwin_hf.model.pixels_winwin import check_regular, shortened
 from winwin_hf.model.weights_winwin import reason_of, refuse_incomplete, tensors_of
 
 logger = logging.getLogger(__name__)
@@ -92,11 +94,57 @@ def source_of(name: str | Path) -> str:
         for inside in sorted(path.iterdir()):
             if inside.suffix in (".json", ".safetensors"):
                 check_regular(inside)
-            if inside.name in ("config.json", "preprocessor_config.json") and not isinstance(read_json(inside), dict):
-                raise ValueError(f"{inside}: expected a JSON object, with a value for each field")
+            if inside.name in ("config.json", "preprocessor_config.json"):
+                values = read_json(inside)
+                if not isinstance(values, dict):
+                    raise ValueError(f"{inside}: expected a JSON object, with a value for each field")
+                if inside.name == "config.json":
+                    check_keys(inside, values)
     elif path.is_symlink() or path.exists():
         raise ValueError(f"{name}: not a folder; expected a model's folder, a bundled name or a Hub repository")
     return source
+
+
+def check_keys(file: Path, config: dict[str, Any]) -> None:
+    """Raises ValueError, naming file and key, for a value of transformers' own that isn't of its type. Our fields check themselves."""
+    for key, (fits, expected) in KEYS.items():
+        value = config.get(key)
+        if value is not None and not fits(value):
+            raise ValueError(f"{file}: {key} is {shortened(json.dumps(value))}; expected {expected}")
+
+
+def _is_quantisation(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    method = value.get("quant_method")  # bitsandbytes had none, but flags
+    return isinstance(method, str) or (method is None and any(key.startswith("load_in_") for key in value))
+
+
+def _is_dtype(value: Any) -> bool:
+    names = value.values() if isinstance(value, dict) else [value]
+    return all(isinstance(name, str) and isinstance(getattr(torch, name, None), torch.dtype) for name in names)
+
+
+# Key of a config.json -> whether a value fits, and what was expected. None is no value.
+KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "architectures": (
+        lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
+        "a list of names, such as WinWinForOpticalFlow",
+    ),
+    "model_type": (lambda value: isinstance(value, str), "a name, such as winwin"),
+    "quantization_config": (_is_quantisation, "an object with a quant_method, or none"),
+    "auto_map": (
+        lambda value: (
+            isinstance(value, dict) and all(isinstance(name, str | list | type(None)) for name in value.values())
+        ),
+        "an object of names",
+    ),
+    "dtype": (_is_dtype, "the name of a torch.dtype, such as float32"),
+    "id2label": (lambda value: isinstance(value, dict), "an object of names"),
+    "label2id": (lambda value: isinstance(value, dict), "an object of numbers"),
+    "attn_implementation": (lambda value: isinstance(value, str | dict), "a name, such as sdpa"),
+    "_attn_implementation": (lambda value: isinstance(value, str | dict), "a name, such as sdpa"),
+}
 
 
 @contextmanager

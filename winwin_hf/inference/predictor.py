@@ -175,7 +175,7 @@ class Predictor(Method):
         if runtime is None:
             target = device_of(device)
             source = bundled.resolve(name)
-            found = _check_task(name, (load_config(name).architectures or ["none"])[0], task)
+            found = _check_task(name, (load_config(name).architectures or [""])[0], task)
             weights = dtype or (torch.float32 if target.type == "cpu" else "auto")
             options: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
             model: Any = load_network(name, dtype=weights, **options).to(target)
@@ -283,7 +283,8 @@ def _check_task(name: str, architecture: str, task: str | None) -> str:
     found = ARCHITECTURES.get(architecture)
     wanted = [TASKS[task]] if task is not None else list(DENSE.values())
     if found not in wanted:
-        is_for = f"is a checkpoint for {found.title}" if found else f"has the architecture {architecture}"
+        has = f"has the architecture {architecture}" if architecture else "has a config.json without architectures"
+        is_for = f"is a checkpoint for {found.title}" if found else has
         raise ValueError(f"{name} {is_for}; expected one for {' or '.join(item.title for item in wanted)}")
     assert found is not None
     return found.name

@@ -24,10 +24,12 @@ from winwin_hf.data.formats import IGNORE
 from winwin_hf.data.formats.files import bytes_text
 from winwin_hf.data.readers import WHAT_255_MEANS, FlowFrames
 from winwin_hf.data.rows import BrokenExample
+from winwin_hf.data.sample import Sample
 from winwin_hf.data.sources import Source
 from winwin_hf.data.streams import Part
 from winwin_hf.evaluation.scoring import read_frame
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
+from winwin_hf.model.pixels_winwin import size_text
 from winwin_hf.task import TASKS
 from winwin_hf.training.evaluate import make_collator, open_set
 from winwin_hf.training.recipe import Recipe, in_field
@@ -134,7 +136,34 @@ def readings(source: Source, read: Callable[[dict[str, Any]], Any], skip_broken:
 def collate_first(recipe: Recipe, source: Source, processor: WinWinImageProcessor) -> None:
     """Makes a batch of the first readable example of a set, through the collator of the training."""
     collator = make_collator(recipe, source, processor, recipe.optimization.seed)
+    read = collator.reader
+
+    def checked(example: dict[str, Any], rng: np.random.Generator) -> Sample:
+        sample = read(example, rng)
+        check_windows(recipe, collator.grid(sample), str(example.get("name") or source.name))
+        return sample
+
+    collator.reader = checked
     next(readings(source, lambda example: collator([example]), recipe.data.skip_broken))
+
+
+def check_windows(recipe: Recipe, grid: tuple[int, int], name: str) -> None:
+    """
+    Raises ValueError, naming the field, where a recipe's windows don't fit into a frame.
+
+    Args:
+        grid: the frame's (rows, columns) in patches. name: the example's.
+    """
+    frame = f"{name}, as it is read for training, has {size_text(grid)} patches"
+    try:
+        recipe.windows.sample(np.random.default_rng(0), grid)
+    except ValueError as error:
+        given = next((key for key in ("size", "tokens", "sizes") if getattr(recipe.windows, key) is not None), "kind")
+        raise ValueError(f"windows.{given}: {error} ({frame})") from None
+    second = recipe.second_windows.size
+    used = TASKS[recipe.task].data == "optical-flow" and recipe.windows.kind == "windows"
+    if used and second is not None and (second[0] > grid[0] or second[1] > grid[1]):
+        raise ValueError(f"second_windows.size: {size_text(second)} patches; expected at most the frame's ({frame})")
 
 
 def stored_target(source: Source, example: dict[str, Any]) -> np.ndarray | None:
