@@ -332,7 +332,7 @@ def space(
     minutes: float = 10.0,
     clients: int = 50,
     every: Seconds = 5.0,
-    warm_up: WarmUp = 3.0,  # kept results fill 256 MB
+    warm_up: WarmUp = 3.0,  # kept results fill 128 MB; slow machines need longer
     checkpoint: Annotated[
         list[str] | None, typer.Option(help="TASK=NAME, such as flow=FOLDER; default: bundled.")
     ] = None,

@@ -24,7 +24,7 @@ from winwin_hf.inference.flow import tile_positions
 from winwin_hf.inference.predictor import Prediction, Predictor
 
 TILE = (384, 512)  # height, width in pixels of the network's input: what `winwin flow --tile` takes
-KEPT_BYTES = 256 << 20
+KEPT_BYTES = 128 << 20  # three flows of 1080p
 
 
 class Networks:
