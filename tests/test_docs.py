@@ -64,6 +64,7 @@ SKIPPED = {
     "docs/publishing.md": 1,
     "docs/demo.md": 2,
     "docs/inference-speed.md": 4,
+    "docs/performance.md": 2,
     "docs/scale.md": 2,
     "docs/troubleshooting.md": 2,
     "docs/api/hub.md": 1,

@@ -275,6 +275,23 @@ def test_a_batch_that_does_not_fit_names_the_one_that_does(tmp_path, monkeypatch
 
 
 @pytest.mark.slow
+def test_a_compiled_training_is_resumed_without_compiling(trained, tmp_path, monkeypatch):
+    """As docs/performance.md says, by a backend that traces and computes as before: the weights are those of the plain training."""
+    recipe, output = write(tmp_path), tmp_path / "run"
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "aot_eager")
+    train(recipe, output=output)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    expected, compiled = (load_file(folder / "model" / "model.safetensors") for folder in (trained, output))
+    assert all(torch.allclose(compiled[name], tensor, atol=1e-6) for name, tensor in expected.items())
+    monkeypatch.delenv("ACCELERATE_DYNAMO_BACKEND")
+    for later in (output / "state-00000006", output / "model"):
+        shutil.rmtree(later)
+    train(recipe, output=output, resume=True)
+    resumed = load_file(output / "model" / "model.safetensors")
+    assert all(torch.allclose(resumed[name], tensor, atol=1e-6) for name, tensor in expected.items())
+
+
+@pytest.mark.slow
 def test_accelerate_launch(tmp_path):
     """The README's command."""
     script = ROOT / "scripts" / "train.py"

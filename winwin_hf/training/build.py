@@ -141,7 +141,7 @@ def make_model(recipe: Recipe, source: Source) -> tuple[Any, WinWinImageProcesso
         raise ValueError(
             f"model.frozen: {', '.join(recipe.model.frozen)} is all that a {model_class.__name__} has; nothing is left to train"
         )
-    set_attention(model, recipe.model.attention)
+    set_attention(model, recipe.model.attention, recipe.optimization.mixed_precision)
     return model, start.processor if start else WinWinImageProcessor(patch_size=config.patch_size)
 
 
@@ -176,13 +176,19 @@ def check_memory(recipe: Recipe, config: WinWinConfig) -> None:
             )
 
 
-def set_attention(model: Any, name: str) -> None:
-    """Chooses the attention of a model, and tries it on a few tokens. Raises ValueError for one that this machine can't train with."""
+def set_attention(model: Any, name: str, precision: str = "no") -> None:
+    """
+    Chooses the attention of a model, and tries it on a few tokens. Raises ValueError for one that this machine can't train with.
+
+    precision: the recipe's `mixed_precision`. On a GPU it is tried so: flash attention takes no float32.
+    """
+    device = PartialState().device
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision) if device.type == "cuda" else None
     try:
         model.set_attn_implementation(name)
         attention: WinWinAttention = next(m for m in model.modules() if isinstance(m, WinWinAttention))
         shape = (1, attention.num_heads, 16, attention.head_dim)
-        query, key, value = (torch.ones(shape, device=PartialState().device, requires_grad=True) for _ in range(3))
+        query, key, value = (torch.ones(shape, device=device, dtype=half, requires_grad=True) for _ in range(3))
         function = ALL_ATTENTION_FUNCTIONS.get_interface(name, eager_attention_forward)
         output, _ = function(attention, query, key, value, None, dropout=0.0, scaling=attention.scaling)
         output.sum().backward()

@@ -1,0 +1,1 @@
+"""What a GPU can do (`scripts/gpu_check.sh OUT`): `parts.py` has the parts, each a process; `throughput.py` measures trainings."""
