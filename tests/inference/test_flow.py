@@ -283,6 +283,23 @@ def test_frames_are_encoded_once_and_pairs_are_as_one_by_one(variant, backward, 
         np.testing.assert_array_equal(pair.backward_occluded, consistency(pair.backward, pair.flow))
 
 
+def test_coarse_passes_along_a_clip_are_as_pair_by_pair():
+    """Each frame is encoded once at each size, for both directions."""
+    model, frames_ = make("optical-flow", "matching"), clip(3)
+    processor, calls = WinWinImageProcessor(patch_size=8), []
+    hook = model.winwin.register_forward_hook(lambda *_: calls.append(1))
+    pairs = list(flow_of_frames(model, processor, frames_, backward=True, coarse=True))
+    hook.remove()
+    assert len(calls) == 3 * (1 + len(coarse_sizes(32, 48, 8)))
+    for pair, first, second in zip(pairs, frames_, frames_[1:], strict=False):
+        for flow, one, other in ((pair.flow, first, second), (pair.backward, second, first)):
+            inputs = processor(images=one, second_images=other, return_tensors="pt")
+            wanted = predict_flow(model, *inputs.values(), coarse=True)
+            wanted = processor.post_process_optical_flow(wanted, target_sizes=[one.shape[:2]])[0]["flow"]
+            np.testing.assert_array_equal(flow, wanted.numpy())
+        assert not np.array_equal(pair.flow, one_by_one(model, processor, first, second))
+
+
 def test_what_is_held_does_not_grow_with_the_clip(encoded):
     model = make("optical-flow", "matching")
     given = weakref.WeakSet()  # the frames that are alive

@@ -14,6 +14,7 @@ import torch
 from huggingface_hub.utils import are_progress_bars_disabled
 from PIL import Image
 from support.model_cases import TASKS, make, small_device
+from transformers import pipeline
 from transformers.utils import logging
 
 from winwin_hf import WinWinImageProcessor
@@ -144,6 +145,42 @@ def test_frames_are_the_pairs(folders):
 
 def test_min_pixels(folders):
     assert Predictor.load(folders["depth-estimation"], min_pixels=4000).processor.min_pixels == 4000
+
+
+def test_quality_is_one_knob_that_options_override(folders, tmp_path):
+    shutil.copytree(folders["optical-flow"], tmp_path / "flow")
+    WinWinImageProcessor(patch_size=8, min_pixels=4000).save_pretrained(tmp_path / "flow")
+    found = {}
+    for quality, options in (
+        (None, {}),
+        ("fast", {}),
+        ("best", {}),
+        ("fast", {"coarse": True, "min_pixels": 3000}),
+        ("best", {"coarse": False}),
+        ("best", {"tile": (16, 24)}),
+    ):
+        predictor = Predictor.load(tmp_path / "flow", device="cpu", quality=quality, **options)
+        found[(quality, *options)] = predictor.processor.min_pixels, predictor.coarse
+    assert found == {
+        (None,): (4000, False),
+        ("fast",): (0, False),
+        ("best",): (4000, True),
+        ("fast", "coarse", "min_pixels"): (3000, True),
+        ("best", "coarse"): (4000, False),
+        ("best", "tile"): (4000, False),
+    }
+    best = Predictor.load(tmp_path / "flow", device="cpu", quality="best")(image(0), image(1))
+    piped = pipeline("optical-flow", model=str(tmp_path / "flow"), device="cpu")
+    assert best.passes > 1
+    torch.testing.assert_close(piped(image(0), image(1), quality="best")["flow"], torch.from_numpy(best.values))
+    fast = Predictor.load(tmp_path / "flow", device="cpu", quality="fast")(image(0), image(1))
+    torch.testing.assert_close(piped(image(0), image(1), quality="fast")["flow"], torch.from_numpy(fast.values))
+    with pytest.raises(ValueError, match="quality 'good': expected fast or best"):
+        Predictor.load(tmp_path / "flow", quality="good")
+    with pytest.raises(ValueError, match="quality 'good': expected fast or best"):
+        piped(image(0), image(1), quality="good")
+    with pytest.raises(ValueError, match="quality 'fast' is for networks of flow"):
+        Predictor.load(folders["depth-estimation"], quality="fast")
 
 
 def test_a_working_size_is_obeyed_unless_another_is_asked_for(folders, tmp_path):

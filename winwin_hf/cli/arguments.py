@@ -42,13 +42,31 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")]
 Picture = Annotated[Path | None, typer.Option(help="Also write the result in colours (PNG or JPEG).")]
 
 
+Quality = Annotated[
+    str,
+    typer.Option(
+        help="fast: frames at their own size, one pass. best: small frames are enlarged, and passes at smaller sizes come first, which "
+        "find longer motions; 2 to 3 times the seconds."
+    ),
+]
+
+
+Coarse = Annotated[
+    bool | None,
+    typer.Option(
+        "--coarse/--no-coarse",
+        help="Start from passes at half and, for large frames, a quarter of the size. Default: with --quality best.",
+    ),
+]
+
+
 MinPixels = Annotated[
     int | None,
     typer.Option(
         min=0,
         max=10**9,
         help="Flow: enlarge frames with fewer pixels to this number, which is more accurate. Segmentation, depth: the same, in place of "
-        "the checkpoint's working size. 0: frames at their own size. Default: what the checkpoint says.",
+        "the checkpoint's working size. 0: frames at their own size. Default: what --quality or the checkpoint says.",
     ),
 ]
 
@@ -149,6 +167,10 @@ def check_between(option: str, value: float | None, low: float, high: float) -> 
     """Raises UsageError for a number outside the range, and for NaN."""
     if value is not None and not low <= value <= high:
         raise UsageError(f"{option} {value:g}: expected a number from {low:g} to {high:g}")
+
+
+def check_quality(quality: str | None) -> None:
+    check_choice("--quality", quality, (None, "fast", "best"))
 
 
 def check_choice(option: str, value: str | None, choices: tuple[str | None, ...]) -> None:

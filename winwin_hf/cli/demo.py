@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,16 @@ from winwin_hf.inference.predictor import Predictor
 
 
 def run(
-    output: str | Path, frames: str | Path | None = None, device: str = "auto", say: Callable[[str], Any] = print
+    output: str | Path,
+    frames: str | Path | None = None,
+    device: str = "auto",
+    quality: str = "best",
+    say: Callable[[str], Any] = print,
 ) -> dict[str, Any]:
     """Writes pictures, flow.flo and friends, figures.json and figures.md below `output`; returns the figures.
 
     `frames` is the folder of example frames (default: the package's own). A checkpoint that didn't come with the package is
-    left out and `say` tells. Raises FileNotFoundError where the frames are missing.
+    left out and `say` tells. `quality` of flow: see `Predictor.load`. Raises FileNotFoundError where the frames are missing.
     """
     output = Path(output)
     folder = Path(frames) if frames is not None else bundled.examples_folder()
@@ -40,7 +45,8 @@ def run(
 
     results: dict[str, Any] = {"machine": _machine()}
     present = bundled.folders()
-    for name, show in (("winwin-flow", _flow), ("winwin-seg", _segment), ("winwin-depth", _depth)):
+    flow = partial(_flow, quality=quality)
+    for name, show in (("winwin-flow", flow), ("winwin-seg", _segment), ("winwin-depth", _depth)):
         if name not in present:
             say(f"{name}: not in this package, left out")
             results[name] = None
@@ -54,8 +60,11 @@ def run(
     return results
 
 
-def _flow(name: str, folder: Path, output: Path, device: str, say: Callable[[str], Any]) -> list[dict[str, Any]]:
-    predictor = Predictor.load(name, "optical-flow", device)
+def _flow(
+    name: str, folder: Path, output: Path, device: str, say: Callable[[str], Any], quality: str
+) -> list[dict[str, Any]]:
+    predictor = Predictor.load(name, "optical-flow", device, quality=quality)
+    say(f"  quality {quality}, the other is {'best' if quality == 'fast' else 'fast'} (--quality)")
     rows = []
     for number, (file1, file2) in enumerate(bundled.PAIRS, start=1):
         frame1, frame2 = formats.read_image(folder / file1), formats.read_image(folder / file2)
@@ -80,6 +89,7 @@ def _flow(name: str, folder: Path, output: Path, device: str, say: Callable[[str
         rows.append(
             {
                 "frames": [file1, file2],
+                "quality": quality,
                 "size": _size(frame1),
                 "seconds": round(result.seconds, 3),
                 "mean_flow_px": round(figures.mean_magnitude(flow), 3),
@@ -156,6 +166,8 @@ def _markdown(results: dict[str, Any]) -> str:
     if results["winwin-flow"]:
         lines += [
             "## winwin-flow",
+            "",
+            f"`--quality {results['winwin-flow'][0]['quality']}`.",
             "",
             "Photometric error: mean |frame 1 - frame 2| (0 to 255) where the match lies inside frame 2, before and after warping.",
             "",

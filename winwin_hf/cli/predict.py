@@ -10,14 +10,17 @@ from typing import Annotated, Any
 import typer
 
 from winwin_hf.cli.arguments import (
+    Coarse,
     Device,
     MinPixels,
     Model,
     Picture,
+    Quality,
     check_device,
     check_output,
     check_output_folder,
     check_picture,
+    check_quality,
     check_tile,
     progress,
     read_image,
@@ -43,19 +46,15 @@ def flow(
     variational: Annotated[
         bool, typer.Option("--variational", help="Refine the flow with OpenCV's variational method.")
     ] = False,
-    coarse: Annotated[
-        bool,
-        typer.Option(
-            "--coarse",
-            help="Start from passes at half and, for large frames, a quarter of the size. Finds longer motions.",
-        ),
-    ] = False,
+    quality: Quality = "best",
+    coarse: Coarse = None,
     min_pixels: MinPixels = None,
     device: Device = "auto",
 ) -> None:
     """Optical flow from FRAME1 to FRAME2: (right, down) in pixels."""
     check_output("--output", output, (".flo",), (frame1, frame2))
     check_picture(picture, (frame1, frame2, output))
+    check_quality(quality)
     tile_size = parse_size("--tile", tile)
     if coarse and tile_size:
         raise UsageError("--coarse is for whole frames; expected no --tile")
@@ -73,8 +72,8 @@ def flow(
 
     check_tile(tile_size, model)
     check_room(output, 12 + 8 * math.prod(images[0].shape[:2]))
-    options: dict[str, Any] = {"tile": tile_size, "coarse": coarse, "min_pixels": min_pixels, "progress": True}
-    method = load(model, "optical-flow", device, **options)
+    options: dict[str, Any] = {"tile": tile_size, "quality": quality, "coarse": coarse, "min_pixels": min_pixels}
+    method = load(model, "optical-flow", device, **options, progress=True)
     method = Refined(method) if variational else method
     with progress.status(f"optical flow of {frame1.name} and {frame2.name}"):
         result = method(*images)
@@ -140,6 +139,7 @@ def segment(
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for pictures and figures.")] = Path("demo"),
     frames: Annotated[Path | None, typer.Option(help="Folder of the example frames. Default: the package's.")] = None,
+    quality: Quality = "best",
     device: Device = "auto",
 ) -> None:
     """Run every bundled checkpoint on example frames; write pictures and figures."""
@@ -147,7 +147,7 @@ def demo(
     check_device(device)
     from winwin_hf.cli import demo as demo_module
 
-    demo_module.run(output, frames=frames, device=device, say=progress.print)
+    demo_module.run(output, frames=frames, device=device, quality=quality, say=progress.print)
 
 
 def load(model: str, task: str, device: str, **options: Any) -> Any:

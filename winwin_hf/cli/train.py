@@ -13,6 +13,7 @@ from winwin_hf.cli.arguments import (
     check_choice,
     check_output_folder,
     check_overrides,
+    check_quality,
     check_tile,
     complete_checkpoint,
     complete_recipe,
@@ -119,6 +120,12 @@ def evaluate(
         list[str] | None,
         typer.Option(metavar="SET.KEY=VALUE", help="An option of a data set, such as a scale; repeatable."),
     ] = None,
+    quality: Annotated[
+        str | None,
+        typer.Option(
+            help="Flow: fast or best, as of `winwin flow`. Default: enlarged as the checkpoint says, one pass."
+        ),
+    ] = None,
     min_pixels: MinPixels = None,
     precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "no",
     cpu: Annotated[bool, typer.Option("--cpu", help="Use the CPU even if there is an accelerator.")] = False,
@@ -149,6 +156,7 @@ def evaluate(
             "--submission": submission,
             "--align": align,
             "--option": option,
+            "--quality": quality,
             "--min-pixels": min_pixels,
             "--cpu": cpu,
         }
@@ -163,6 +171,7 @@ def evaluate(
         return
     if overrides:
         raise UsageError("--set changes a recipe's settings; expected --recipe with it")
+    check_quality(quality)
     check_choice("--double", double, ("mean", "best"))
     check_choice("--align", align, (None, "median", "least-squares"))
     check_choice("--precision", precision, ("no", "bf16", "fp16"))
@@ -192,6 +201,7 @@ def evaluate(
         precision=precision,  # type: ignore[arg-type]
         cpu=cpu,
         options=options,
+        quality=quality,
         min_pixels=min_pixels,
     )
     evaluate_data([checkpoint, *(beside or [])], data or [], output, settings)

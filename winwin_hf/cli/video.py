@@ -8,13 +8,16 @@ from typing import Annotated
 import typer
 
 from winwin_hf.cli.arguments import (
+    Coarse,
     Device,
     MinPixels,
     Model,
+    Quality,
     check_between,
     check_device,
     check_output,
     check_output_folder,
+    check_quality,
 )
 from winwin_hf.cli.errors import UsageError, misuse, one_line_errors, parse_size
 
@@ -43,6 +46,8 @@ def video(
     end: Annotated[int | None, typer.Option(min=1, help="Stop before this frame.")] = None,
     stride: Annotated[int, typer.Option(min=1, help="Use every N-th frame.")] = 1,
     size: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH: resize the frames first.")] = None,
+    quality: Quality = "best",
+    coarse: Coarse = None,
     min_pixels: MinPixels = None,
     model: Model = "winwin-flow",
     device: Device = "auto",
@@ -52,6 +57,7 @@ def video(
 ) -> None:
     """Optical flow from each frame of CLIP to the next. If it is interrupted, run the same command to continue."""
     frame_size = parse_size("--size", size)
+    check_quality(quality)
     if not flo and video is None:
         raise UsageError("--no-flo leaves nothing to write; expected --video FILE.mp4 with it")
     check_between("--max-motion", max_motion, 1e-3, 1e5)
@@ -84,6 +90,8 @@ def video(
         end=end,
         stride=stride,
         size=frame_size,
+        quality=quality,
+        coarse=coarse,
         min_pixels=min_pixels,
         device=device,
         overwrite=overwrite,

@@ -71,12 +71,13 @@ def load(
     tile: tuple[int, int] | None = None,
     overlap: float = 0.5,
     min_pixels: int | None = None,
+    quality: str | None = None,
 ) -> Method:
     """
     The method `name`, see the table above. Networks run in float32 under the accelerator's autocast, on its device.
 
     Args:
-        tile, overlap, min_pixels: of networks, see `Predictor.load`.
+        tile, overlap, min_pixels, quality: of networks, see `Predictor.load`.
 
     Raises: ValueError for a checkpoint of no task that can be scored, or a suffix that doesn't fit; OSError where nothing has that name.
     """
@@ -85,9 +86,9 @@ def load(
     if name.partition("@")[0] in METHODS:
         return DepthBaseline(name)
     if name.endswith(SUFFIX):
-        return Refined(load(name.removesuffix(SUFFIX), accelerator, tile, overlap, min_pixels))
+        return Refined(load(name.removesuffix(SUFFIX), accelerator, tile, overlap, min_pixels, quality))
     if name.endswith(COARSE):
-        method = load(name.removesuffix(COARSE), accelerator, tile, overlap, min_pixels)
+        method = load(name.removesuffix(COARSE), accelerator, tile, overlap, min_pixels, quality)
         if not isinstance(method, Predictor):
             raise ValueError(f"{name}: coarse passes are for networks of flow, on whole frames")
         return replace(method, coarse=True, name=method.name + COARSE)
@@ -97,6 +98,7 @@ def load(
             device="cpu" if is_exported(name) else accelerator.device,
             tile=tile,
             overlap=overlap,
+            quality=quality,
             min_pixels=min_pixels,
             dtype=torch.float32,
             autocast=accelerator.autocast,

@@ -27,6 +27,7 @@ WINDOWS = "windows as in training"  # how a training also scores itself
 # Options of `winwin evaluate` that change scores, and how they are named beside a score.
 OPTIONS = {
     "--min-pixels": "min_pixels ",
+    "--quality": "quality ",
     "--precision": "",
     "--length": "length ",
     "--align": "align ",
@@ -109,7 +110,10 @@ class Results:
             method, _, variant = line["method"].partition("+")
             own = method == self.method
             options = _options(self.command, line["data"])
-            run = [variant or line["inference"], *(text for text in options if text.startswith("min_pixels"))]
+            run = [
+                variant or line["inference"],
+                *(text for text in options if text.startswith(("min_pixels", "quality"))),
+            ]
             if len(run) > 1 and run[0] == ONE_PASS:
                 run = run[1:]
             found.append(

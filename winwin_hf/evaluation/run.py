@@ -36,6 +36,7 @@ class Settings:
         submission: also write each prediction in its benchmark's format.
         double: of flow, see `FlowMetric`. align: of depth, see `DepthMetric`.
         options: by name of the set, its reader's options; of synthetic scenes their settings.
+        quality: of networks of flow, see `Predictor.load`.
         min_pixels: networks enlarge images with fewer pixels to so many; 0: images at their own size; None: as the checkpoint says.
     """
 
@@ -50,6 +51,7 @@ class Settings:
     precision: Literal["no", "bf16", "fp16"] = "no"
     cpu: bool = False
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    quality: str | None = None
     min_pixels: int | None = None
 
 
@@ -110,7 +112,7 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
     accelerator.wait_for_everyone()
     lines = []
     for method in methods:
-        predictor = load(method, accelerator, settings.tile, settings.overlap, settings.min_pixels)
+        predictor = load(method, accelerator, settings.tile, settings.overlap, settings.min_pixels, settings.quality)
         lines += [_evaluate_one(predictor, data_set, folder, accelerator, settings) for data_set in data_sets]
     if accelerator.is_main_process:
         report.show(lines)

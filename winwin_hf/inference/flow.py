@@ -5,8 +5,8 @@
 - tiled: the network sees one tile of training size at a time, at the same place in both frames. Overlapping predictions are blended,
   flow by its confidence as in CroCo-Flow (paper: "Tiled inference"), other maps by their mean. Matches that leave the tile can't be
   found, and every pixel is computed several times.
-- video: `flow_of_frames` encodes each frame once, for both pairs that it belongs to and for both directions. It holds two frames at a
-  time, and gives the same flow as the pairs one by one, bit for bit.
+- video: `flow_of_frames` encodes each frame once, at each size, for both pairs that it belongs to and for both directions. It holds two
+  frames at a time, and gives the same flow as the pairs one by one, bit for bit.
 
 Shapes: B batch, L classes, H W pixels (multiples of the patch, as the image processor makes them).
 """
@@ -25,6 +25,7 @@ import torch
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from winwin_hf.model.coarse_winwin import coarse_flow, coarse_sizes, resize_flow, shrunk
 from winwin_hf.model.pixels_winwin import size_text
 
 
@@ -39,7 +40,6 @@ class DensePrediction:
     passes: int = 1  # forward passes
 
 
-COARSEST = 256  # pixels: sizes are halved again while the shorter side is at least twice this
 MAPS = {"flow": 4, "log_scale": 3, "predicted_depth": 3, "logits": 4}  # map -> its number of axes
 
 
@@ -93,42 +93,6 @@ def predict_flow(
     if result.flow is None:
         raise ValueError(f"{type(model).__name__} predicts no flow; expected a WinWinForOpticalFlow.")
     return result
-
-
-def coarse_flow(model: torch.nn.Module, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """
-    Initial flow (B, 2, H, W) of frames (B, 3, H, W), predicted at half their size, for a quarter of a pass's cost (ours).
-
-    At half the size, motions are half as long, and the matching's learned prior reaches twice as far. Larger frames get passes at
-    smaller sizes before that, see `coarse_sizes`.
-    """
-    _check_frames(first, second)
-    if getattr(getattr(model, "config", None), "matching_stride", None) is None:
-        raise ValueError(f"{type(model).__name__}: a coarse pass needs a model with matching.")
-    height, width = first.shape[-2:]
-    patch: int = model.config.patch_size  # type: ignore[union-attr, assignment]
-    flow = None
-    for size in coarse_sizes(height, width, patch):
-        frames = [F.interpolate(x, size, mode="bilinear", antialias=True) for x in (first, second)]
-        flow = model(*frames).flow if flow is None else model(*frames, initial_flow=_resize_flow(flow, *size)).flow
-    assert flow is not None
-    return _resize_flow(flow, height, width)
-
-
-def coarse_sizes(height: int, width: int, patch: int) -> list[tuple[int, int]]:
-    """(height, width) of the passes before that of a whole frame, in whole patches: half, and halved again while that is large."""
-    sizes: list[tuple[int, int]] = []
-    while not sizes or min(height, width) >= 2 * COARSEST:
-        height, width = (math.ceil(side / (2 * patch)) * patch for side in (height, width))
-        sizes.append((height, width))
-    return sizes[::-1]
-
-
-def _resize_flow(flow: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Resizes a flow (B, 2, h, w) to another frame's size, in its pixels."""
-    h, w = flow.shape[-2:]
-    flow = F.interpolate(flow.float(), (height, width), mode="bilinear")
-    return flow * flow.new_tensor([width / w, height / h])[:, None, None]
 
 
 def predict_tiled(
@@ -214,7 +178,7 @@ class FlowPair:
 
 
 def flow_of_frames(
-    model: Any, processor: Any, frames: Iterable[np.ndarray], backward: bool = False
+    model: Any, processor: Any, frames: Iterable[np.ndarray], backward: bool = False, coarse: bool = False
 ) -> Iterator[FlowPair]:
     """Yields the flow from each frame to the next; takes a frame from `frames` only when its pair is needed.
 
@@ -223,6 +187,7 @@ def flow_of_frames(
         processor: its image processor; it may resize, flow comes back at the frames' size.
         frames: uint8 RGB (H, W, 3), all of one size.
         backward: also predict the backward flow and the occluded pixels of both frames, see `consistency`.
+        coarse: start each flow from passes at smaller sizes, see `coarse_flow`.
 
     Raises:
         ValueError, also while running: frames differ in size; there are fewer than two; the model predicts no flow.
@@ -238,7 +203,7 @@ def flow_of_frames(
                 f"Frame {index} is {size_text(frame.shape[:2])} but frame 0 is {size_text(size)} (height x width); "
                 "expected frames of one size."
             )
-        second = _encode(model, processor, frame)
+        second = _encode(model, processor, frame, coarse)
         if first is not None:
             flow = _decode(model, processor, first, second, size)
             pair = FlowPair(index - 1, flow.cpu().numpy())
@@ -284,17 +249,26 @@ def _occluded(
 
 
 @torch.inference_mode()
-def _encode(model: Any, processor: Any, frame: np.ndarray) -> Any:
-    pixels = processor(images=frame, return_tensors="pt")["pixel_values"]
+def _encode(model: Any, processor: Any, frame: np.ndarray, coarse: bool) -> list[Any]:
+    """The encoded frame, after its smaller copies if `coarse`."""
+    pixels = processor(images=frame, return_tensors="pt")["pixel_values"].to(model.device, model.dtype)
+    height, width = pixels.shape[-2:]
+    sizes = coarse_sizes(height, width, model.config.patch_size) if coarse else []
     with _evaluating(model):
-        return model.encode(pixels.to(model.device, model.dtype))
+        return [model.encode(copy) for copy in (*(shrunk(pixels, size) for size in sizes), pixels)]
 
 
 @torch.inference_mode()
-def _decode(model: Any, processor: Any, first: Any, second: Any, size: tuple[int, int]) -> torch.Tensor:
+def _decode(model: Any, processor: Any, first: list[Any], second: list[Any], size: tuple[int, int]) -> torch.Tensor:
     """Flow (2, H, W) at the frames' size, from one encoded frame to another."""
+    flow = None
     with _evaluating(model):
-        prediction = DensePrediction(flow=model.decode(first, second).flow)
+        for one, other in zip(first, second, strict=True):
+            if flow is not None:
+                patch = model.config.patch_size
+                flow = resize_flow(flow, one.layout.rows * patch, one.layout.columns * patch)
+            flow = model.decode(one, other, initial_flow=flow).flow
+    prediction = DensePrediction(flow=flow)
     return processor.post_process_optical_flow(prediction, target_sizes=[size])[0]["flow"].contiguous()
 
 

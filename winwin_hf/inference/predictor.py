@@ -37,6 +37,7 @@ from winwin_hf.model.memory_winwin import explained, first_that_fits, memory_of,
 from winwin_hf.model.pixels_winwin import MAX_INPUT_PIXELS, check_pixels, check_scores, rgb_image, size_text
 from winwin_hf.task import ARCHITECTURES, DENSE, TASKS
 
+QUALITIES = ("fast", "best")  # of flow, see `Predictor.load`
 Image = np.ndarray | torch.Tensor | PIL.Image.Image | str | Path  # a path is opened
 
 
@@ -108,7 +109,7 @@ class Predictor(Method):
         device: of the model. tile: (height, width) in pixels of the network's input, which is larger than the image where the
             processor enlarges (`min_pixels`); None: one pass over the whole image.
         overlap: of tiles, see `flow.predict_tiled`. progress: show a bar over the tiles.
-        coarse: take a first pass at half the size (flow), see `flow.coarse_flow`.
+        coarse: take first passes at smaller sizes (flow), see `flow.coarse_flow`.
         autocast: a context for mixed precision, such as `Accelerator.autocast`.
     """
 
@@ -136,7 +137,8 @@ class Predictor(Method):
         *,
         tile: tuple[int, int] | None = None,
         overlap: float = 0.5,
-        coarse: bool = False,
+        quality: str | None = None,
+        coarse: bool | None = None,
         min_pixels: int | None = None,
         dtype: torch.dtype | None = None,
         attention: str | None = None,
@@ -152,6 +154,8 @@ class Predictor(Method):
             task: a name of task.py that the network must have. None: any that predicts a map.
             device: "auto" (CUDA where there is one, else the CPU), "cpu", "cuda:1", "mps", ...
             tile: as above; tiles are cut from images at their own size, not at the checkpoint's working size (`size`).
+            quality: of flow. "fast": frames at their own size, one pass. "best": frames enlarged as the checkpoint says, after coarse
+                passes where the network has matching and sees whole frames. None: enlarged, one pass. `coarse`, `min_pixels` override it.
             min_pixels: enlarge smaller images to so many pixels, in place of the working size; 0: images at their own size; None: as the
                 checkpoint says.
             dtype: of the weights. None: float32 on a CPU, as stored elsewhere.
@@ -168,6 +172,8 @@ class Predictor(Method):
             raise ValueError(f"task {task!r}: expected one of {', '.join(DENSE)}")
         if min_pixels is not None and min_pixels < 0:
             raise ValueError(f"min_pixels {min_pixels}: expected 0 or more")
+        if quality not in (None, *QUALITIES):
+            raise ValueError(f"quality {quality!r}: expected {' or '.join(QUALITIES)}")
         if runtime not in (None, *RUNTIMES):
             raise ValueError(f"runtime {runtime!r}: expected one of {', '.join(RUNTIMES)}")
         if runtime is None and is_exported(name):
@@ -187,6 +193,12 @@ class Predictor(Method):
             model = OnnxModel(_exported(name), runtime)
             found, source = _check_task(name, model.description["architecture"], task), model.folder
             title = f"{model.folder.name}-{model.path.stem}" + (f"-{runtime}" if runtime != "onnxruntime" else "")
+        if quality is not None and found != "optical-flow":
+            raise ValueError(f"{name}: quality {quality!r} is for networks of flow")
+        if quality == "fast" and min_pixels is None:
+            min_pixels = 0
+        if coarse is None:
+            coarse = quality == "best" and tile is None and runtime is None and model.config.matching_stride is not None
         processor = load_processor(source)
         if min_pixels is not None:
             processor.min_pixels = min_pixels
@@ -270,9 +282,9 @@ class Predictor(Method):
 
     def frames(self, frames: Iterable[np.ndarray], backward: bool = False) -> Iterator[FlowPair]:
         """Flow from each frame of a video to the next; each frame is encoded once. See `flow.flow_of_frames`."""
-        if self.tile is not None or self.coarse or isinstance(self.model, OnnxModel):
-            raise ValueError(f"{self.name}: a video needs a PyTorch network, without tiles and coarse passes")
-        return flow_of_frames(self.model, self.processor, frames, backward)
+        if self.tile is not None or isinstance(self.model, OnnxModel):
+            raise ValueError(f"{self.name}: a video needs a PyTorch network, without tiles")
+        return flow_of_frames(self.model, self.processor, frames, backward, self.coarse)
 
 
 # ------------------------------------------------------------------ what the functions above share

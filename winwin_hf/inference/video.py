@@ -64,6 +64,8 @@ def run(
     end: int | None = None,
     stride: int = 1,
     size: tuple[int, int] | None = None,
+    quality: str | None = "best",
+    coarse: bool | None = None,
     min_pixels: int | None = None,
     device: str = "auto",
     overwrite: bool = False,
@@ -86,7 +88,7 @@ def run(
         rate: pictures a second of the video. None: the clip's, or 10 for images.
         start, end, stride: the frames start, start + stride, ... before `end`, counted from 0.
         size: (height, width) that frames are resized to; all files have this size.
-        min_pixels: see `Predictor.load`; the files keep the frames' size.
+        quality, coarse, min_pixels: see `Predictor.load`; the files keep the frames' size.
         overwrite: delete the files of an earlier run in `output` and start again.
 
     Raises:
@@ -99,13 +101,15 @@ def run(
     _check(folder, target, flo or backward, max_motion, rate)
     if (count := len(list(itertools.islice(source.frames(), 2)))) < 2:
         raise ValueError(f"{source.name}: {count} frame(s) from {start} on, every {stride}; expected two or more.")
-    predictor = Predictor.load(model_name, "optical-flow", device, min_pixels=min_pixels)
+    predictor = Predictor.load(
+        model_name, "optical-flow", device, quality=quality, coarse=coarse, min_pixels=min_pixels
+    )
 
     results = Results(folder, flo, backward)
     folder.mkdir(parents=True, exist_ok=True)
     if flo or backward:
         settings = {"clip": source.digest(), "size": size, "stride": stride, "backward": backward}
-        settings |= {"min_pixels": predictor.processor.min_pixels}
+        settings |= {"min_pixels": predictor.processor.min_pixels, "coarse": predictor.coarse}
         results.claim(settings | {"model": model_name, "weights": _checksum(predictor.model)}, overwrite)
     resumable = flo or not target
     done = results.complete(source) if resumable else 0
