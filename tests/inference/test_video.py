@@ -51,9 +51,14 @@ def whole_run(clip, checkpoint, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def encoded(monkeypatch) -> list[int]:
-    """One entry for each frame that is encoded."""
+    """One entry for each frame that is encoded at its own size; coarse passes encode a smaller copy too."""
     calls, encode = [], WinWinForOpticalFlow.encode
-    monkeypatch.setattr(WinWinForOpticalFlow, "encode", lambda *a, **k: calls.append(1) or encode(*a, **k))
+
+    def counted(self, pixels, *args, **kwargs):
+        calls.extend([1] * (pixels.shape[-1] >= WIDTH))
+        return encode(self, pixels, *args, **kwargs)
+
+    monkeypatch.setattr(WinWinForOpticalFlow, "encode", counted)
     return calls
 
 
@@ -72,7 +77,7 @@ def test_a_file_for_each_pair(clip, checkpoint, tmp_path, encoded, capsys):
     assert len(encoded) == 7
     assert set(left(tmp_path / "out")) == flos(*range(1, 7)) | {"video.json"}
     assert "6/6" in capsys.readouterr().err  # the bar
-    predictor = Predictor.load(checkpoint, "optical-flow", "cpu")
+    predictor = Predictor.load(checkpoint, "optical-flow", "cpu", quality="best")
     for number in range(1, 7):
         pair = [formats.read_image(clip / f"{i}.png") for i in (number - 1, number)]
         expected = predictor(*pair).values.transpose(1, 2, 0)
