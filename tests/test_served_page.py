@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -134,6 +136,24 @@ def test_old_files_and_empty_folders_go(folder: WorkFolder) -> None:
     janitor.sweep(now=time.time() + 101)
     assert left(folder) == {"example", "kept.jpg"} and folder.path.parent.exists()
     assert {path.name for path in folder.path.iterdir()} == {"files", "temporary", served_page.LOCK}
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_freed_memory_goes_back_to_the_system() -> None:
+    """Also that between blocks which are still in use."""
+    code = """
+import psutil
+from winwin_hf.served_page import return_memory
+blocks = [bytearray(50_000) for _ in range(2000)]
+used = blocks[::20]
+del blocks
+before = psutil.Process().memory_info().rss
+return_memory()
+print(before - psutil.Process().memory_info().rss)
+"""
+    light = "import sys; sys.modules['winwin_command'] = None\n"  # else the package imports torch
+    done = subprocess.run([sys.executable, "-c", light + code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 50e6
 
 
 def test_the_oldest_go_when_they_are_too_many(folder: WorkFolder) -> None:
@@ -272,16 +292,17 @@ def test_requests_of_a_client_are_bounded() -> None:
             return True, "id", "success"
 
     class Blocks:
-        _queue = Queue()
+        _queue, fns = Queue(), {0: None}
 
     served_page.bound_client(Blocks, Limits(client_waiting=3))
 
-    async def push(client: str) -> str:
-        return (await Blocks._queue.push(body=None, request=Request(client), username=None))[2]
+    async def push(client: str, event: int = 0) -> str:
+        body = SimpleNamespace(fn_index=event)
+        return (await Blocks._queue.push(body=body, request=Request(client), username=None))[2]
 
     async def run() -> None:
         assert [await push("a") for _ in range(4)] == ["success"] * 3 + ["queue_full"]
-        assert await push("b") == "success"
+        assert [await push("b", event) for event in (0, 1)] == ["success", "error"]
         Blocks._queue.event_ids_to_events.pop(0)
         assert await push("a") == "success"
 
