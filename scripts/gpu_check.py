@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
 import json
 import os
 import signal
@@ -23,6 +22,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from research.machine import is_installed
 from research.pages import table
 from research.processes import sigterm_as_exit
 
@@ -153,15 +153,11 @@ def unpack(wheels: Path, target: Path) -> Path:
             "--target",
             str(target),
         ]
-        subprocess.run([*command, *map(str, chosen)], check=False, timeout=120)
+        try:
+            subprocess.run([*command, *map(str, chosen)], check=True, timeout=120)
+        except (OSError, subprocess.SubprocessError) as error:
+            print(f"{wheels}: nothing is installed from there ({error})", flush=True)
     return target
-
-
-def is_installed(package: str) -> bool:
-    try:
-        return bool(importlib.metadata.version(package))
-    except importlib.metadata.PackageNotFoundError:
-        return False
 
 
 def commit() -> str:

@@ -78,7 +78,15 @@ def test_the_state_of_each_test_is_read_while_others_run(tmp_path):
 
 def test_what_the_gpu_waits_is_what_the_training_lacks():
     rows = [
-        {"recipe": "a", "batch": 8, "network_rate": 100.0, "workers": 3, "loader_rate": 40.0, "training_rate": 39.0},
+        {
+            "recipe": "a",
+            "batch": 8,
+            "network_rate": 100.0,
+            "workers": 3,
+            "loader_rate": 40.0,
+            "training_rate": 39.0,
+            "training_wait": 0.5,
+        },
         {"recipe": "b", "error": "OutOfMemoryError: no"},
     ]
     variants = [
@@ -88,7 +96,7 @@ def test_what_the_gpu_waits_is_what_the_training_lacks():
         {"recipe": "a", "variant": "loader: 1", "loader_rate": 20.0, "workers": 1},
     ]
     page = parts.throughput_page(rows, variants)
-    assert "| a | 8 | 100 | - | 3 | 40.0 | 39.0 | 61 % |  |" in page and "OutOfMemoryError: no" in page
+    assert "| a | 8 | 100 | - | 3 | 40.0 | 39.0 | 61 % | 50 % | - |" in page and "OutOfMemoryError: no" in page
     assert "| network: compiled | 150 | 1.5 |" in page and "| loader: 1 | 20.0 | 0.5 |" in page
 
 

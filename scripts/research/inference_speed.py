@@ -14,7 +14,7 @@ import statistics
 import sys
 import tempfile
 from datetime import datetime, timezone
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +28,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from research import pages
 from research.files import machine_record, write_json, write_text
 from research.inference_probe import WAYS
+from research.machine import is_installed
 from research.processes import run_json, with_threads
 from research.sizes import parse_size
 
@@ -58,7 +59,7 @@ def main(
     if page is not None:
         split_page(page)  # before an hour of measuring
     console = Console(stderr=True)
-    notes = {name: f"{WAYS[name][1]} is not installed" for name in ways if not installed(WAYS[name][1])}
+    notes = {name: f"{WAYS[name][1]} is not installed" for name in ways if not is_installed(WAYS[name][1])}
     results: dict[str, list[dict]] = {name: [] for name in ways if name not in notes}
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
     with tempfile.TemporaryDirectory() as temporary:
@@ -92,7 +93,7 @@ def main(
             "threads": threads,
             "load_before": load,
             "machine": machine_record()["cpu"],
-            "versions": {name: version(name) for name in ("torch", "onnxruntime", "openvino") if installed(name)},
+            "versions": {name: version(name) for name in ("torch", "onnxruntime", "openvino") if is_installed(name)},
             "results": summary(results, folder),
             "not_measured": notes,
         }
@@ -187,13 +188,6 @@ def split_page(page: Path) -> tuple[str, str]:
     if not first or not second:
         sys.exit(f"{page}: expected a page with the lines {' and '.join(MARKERS)}")
     return before + first + "\n", second + after
-
-
-def installed(package: str) -> bool:
-    try:
-        return bool(version(package))
-    except PackageNotFoundError:
-        return False
 
 
 if __name__ == "__main__":

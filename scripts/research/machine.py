@@ -1,7 +1,8 @@
-"""Memory of a process, as Linux counts it. The standard library alone: what this imports would be measured too."""
+"""Memory of a process, as Linux counts it, and packages. The standard library alone: what this imports would be measured too."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import resource
 import sys
 from contextlib import suppress
@@ -25,3 +26,11 @@ def reset_peak() -> None:
     """Sets this process's VmHWM back to what it holds now. Does nothing where there is no /proc."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+
+
+def is_installed(package: str) -> bool:
+    """Whether a distribution of that name is there."""
+    try:
+        return bool(importlib.metadata.version(package))
+    except importlib.metadata.PackageNotFoundError:
+        return False

@@ -307,5 +307,24 @@ def test_a_tile_and_an_enlarged_picture_that_do_not_fit(folders, monkeypatch):
     ):
         replace(predictor, tile=(16, 24))(image(0, 24, 32), image(1, 24, 32))
     small_device(monkeypatch, TASKS["optical-flow"], 1)
-    with pytest.raises(torch.OutOfMemoryError, match=r"cpu has: expected tiles \(--tile, without --coarse\), "):
+    with pytest.raises(
+        torch.OutOfMemoryError, match=r"cpu has: expected tiles \(--tile\), the picture as it is, 37 x 50 "
+    ):
         replace(predictor, coarse=True)(image(0), image(1))
+
+
+def test_frames_of_a_video_that_do_not_fit(folders, monkeypatch):
+    predictor = Predictor.load(folders["optical-flow"], device="cpu", min_pixels=0)
+    assert len(list(predictor.frames(image(seed) for seed in range(3)))) == 2
+
+    encode = type(predictor.model).encode
+
+    def limited(self, pixel_values, *args, **kwargs):
+        if pixel_values.numel() > 3 * 24 * 32:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return encode(self, pixel_values, *args, **kwargs)
+
+    monkeypatch.setattr(type(predictor.model), "encode", limited)
+    says = r"^40 x 56 pixels \(height x width\) take more memory than cpu has; 24 x 32 would fit: expected a smaller picture$"
+    with pytest.raises(torch.OutOfMemoryError, match=says):
+        next(predictor.frames(image(seed) for seed in range(3)))

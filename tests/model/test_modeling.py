@@ -215,7 +215,9 @@ def test_gradient_checkpointing(task, variant):
         model(**inputs, **labels).loss.backward()
         gradients.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
-    assert all(torch.allclose(g, gradients[1][n], atol=1e-6) for n, g in gradients[0].items())
+    # a GPU sums gradients in any order
+    atol = 1e-6 if model.device.type == "cpu" else 1e-5 * max(g.abs().max().item() for g in gradients[0].values())
+    assert all(torch.allclose(g, gradients[1][n], atol=atol) for n, g in gradients[0].items())
 
 
 # ------------------------------------------------------------------ precision, compilation, memory

@@ -13,6 +13,7 @@ Shapes: H W pixels of the image as it came in.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from abc import ABC, abstractmethod
@@ -249,7 +250,7 @@ class Predictor(Method):
             tile = self.tile or (first.shape[-2], first.shape[-1])
             return predict_tiled(self.model, first, second, tile, self.overlap, progress=self.progress)
 
-    def _does_not_fit(self, padded: tuple[int, int], size: tuple[int, int], may_try: bool) -> str:
+    def _does_not_fit(self, padded: tuple[int, int], size: tuple[int, int], may_try: bool, tiles: bool = True) -> str:
         """Says that an input of `padded` pixels, an image of `size` before, takes too much memory, and what would fit."""
         height, width = (min(sides) for sides in zip(padded, self.tile or padded, strict=True))
 
@@ -263,9 +264,9 @@ class Predictor(Method):
         options = ["a smaller picture"]
         if math.prod(padded) > 2 * math.prod(size):
             options.insert(0, f"the picture as it is, {size_text(size)} (min_pixels=0, --min-pixels 0)")
-        if self.task == "optical-flow":
+        if self.task == "optical-flow" and tiles:
             chosen = f" {fits[0]}x{fits[1]}" if fits else ""
-            options.insert(0, f"tiles (--tile{chosen}{', without --coarse' if self.coarse else ''})")
+            options.insert(0, f"tiles (--tile{chosen})")
         return (
             f"{size_text((height, width))} pixels (height x width) take more memory than {memory_of(self.device)} has{known}: expected "
             f"{', '.join(options)}"
@@ -284,7 +285,19 @@ class Predictor(Method):
         """Flow from each frame of a video to the next; each frame is encoded once. See `flow.flow_of_frames`."""
         if self.tile is not None or isinstance(self.model, OnnxModel):
             raise ValueError(f"{self.name}: a video needs a PyTorch network, without tiles")
-        return flow_of_frames(self.model, self.processor, frames, backward, self.coarse)
+        return self._flow_pairs(iter(frames), backward)
+
+    def _flow_pairs(self, frames: Iterator[np.ndarray], backward: bool) -> Iterator[FlowPair]:
+        """`flow_of_frames`. Raises torch.OutOfMemoryError with the size of frames that would fit."""
+        first = list(itertools.islice(frames, 1))
+        pairs = flow_of_frames(self.model, self.processor, itertools.chain(first, frames), backward, self.coarse)
+
+        def explain(may_try: bool) -> str:
+            size = first[0].shape[:2]
+            return self._does_not_fit(self.processor.input_sizes(size)[1], size, may_try, tiles=False)
+
+        while (pair := explained(lambda: next(pairs, None), explain)) is not None:
+            yield pair
 
 
 # ------------------------------------------------------------------ what the functions above share

@@ -25,20 +25,12 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 
+from research.machine import is_installed
 from research.pages import percent, table
 
 ROOT = Path(__file__).resolve().parents[3]
 COUNTED = ROOT / "docs" / "results" / "cost.json"  # has the FLOPs of passes and steps
-PACKAGES = (
-    "torch",
-    "triton",
-    "transformers",
-    "accelerate",
-    "flash-attn",
-    "winwin-hf",
-    "numpy",
-    "opencv-python-headless",
-)
+PACKAGES = ("triton", "transformers", "accelerate", "flash-attn", "numpy", "opencv-python-headless")
 SPARE = 4.0  # seconds before a part's end in which no measurement starts
 
 
@@ -93,11 +85,11 @@ def machine(part: Part) -> None:
             found["nvidia-smi"] = first_line(error)
     else:
         found["gpu"] = "none: torch finds no CUDA GPU"
-    for name in PACKAGES[1:]:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
+    for name in PACKAGES:
+        found[name] = importlib.metadata.version(name) if is_installed(name) else "not installed"
+    dependencies = (ROOT / "pyproject.toml").read_text().partition("dependencies = [")[2].partition("\n]")[0]
+    lacking = [name for name in (*re.findall(r'"([\w-]+)>=', dependencies), "pytest") if not is_installed(name)]
+    found["not installed"] = ", ".join(lacking) or "nothing that is needed"
     part.write(**found)
     part.write(markdown="## Machine\n\n" + table(["", ""], list(found.items()), text_columns=2))
 
@@ -309,31 +301,31 @@ def throughput(part: Part) -> None:
 
 def throughput_page(rows: list[dict[str, Any]], variants: list[dict[str, Any]]) -> str:
     """The section of gpu.md. What the GPU waits is what the training's rate lacks of the network's alone."""
-    columns = [
-        "recipe",
-        "batch",
-        "images/s, network alone",
-        "GB",
-        "loader processes",
-        "images/s, loader alone",
-        "images/s, training",
-    ]
-    keys = ["recipe", "batch", "network_rate", "peak_gb", "workers", "loader_rate", "training_rate"]
+    columns = {
+        "recipe": "recipe",
+        "batch": "batch",
+        "images/s, network alone": "network_rate",
+        "GB": "peak_gb",
+        "loader processes": "workers",
+        "images/s, loader alone": "loader_rate",
+        "images/s, training": "training_rate",
+        "the GPU waits": "idle",
+        "the training waits for batches": "wait",
+        "why not": "error",
+    }
     lines = []
     for row in rows:
-        idle = (
-            1 - row["training_rate"] / row["network_rate"] if {"training_rate", "network_rate"} <= row.keys() else None
-        )
-        lines.append(
-            [
-                *(row.get(key) for key in keys),
-                percent(max(0.0, idle)) if idle is not None else None,
-                row.get("error", ""),
-            ]
-        )
-    text = "## Training throughput\n\nBundled recipes on synthetic or generated frames, with a loader process on each core but one. "
-    text += "`network alone`: forward, backward, clipping and AdamW on one batch again and again. `training`: `winwin train` itself.\n\n"
-    text += table([*columns, "the GPU waits", "why not"], lines)
+        shares = {"wait": percent(row.get("training_wait"))}
+        if {"training_rate", "network_rate"} <= row.keys():
+            shares["idle"] = percent(max(0.0, 1 - row["training_rate"] / row["network_rate"]))
+        lines.append([{**row, **shares}.get(key) for key in columns.values()])
+    text = (
+        "## Training throughput\n\nBundled recipes on synthetic or generated frames, with a loader process on each core but one. "
+        "`network alone`: forward, backward, clipping and AdamW on one batch again and again. `training`: `winwin train` itself. "
+        "What its rate lacks of the network's, the GPU waits, for batches or for the core that sends its operations. "
+        "The training waits for batches as `wait` in metrics.jsonl says.\n\n"
+    )
+    text += table(list(columns), lines)
     base: dict[str, float] = {}
     lines = []
     for row in variants:
@@ -341,25 +333,13 @@ def throughput_page(rows: list[dict[str, Any]], variants: list[dict[str, Any]]) 
         rate = row.get(f"{kind}_rate")
         first = base.setdefault(f"{row['recipe']} {kind}", rate) if rate else None
         over = rate / first if rate and first else None
-        lines.append(
-            [
-                row["recipe"],
-                row["variant"],
-                rate,
-                over,
-                row.get("peak_gb"),
-                row.get("first_seconds"),
-                row.get("error", ""),
-            ]
-        )
+        keys = ("peak_gb", "first_seconds", "error")
+        lines.append([row["recipe"], row["variant"], rate, over, *(row.get(key) for key in keys)])
     if lines:
-        text += "\n\nWhat raises it. Networks are compared with the first network, loaders with the first loader. The first step includes "
-        text += "compiling.\n\n"
-        text += table(
-            ["recipe", "what", "images/s", "times the first", "GB", "s of the first step", "why not"],
-            lines,
-            text_columns=2,
-        )
+        text += "\n\nWhat raises it: networks beside the first network, loaders beside the first loader. "
+        text += "The first step includes compiling.\n\n"
+        titles = ["recipe", "what", "images/s", "times the first", "GB", "s of the first step", "why not"]
+        text += table(titles, lines, text_columns=2)
     return text
 
 

@@ -214,7 +214,8 @@ def variants(chosen: Measured) -> Iterator[tuple[str, Callable[[float], dict[str
 
     yield network("network: as the recipe says")
     yield network("network: compiled", compiled="default")
-    yield network("network: compiled, CUDA graphs", compiled="reduce-overhead")
+    if torch.cuda.is_available():
+        yield network("network: compiled, CUDA graphs", compiled="reduce-overhead")
     yield network("network: AdamW not fused", fused=False)
     for count in workers:
         changes = (f"optimization.num_workers={count}", f"save_every={1000 * count}")
