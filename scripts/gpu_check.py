@@ -47,13 +47,21 @@ class Check:
         self.parts: dict[str, dict[str, Any]] = {}
 
     def run(self) -> bool:
-        """Runs all parts. Returns whether none failed."""
+        """Runs all parts. Returns whether there was a device and none failed."""
         environment = self.environment()
         for name in self.options.part or UNTIL:
-            self.run_part(name, environment)
+            if self.has_device():
+                self.run_part(name, environment)
+            else:  # a CPU would take hours
+                self.parts[name] = {"state": "skipped", "error": "torch finds no CUDA GPU", "results": {}}
         self.about["seconds"] = round(time.monotonic() - self.start)
         self.write()
-        return not any(part["state"] == "failed" for part in self.parts.values())
+        return self.has_device() and not any(part["state"] == "failed" for part in self.parts.values())
+
+    def has_device(self) -> bool:
+        """Whether the device is there, as far as the first part has told."""
+        found = self.parts.get("machine", {}).get("results", {}).get("gpu", "not looked for")
+        return self.options.device == "cpu" or not found.startswith("none")
 
     def environment(self) -> dict[str, str]:
         """The parts' variables: this checkout, packages from wheels, no network, the device."""

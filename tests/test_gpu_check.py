@@ -54,6 +54,15 @@ def test_a_part_that_fails_or_hangs_is_reported_and_the_rest_goes_on(tmp_path, m
     assert not list((tmp_path / "out").rglob("*.tmp"))
 
 
+def test_nothing_is_measured_without_a_gpu(tmp_path, monkeypatch):
+    (tmp_path / "fake.py").write_text(FAKE.replace('"first": 1', '"gpu": "none: torch finds no CUDA GPU"'))
+    monkeypatch.setattr(gpu_check, "PARTS", tmp_path / "fake.py")
+    code, found, page = run(monkeypatch, tmp_path / "out")
+    states = {name: part["state"] for name, part in found["parts"].items()}
+    assert code == 1 and states == {"machine": "done", **dict.fromkeys(["cost", "tests", "throughput"], "skipped")}
+    assert "| cost | skipped | torch finds no CUDA GPU | - |" in page
+
+
 def test_the_state_of_each_test_is_read_while_others_run(tmp_path):
     part = parts.Part(tmp_path / "tests.json", small=True, end=1e12)
     text = (

@@ -13,8 +13,6 @@ Result = TypeVar("Result")
 Size = TypeVar("Size")
 TRIALS = 5  # each of half as many pixels or examples
 CONTEXT = 2e9  # bytes; CUDA itself takes up to so many in each process
-
-
 ON_CPU = "DefaultCPUAllocator"
 # What torch says where it raises no OutOfMemoryError: Apple's GPUs and the driver, cuBLAS, a CPU.
 SAYINGS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", ON_CPU)

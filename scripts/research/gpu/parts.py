@@ -107,6 +107,8 @@ QUICK_TESTS = ["tests/model/test_cuda.py", "-k", "kernel or (gives and linear) o
 
 def tests(part: Part) -> None:
     """`pytest -m cuda`. What is known of each test is written while the others run."""
+    import pytest  # noqa: F401 - where it is missing the part is skipped
+
     output = part.file.with_name("pytest.txt")
     # one after the other and in this process's group, so that nothing outlives the part
     options = ["-m", "cuda", "-v", "-rfEs", "--tb=short", "--color=no", "--continue-on-collection-errors"]
