@@ -22,6 +22,7 @@ from winwin_hf.data import formats
 from winwin_hf.inference.flow import consistency
 from winwin_hf.inference.predictor import Method, Prediction, Predictor
 from winwin_hf.inference.variational import Refined
+from winwin_hf.model import half_products_winwin
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +148,7 @@ def test_min_pixels(folders):
     assert Predictor.load(folders["depth-estimation"], min_pixels=4000).processor.min_pixels == 4000
 
 
-def test_quality_is_one_knob_that_options_override(folders, tmp_path):
+def test_quality_is_one_knob_that_options_override(folders, tmp_path, monkeypatch):
     shutil.copytree(folders["optical-flow"], tmp_path / "flow")
     WinWinImageProcessor(patch_size=8, min_pixels=4000).save_pretrained(tmp_path / "flow")
     found = {}
@@ -169,6 +170,11 @@ def test_quality_is_one_knob_that_options_override(folders, tmp_path):
         ("best", "coarse"): (4000, False),
         ("best", "tile"): (4000, False),
     }
+    for half in (True, False):  # whether this CPU multiplies bf16
+        monkeypatch.setattr(half_products_winwin, "has_half_products", lambda _, half=half: half)
+        contexts = [Predictor.load(tmp_path / "flow", device="cpu", quality=q).autocast() for q in ("fast", "best")]
+        assert [isinstance(context, torch.autocast) for context in contexts] == [half, False]
+    monkeypatch.undo()
     best = Predictor.load(tmp_path / "flow", device="cpu", quality="best")(image(0), image(1))
     piped = pipeline("optical-flow", model=str(tmp_path / "flow"), device="cpu")
     assert best.passes > 1

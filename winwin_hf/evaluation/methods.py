@@ -101,7 +101,7 @@ def load(
             quality=quality,
             min_pixels=min_pixels,
             dtype=torch.float32,
-            autocast=accelerator.autocast,
+            autocast=None if quality == "fast" and accelerator.mixed_precision == "no" else accelerator.autocast,
         )
     except OSError as error:
         raise OSError(f"{error}; methods without a network: {', '.join(BASELINES)}") from error

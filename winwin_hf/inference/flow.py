@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,16 +178,22 @@ class FlowPair:
 
 
 def flow_of_frames(
-    model: Any, processor: Any, frames: Iterable[np.ndarray], backward: bool = False, coarse: bool = False
+    model: Any,
+    processor: Any,
+    frames: Iterable[np.ndarray],
+    backward: bool = False,
+    coarse: bool = False,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Iterator[FlowPair]:
     """Yields the flow from each frame to the next; takes a frame from `frames` only when its pair is needed.
 
     Args:
-        model: a `WinWinForOpticalFlow` on any device, in the caller's `torch.autocast`.
+        model: a `WinWinForOpticalFlow` on any device.
         processor: its image processor; it may resize, flow comes back at the frames' size.
         frames: uint8 RGB (H, W, 3), all of one size.
         backward: also predict the backward flow and the occluded pixels of both frames, see `consistency`.
         coarse: start each flow from passes at smaller sizes, see `coarse_flow`.
+        autocast: a context for mixed precision, entered for each frame and each flow.
 
     Raises:
         ValueError, also while running: frames differ in size; there are fewer than two; the model predicts no flow.
@@ -203,12 +209,15 @@ def flow_of_frames(
                 f"Frame {index} is {size_text(frame.shape[:2])} but frame 0 is {size_text(size)} (height x width); "
                 "expected frames of one size."
             )
-        second = _encode(model, processor, frame, coarse)
+        with autocast():
+            second = _encode(model, processor, frame, coarse)
         if first is not None:
-            flow = _decode(model, processor, first, second, size)
+            with autocast():
+                flow = _decode(model, processor, first, second, size)
             pair = FlowPair(index - 1, flow.cpu().numpy())
             if backward:
-                back = _decode(model, processor, second, first, size)
+                with autocast():
+                    back = _decode(model, processor, second, first, size)
                 pair.backward = back.cpu().numpy()
                 # on the model's device, which is faster
                 pair.occluded = _occluded(flow, back).cpu().numpy()

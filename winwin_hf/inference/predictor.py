@@ -20,6 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from winwin_hf.data import formats
 from winwin_hf.inference.flow import FlowPair, flow_of_frames, predict_flow, predict_tiled
 from winwin_hf.inference.loading import load_config, load_network, load_processor
 from winwin_hf.inference.onnx import RUNTIMES, OnnxModel, is_exported
+from winwin_hf.model.half_products_winwin import fast_products
 from winwin_hf.model.memory_winwin import explained, first_that_fits, memory_of, smaller_sizes
 from winwin_hf.model.pixels_winwin import MAX_INPUT_PIXELS, check_pixels, check_scores, rgb_image, size_text
 from winwin_hf.task import ARCHITECTURES, DENSE, TASKS
@@ -145,7 +147,7 @@ class Predictor(Method):
         attention: str | None = None,
         runtime: str | None = None,
         progress: bool = False,
-        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        autocast: Callable[[], AbstractContextManager[Any]] | None = None,
     ) -> Predictor:
         """
         The network `name`.
@@ -155,8 +157,9 @@ class Predictor(Method):
             task: a name of task.py that the network must have. None: any that predicts a map.
             device: "auto" (CUDA where there is one, else the CPU), "cpu", "cuda:1", "mps", ...
             tile: as above; tiles are cut from images at their own size, not at the checkpoint's working size (`size`).
-            quality: of flow. "fast": frames at their own size, one pass. "best": frames enlarged as the checkpoint says, after coarse
-                passes where the network has matching and sees whole frames. None: enlarged, one pass. `coarse`, `min_pixels` override it.
+            quality: of flow. "fast": frames at their own size, one pass, in bf16 on a CPU that multiplies it. "best": frames enlarged as
+                the checkpoint says, after coarse passes where the network has matching and sees whole frames. None: enlarged, one pass.
+                `coarse`, `min_pixels` and `autocast` override it.
             min_pixels: enlarge smaller images to so many pixels, in place of the working size; 0: images at their own size; None: as the
                 checkpoint says.
             dtype: of the weights. None: float32 on a CPU, as stored elsewhere.
@@ -198,6 +201,8 @@ class Predictor(Method):
             raise ValueError(f"{name}: quality {quality!r} is for networks of flow")
         if quality == "fast" and min_pixels is None:
             min_pixels = 0
+        if autocast is None:
+            autocast = partial(fast_products, model) if quality == "fast" and runtime is None else nullcontext
         if coarse is None:
             coarse = quality == "best" and tile is None and runtime is None and model.config.matching_stride is not None
         processor = load_processor(source)
@@ -290,7 +295,8 @@ class Predictor(Method):
     def _flow_pairs(self, frames: Iterator[np.ndarray], backward: bool) -> Iterator[FlowPair]:
         """`flow_of_frames`. Raises torch.OutOfMemoryError with the size of frames that would fit."""
         first = list(itertools.islice(frames, 1))
-        pairs = flow_of_frames(self.model, self.processor, itertools.chain(first, frames), backward, self.coarse)
+        frames = itertools.chain(first, frames)
+        pairs = flow_of_frames(self.model, self.processor, frames, backward, self.coarse, self.autocast)
 
         def explain(may_try: bool) -> str:
             size = first[0].shape[:2]

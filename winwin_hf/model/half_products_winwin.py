@@ -1,5 +1,7 @@
 """Which half precisions a CPU multiplies itself, and a warning where a model runs in one that it only emulates."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from transformers.utils import logging
 
@@ -27,6 +29,13 @@ def has_half_products(dtype: torch.dtype) -> bool:
     # told by ATEN_CPU_CAPABILITY to do with less, PyTorch's attention stops at a mixture of its own and oneDNN's kernels
     capped = avx512() and not torch.backends.cpu.get_cpu_capability().startswith("AVX512")
     return supported() and not converts and not capped
+
+
+def fast_products(model: torch.nn.Module) -> AbstractContextManager:
+    """A context in which a float32 network on a CPU that multiplies bf16 does so; elsewhere it changes nothing."""
+    weight = next(model.parameters())
+    suits = weight.device.type == "cpu" and weight.dtype == torch.float32 and has_half_products(torch.bfloat16)
+    return torch.autocast("cpu", torch.bfloat16) if suits else nullcontext()
 
 
 @torch.compiler.assume_constant_result  # runs while a graph is traced, and is no part of it

@@ -23,7 +23,7 @@ from .configuration_winwin import WinWinConfig
 from .tracing_winwin import is_traced
 
 STRIP_ROWS = 64  # rows of the DPT head's last maps that are computed at a time
-CHUNK = 256  # positions of a ConvNeXt block's MLP that a core computes at a time: what is between its layers stays in the cache
+CHUNK = 512  # positions of a ConvNeXt block's MLP that a core computes at a time: what is between its layers stays in the cache
 Rows = Callable[[int, int], torch.Tensor]  # (start, stop) -> those rows of a map (B*N, C, H, W)
 
 

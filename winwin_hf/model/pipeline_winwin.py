@@ -5,6 +5,7 @@ The package registers the task when it is imported. Frames are PIL images, paths
 
 import inspect
 import os
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .coarse_winwin import coarse_flow
 from .flow_colours_winwin import flow_to_image
+from .half_products_winwin import fast_products
 from .image_arrays_winwin import image_array, open_image
 from .memory_winwin import explained, first_that_fits, memory_of, smaller_counts, smaller_sizes
 from .pixels_winwin import size_text
@@ -36,8 +38,8 @@ class OpticalFlowPipeline(Pipeline):
 
     In a batch, pairs of one (padded) size run together, others by themselves. Call options: `max_motion` (pixels shown in full
     colour; default the longest vector), `timeout` (seconds for URLs), `quality`, and `do_resize`, `size` and `min_pixels` (as the image
-    processor's). `quality="fast"`: frames at their own size, one pass; "best": enlarged as the processor says, after passes at smaller
-    sizes; by default enlarged, in one pass.
+    processor's). `quality="fast"`: frames at their own size, one pass, in bf16 on a CPU that multiplies it; "best": enlarged as the
+    processor says, after passes at smaller sizes; by default enlarged, in one pass.
     """
 
     _load_processor: Any = False
@@ -105,7 +107,7 @@ class OpticalFlowPipeline(Pipeline):
         resize = {name: value for name, value in resize.items() if value is not None}
         before = resize | ({} if timeout is None else {"timeout": timeout})
         after = resize | ({} if max_motion is None else {"max_motion": max_motion})
-        return before, {"coarse": True} if quality == "best" else {}, after
+        return before, {} if quality is None else {"quality": quality}, after
 
     def preprocess(self, pair: Any, timeout: float | None = None, **resize: Any) -> dict[str, Any]:  # type: ignore[override]
         first, second = (self._frame(frame, timeout) for frame in _pair(pair))
@@ -120,7 +122,7 @@ class OpticalFlowPipeline(Pipeline):
         frame = open_image(frame, timeout)
         return ImageOps.exif_transpose(frame) if isinstance(frame, Image.Image) else frame
 
-    def _forward(self, inputs: dict[str, Any], coarse: bool = False) -> dict[str, Any]:  # type: ignore[override]
+    def _forward(self, inputs: dict[str, Any], quality: str | None = None) -> dict[str, Any]:  # type: ignore[override]
         single = isinstance(inputs["frames"], tuple)
         pairs = [inputs["frames"]] if single else inputs["frames"]
         by_size: dict[Any, list[int]] = {}
@@ -128,7 +130,7 @@ class OpticalFlowPipeline(Pipeline):
             by_size.setdefault(first.shape, []).append(index)
         results: list[Any] = [None] * len(pairs)
         for members in by_size.values():  # pairs of one size run together
-            outputs = self._predict([pairs[index] for index in members], coarse)
+            outputs = self._predict([pairs[index] for index in members], quality)
             if getattr(outputs, "flow", None) is None:
                 raise ValueError(f"{type(self.model).__name__} predicts no flow; a WinWinForOpticalFlow is needed.")
             for row, index in enumerate(members):
@@ -137,14 +139,15 @@ class OpticalFlowPipeline(Pipeline):
             return {"maps": results[0], "target_size": inputs["target_size"]}
         return {"maps": results, "target_size": inputs["target_size"]}
 
-    def _predict(self, pairs: list[Any], coarse: bool) -> Any:
+    def _predict(self, pairs: list[Any], quality: str | None) -> Any:
         """The model's output for pairs of frames of one size. Raises torch.OutOfMemoryError, which says how many, or what size, fit."""
 
         def run(frames: list[torch.Tensor]) -> Any:
             guess = {}
-            if coarse and getattr(self.model.config, "matching_stride", None) is not None:
+            if quality == "best" and getattr(self.model.config, "matching_stride", None) is not None:
                 guess["initial_flow"] = coarse_flow(self.model, *frames)
-            return self.model(pixel_values=frames[0], second_pixel_values=frames[1], **guess)
+            with fast_products(self.model) if quality == "fast" else nullcontext():
+                return self.model(pixel_values=frames[0], second_pixel_values=frames[1], **guess)
 
         def explain(may_try: bool) -> str:
             channels, height, width = pairs[0][0].shape[-3:]
