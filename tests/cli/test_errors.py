@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+from pathlib import Path
 
 import pytest
 import typer
 
 from winwin_hf.cli.errors import one_line_errors
+from winwin_hf.data.formats import write_atomic
 
 
 def test_what_fails_to_import_is_not_imported_again(monkeypatch, capsys):
@@ -23,3 +27,40 @@ def test_what_fails_to_import_is_not_imported_again(monkeypatch, capsys):
         command()
     assert end.value.exit_code == 1
     assert capsys.readouterr().err == "winwin: import of datasets halted; None in sys.modules\n"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGINT"])
+def test_a_signal_unwinds_and_is_named(name, tmp_path, capsys):
+    number = signal.Signals[name]
+
+    @one_line_errors
+    def command() -> None:
+        with write_atomic(tmp_path / "flow.flo") as temporary:
+            temporary.write_text("half")
+            os.kill(os.getpid(), number)
+            Path(temporary).read_text()  # not reached
+
+    before = signal.getsignal(number)
+    with pytest.raises(typer.Exit) as end:
+        command()
+    assert end.value.exit_code == 128 + number and not list(tmp_path.iterdir())
+    assert capsys.readouterr().err == f"winwin: stopped by {name}; what was half written is removed\n"
+    assert signal.getsignal(number) == before
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_nohup_stays_and_train_keeps_its_own():
+    seen = {}
+
+    def look() -> None:
+        seen[len(seen)] = [signal.getsignal(signal.Signals[name]) for name in ("SIGTERM", "SIGHUP")]
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        one_line_errors(look)()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    look.__name__ = "train"
+    one_line_errors(look)()
+    assert seen[0][0] != signal.SIG_DFL and seen[0][1] == signal.SIG_IGN and seen[1] == [signal.SIG_DFL] * 2

@@ -37,6 +37,19 @@ def test_shown_recipe_is_the_file():
     assert result.output == (RECIPES / "camvid.yaml").read_text()
 
 
+@pytest.mark.parametrize("name", ["../../etc/passwd", "mine.yaml"])
+def test_only_the_packages_recipes_are_shown(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "etc").mkdir()
+    monkeypatch.chdir(tmp_path / "a" / "b")
+    Path(name).write_text("root:x:0:0")
+    result = run("recipes", "show", name)
+    assert result.exit_code == 2 and "root" not in result.output
+    assert result.stderr == f"winwin: {name}: a file; expected a name of `winwin recipes list`\n"
+    Path("camvid").write_text("root:x:0:0")  # a file of a recipe's name
+    assert run("recipes", "show", "camvid").output == (RECIPES / "camvid.yaml").read_text()
+
+
 @pytest.mark.parametrize("command", [["recipes", "show"], ["train"], ["evaluate", "zero", "--recipe"]])
 def test_unknown_name_gets_the_nearest_ones(command: list[str]):
     result = run(*command, "camvidd")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from PIL import Image
 from support.places import FRAMES
 
+from winwin_hf.evaluation import run as running
 from winwin_hf.evaluation.run import Settings, evaluate_data, parse_data
 
 
@@ -25,6 +28,38 @@ def test_evaluation_leaves_its_files(tmp_path, capsys):
         Image.open(out / source).verify()
     assert len(list((out / "zero" / "submission" / "sintel-clean" / "clean").rglob("*.flo"))) == 2
     assert "opencv-dis" in capsys.readouterr().out
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_interrupted_evaluation_leaves_the_old_one(tmp_path, monkeypatch):
+    data, out = [f"middlebury={FRAMES / 'flow' / 'Middlebury-flow'}"], tmp_path / "results" / "out"
+    evaluate_data(["zero"], data, out, Settings(worst=2))
+    (out / "notes.txt").write_text("mine")
+    before = files(out)
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    for place in ("write_pictures", "write_page"):
+        with monkeypatch.context() as patch:
+            patch.setattr(running.worst, place, stopped)
+            with pytest.raises(KeyboardInterrupt):
+                evaluate_data(["zero", "opencv-dis"], data, out, Settings(worst=1))
+        assert files(out) == before
+    evaluate_data(["zero"], data, out, Settings(worst=1))
+    after = files(out)
+    assert set(after) < set(before) and after["notes.txt"] == b"mine"  # one picture less
+    assert len(list(out.rglob("worst/*.png"))) == 1 and not list(out.glob(".*"))
+
+
+def test_a_failed_evaluation_leaves_no_folder(tmp_path):
+    data = [f"middlebury={FRAMES / 'flow' / 'Middlebury-flow'}"]
+    with pytest.raises(OSError, match="no model could be loaded"):
+        evaluate_data(["winwin-nothing"], data, tmp_path / "results" / "out", Settings())
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,43 @@ def test_files_of_others_are_safe(clip, checkpoint, tmp_path):
     assert set(left(tmp_path)) == {"frame_0001.flo", "flow.mp4"}
 
 
+def test_damaged_files_are_computed_again(clip, checkpoint, tmp_path):
+    options = {"backward": True, "end": 3, "progress": False}
+    run(clip, tmp_path, checkpoint, **options)
+    before = left(tmp_path)
+    for name, length in [
+        ("frame_0002.flo", 0),
+        ("frame_0001.flo", 4),
+        ("backward/frame_0001.flo", 100),
+        ("frame_0002.flo", -1),
+        ("occlusions/frame_0002.png", -1),
+    ]:
+        (tmp_path / name).write_bytes(before[name][:length])
+        assert run(clip, tmp_path, checkpoint, **options).reused == ("2" in name)
+        assert left(tmp_path) == before
+    assert run(clip, tmp_path, checkpoint, **options).reused == 2
+
+
+@pytest.mark.parametrize("record", ["[]", "null", '{"videos": 1}', "[" * 100_000])
+def test_a_record_that_is_none(clip, checkpoint, tmp_path, record):
+    formats.write_flo(tmp_path / "frame_0001.flo", np.ones((HEIGHT, WIDTH, 2), np.float32))
+    (tmp_path / "video.json").write_text(record)
+    with pytest.raises(ValueError, match="an earlier run with other settings"):
+        run(clip, tmp_path, checkpoint, progress=False)
+
+
+def test_a_video_of_somebody_else_stays(clip, checkpoint, tmp_path):
+    mine, options = tmp_path / "my.mp4", {"end": 3, "progress": False}
+    mine.write_bytes(b"holidays")
+    with pytest.raises(FileExistsError, match=r"my\.mp4 exists, and was not made by this command"):
+        run(clip, tmp_path / "out", checkpoint, video=mine, **options)
+    assert left(tmp_path) == {"my.mp4": b"holidays"}
+    run(clip, tmp_path / "out", checkpoint, video=mine, overwrite=True, **options)
+    made = mine.read_bytes()
+    again = run(clip, tmp_path / "out", checkpoint, video=mine, max_motion=1, **options)
+    assert again.reused == 2 and mine.read_bytes() != made  # its own
+
+
 # ------------------------------------------------------------------ the video
 
 

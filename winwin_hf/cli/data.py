@@ -136,5 +136,9 @@ def data_shards(
         progress=True,
         skip_broken=skip_broken,
     )
+    if len(written) % multiple_of:
+        typer.echo(
+            f"warning: {len(written)} shards, no multiple of {multiple_of}: there are too few examples", err=True
+        )
     for path_written in written:
         typer.echo(str(path_written))

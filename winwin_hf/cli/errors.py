@@ -9,14 +9,16 @@ import errno
 import functools
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import typer
 
+from winwin_hf.cli.hub import answer_in, limit_hub
 from winwin_hf.model.weights_winwin import reason_of
 from winwin_hf.redaction import redact, redact_logs, traceback_text
 
@@ -34,6 +36,43 @@ def misuse() -> Iterator[None]:
         raise UsageError(line_of(error)) from error
 
 
+class Stopped(KeyboardInterrupt):
+    """SIGTERM or SIGHUP came. As after Ctrl-C, everything unwinds, so that temporary files are removed."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def stop_signals(own: bool = False) -> Iterator[None]:
+    """SIGTERM and SIGHUP raise `Stopped`, once, where they would end the process at once. own: the command has handlers of its own."""
+    process = os.getpid()
+    before: dict[signal.Signals, Any] = {}
+
+    def stop(number: int, _: Any) -> None:
+        if os.getpid() != process:  # a child, which inherits this handler, ends by the signal as it would have
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        for name in before:  # unwinding isn't disturbed by a second one
+            signal.signal(name, signal.SIG_IGN)
+        raise Stopped(signal.Signals(number))
+
+    names = [] if own else [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # no SIGHUP on Windows
+    for name in names:
+        number = signal.Signals[name]
+        if signal.getsignal(number) == signal.SIG_DFL:
+            with suppress(ValueError):  # not in the main thread
+                before[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+CONNECTING = "We couldn't connect to"
 MISUSE = (UsageError, FileNotFoundError, IsADirectoryError, NotADirectoryError)  # exit code 2
 
 
@@ -44,11 +83,18 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(*args: Any, **kwargs: Any) -> None:
         redact_logs()
         try:
-            with warnings.catch_warnings():
+            with stop_signals(own=command.__name__ == "train"), warnings.catch_warnings():
                 warnings.filterwarnings(
                     "ignore", message=r"Image size \(\d+ pixels\) exceeds limit"
                 )  # we have one of our own
+                if not command.__module__.endswith(".recipes"):  # which needs no Hub, and is to be quick
+                    limit_hub()
                 command(*args, **kwargs)
+        except KeyboardInterrupt as stop:
+            number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
+            end_progress_bars()
+            typer.echo(f"winwin: stopped by {number.name}; what was half written is removed", err=True)
+            raise typer.Exit(128 + number) from None
         except Exception as error:
             if type(error).__module__.startswith(("click.", "typer.")):
                 raise
@@ -81,6 +127,8 @@ def line_of(error: Exception) -> str:
         text = str(error)
     else:
         text = reason_of(error)
+    if CONNECTING in text and (answer := answer_in(error)):  # transformers says so of every answer but a right one
+        text = f"{text.partition(CONNECTING)[0]}{answer}; nothing of it is in the cache"
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()] or [type(error).__name__]
     known = isinstance(error, UsageError | ValueError | OSError | ImportError | ArithmeticError)
     return lines[0] if known or type(error).__name__ == "SafetensorError" else f"{lines[0]} (--traceback shows where)"

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from winwin_hf.cli.arguments import complete_recipe
 from winwin_hf.cli.errors import UsageError, one_line_errors
-from winwin_hf.recipes import list_recipes, recipe_path
+from winwin_hf.recipes import list_recipes, recipe_names, recipe_path, recipe_text
 
 app = typer.Typer(help="The recipes that come with the package.", no_args_is_help=True)
 
@@ -31,8 +31,7 @@ def recipes_show(
     name: Annotated[str, typer.Argument(help="A name of `winwin recipes list`.", autocompletion=complete_recipe)],
 ) -> None:
     """Print a recipe, to start your own from: `winwin recipes show camvid > mine.yaml`."""
-    path = recipe_path(name)
-    try:
-        typer.echo(path.read_text(encoding="utf-8"), nl=False)
-    except UnicodeDecodeError:
-        raise UsageError(f"{path}: expected a YAML recipe, which is text") from None
+    if name not in recipe_names():
+        path = recipe_path(name)  # raises, with the nearest names, unless it is a file
+        raise UsageError(f"{path}: a file; expected a name of `winwin recipes list`")
+    typer.echo(recipe_text(name), nl=False)

@@ -52,7 +52,11 @@ def video(
     model: Model = "winwin-flow",
     device: Device = "auto",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Start again where the folder holds the flow of another clip or model.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Start again where the folder holds the flow of another clip or model; replace an existing --video.",
+        ),
     ] = False,
 ) -> None:
     """Optical flow from each frame of CLIP to the next. If it is interrupted, run the same command to continue."""

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
 from winwin_hf.data.benchmarks import catalog
+from winwin_hf.data.formats.files import NEW, owner, remove_leftovers, told_of
 from winwin_hf.data.sources import OTHERS, SYNTHETIC, Source, open_source
 from winwin_hf.evaluation import report, submission, worst
 from winwin_hf.evaluation.methods import load
@@ -21,6 +25,8 @@ from winwin_hf.host_process import unchanged_process
 from winwin_hf.inference.predictor import Method
 from winwin_hf.processes import connect, lost_process_named
 from winwin_hf.task import TASKS
+
+RESULTS = "results.json"
 
 
 @dataclass
@@ -96,7 +102,8 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
     Args:
         methods: checkpoints or baselines, by the names of methods.py.
         data: "NAME=PATH" or "NAME:SPLIT=PATH".
-        output: folder for results.json and the rest (see report.py); None: only the table.
+        output: folder for results.json and the rest (see report.py), which appear at the end, all of them or none, in the place of an
+            earlier evaluation's; other files there stay. None: only the table.
     Raises:
         ValueError, OSError: an unknown name, a folder without the expected layout, a checkpoint for another task or with other
             classes, or a broken file; the message names it.
@@ -107,22 +114,62 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
     # All sets are opened before the first frame is predicted, so that a wrong name fails at once.
     chosen = check_data(data, settings.options, settings.length)
     data_sets = [_open(name, split, path, settings) for name, split, path in chosen]
-    if folder is not None and accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-    accelerator.wait_for_everyone()
     lines = []
-    for method in methods:
-        predictor = load(method, accelerator, settings.tile, settings.overlap, settings.min_pixels, settings.quality)
-        lines += [_evaluate_one(predictor, data_set, folder, accelerator, settings) for data_set in data_sets]
-    if accelerator.is_main_process:
-        report.show(lines)
-        if folder is not None:
-            report.write_json(
-                folder / "results.json", lines, {**asdict(settings), "processes": accelerator.num_processes}
+    with _staged(folder, accelerator) as staged:
+        for method in methods:
+            predictor = load(
+                method, accelerator, settings.tile, settings.overlap, settings.min_pixels, settings.quality
             )
-            worst.write_page(folder, lines)
-    accelerator.wait_for_everyone()
+            lines += [_evaluate_one(predictor, data_set, staged, accelerator, settings) for data_set in data_sets]
+        if accelerator.is_main_process:
+            report.show(lines)
+            if folder is not None and staged is not None:
+                processes = accelerator.num_processes
+                report.write_json(staged / RESULTS, lines, {**asdict(settings), "processes": processes})
+                worst.write_page(staged, lines)
+                _publish(staged, folder, lines)
+        accelerator.wait_for_everyone()
     return lines
+
+
+@contextmanager
+def _staged(folder: Path | None, accelerator: Accelerator) -> Iterator[Path | None]:
+    """Yields a new folder within `folder` to write to, the same in all processes; removes it at the end, and `folder` if it is empty
+    and wasn't there."""
+    if folder is None:
+        yield None
+        return
+    names: list[str | None] = [None]
+    made: list[Path] = []
+    try:
+        with told_of(folder):
+            if accelerator.is_main_process:
+                made = [place for place in (folder, *folder.parents) if not place.exists()]
+                folder.mkdir(parents=True, exist_ok=True)
+                remove_leftovers(folder)
+                names = [tempfile.mkdtemp(prefix=f".evaluation-{owner()}", dir=folder)]
+                (Path(str(names[0])) / NEW).mkdir()
+            broadcast_object_list(names)
+            yield Path(str(names[0])) / NEW
+    finally:
+        if accelerator.is_main_process and names[0] is not None:
+            shutil.rmtree(names[0], ignore_errors=True)
+        for place in made:
+            with suppress(OSError):  # not empty
+                place.rmdir()
+
+
+def _publish(staged: Path, folder: Path, lines: list[Line]) -> None:
+    """Moves all files to `folder`, where results.json lies only while all others are those of one evaluation."""
+    (folder / RESULTS).unlink(missing_ok=True)
+    for line in lines:
+        pictures = folder / report.folder_name(line.method) / report.folder_name(f"{line.data}-{line.split}") / "worst"
+        shutil.rmtree(pictures, ignore_errors=True)
+    files = [path for path in staged.rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: path == staged / RESULTS):
+        target = folder / path.relative_to(staged)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(target)
 
 
 def _open(name: str, split: str | None, path: str, settings: Settings) -> _DataSet:
@@ -158,7 +205,6 @@ def _evaluate_one(
     if method_folder is not None:
         set_folder = method_folder / report.folder_name(f"{name}-{data_set.split}")
         if accelerator.is_main_process:
-            shutil.rmtree(set_folder / "worst", ignore_errors=True)  # of an earlier evaluation
             report.write_csv(set_folder / "images.csv", result)
         accelerator.wait_for_everyone()
         worst.write_pictures(set_folder / "worst", result, source.task)

@@ -11,6 +11,7 @@ Notable:
 
 from __future__ import annotations
 
+import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -38,6 +39,8 @@ BAD_BRANCH = re.compile(
     re.DOTALL,
 )
 COMMIT = re.compile(r"[0-9a-f]{40}")  # the Hub takes it for a commit, on top of which nothing can be pushed
+# What huggingface_hub raises where an answer's JSON is none, or holds other things than it expects.
+ODD = (json.JSONDecodeError, RecursionError, AttributeError, KeyError, TypeError, IndexError, AssertionError)
 WILL_BE_CREATED, UNKNOWN = "will be created", "not known, since the Hub can't be reached"
 
 
@@ -254,6 +257,9 @@ def _clear_errors(api: HfApi, repo_id: str, new: bool = False) -> Iterator[None]
         yield
     except PublishError:
         raise
+    except ODD as error:
+        what = f"{type(error).__name__}: {shortened(str(error))}"
+        raise PublishError(f"the answer of {redact(api.endpoint)} isn't what a Hub sends ({what})") from error
     except (errors.HfHubHTTPError, errors.HTTPError, ValueError, RuntimeError, OSError) as error:
         message = _explain(error, api.endpoint, repo_id)
         raise PublishError(f"{message} ({repo_id} exists now, but is empty)" if new else message) from error

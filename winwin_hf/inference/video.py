@@ -14,7 +14,10 @@ import collections
 import contextlib
 import itertools
 import json
+import math
+import os
 import re
+import struct
 import tempfile
 import time
 import zlib
@@ -28,12 +31,14 @@ import torch
 from tqdm.auto import tqdm
 
 from winwin_hf.data import formats
-from winwin_hf.data.formats.files import owner, remove_leftovers
+from winwin_hf.data.formats.files import owner, remove_leftovers, sha256_of
 from winwin_hf.inference.clips import Clip, open_clip, write_video
 from winwin_hf.inference.flow import FlowPair
 from winwin_hf.inference.predictor import Predictor
 from winwin_hf.model.flow_colours_winwin import flow_to_image
 
+RECORD = "video.json"
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 FOLDERS = {"flow": ".", "backward": "backward", "occluded": "occlusions", "backward_occluded": "backward_occlusions"}
 
 
@@ -89,23 +94,26 @@ def run(
         start, end, stride: the frames start, start + stride, ... before `end`, counted from 0.
         size: (height, width) that frames are resized to; all files have this size.
         quality, coarse, min_pixels: see `Predictor.load`; the files keep the frames' size.
-        overwrite: delete the files of an earlier run in `output` and start again.
+        overwrite: delete the files of an earlier run in `output` and start again; replace `video`, whoever made it.
 
     Raises:
         FileNotFoundError: there is no such clip.
+        FileExistsError: `video` exists, no run with .flo files in `output` made it, and `overwrite` is off.
         ValueError: fewer than two frames, or frames of several sizes; nothing to write; `output` holds .flo files of another program or
             of other settings.
     """
     source = open_clip(clip, size, start, end, stride)
     folder, target = Path(output), Path(video) if video else None
+    results = Results(folder, flo, backward)
     _check(folder, target, flo or backward, max_motion, rate)
+    if target and target.exists() and not overwrite and sha256_of(target) not in results.record().get("videos", []):
+        raise FileExistsError(f"{target} exists, and was not made by this command; expected another name, or overwrite")
     if (count := len(list(itertools.islice(source.frames(), 2)))) < 2:
         raise ValueError(f"{source.name}: {count} frame(s) from {start} on, every {stride}; expected two or more.")
     predictor = Predictor.load(
         model_name, "optical-flow", device, quality=quality, coarse=coarse, min_pixels=min_pixels
     )
 
-    results = Results(folder, flo, backward)
     folder.mkdir(parents=True, exist_ok=True)
     if flo or backward:
         settings = {"clip": source.digest(), "size": size, "stride": stride, "backward": backward}
@@ -147,6 +155,8 @@ def run(
             frames = source.frames() if side_by_side else None
             pictures = _pictures(flows, summary.max_motion, frames)
             summary.kind = write_video(target, pictures, rate or source.rate)
+            if flo or backward:
+                results.add_video(target)
     return summary
 
 
@@ -167,7 +177,7 @@ class Results:
     backward/frame_0001.flo             flow from the next frame back to the first (`flo` and `backward`)
     occlusions/frame_0001.png           255 where a pixel of the first frame is hidden in the next one (`backward`)
     backward_occlusions/frame_0001.png  255 where a pixel of the next frame is hidden in the first one (`backward`)
-    video.json                          the settings of the run
+    video.json                          the settings of the run, and the SHA-256 of each video that was made of it
     """
 
     folder: Path
@@ -201,7 +211,7 @@ class Results:
         """The number of pairs with all their files, from the clip's first pair to the first incomplete one."""
         count = clip.count()
         indices = itertools.count() if count is None else range(count - 1)
-        there = (all(path.is_file() for path in self.files(clip.number(index)).values()) for index in indices)
+        there = (all(map(_whole, self.files(clip.number(index)).values())) for index in indices)
         return sum(1 for _ in itertools.takewhile(bool, there))
 
     def claim(self, settings: dict[str, Any], overwrite: bool) -> None:
@@ -209,7 +219,6 @@ class Results:
 
         Raises: ValueError where the folder has results but no video.json, or one with other settings and `overwrite` is off.
         """
-        record = self.folder / "video.json"
         settings = json.loads(json.dumps(settings))
         found = [
             path
@@ -217,16 +226,13 @@ class Results:
             for path in (self.folder / name).glob("frame_*")
             if re.fullmatch(r"frame_\d{4,}\.(flo|png)", path.name)
         ]
-        if found and not record.is_file():
+        if found and not (self.folder / RECORD).is_file():
             raise ValueError(f"{found[0]}: not made by this command (there is no video.json); expected another folder.")
         if found and overwrite:
             for path in found:
                 path.unlink()
         elif found:
-            try:
-                before = json.loads(record.read_text(encoding="utf-8"))
-            except ValueError:  # damaged
-                before = {}
+            before = self.record()
             other = [
                 f"{name} {before.get(name)}, not {value}"
                 for name, value in settings.items()
@@ -237,8 +243,28 @@ class Results:
                     f"{self.folder}: an earlier run with other settings left its files there ({'; '.join(other)}); "
                     "expected another folder, or to overwrite them."
                 )
-        with formats.write_atomic(record) as temporary:
-            temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+            settings = {**before, **settings}
+        self._write_record(settings)
+
+    def record(self) -> dict[str, Any]:
+        """What video.json holds; {} where it is missing or damaged."""
+        try:
+            found = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+            return {}
+        videos = found.get("videos", []) if isinstance(found, dict) else None
+        return found if isinstance(videos, list) else {}
+
+    def add_video(self, path: Path) -> None:
+        """Notes that this command made a video, which it may replace later."""
+        record = self.record()
+        digest = sha256_of(path)
+        if digest not in (videos := record.get("videos", [])):
+            self._write_record({**record, "videos": [*videos, digest]})
+
+    def _write_record(self, record: dict[str, Any]) -> None:
+        with formats.write_atomic(self.folder / RECORD) as temporary:
+            temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 # ------------------------------------------------------------------ what the functions above share
@@ -257,6 +283,19 @@ def _check(folder: Path, video: Path | None, files: bool, max_motion: float | No
     for name, value in (("max_motion", max_motion), ("rate", rate)):
         if value is not None and not value > 0:
             raise ValueError(f"{name} {value}: expected a positive number.")
+
+
+def _whole(path: Path) -> bool:
+    """Whether a file that this command wrote is there to its last byte. Nothing is decoded."""
+    if not path.is_file():
+        return False
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if path.suffix == ".flo":
+            head = file.read(12)
+            return len(head) == 12 and size == 12 + 8 * math.prod(struct.unpack("<4x2i", head))
+        file.seek(-min(size, len(PNG_END)), os.SEEK_END)
+        return file.read() == PNG_END
 
 
 def _predict(predictor: Predictor, clip: Clip, backward: bool, done: int, progress: bool) -> Iterator[FlowPair]:

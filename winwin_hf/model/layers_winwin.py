@@ -95,9 +95,11 @@ def as_windows(
     """
     Brings both forms of an image, (B, C, H, W) and (B, N, C, h, w) with positions (B, N, 2), to (B*N, C, h, w) and a layout.
 
-    Raises: ValueError, naming the argument: another number of axes or channels, integers, positions that are missing or don't fit,
-        or sides that are no multiple of the patch.
+    Raises: TypeError, naming the argument: no tensor. ValueError, naming it: another number of axes or channels, integers, positions
+        that are missing or don't fit, or sides that are no multiple of the patch.
     """
+    if not isinstance(pixel_values, torch.Tensor):
+        raise TypeError(f"{name} is a {type(pixel_values).__name__}: expected a torch.Tensor; the processor makes it.")
     windowed, patch_size = pixel_values.ndim == 5, config.patch_size
     positions_name = name.replace("pixel_values", "window_positions")
     if pixel_values.ndim not in (4, 5):

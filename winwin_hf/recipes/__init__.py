@@ -46,11 +46,16 @@ def recipe_path(name: str | Path) -> Path:
     raise FileNotFoundError(f"{name}: no such file, and no recipe of this name; {hint}")
 
 
+def recipe_text(name: str) -> str:
+    """The package's recipe of this name, whatever files of this name there are."""
+    return (_FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
+
+
 def list_recipes() -> list[RecipeInfo]:
     """Name, task and summary of the package's recipes, sorted by name."""
     found = []
     for name in recipe_names():
-        text = recipe_path(name).read_text(encoding="utf-8")
+        text = recipe_text(name)
         task = re.search(r"^task: *(\S+)", text, flags=re.MULTILINE)
         summary = re.match(r"# *(.+)", text)
         found.append(RecipeInfo(name, task[1] if task else "", summary[1] if summary else ""))

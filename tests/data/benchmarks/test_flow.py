@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,6 +201,10 @@ LACKING = [
     ("spring", "Spring", "train/0002/frame_left/frame_left_0002.png", 10, True),
     ("spring", "Spring", "train/0001/maps/matchmap_flow_FW_left/matchmap_flow_FW_left_0001.png", 12, False),
     ("flow-folder", "FlowFolder", "flow/png/shot000.png", 5, "flow/png/shot000.flo"),
+    # The next frame isn't the next file: shot000's flow leads to shot004, not to shot008.
+    ("flow-folder", "FlowFolder", "frames/flo/shot004.png", 4, True),
+    ("flow-folder", "FlowFolder", "frames/flo/shot000.png", 5, True),
+    ("flow-folder", "FlowFolder", "frames/flo/shot008.png", 5, True),
 ]
 
 
@@ -210,6 +215,36 @@ def test_a_missing_file(copy, name, folder, file, left, missing):
     found = ENTRIES[name].find(root, "train")
     expected = [str(root / (file if missing is True else missing))] if missing else []
     assert found.missing == expected and len(found.rows) == left
+
+
+@pytest.mark.parametrize(
+    ("frames", "flows", "rows", "missing"),
+    [
+        (["0", "1", "2", "3"], ["0", "1", "2"], ["0-1", "1-2", "2-3"], []),
+        (["0", "2", "3"], ["0", "1", "2"], ["2-3"], ["1.png"]),
+        (["9", "10", "11"], ["9", "10"], ["9-10", "10-11"], []),
+        (["f0", "f5", "f10", "f40", "f45"], ["f0", "f5", "f40"], ["f0-f5", "f5-f10", "f40-f45"], []),  # two parts
+        (["0_10", "0_11", "1_10", "1_11"], ["0_10", "1_10"], ["0_10-0_11", "1_10-1_11"], []),
+        (["1.03", "1.17", "2.41"], ["1.03", "1.17"], ["1.03-1.17", "1.17-2.41"], []),  # times
+        (["a", "b", "d"], ["a", "b", "c"], ["a-b"], ["c.png"]),
+    ],
+)
+def test_frames_follow_by_their_numbers(tmp_path, frames, flows, rows, missing):
+    for folder, names_, suffix in (("frames", frames, ".png"), ("flow", flows, ".flo")):
+        (tmp_path / folder / "clip").mkdir(parents=True)
+        for name in names_:
+            (tmp_path / folder / "clip" / f"{name}{suffix}").touch()
+    found = flow_folder(tmp_path, "train")
+    pairs = ["-".join(Path(row[image]["path"]).stem for image in ("image1", "image2")) for row in found.rows]
+    assert pairs == rows and all(Path(row["flow"]["path"]).stem in row["name"] for row in found.rows)
+    assert found.missing == [str(tmp_path / "frames" / "clip" / name) for name in missing]
+
+
+def test_two_frames_of_one_name(copy):
+    root = copy("FlowFolder")
+    shutil.copy(root / "frames" / "flo" / "shot000.png", root / "frames" / "flo" / "shot000.jpg")
+    with pytest.raises(ValueError, match=r"shot000\.png and shot000\.jpg have one name"):
+        flow_folder(root, "train")
 
 
 def test_frames_of_which_there_is_nothing_more_are_no_examples(copy):

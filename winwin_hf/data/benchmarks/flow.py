@@ -150,8 +150,9 @@ FLOW_SUFFIXES = {".flo": "flo", ".flo5": "flo5", ".pfm": "pfm", ".png": "kitti",
 def flow_folder(root: Path, split: str) -> Found:
     """Your own frames and flow: <root>/frames/<clip>/*.png (or .jpg, ...) and <root>/flow/<clip>/*.flo.
 
-    Frames follow one another in the order of their names. A frame's flow to the next one has its name and one of `FLOW_SUFFIXES`
-    (a .png is KITTI's 16-bit format, a .npy an array (H, W, 2)). Optional: occlusions/<clip>/*.png, non-zero where occluded.
+    Frames follow one another by the numbers in their names (see `_successive`). A frame's flow to the next one has its name and one
+    of `FLOW_SUFFIXES` (a .png is KITTI's 16-bit format, a .npy an array (H, W, 2)). Of flow without its frames, those are missing.
+    Optional: occlusions/<clip>/*.png, non-zero where occluded.
     Splits are folders, <root>/train/frames and so on; without them all of it is "train". Only "test" may lack flow.
     """
     FLOW_FOLDER.check(split, ("train", "val", "test"))
@@ -163,20 +164,63 @@ def flow_folder(root: Path, split: str) -> Found:
         raise FLOW_FOLDER.absent(root, base / "frames" / "<clip>")
     with_truth = split != "test" or (base / "flow").is_dir()
     for clip in clips:
-        frames = [
-            clip / name
-            for name in sorted(listing.names(clip))
-            if name.lower().endswith(IMAGE_SUFFIXES) and name[0] != "."
-        ]
-        for first, second in pairwise(frames):
-            flow = None
-            if with_truth:
-                candidates = [base / "flow" / clip.name / (first.stem + suffix) for suffix in FLOW_SUFFIXES]
-                flow = next((path for path in candidates if listing.has(path)), candidates[0])
-            mask = base / "occlusions" / clip.name / f"{first.stem}.png"
+        frames: dict[str, Path] = {}
+        for name in sorted(listing.names(clip)):
+            if name.lower().endswith(IMAGE_SUFFIXES) and name[0] != ".":
+                if (stem := Path(name).stem) in frames:
+                    raise ValueError(f"{clip / name} and {frames[stem].name} have one name; expected one file for each")
+                frames[stem] = clip / name
+        flows: dict[str, Path] = {}
+        for suffix in FLOW_SUFFIXES:  # an earlier one wins
+            for name in listing.names(base / "flow" / clip.name):
+                if name.endswith(suffix) and name[0] != ".":
+                    flows.setdefault(Path(name).stem, base / "flow" / clip.name / name)
+        usual = next(iter(frames.values())).suffix if frames else ".png"
+        for stem, second in _successive(sorted({*frames, *flows})):
+            if stem not in flows and not (stem in frames and second in frames):
+                continue  # the last frame, or the last one before a gap
+            flow = flows.get(stem, base / "flow" / clip.name / f"{stem}.flo") if with_truth else None
             flow_format = FLOW_SUFFIXES[flow.suffix] if flow else None
-            listing.add(f"{clip.name}/{first.stem}", first, second, flow, flow_format, mask, "png")
+            mask = base / "occlusions" / clip.name / f"{stem}.png"
+            image1, image2 = (frames.get(name, clip / f"{name}{usual}") for name in (stem, second))
+            listing.add(f"{clip.name}/{stem}", image1, image2, flow, flow_format, mask, "png")
     return listing.found
+
+
+def _successive(stems: list[str]) -> list[tuple[str, str]]:
+    """
+    (name, name of the frame that follows) of a clip's frames, by the numbers that their names end in; the latter may not exist.
+
+    The step is the smallest one, if it is that of half of the names or more: of 0, 2, 3 the second frame of 0 is 1. Names without
+    such numbers (times of a day, say) follow one another in their order.
+
+    Args:
+        stems: sorted, of the frames and of the flow.
+    """
+    runs: dict[tuple[str, str], dict[int, str]] = {}  # text before and after the number -> number -> name
+    for stem in stems:
+        match = re.fullmatch(r"(.*?)(\d+)(\D*)", stem)
+        if match is None:
+            return _in_order(stems)
+        run = runs.setdefault((match[1], match[3]), {})
+        if int(match[2]) in run:  # 1 and 01
+            return _in_order(stems)
+        run[int(match[2])] = stem
+    found: list[tuple[str, str]] = []
+    for (head, tail), run in runs.items():
+        numbers = sorted(run)
+        steps = [after - before for before, after in pairwise(numbers)]
+        if not steps or 2 * steps.count(min(steps)) < len(steps):
+            return _in_order(stems)
+        for number in numbers:
+            digits = len(run[number]) - len(head) - len(tail)
+            after = number + min(steps)
+            found.append((run[number], run.get(after, f"{head}{after:0{digits}}{tail}")))
+    return found
+
+
+def _in_order(stems: list[str]) -> list[tuple[str, str]]:
+    return list(pairwise(stems))
 
 
 # ---- all of them ----

@@ -1,0 +1,165 @@
+"""What a command waits for and reads when a Hub is slow, broken or hostile."""
+
+from __future__ import annotations
+
+import gzip
+import http.server
+import importlib
+import json
+import threading
+from typing import Any
+
+import pytest
+from huggingface_hub import HfApi, constants, get_session, hf_hub_download, set_client_factory
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.utils._http import default_client_factory
+
+from winwin_hf.cli import hub
+from winwin_hf.cli.errors import line_of
+from winwin_hf.hub.push import PublishError, _clear_errors
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def start(self, **headers: str) -> None:
+        self.send_response(200)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+
+    def drip(self, piece: bytes, pause: float) -> None:
+        try:
+            while not self.server.over.wait(pause):
+                self.wfile.write(piece)
+                self.wfile.flush()
+        except OSError:
+            pass
+
+    def do_HEAD(self) -> None:
+        self.start(ETag='"1"', X_Repo_Commit="0" * 40, Content_Length="1000000")
+
+    def do_GET(self) -> None:
+        kind = self.path.rpartition("/")[2]
+        if "/resolve/" in self.path:
+            self.start(Content_Length="1000000")
+            self.drip(b"x", 0.05)
+        elif kind == "silent":
+            self.server.over.wait(60)
+        elif kind == "drip":
+            self.start(Content_Length="1000000")
+            self.drip(b" ", 0.05)
+        elif kind == "header":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-A: ")
+            self.drip(b"x", 0.05)
+        elif kind == "endless":
+            self.start(Connection="close")
+            self.drip(b"[" * 30_000, 0.001)
+        elif kind == "bomb":
+            body = gzip.compress(b" " * 1_000_000)
+            self.start(Content_Length=str(len(body)), Content_Encoding="gzip")
+            self.wfile.write(body)
+        else:
+            body = json.dumps({"id": "a/b", "sha": "0" * 40, "siblings": []}).encode()
+            self.start(Content_Length=str(len(body)))
+            self.wfile.write(body)
+
+
+@pytest.fixture
+def place(monkeypatch):
+    """The address of a server, of which a command's limits are small."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.daemon_threads, server.over = True, threading.Event()
+    server.handle_error = lambda *_: None  # clients that hang up
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    limits = {"SILENCE": 0.3, "WHOLE": 0.6, "LOST": 0.5, "LARGEST_ANSWER": 100_000, "SLOWEST_FILE": (1000, 0.3)}
+    for name, value in limits.items():
+        monkeypatch.setattr(hub, name, value)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    hub.limit_hub()
+    hub.limit_hub()  # of a second command in one process
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.over.set()
+    server.shutdown()
+    set_client_factory(default_client_factory)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("drip", "no whole answer in 1 s"),
+        ("header", "no whole answer in 1 s"),
+        ("endless", "an answer of more than 100 kB, which is too large"),
+        ("bomb", "an answer packed as gzip; expected a plain one, as was asked for"),
+    ],
+)
+def test_slow_and_large_answers_end(place, kind, message):
+    with pytest.raises(hub.BadAnswer) as error:
+        HfApi(endpoint=place).model_info(f"a/{kind}")
+    assert str(error.value) == f"{place}/api/models/a/{kind}: {message}"
+    assert HfApi(endpoint=place).model_info("a/right").sha == "0" * 40
+
+
+def test_a_silent_host_is_not_asked_for_ever(place):
+    for error, message in [*[("ReadTimeout", "timed out")] * 2, ("BadAnswer", "let 1 s pass without an answer")]:
+        with pytest.raises(Exception, match=message) as found:
+            HfApi(endpoint=place).model_info("a/silent")
+        assert type(found.value).__name__ == error
+
+
+def test_a_slow_file_ends(place, tmp_path):
+    with pytest.raises(hub.BadAnswer, match=r"/a/b/resolve/main/x\.bin: \d+ bytes in 0 s; expected 1000 or more"):
+        hf_hub_download("a/b", "x.bin", cache_dir=tmp_path, endpoint=place)
+
+
+@pytest.mark.parametrize("value", ["99999999", "1e9", "60"])
+def test_a_hub_may_ask_for_a_pause_of_minutes(value):
+    response = httpx_response({"retry-after": value, "ratelimit": '"api";r=0;t=4000'})
+    hub._check(response)
+    assert response.headers.get("retry-after") == (None if value == "99999999" else value)
+    assert "ratelimit" not in response.headers
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (LocalEntryNotFoundError("x"), None),
+        (hub.BadAnswer("http://hub/x: no whole answer in 120 s"), "http://hub/x: no whole answer in 120 s"),
+        (KeyError("sha"), "the answer of https://hub.example isn't what a Hub sends"),
+    ],
+)
+def test_the_line_says_what_was_answered(error, expected, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.example")
+    shown = OSError(
+        "no model could be loaded from 'a/b' (bundled: none): We couldn't connect to 'https://hub.example' to load"
+    )
+    shown.__cause__ = LocalEntryNotFoundError("y")
+    shown.__cause__.__cause__ = error
+    start = "no model could be loaded from 'a/b' (bundled: none): "
+    assert line_of(shown) == (f"{start}{expected}; nothing of it is in the cache" if expected else str(shown))
+
+
+def test_the_line_says_the_status(monkeypatch):
+    error = HfHubHTTPError("403", response=httpx_response({}, 403))
+    shown = OSError("We couldn't connect to 'http://hub' to load the files")
+    shown.__cause__ = error
+    assert line_of(shown) == "http://hub/a/b answered 403; nothing of it is in the cache"
+
+
+@pytest.mark.parametrize("answer", ['{"sha": 3', "[1, 2]", '"x"', "null", "[" * 100_000])
+def test_a_push_names_an_odd_answer(answer):
+    api, message = (
+        HfApi(endpoint="http://me:password@hub"),
+        r"^the answer of http://\*\*\*@hub isn't what a Hub sends \(",
+    )
+    with pytest.raises(PublishError, match=message), _clear_errors(api, "a/b"):
+        json.loads(answer)["name"].upper()
+
+
+def httpx_response(headers: dict[str, str], status: int = 200) -> Any:
+    http_library = importlib.import_module(type(get_session()).__mro__[-2].__module__.partition(".")[0])
+    request = http_library.Request("GET", "http://user:password@hub/a/b?token=x")
+    return http_library.Response(status, headers=headers, request=request, content=b"")

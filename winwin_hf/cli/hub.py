@@ -1,0 +1,163 @@
+"""What a command waits for and reads into memory when it talks to a Hub, which may be slow, broken or hostile.
+
+Notable:
+- huggingface_hub has no limits of its own. A command gives it a client with limits, once; importing the package changes nothing.
+- a `BadAnswer` isn't an error of the network, so huggingface_hub neither repeats the request nor goes on without an answer.
+- files are streamed to the disk: their size isn't limited, their slowness is.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from winwin_hf.data.formats.files import bytes_text
+
+# Seconds. SILENCE: between two pieces of an answer. WHOLE: a request that asks. SENDING: a request that sends, and its answer to a commit.
+CONNECT, SILENCE, WHOLE, SENDING = 10.0, 30.0, 120.0, 600.0
+SLOWEST_UPLOAD = 20_000  # bytes a second
+LOST = 60.0  # seconds that one host may have let pass in vain before it isn't asked again
+LARGEST_ANSWER = 100_000_000  # bytes that are read into memory; a list of 100,000 files has about 20 MB
+SLOWEST_FILE = 10_000, 60.0  # bytes in so many seconds
+LONGEST_PAUSE = 300.0  # seconds that a Hub may tell us to wait; its own limits count requests in five minutes
+
+
+class BadAnswer(OSError):
+    """A Hub's answer was too slow or too large, or not what a Hub sends: one line that names the address and the limit."""
+
+
+def limit_hub() -> None:
+    """Makes huggingface_hub use a client with the limits above, for the rest of this process."""
+    from huggingface_hub import get_session, set_client_factory
+
+    plain = get_session()
+    if getattr(plain, "limited", False):
+        return
+    kind, hooks = _client_class(type(plain)), plain.event_hooks
+    set_client_factory(
+        lambda: kind(
+            headers={"Accept-Encoding": "identity"},
+            follow_redirects=True,
+            event_hooks={"request": hooks["request"], "response": [*hooks["response"], _check]},
+        )
+    )
+
+
+def _client_class(base: type) -> type:
+    lost: dict[str, float] = {}  # host -> seconds
+
+    class Client(base):  # type: ignore[misc, valid-type]
+        limited = True
+
+        def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
+            """As httpx's, within the limits."""
+            asks, given = request.method in ("GET", "HEAD"), request.extensions.get("timeout", {})
+            silence = SILENCE if asks else SENDING  # a commit may take its time
+            waits = dict(connect=CONNECT, read=silence, write=silence, pool=silence)  # noqa: C408
+            waits |= {name: value for name, value in given.items() if value is not None}
+            request.extensions = {**request.extensions, "timeout": waits, "winwin_stream": stream}
+            host = _address(request).split("/")[2]
+            if lost.get(host, 0) >= LOST:
+                raise BadAnswer(f"{_address(request)}: {host} let {lost[host]:.0f} s pass without an answer")
+            seconds = WHOLE if asks else SENDING + int(request.headers.get("content-length", 0)) / SLOWEST_UPLOAD
+            began = time.monotonic()
+            try:
+                return _within(seconds, request, lambda: super(Client, self).send(request, stream=stream, **options))
+            except Exception as error:
+                if "Timeout" in type(error).__name__:
+                    lost[host] = lost.get(host, 0) + time.monotonic() - began
+                raise
+
+    return Client
+
+
+def _within(seconds: float, request: Any, work: Any) -> Any:
+    """The result of `work`, which a thread does, since nothing else ends a header that comes byte by byte. Raises BadAnswer."""
+    done: queue.SimpleQueue[tuple[bool, Any]] = queue.SimpleQueue()
+    context = contextvars.copy_context()
+
+    def run() -> None:
+        try:
+            done.put((True, context.run(work)))
+        except BaseException as error:
+            done.put((False, error))
+
+    threading.Thread(target=run, name="winwin-hub", daemon=True).start()
+    try:
+        good, result = done.get(timeout=seconds)
+    except queue.Empty:
+        raise BadAnswer(f"{_address(request)}: no whole answer in {seconds:.0f} s") from None
+    if good:
+        return result
+    raise result
+
+
+def _check(response: Any) -> None:
+    """Called with every answer before its body is read: puts limits on the body, and on the pause that it asks for."""
+    request = response.request
+    encoding = response.headers.get("content-encoding", "identity").lower()
+    if encoding not in ("", "identity") and request.method != "HEAD":  # a few bytes may become gigabytes
+        raise BadAnswer(
+            f"{_address(request)}: an answer packed as {encoding[:20]}; expected a plain one, as was asked for"
+        )
+    for name in ("retry-after", "ratelimit"):
+        seconds = response.headers.get(name, "").rpartition("=")[2].strip()
+        if seconds.isdecimal() and (len(seconds) > 9 or int(seconds) > LONGEST_PAUSE):
+            del response.headers[name]
+    is_file = request.extensions.get("winwin_stream", False) and response.is_success
+    response.stream = _limited(response.stream, _address(request), is_file)
+
+
+def _limited(stream: Any, address: str, is_file: bool) -> Any:
+    """The stream of an answer's bytes, which raises BadAnswer where it is too slow (a file) or too large (anything else)."""
+    # httpx takes only streams of its own base class
+    base = next(kind for kind in type(stream).__mro__ if kind.__name__ == "SyncByteStream")
+
+    class Limited(base):  # type: ignore[misc, valid-type]
+        def __iter__(self) -> Iterator[bytes]:
+            size, began, (least, seconds) = 0, time.monotonic(), SLOWEST_FILE
+            for chunk in stream:
+                size += len(chunk)
+                now = time.monotonic()
+                if is_file and now - began > seconds:
+                    if size < least:
+                        raise BadAnswer(f"{address}: {size} bytes in {now - began:.0f} s; expected {least} or more")
+                    size, began = 0, now
+                elif not is_file and size > LARGEST_ANSWER:
+                    raise BadAnswer(
+                        f"{address}: an answer of more than {bytes_text(LARGEST_ANSWER)}, which is too large"
+                    )
+                elif not is_file and now - began > WHOLE:
+                    raise BadAnswer(f"{address}: no whole answer in {WHOLE:.0f} s")
+                yield chunk
+
+        def close(self) -> None:
+            stream.close()
+
+    return Limited()
+
+
+def _address(request: Any) -> str:
+    """A request's address without its query and without a password."""
+    url = request.url
+    return f"{url.scheme}://{url.netloc.decode('ascii', 'replace').rpartition('@')[2]}{url.path}"
+
+
+def answer_in(error: BaseException | None) -> str | None:
+    """What a Hub sent, in words, where that is the cause of an error; None elsewhere."""
+    while error is not None:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(error, BadAnswer):
+            return str(error)
+        if status is not None:
+            return f"{_address(error.response.request)} answered {status}"  # type: ignore[attr-defined]
+        if type(error).__name__ == "FileMetadataError" or isinstance(error, AttributeError | LookupError | TypeError):
+            place = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+            return f"the answer of {place} isn't what a Hub sends"
+        error = error.__cause__ or error.__context__
+    return None
