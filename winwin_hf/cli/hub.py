@@ -51,7 +51,7 @@ def limit_hub() -> None:
 def _client_class(base: type) -> type:
     lost: dict[str, float] = {}  # host -> seconds
 
-    class Client(base):  # type: ignore[misc, valid-type]
+    class Client(base):
         limited = True
 
         def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
