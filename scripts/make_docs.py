@@ -388,12 +388,13 @@ def command_parts(function: Any, name: str) -> Iterator[str]:
             usage.append(shown if default is inspect.Parameter.empty else f"[{shown}]")
             arguments.append((code(shown), text, ""))
             continue
-        value = "" if hint is bool else f" {info.metavar or value_name(hint)}"
+        flag_only = "bool" in str(hint)
+        value = "" if flag_only else f" {info.metavar or value_name(hint)}"
         # in Annotated, typer takes the first name as the default and sorts that out later
         given_names = [name for name in (info.default, *(info.param_decls or ())) if isinstance(name, str)]
         flags = given_names or [f"--{key.replace('_', '-')}"]
         required = default is inspect.Parameter.empty
-        given = "required" if required else "" if default is None or hint is bool else code(default)
+        given = "required" if required else "" if default is None or flag_only else code(default)
         options.append((", ".join(code(flag + value * flag.startswith("--")) for flag in flags), text, given))
     yield f"## {code(name)}\n"
     yield " ".join((inspect.getdoc(function) or "").split()) + "\n"
