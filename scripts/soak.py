@@ -433,7 +433,10 @@ def train(
     small = {
         "task": "optical-flow",
         "model": {"config": sizes},
-        "data": {"name": "synthetic-flow", "settings": {"height": 192, "width": 256, "texture_count": 8}},
+        "data": {
+            "name": "synthetic-flow",
+            "settings": {"height": 192, "width": 256, "cache_mb": 16},
+        },  # full within a minute
         "optimization": {"batch_size": 4, "num_workers": workers, "steps": 10**6},
         "save_every": 100,
         "evaluation": {"every": 200, "windows": 8, "sets": [{"label": "own", "length": 4}]},
