@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from winwin_hf.model.weights_winwin import count_parameters
+from winwin_hf.own_files import remove_tree
 from winwin_hf.task import ARCHITECTURES
 
 # transformers looks for this file first. Where it is missing and the Hub says that it knows no such repository, as it must of a bare
@@ -160,7 +161,7 @@ def _install_one(folder: Path, repository: Path) -> Path:
                 if not _is_whole(snapshot, commit):
                     raise
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+            remove_tree(temporary, ignore_errors=True)
     # What the cache knows of a downloaded model that is no adapter: with peft installed, transformers asks for that file first.
     missing = repository / ".no_exist" / commit / "adapter_config.json"
     if not missing.exists():
@@ -170,7 +171,7 @@ def _install_one(folder: Path, repository: Path) -> Path:
     for folder in (snapshots, repository / ".no_exist"):
         for other in folder.iterdir():
             if other.name != commit:
-                shutil.rmtree(other, ignore_errors=True)
+                remove_tree(other, ignore_errors=True)
     return snapshot
 
 

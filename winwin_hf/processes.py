@@ -14,6 +14,9 @@ import errno
 import logging
 import os
 import platform
+import re
+import socket
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -22,6 +25,9 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, parse_flag_from_env
+
+from winwin_hf.model.pixels_winwin import shortened
+from winwin_hf.own_files import open_own
 
 try:
     import fcntl
@@ -32,7 +38,18 @@ logger = logging.getLogger(__name__)
 # Longest wait for another process. Work is shared evenly but for single frames, and for what the first process alone writes.
 TIMEOUT = timedelta(minutes=30)
 # Numbers of processes that launchers say. The first that is there counts: torchrun may itself be started by SLURM, once a machine.
+LOCAL_SIZES = ("LOCAL_WORLD_SIZE", "MPI_LOCALNRANKS", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE")
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+# A launcher's number of all processes, this one's number, and its number on this machine, as Accelerate reads them.
+LAUNCHERS = (
+    ("WORLD_SIZE", "RANK", "LOCAL_RANK"),
+    ("PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID"),
+    ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    ("MV2_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_LOCAL_RANK"),
+)
+MOST_PROCESSES = 2**20
+# A cluster may learn the first machine's name only while it starts.
+NAMED_WITHIN = 30.0  # seconds
 UNSUPPORTED = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -44,6 +61,7 @@ COMMANDS = (
     "`ACCELERATE_USE_CPU=true torchrun --nproc_per_node N scripts/train.py ...` on a CPU"
 )
 LOCK = ".lock"
+HOLDER = r"\d+ on .*"  # what the file says: process and machine
 
 
 def connect(cpu: bool = False) -> PartialState:
@@ -57,6 +75,7 @@ def connect(cpu: bool = False) -> PartialState:
     for variable, kind in UNSUPPORTED.items():
         if parse_flag_from_env(variable):
             raise ValueError(f"{variable}: Accelerate is configured for {kind}, which isn't supported; {COMMANDS}")
+    check_launch()
     started = next(((name, int(os.environ[name])) for name in SIZES if os.environ.get(name)), None)
     launched_alone = started is None and "ACCELERATE_DYNAMO_BACKEND" in os.environ and "MASTER_PORT" in os.environ
     state = PartialState(cpu or parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=TIMEOUT)
@@ -73,6 +92,53 @@ def connect(cpu: bool = False) -> PartialState:
             "(or unset MASTER_PORT if one process is wanted)"
         )
     return state
+
+
+def check_launch() -> None:
+    """
+    Checks a launcher's variables before anything waits on their word: a process that can't exist waits for the others for good.
+
+    Raises: ValueError, which names the variable: no number, a number out of its range, or a machine that no name server knows.
+    """
+    for name in SIZES + LOCAL_SIZES:
+        _variable(name, 1, MOST_PROCESSES)
+    for size_name, *numbers in LAUNCHERS:
+        size = _variable(size_name, 1, MOST_PROCESSES)
+        for name in numbers:  # -1: Accelerate's word for none
+            number = _variable(name, -1 if name == "LOCAL_RANK" else 0, MOST_PROCESSES)
+            if size is not None and number is not None and number >= size:
+                last = "0" if size == 1 else f"0 to {size - 1}"
+                raise ValueError(f"{name}={number}: expected {last}, as {size_name} is {size}")
+    port = _variable("MASTER_PORT", 0, 2**16 - 1)
+    if (size := _variable("WORLD_SIZE", 1, MOST_PROCESSES)) is not None and size > 1 and os.environ.get("MASTER_ADDR"):
+        _resolve(os.environ["MASTER_ADDR"], port or 0)
+
+
+def _variable(name: str, least: int, most: int) -> int | None:
+    """The whole number in a variable, None where it isn't set. Raises ValueError, which names it."""
+    text = os.environ.get(name)
+    if not text:
+        return None
+    if not re.fullmatch(r"-?[0-9]{1,18}", text) or not least <= int(text) <= most:
+        raise ValueError(f"{name}={shortened(text)}: expected a whole number from {least} to {most}")
+    return int(text)
+
+
+def _resolve(address: str, port: int) -> None:
+    """Raises ValueError where the first machine's name stays unknown for NAMED_WITHIN seconds."""
+    end = time.monotonic() + NAMED_WITHIN
+    while True:
+        try:
+            socket.getaddrinfo(address, port)
+            return
+        except (OSError, UnicodeError) as error:  # a name of 64 letters or none
+            if time.monotonic() >= end or isinstance(error, UnicodeError):
+                reason = getattr(error, "strerror", None) or error
+                raise ValueError(
+                    f"MASTER_ADDR={shortened(address)}: no such machine ({str(reason).lower()}); expected the name or the "
+                    "address of the machine of process 0"
+                ) from None
+        time.sleep(min(1.0, NAMED_WITHIN))
 
 
 def any_process(flag: bool, group: Any = None) -> bool:
@@ -113,10 +179,11 @@ def locked(folder: Path) -> Iterator[None]:
     """
     Makes a folder and keeps other processes from training in it. The kernel ends the lock with this process, however it ends.
 
-    Raises: FileExistsError: another process holds it.
+    Raises: FileExistsError: another process holds it. OSError: what is called `.lock` there is no file of a training.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("a+", encoding="utf-8") as file:
+    path = folder / LOCK
+    with os.fdopen(open_own(path, os.O_RDWR), "r+", encoding="utf-8", errors="replace") as file:
         if fcntl is not None:
             try:
                 # Of this process alone. A lock by `flock` would live on in loader processes that outlive it.
@@ -128,12 +195,17 @@ def locked(folder: Path) -> Iterator[None]:
                     )
                     yield
                     return
-                file.seek(0)
                 raise FileExistsError(
-                    f"{folder}: process {file.read().strip() or 'unknown'} is training in this folder; choose another output "
+                    f"{folder}: process {file.read(200).strip() or 'unknown'} is training in this folder; choose another output "
                     "folder, or wait for its end"
                 ) from None
-        file.truncate(0)
+        before = file.read(1000)
+        if before and not re.fullmatch(HOLDER, before):
+            raise OSError(
+                f"{path}: not a training's lock, such as '123 on host'; expected none, or another output folder"
+            )
+        file.seek(0)
+        file.truncate()
         file.write(f"{os.getpid()} on {platform.node()}")
         file.flush()
         yield

@@ -4,6 +4,7 @@ import gc
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import typer
 import yaml
 from safetensors.torch import load_file
 from support.places import HANGS_AFTER, ROOT
@@ -24,13 +26,13 @@ from support.two_processes import TwoProcesses
 from winwin_hf import processes
 from winwin_hf.cli import train as command
 from winwin_hf.data.rows import BrokenExample
-from winwin_hf.processes import connect, locked
+from winwin_hf.processes import LOCK, connect, locked
 from winwin_hf.training import batches, evaluate, loop, state
 from winwin_hf.training.state import latest_state
 
 SMALL = {
     "task": "optical-flow",
-    "model": {"config": {**RECIPE["model"]["config"], "drop_path_rate": 0.5}},
+    "model": {"config": {**RECIPE["model"]["config"], "num_hidden_layers": 2, "drop_path_rate": 0.5}},
     "data": {"name": "synthetic-flow", "settings": {"height": 64, "width": 96, "texture_count": 2}},
     "windows": {"kind": "windows", "count": 2, "size": [2, 2]},
     "optimization": {"steps": 4, "batch_size": 2, "warmup_steps": 2, "num_workers": 0},
@@ -414,3 +416,61 @@ def test_a_folder_in_use_is_refused_until_its_holder_is_dead(tmp_path):
     holder.end()
     with locked(folder):
         assert (folder / ".lock").read_text().startswith(f"{os.getpid()} on ")
+
+
+@pytest.mark.parametrize("lay", ["link", "hard link", "link to nothing", "pipe", "folder", "file"])
+def test_a_lock_that_is_no_lock_is_left_as_it_is(tmp_path, lay):
+    """A link called .lock led to a file of the user's, which the lock's text replaced."""
+    folder, precious = tmp_path / "run", tmp_path / "keep.txt"
+    folder.mkdir()
+    precious.write_text("precious")
+    lock = folder / LOCK
+    {
+        "link": lambda: lock.symlink_to("../keep.txt"),
+        "hard link": lambda: lock.hardlink_to(precious),
+        "link to nothing": lambda: lock.symlink_to("../new.txt"),
+        "pipe": lambda: os.mkfifo(lock),
+        "folder": lock.mkdir,
+        "file": lambda: lock.write_text("mine"),
+    }[lay]()
+    with (
+        pytest.raises(OSError, match=rf"{lock}: (a link, which is|a pipe;|a folder;|not a training's lock)"),
+        locked(folder),
+    ):
+        pass
+    assert precious.read_text() == "precious" and not (tmp_path / "new.txt").exists()
+    assert lay != "file" or lock.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"WORLD_SIZE": "x"}, "WORLD_SIZE=x: expected a whole number from 1 to"),
+        ({"WORLD_SIZE": "0", "RANK": "0"}, "WORLD_SIZE=0: expected a whole number from 1 to"),
+        ({"WORLD_SIZE": "2", "RANK": "5"}, "RANK=5: expected 0 to 1, as WORLD_SIZE is 2"),
+        ({"WORLD_SIZE": "1", "RANK": "5"}, "RANK=5: expected 0, as WORLD_SIZE is 1"),
+        ({"WORLD_SIZE": "2", "RANK": "x"}, "RANK=x: expected a whole number"),
+        ({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "2"}, "LOCAL_RANK=2: expected 0 to 1, as WORLD_SIZE is 2"),
+        ({"LOCAL_RANK": "x"}, "LOCAL_RANK=x: expected a whole number"),
+        ({"LOCAL_WORLD_SIZE": "0"}, "LOCAL_WORLD_SIZE=0: expected"),
+        ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "2"}, "OMPI_COMM_WORLD_RANK=2: expected 0 to 1"),
+        ({"PMI_SIZE": "1.5"}, "PMI_SIZE=1.5: expected"),
+        ({"SLURM_STEP_NUM_TASKS": "-1"}, "SLURM_STEP_NUM_TASKS=-1: expected"),
+        ({"MASTER_PORT": "abc"}, "MASTER_PORT=abc: expected a whole number from 0 to 65535"),
+        ({"MASTER_PORT": "99999"}, "MASTER_PORT=99999: expected"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "no.such.host.invalid"},
+            "MASTER_ADDR=no.such.host.invalid: no such machine",
+        ),
+    ],
+)
+def test_a_process_that_can_t_exist_waits_for_nobody(variables, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(processes, "NAMED_WITHIN", 0.0)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}"):
+        connect()
+    with pytest.raises(typer.Exit) as ended:
+        train(0, write(tmp_path), tmp_path / "run")
+    assert ended.value.exit_code == 2 and capsys.readouterr().err.startswith(f"winwin: {said}")
+    assert not (tmp_path / "run").exists()

@@ -32,34 +32,6 @@ NOBODY = 65534
 SAVED = {"average.safetensors", "model.safetensors", "optimizer.bin", "random_states_0.pkl", "recipe.yaml"}
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> Path:
-    """An uninterrupted training. Its recipe stands beside it, and all of its states, as it wrote them."""
-    folder = tmp_path_factory.mktemp("trained")
-    save = loop.save_state
-
-    def keeping(accelerator, output, progress, *others):
-        save(accelerator, output, progress, *others)
-        shutil.copytree(latest_state(output), folder / "states" / latest_state(output).name)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "save_state", keeping)
-        train(write_recipe(folder), output=folder / "run")
-    return folder / "run"
-
-
-@pytest.fixture
-def copy(trained, tmp_path) -> Path:
-    """A copy of it that was killed before the last step."""
-    shutil.copytree(trained, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run" / "model")
-    shutil.rmtree(tmp_path / "run" / "state-00000004")
-    kept = trained.parent / "states"
-    for step in (2, 3):
-        shutil.copytree(kept / f"state-{step:08d}", tmp_path / "run" / f"state-{step:08d}", dirs_exist_ok=True)
-    return tmp_path / "run"
-
-
 def flip(path: Path, place: float = 0.5) -> None:
     """Changes one bit of a file."""
     data = bytearray(path.read_bytes())

@@ -49,9 +49,12 @@ def train(
     path = recipe_path(recipe)
     check_overrides(overrides)
     check_output_folder("--output", output)
+    from winwin_hf.processes import check_launch
     from winwin_hf.training.loop import TrainingStopped
     from winwin_hf.training.loop import train as run
 
+    with misuse():
+        check_launch()
     changes = [*(overrides or []), *(["data.skip_broken=true"] if skip_broken else [])]
     check_recipe(path, changes)
     try:
@@ -164,8 +167,11 @@ def evaluate(
         if given:
             raise UsageError(f"{', '.join(given)}: only with --data; a recipe's settings are changed by --set")
         from winwin_hf import bundled
+        from winwin_hf.processes import check_launch
         from winwin_hf.training.evaluate import evaluate_by_recipe
 
+        with misuse():
+            check_launch()
         check_recipe(path, overrides or [])
         evaluate_by_recipe(bundled.resolve(checkpoint), path, overrides=overrides or [])
         return
@@ -184,8 +190,10 @@ def evaluate(
     options = parse_options(option)
     from winwin_hf.evaluation.methods import network_of
     from winwin_hf.evaluation.run import Settings, check_data, evaluate_data
+    from winwin_hf.processes import check_launch
 
     with misuse():
+        check_launch()
         check_data(data or [], options, length)
     for name in filter(None, map(network_of, [checkpoint, *(beside or [])])):
         check_tile(tile_size, name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,6 +22,7 @@ from winwin_hf.evaluation.report import Line
 from winwin_hf.evaluation.scoring import Frame, new_metric, score
 from winwin_hf.host_process import unchanged_process
 from winwin_hf.inference.predictor import Method
+from winwin_hf.own_files import remove_tree
 from winwin_hf.processes import connect, lost_process_named
 from winwin_hf.task import TASKS
 
@@ -153,7 +153,7 @@ def _staged(folder: Path | None, accelerator: Accelerator) -> Iterator[Path | No
             yield Path(str(names[0])) / NEW
     finally:
         if accelerator.is_main_process and names[0] is not None:
-            shutil.rmtree(names[0], ignore_errors=True)
+            remove_tree(names[0], ignore_errors=True)
         for place in made:
             with suppress(OSError):  # not empty
                 place.rmdir()
@@ -164,7 +164,7 @@ def _publish(staged: Path, folder: Path, lines: list[Line]) -> None:
     (folder / RESULTS).unlink(missing_ok=True)
     for line in lines:
         pictures = folder / report.folder_name(line.method) / report.folder_name(f"{line.data}-{line.split}") / "worst"
-        shutil.rmtree(pictures, ignore_errors=True)
+        remove_tree(pictures, ignore_errors=True)
     files = [path for path in staged.rglob("*") if path.is_file()]
     for path in sorted(files, key=lambda path: path == staged / RESULTS):
         target = folder / path.relative_to(staged)

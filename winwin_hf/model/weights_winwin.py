@@ -75,6 +75,8 @@ def reason_of(error: BaseException) -> str:
         type(error).__name__.startswith("StrictDataclass") and error.__cause__
     ):  # of a config: the field's own error is its cause
         error = error.__cause__
+    if "weights_only" in str(error):  # torch advises to run what a pickle says
+        return "it holds pickled Python objects, which are not read: only tensors are"
     # transformers' messages run over many lines
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].endswith(":"):

@@ -18,9 +18,10 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from winwin_hf.data.collator import tokens_kept
-from winwin_hf.data.formats.files import write_atomic
+from winwin_hf.data.formats.files import opened, write_atomic
 from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.sources import Source
+from winwin_hf.own_files import open_own
 from winwin_hf.training.recipe import Recipe
 
 try:
@@ -29,18 +30,23 @@ except ModuleNotFoundError:  # Windows
     resource = None  # type: ignore[assignment]
 
 logger = logging.getLogger(__name__)
+MAX_LINE = 2**20  # bytes of a record
 
 
 def logged(path: Path, step: int) -> tuple[list[dict[str, Any]], int]:
     """The records of a `metrics.jsonl` up to a step, [] where there is no file; and the number of lines that are none."""
-    records, damaged = [], 0
-    for line in path.read_bytes().splitlines() if step and path.exists() else []:
-        try:
-            record = json.loads(line)
-            if record["step"] <= step:
-                records.append(record)
-        except (ValueError, KeyError, TypeError, RecursionError):
-            damaged += 1
+    records: list[dict[str, Any]] = []
+    damaged = 0
+    if not step or not os.path.lexists(path):
+        return records, damaged
+    with opened(path) as (file, _):
+        while line := file.readline(MAX_LINE):
+            try:
+                record = json.loads(line)
+                if record["step"] <= step:
+                    records.append(record)
+            except (ValueError, KeyError, TypeError, RecursionError):
+                damaged += 1
     return records, damaged
 
 
@@ -54,7 +60,7 @@ def append_line(path: Path, text: str) -> None:
     """Appends a line whole or not at all. Raises OSError: one sentence with the file and the system's reason."""
     data = text.encode() + b"\n"
     try:
-        with path.open("ab", buffering=0) as file:
+        with os.fdopen(open_own(path, os.O_WRONLY | os.O_APPEND), "ab", buffering=0) as file:
             size = file.seek(0, os.SEEK_END)
             try:
                 while data:  # the disk may take a part; only the next attempt says why
@@ -63,7 +69,7 @@ def append_line(path: Path, text: str) -> None:
                 file.truncate(size)
                 raise
     except OSError as error:
-        raise OSError(f"{path} could not be written ({error.strerror})") from error
+        raise OSError(f"{path} could not be written ({error.strerror or error})") from error
 
 
 class MetricsLog:

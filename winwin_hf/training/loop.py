@@ -45,13 +45,16 @@ from winwin_hf.training.evaluate import evaluate, open_accelerator, show
 from winwin_hf.training.log import MetricsLog, introduce, is_evaluated, peak_memory, progress_bar
 from winwin_hf.training.recipe import Recipe, dump_recipe, load_recipe
 from winwin_hf.training.rehearsal import rehearse
+from winwin_hf.training.soundness import fault_of
 from winwin_hf.training.state import (
     Spent,
     check_same_recipe,
     clear_leftovers,
+    frozen_in,
     latest_state,
     load_state,
     on_main_process,
+    read_manifest,
     read_progress,
     save_model,
     save_state,
@@ -136,7 +139,6 @@ class Training:
         state = on_main_process(self.accelerator, lambda: self._claim_folder(resume))
         self.resumed = state is not None
         set_seed(options.seed, device_specific=False)
-        self.step, self.examples, self.spent = read_progress(state) if state is not None else (0, 0, Spent())
         self.parts = open_parts(recipe)
         self.source = self.parts[0].source  # its labels decide the model's
         model, self.processor = make_model(recipe, self.source)
@@ -148,6 +150,10 @@ class Training:
         if self.average is not None:  # its count is read at every step; on an accelerator each read would wait
             self.average.n_averaged = self.average.n_averaged.cpu()
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        if state is not None:
+            claimed = state
+            state = on_main_process(self.accelerator, lambda: self._sound_state(claimed))
+        self.step, self.examples, self.spent = read_progress(state) if state is not None else (0, 0, Spent())
         self.evaluation_is_missing = state is not None and any_process(self._lacks_evaluation(), self.control)
         if state is not None:
             load_state(self.accelerator, state, self.average, options.seed)
@@ -169,6 +175,21 @@ class Training:
         with write_atomic(self.folder / "recipe.yaml") as temporary:
             temporary.write_text(dump_recipe(self.recipe), encoding="utf-8")
         return state
+
+    def _sound_state(self, claimed: Path) -> Path:
+        """The newest state that holds what this training can go on from; newer ones are put aside. Raises ValueError."""
+        state = whole_state(self.folder, self._fault_of, claimed)
+        assert state is not None  # else it raises
+        if state != claimed:
+            check_same_recipe(self.recipe, state, self.accelerator.num_processes)
+        return state
+
+    def _fault_of(self, state: Path) -> str:
+        """What a state whose checksums are right holds that isn't of this training; "" for a sound one."""
+        model = self.accelerator.unwrap_model(self.model)
+        frozen = frozen_in(self.average) if self.average is not None else ()
+        found = read_manifest(state), self.recipe, self.accelerator, model, self.optimizer, self.average, frozen
+        return fault_of(state, *found)
 
     def _lacks_evaluation(self) -> bool:
         """Whether the evaluation that is due at the step of the state isn't in the log: it failed, or the training ended in it."""

@@ -13,9 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -29,8 +29,12 @@ from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 
 from winwin_hf.convert.folder import new_folder
-from winwin_hf.data.formats.files import NEW, OLD, put_back, sha256_of
+from winwin_hf.data.formats.files import NEW, OLD, put_back, read_json, sha256_of
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
+from winwin_hf.model.pixels_winwin import shortened
+from winwin_hf.model.weights_winwin import refuse_infinite
+from winwin_hf.own_files import remove_tree
+from winwin_hf.processes import MOST_PROCESSES
 from winwin_hf.training.adapters import merged
 from winwin_hf.training.recipe import Recipe, dump_recipe, load_recipe
 
@@ -38,6 +42,11 @@ STATE = "state-{:08d}"
 KEPT_STATES = 2
 MANIFEST = "state.json"
 PROBE_BYTES = 2**20
+MOST_STEPS, MOST_EXAMPLES = 2**40, 2**60
+# What a state is made of: Accelerate's files and ours.
+FILE = re.compile(r"(model|average)\.safetensors|optimizer\.bin|scaler\.pt|random_states_\d+\.pkl|recipe\.yaml")
+TEMPORARY = re.compile(r"state-\d{8,}\.tmp")
+DAMAGED = re.compile(r"state-\d{8,}\.damaged")
 # Sections that may differ between a training and its resumption; all others must be the same.
 FREE = {"evaluation", "output", "save_every", "log_every", "trackers"}
 Answer = TypeVar("Answer")
@@ -79,19 +88,23 @@ def latest_state(output: Path) -> Path | None:
     return next(iter(states_in(output)), None)
 
 
-def whole_state(output: Path) -> Path | None:
+def whole_state(output: Path, fault: Callable[[Path], str] | None = None, whole: Path | None = None) -> Path | None:
     """
     The newest state that agrees with its checksums, None where there is no state at all. Newer ones are put aside as `NAME.damaged`.
 
+    Args:
+        fault: says what else is wrong with a state, "" if nothing. whole: a state whose checksums were compared before.
     Raises ValueError where there are states, and none is whole.
     """
     damages: dict[Path, str] = {}
     for state in states_in(output):
-        damage = damage_of(state)
+        damage = damage_of(state) if state != whole else ""
+        if fault is not None:
+            damage = damage or fault(state)
         if not damage:
             for damaged, what in damages.items():
                 aside = damaged.with_name(f"{damaged.name}.damaged")
-                shutil.rmtree(aside, ignore_errors=True)  # the same step, damaged twice
+                remove_tree(aside, ignore_errors=True)  # the same step, damaged twice
                 damaged.replace(aside)
                 logger.warning("%s is damaged (%s), going on from %s", damaged, what, state.name)
             return state
@@ -117,18 +130,56 @@ def damage_of(state: Path) -> str:
             if sha256_of(path) != expected["sha256"]:
                 return f"{name} has another checksum"
     except OSError as error:
-        return f"{Path(error.filename or state).name}: {error.strerror}"
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return f"{MANIFEST} has another checksum"
+        return f"{Path(error.filename).name}: {error.strerror}" if error.filename else _without_folder(error, state)
+    except ValueError as error:
+        return _without_folder(error, state)
     return ""
 
 
+def _without_folder(error: Exception, state: Path) -> str:
+    return str(error).removeprefix(f"{state}{os.sep}")
+
+
 def read_manifest(state: Path) -> dict[str, Any]:
-    """Step, times and files of a state. Raises OSError, ValueError and others where it can't be read or isn't as it was written."""
-    contents = json.loads((state / MANIFEST).read_text(encoding="utf-8"))
-    if contents.pop("sha256") != _digest(contents):
-        raise ValueError(f"{state / MANIFEST} has another checksum")
+    """
+    Step, times and files of a state.
+
+    Raises: OSError, ValueError, naming the file: it can't be read, isn't as it was written, or has a value out of its range.
+    """
+    path = state / MANIFEST
+    contents = read_json(path)
+    if not isinstance(contents, dict) or contents.pop("sha256", None) != _digest(contents):
+        raise ValueError(f"{path} has another checksum")
+    for key, (fits, expected) in VALUES.items():
+        if not fits(contents.get(key)):
+            raise ValueError(f"{path}: {key} is {shortened(repr(contents.get(key)))}; expected {expected}")
     return contents
+
+
+def _is_count(value: Any, least: int, most: int) -> bool:
+    return type(value) is int and least <= value <= most
+
+
+def _is_time(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf
+
+
+def _is_list_of_files(value: Any) -> bool:
+    return isinstance(value, dict) and all(
+        FILE.fullmatch(name) and isinstance(entry, dict) and type(entry.get("bytes")) is int and "sha256" in entry
+        for name, entry in value.items()
+    )
+
+
+# Key of a state.json -> whether a value fits, and what was expected.
+VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "step": (lambda value: _is_count(value, 0, MOST_STEPS), f"a whole number up to {MOST_STEPS}"),
+    "examples": (lambda value: _is_count(value, 0, MOST_EXAMPLES), f"a whole number up to {MOST_EXAMPLES}"),
+    "processes": (lambda value: _is_count(value, 1, MOST_PROCESSES), f"a whole number from 1 to {MOST_PROCESSES}"),
+    "seconds": (_is_time, "a finite number, at least 0"),
+    "cpu_seconds": (_is_time, "a finite number, at least 0"),
+    "files": (_is_list_of_files, "names of a state's files, with bytes and sha256 of each"),
+}
 
 
 def _digest(contents: dict[str, Any]) -> str:
@@ -138,14 +189,22 @@ def _digest(contents: dict[str, Any]) -> str:
 def clear_leftovers(output: Path) -> None:
     """Removes what a killed training left half done. Nothing else may write to the folder."""
     # as `new_folder` and `write_atomic` name them; what only looks alike is the user's
-    models = [path for path in output.glob(".model-*") if {p.name for p in path.glob("*")} <= {NEW, OLD}]
-    for half in (*output.glob("state-*.tmp"), *models):
+    models = [
+        path
+        for path in output.glob(".model-*")
+        if path.is_dir() and not path.is_symlink() and {p.name for p in path.glob("*")} <= {NEW, OLD}
+    ]
+    for half in (*_named(output, TEMPORARY), *models):
         if half in models:
             put_back(half, output / "model")
-        shutil.rmtree(half, ignore_errors=True)
+        remove_tree(half, ignore_errors=True)
     for stem, suffix in (("recipe", "yaml"), ("metrics", "jsonl")):
         for path in output.glob(f".{stem}.{'[0-9a-f]' * 8}.{suffix}"):
             path.unlink(missing_ok=True)
+
+
+def _named(output: Path, pattern: re.Pattern[str]) -> list[Path]:
+    return [path for path in output.glob("state-*") if pattern.fullmatch(path.name)]
 
 
 # ------------------------------------------------------------------ writing and reading
@@ -165,7 +224,7 @@ def save_state(
     temporary = final.with_name(f"{final.name}.tmp")
 
     def prepare() -> None:
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove_tree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
 
     def complete() -> None:
@@ -195,17 +254,17 @@ def save_state(
         failures = gather_object([failure]) if accelerator.num_processes > 1 else [failure]
         if any(failures):
             if main:
-                shutil.rmtree(temporary, ignore_errors=True)
+                remove_tree(temporary, ignore_errors=True)
             reason, last = next(filter(None, failures)), latest_state(output)
             kept = f"the last state is {last.name}" if last else "there is no state before it"
             message = f"{output}: {final.name} could not be written ({reason}); {kept}"
             raise OSError(message) from cause
     if main:
-        for old in (*states_in(output)[KEPT_STATES:], *output.glob("state-*.damaged")):
+        for old in (*states_in(output)[KEPT_STATES:], *_named(output, DAMAGED)):
             doomed = old.with_suffix(".tmp")  # half a state must not look like one
-            shutil.rmtree(doomed, ignore_errors=True)
+            remove_tree(doomed, ignore_errors=True)
             old.replace(doomed)
-            shutil.rmtree(doomed)
+            remove_tree(doomed)
     accelerator.wait_for_everyone()
 
 
@@ -299,8 +358,13 @@ def frozen_in(average: AveragedModel) -> set[str]:
 
 
 def save_model(model: Any, output: Path, recipe: Recipe, processor: WinWinImageProcessor) -> Path:
-    """Writes output/model, which `AutoModel.from_pretrained` and `AutoImageProcessor.from_pretrained` load; returns it."""
+    """
+    Writes output/model, which `AutoModel.from_pretrained` and `AutoImageProcessor.from_pretrained` load; returns it.
+
+    Raises: ValueError: weights that aren't finite.
+    """
     final = output / "model"
+    refuse_infinite(final, model.state_dict())
     with new_folder(final, overwrite=True) as temporary:
         merged(model).save_pretrained(temporary)
         processor.save_pretrained(temporary)

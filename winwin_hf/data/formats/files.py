@@ -31,8 +31,10 @@ import psutil
 from safetensors import SafetensorError
 
 from winwin_hf.model.pixels_winwin import LIMIT, MAX_PIXELS, check_regular, pixel_limit
+from winwin_hf.own_files import remove_tree
 
 DEFLATE_RATIO = 1100  # deflate (PNG, gzip, zip) packs at most about 1032 : 1
+MAX_TEXT_BYTES = 100 * 10**6  # of a list of frames, a record of results or a config
 MAX_CHANNELS = 4  # values of a pixel of one decoded array
 
 
@@ -74,9 +76,12 @@ def content_of(source: Source) -> bytes:
 
 
 def read_text(path: PathLike) -> str:
-    """A text file in UTF-8. Raises ValueError, naming the file, for other bytes; OSError as `opened`."""
+    """A text file in UTF-8. Raises ValueError, naming the file, for other bytes and more than MAX_TEXT_BYTES; OSError as `opened`."""
     try:
-        return content_of(path).decode("utf-8-sig")
+        with opened(path) as (file, size):
+            if size > MAX_TEXT_BYTES:
+                raise ValueError(f"{path}: {bytes_text(size)}; expected a text of at most {bytes_text(MAX_TEXT_BYTES)}")
+            return file.read(MAX_TEXT_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path}: not a text in UTF-8 (byte {error.start} is {error.object[error.start]:#04x})"
@@ -215,7 +220,7 @@ def remove_leftovers(folder: PathLike) -> None:
             continue
         if path.is_dir() and not path.is_symlink():
             put_back(path, folder / match["name"])
-            shutil.rmtree(path, ignore_errors=True)
+            remove_tree(path, ignore_errors=True)
         else:
             with suppress(OSError):
                 path.unlink()
@@ -243,7 +248,7 @@ def replacing_folder(folder: PathLike) -> Iterator[Path]:
         new.rename(folder)
     finally:
         put_back(temporary, folder)
-        shutil.rmtree(temporary, ignore_errors=True)
+        remove_tree(temporary, ignore_errors=True)
 
 
 def put_back(temporary: Path, folder: Path) -> None:

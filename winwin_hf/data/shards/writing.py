@@ -26,6 +26,7 @@ from winwin_hf.data.shards.card import card
 from winwin_hf.data.shards.opening import LAYOUT, SIDECAR, SUFFIXES, Format
 from winwin_hf.data.shards.packing import ROW_GROUP, in_order, pack, write_parquet, write_tar
 from winwin_hf.data.shards.planning import Shard, cut, digest_of, file_name_of, plan, without_folders
+from winwin_hf.own_files import remove_tree
 from winwin_hf.task import TASKS, DataTask
 
 OVERHEAD = 2048  # bytes a file at most: names, headers, padding
@@ -239,4 +240,4 @@ def _commit(output: Path, work: Path, moves: dict[str, str], info: dict[str, Any
         (work / file).replace(output / final)
     _write_text(output / "README.md", card(info, SUFFIXES[info["format"]]))
     _write_text(output / SIDECAR, json.dumps(info, indent=2) + "\n")
-    shutil.rmtree(work)
+    remove_tree(work)

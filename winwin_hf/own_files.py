@@ -1,0 +1,54 @@
+"""The package's own files and folders, opened and removed without following a link to somebody else's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from pathlib import Path
+
+from winwin_hf.model.pixels_winwin import check_regular
+
+
+def open_own(path: Path, flags: int) -> int:
+    """
+    The descriptor of a file that the package writes in place; the file is made if there is none.
+
+    Args:
+        flags: of `os.open`, such as `os.O_RDWR`.
+    Raises: OSError, which names the path and what lies there, for anything but a file: a link could lead to a file of the user's.
+    """
+    # not to wait for the other end of a pipe; regular files don't mind. Windows lacks some of the flags
+    more = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
+    try:
+        number = os.open(path, flags | os.O_CREAT | more, 0o666)
+    except OSError:
+        _refuse_other(path)
+        raise
+    try:
+        if path.is_symlink() or not stat.S_ISREG(os.fstat(number).st_mode):
+            _refuse_other(path)
+            raise OSError(f"{path}: changed while it was opened; expected a file")
+    except BaseException:
+        os.close(number)
+        raise
+    return number
+
+
+def _refuse_other(path: Path) -> None:
+    if path.is_symlink():
+        raise OSError(f"{path}: a link, which is not followed; expected a file, or nothing")
+    if os.path.lexists(path):
+        check_regular(path)
+
+
+def remove_tree(path: Path, ignore_errors: bool = False) -> None:
+    """Removes a folder with all that is in it. Of a link only the link goes, and what it leads to stays."""
+    if not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=ignore_errors)
+        return
+    try:
+        path.unlink()
+    except OSError:
+        if not ignore_errors:
+            raise

@@ -1,0 +1,206 @@
+"""Whether what a state's files hold belongs to the training that is to go on from it, before any of it is used.
+
+Checksums (state.py) say that files are as they were written, not by whom. A moment of another shape makes the fused optimiser write
+outside of its memory, and Accelerate passes over random states that it can't read.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import warnings
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import OPTIMIZER_NAME, RNG_STATE_NAME, SCALER_NAME, load
+from safetensors.torch import load_file
+from torch.optim.swa_utils import AveragedModel
+
+from winwin_hf.model.weights_winwin import reason_of, refuse_infinite, tensors_of
+from winwin_hf.training.recipe import Recipe
+
+MODEL = "model.safetensors"
+AVERAGE = "average.safetensors"
+OPTIMIZER = f"{OPTIMIZER_NAME}.bin"
+MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
+MOST_EXAMPLES = 2**20  # of a step, or what the recipe's has
+
+
+def fault_of(
+    state: Path,
+    contents: dict[str, Any],
+    recipe: Recipe,
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: AveragedModel | None,
+    frozen: Collection[str],
+) -> str:
+    """
+    The first file of a state that holds what this training can't have written, and what that is; "" for a sound state.
+
+    Args:
+        contents: of `state.json`. model, optimizer, average: of the training, as they are before its first step.
+        frozen: names of the average's tensors that a state lacks.
+    """
+    file = "state.json"
+    try:
+        _check_progress(contents, recipe)
+        if foreign := sorted(path.name for path in state.glob("custom_checkpoint_*")):
+            file = foreign[0]
+            raise ValueError("not a file of this training")
+        file = MODEL
+        _check_weights(state / file, model.state_dict(), ())
+        if average is not None:
+            file = AVERAGE
+            _check_weights(state / file, average.state_dict(), frozen)
+        file = OPTIMIZER
+        scaler = accelerator.scaler
+        _check_optimizer(read_plain(state / file), optimizer, contents["step"], scaler is not None)
+        for rank in range(contents["processes"]):
+            file = f"{RNG_STATE_NAME}_{rank}.pkl"
+            _check_random_states(read_plain(state / file))
+        if scaler is not None:
+            file = SCALER_NAME
+            _check_scaler(read_plain(state / file), scaler.state_dict())
+    except MemoryError:
+        raise
+    except FileNotFoundError:
+        return f"{file} is missing"
+    except (
+        Exception
+    ) as error:  # any: libraries raise KeyError, TypeError, RuntimeError and others for what they don't expect
+        return f"{file}: {reason_of(error).removeprefix(f'{state / file}: ')}"
+    return ""
+
+
+def read_plain(path: Path) -> Any:
+    """Tensors, arrays and plain values that torch.save wrote. Raises ValueError for anything else, which is never unpickled."""
+    with path.open("rb"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of pickles that it then refuses
+        try:
+            return load(path, map_location="cpu")
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise ValueError("not readable as tensors and plain values; nothing else is read") from error
+
+
+def _check_progress(contents: dict[str, Any], recipe: Recipe) -> None:
+    options, step, examples = recipe.optimization, contents["step"], contents["examples"]
+    if step > options.steps:
+        raise ValueError(f"step is {step}; expected at most the recipe's {options.steps}")
+    most = step * max(MOST_EXAMPLES, options.examples_per_step(contents["processes"]))
+    if not step <= examples <= most:
+        raise ValueError(f"examples is {examples}; expected {step} to {most} after {step} steps")
+
+
+def _check_weights(path: Path, ours: Mapping[str, torch.Tensor], absent: Collection[str]) -> None:
+    """Raises ValueError unless a file has a network's tensors, of its shapes and types, with finite values."""
+    tensors_of(path)
+    theirs = load_file(path)
+    for name, tensor in theirs.items():
+        if name not in ours:
+            raise ValueError(f"{name} is no tensor of this model")
+        expected = ours[name]
+        if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
+            raise ValueError(f"{name} is {_kind(tensor)}; expected {_kind(expected)}")
+    stored = {ours[name].data_ptr() for name in theirs}  # a tensor by two names is stored once
+    for name, tensor in ours.items():
+        if name not in theirs and name not in absent and tensor.data_ptr() not in stored:
+            raise ValueError(f"{name} is missing")
+    refuse_infinite(path, theirs)
+    if "n_averaged" in theirs and int(theirs["n_averaged"]) < 0:
+        raise ValueError(f"n_averaged is {int(theirs['n_averaged'])}; expected 0 or more")
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
+
+
+def _check_optimizer(saved: Any, optimizer: torch.optim.Optimizer, step: int, may_be_empty: bool) -> None:
+    """
+    Raises ValueError unless AdamW's state is of the same groups, settings and parameters as the training's own.
+
+    Args:
+        step: of the training, the most that a parameter has. may_be_empty: nothing was learned yet, as a scaler skips steps.
+    """
+    groups, moments = saved["param_groups"], saved["state"]
+    if len(groups) != len(optimizer.param_groups):
+        raise ValueError(f"{len(groups)} groups of parameters; expected {len(optimizer.param_groups)}")
+    pairs: list[tuple[Any, torch.Tensor]] = []
+    for theirs, ours in zip(groups, optimizer.param_groups, strict=True):
+        if len(theirs["params"]) != len(ours["params"]):
+            raise ValueError(f"a group of {len(theirs['params'])} parameters; expected {len(ours['params'])}")
+        pairs += zip(theirs["params"], ours["params"], strict=True)
+        for key, expected in ours.items():
+            if key == "lr":
+                rate = theirs[key]
+                if not _is_number(rate) or not 0 <= rate <= optimizer.defaults["lr"]:
+                    raise ValueError(f"lr is {str(rate)[:60]}; expected 0 to {optimizer.defaults['lr']}")
+            elif key != "params" and key in theirs and not _same(theirs[key], expected):
+                raise ValueError(f"{key} is {str(theirs[key])[:60]}; expected {expected}")
+        if absent := {"weight_decay", "betas", "eps", "scale"} - theirs.keys():
+            raise ValueError(f"a group of parameters has no {min(absent)}")
+    numbers = [number for number, _ in pairs]
+    if len(set(numbers)) != len(numbers) or not set(moments) <= set(numbers):
+        raise ValueError("its moments are of other parameters than its groups")
+    if not moments and not may_be_empty and step:
+        raise ValueError(f"no moments; expected those of {step} steps")
+    for number, parameter in pairs:
+        if number in moments:
+            _check_moments(number, moments[number], parameter, step)
+
+
+def _check_moments(number: Any, entry: Any, parameter: torch.Tensor, step: int) -> None:
+    if entry.keys() != MOMENTS or not all(type(tensor) is torch.Tensor for tensor in entry.values()):
+        raise ValueError(
+            f"parameter {number} has {', '.join(map(str, entry))[:100]}; expected {', '.join(sorted(MOMENTS))}"
+        )
+    count = entry["step"]
+    if count.shape or not count.is_floating_point() or not 0 <= float(count) <= step or float(count) % 1:
+        raise ValueError(f"step of parameter {number} is {str(count)[:60]}; expected 0 to {step}")
+    for name in ("exp_avg", "exp_avg_sq"):
+        tensor = entry[name]
+        if tensor.shape != parameter.shape or tensor.dtype != parameter.dtype:
+            raise ValueError(f"{name} of parameter {number} is {_kind(tensor)}; expected {_kind(parameter)}")
+        # one value that stands for many, or tensors that overlap
+        if tensor.layout != torch.strided or not (tensor.is_contiguous() or tensor.stride() == parameter.stride()):
+            raise ValueError(f"{name} of parameter {number} isn't stored whole")
+        if not tensor.isfinite().all() or (name == "exp_avg_sq" and bool((tensor < 0).any())):
+            least = "finite" if name == "exp_avg" else "finite, at least 0"
+            raise ValueError(f"{name} of parameter {number} holds values that aren't {least}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _same(theirs: Any, ours: Any) -> bool:
+    """Whether a setting of a group is ours. A tuple may have become a list."""
+    if isinstance(ours, tuple):
+        return isinstance(theirs, tuple | list) and all(map(_is_number, theirs)) and tuple(theirs) == ours
+    return type(theirs) is type(ours) and theirs == ours
+
+
+def _check_random_states(saved: Any) -> None:
+    """Raises unless each generator takes its state."""
+    random.Random().setstate(saved["random_state"])
+    np.random.RandomState().set_state(saved["numpy_random_seed"])
+    torch.Generator().set_state(saved["torch_manual_seed"])
+    if torch.cuda.is_available():
+        for seed in saved.get("torch_cuda_manual_seed", []):  # none: of a training on a CPU
+            torch.Generator("cuda").set_state(seed)
+
+
+def _check_scaler(saved: Any, ours: dict[str, Any]) -> None:
+    """Raises ValueError unless a gradient scaler's numbers are its own, finite and in range."""
+    if saved.keys() != ours.keys():
+        raise ValueError(f"holds {', '.join(map(str, saved))[:100]}; expected {', '.join(ours)}")
+    for name, value in saved.items():
+        if not _is_number(value) or value < 0 or (value == 0 and name != "_growth_tracker"):
+            raise ValueError(f"{name} is {str(value)[:60]}; expected a finite number above 0")
