@@ -153,7 +153,7 @@ def _staged(folder: Path | None, accelerator: Accelerator) -> Iterator[Path | No
             yield Path(str(names[0])) / NEW
     finally:
         if accelerator.is_main_process and names[0] is not None:
-            remove_tree(names[0], ignore_errors=True)
+            remove_tree(Path(names[0]), ignore_errors=True)
         for place in made:
             with suppress(OSError):  # not empty
                 place.rmdir()
