@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from huggingface_hub import HfApi, constants, get_session, hf_hub_download, set_client_factory
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils._http import default_client_factory
 
 from winwin_hf.cli import hub
@@ -144,9 +144,17 @@ def test_the_line_says_what_was_answered(error, expected, monkeypatch):
 
 def test_the_line_says_the_status(monkeypatch):
     error = HfHubHTTPError("403", response=httpx_response({}, 403))
-    shown = OSError("We couldn't connect to 'http://hub' to load the files")
-    shown.__cause__ = error
-    assert line_of(shown) == "http://hub/a/b answered 403; nothing of it is in the cache"
+    for text in (
+        "We couldn't connect to 'http://hub' to load the files, and couldn't find them in the cached files.",
+        "Can't load the configuration of 'a/b'. If you were trying to load it from ... containing a config.json file",
+    ):
+        shown = OSError(f"a/b: no model ({text})")
+        shown.__cause__ = error
+        assert line_of(shown) == "a/b: no model (http://hub/a/b answered 403; nothing of it is in the cache)"
+        shown.__cause__ = ConnectionError("a handled KeyError before it says nothing")
+        shown.__cause__.__context__ = OfflineModeIsEnabled("offline")
+        shown.__cause__.__context__.__context__ = KeyError("x")
+        assert line_of(shown) == str(shown)
 
 
 @pytest.mark.parametrize("answer", ['{"sha": 3', "[1, 2]", '"x"', "null", "[" * 100_000])

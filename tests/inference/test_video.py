@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -221,6 +222,20 @@ def test_damaged_files_are_computed_again(clip, checkpoint, tmp_path):
         assert run(clip, tmp_path, checkpoint, **options).reused == ("2" in name)
         assert left(tmp_path) == before
     assert run(clip, tmp_path, checkpoint, **options).reused == 2
+
+
+def test_a_frame_that_comes_back_is_another_clip(clip, checkpoint, tmp_path):
+    """Pairs are numbered by their place, so those of before belong to other frames."""
+    frames, said = tmp_path / "frames", []
+    shutil.copytree(clip, frames)
+    (frames / "2.png").unlink()
+    run(frames, tmp_path / "out", checkpoint, end=3, progress=False, say=said.append)
+    shown = f"warning: {frames}: no frame 2 after 1; flow goes from each frame to the next one that is there"
+    assert said == [shown]
+    shutil.copy(clip / "2.png", frames)
+    with pytest.raises(ValueError, match=r"other settings .*clip"):
+        run(frames, tmp_path / "out", checkpoint, end=3, progress=False, say=said.append)
+    assert said == [shown]
 
 
 @pytest.mark.parametrize("record", ["[]", "null", '{"videos": 1}', "[" * 100_000])

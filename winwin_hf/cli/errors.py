@@ -72,7 +72,10 @@ def stop_signals(own: bool = False) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-CONNECTING = "We couldn't connect to"
+# What transformers says of every answer but a right one.
+NOT_THERE = re.compile(
+    r"We couldn't connect to .*?(cached files\.?|$)|Can't load the configuration of .*?(config\.json file|$)", re.DOTALL
+)
 MISUSE = (UsageError, FileNotFoundError, IsADirectoryError, NotADirectoryError)  # exit code 2
 
 
@@ -127,8 +130,8 @@ def line_of(error: Exception) -> str:
         text = str(error)
     else:
         text = reason_of(error)
-    if CONNECTING in text and (answer := answer_in(error)):  # transformers says so of every answer but a right one
-        text = f"{text.partition(CONNECTING)[0]}{answer}; nothing of it is in the cache"
+    if NOT_THERE.search(text) and (answer := answer_in(error)):
+        text = NOT_THERE.sub(lambda _: f"{answer}; nothing of it is in the cache", text)
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()] or [type(error).__name__]
     known = isinstance(error, UsageError | ValueError | OSError | ImportError | ArithmeticError)
     return lines[0] if known or type(error).__name__ == "SafetensorError" else f"{lines[0]} (--traceback shows where)"

@@ -148,9 +148,12 @@ def _address(request: Any) -> str:
     return f"{url.scheme}://{url.netloc.decode('ascii', 'replace').rpartition('@')[2]}{url.path}"
 
 
+NO_ANSWER = {"TransportError", "OfflineModeIsEnabled"}  # httpx's for a failed connection; huggingface_hub's
+
+
 def answer_in(error: BaseException | None) -> str | None:
     """What a Hub sent, in words, where that is the cause of an error; None elsewhere."""
-    while error is not None:
+    while error is not None and not {kind.__name__ for kind in type(error).__mro__} & NO_ANSWER:
         status = getattr(getattr(error, "response", None), "status_code", None)
         if isinstance(error, BadAnswer):
             return str(error)

@@ -99,6 +99,7 @@ def video(
         min_pixels=min_pixels,
         device=device,
         overwrite=overwrite,
+        say=lambda text: typer.echo(text, err=True),
     )
     again = f", {done.reused} of them by an earlier run" if done.reused else ""
     typer.echo(f"{output}  {done.pairs} pairs{again}, {done.seconds:.1f} s")

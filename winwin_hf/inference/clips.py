@@ -29,6 +29,7 @@ from av.error import FFmpegError
 from av.video.reformatter import ColorRange, Colorspace
 
 from winwin_hf.data import formats
+from winwin_hf.data.benchmarks.listing import gaps
 from winwin_hf.model.pixels_winwin import MAX_INPUT_PIXELS, check_pixels, check_regular, naming
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -85,9 +86,19 @@ class Clip:
         return self.start + index * self.stride + 1
 
     def digest(self) -> str:
-        """Tells clips apart by the size and the first MiB of their (first) file."""
+        """Tells clips apart by the size and the first MiB of their (first) file, and by the names of all images."""
+        names = "" if self.is_video else f"-{zlib.crc32(repr([file.name for file in self.files]).encode()):08x}"
         with self.files[0].open("rb") as file:
-            return f"{self.files[0].stat().st_size}-{zlib.crc32(file.read(1 << 20)):08x}"
+            return f"{self.files[0].stat().st_size}-{zlib.crc32(file.read(1 << 20)):08x}{names}"
+
+    def gap(self) -> str | None:
+        """A sentence about numbers that images seem to lack; None where none are missing."""
+        found = [] if self.is_video else gaps([file.stem for file in self.files])
+        if not found:
+            return None
+        before, missing = found[0]
+        more = f", and {len(found) - 1} more gaps" if len(found) > 1 else ""
+        return f"{self.name}: no frame {missing} after {before}{more}; flow goes from each frame to the next one that is there"
 
     def _end(self, first: int) -> int | None:
         return None if self.end is None else max(first, self.end)

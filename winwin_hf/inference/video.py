@@ -110,6 +110,8 @@ def run(
         raise FileExistsError(f"{target} exists, and was not made by this command; expected another name, or overwrite")
     if (count := len(list(itertools.islice(source.frames(), 2)))) < 2:
         raise ValueError(f"{source.name}: {count} frame(s) from {start} on, every {stride}; expected two or more.")
+    if gap := source.gap():
+        say(f"warning: {gap}")
     predictor = Predictor.load(
         model_name, "optical-flow", device, quality=quality, coarse=coarse, min_pixels=min_pixels
     )

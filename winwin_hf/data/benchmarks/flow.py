@@ -7,7 +7,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 from winwin_hf.data.benchmarks.entry import DataSet
@@ -26,7 +25,7 @@ from winwin_hf.data.benchmarks.flow_rendered import (
     things,
 )
 from winwin_hf.data.benchmarks.folders import IMAGE_SUFFIXES, Origin
-from winwin_hf.data.benchmarks.listing import Listing, base_of, numbered
+from winwin_hf.data.benchmarks.listing import Listing, base_of, numbered, successive
 from winwin_hf.data.rows import Found
 
 # ---- KITTI ----
@@ -150,7 +149,7 @@ FLOW_SUFFIXES = {".flo": "flo", ".flo5": "flo5", ".pfm": "pfm", ".png": "kitti",
 def flow_folder(root: Path, split: str) -> Found:
     """Your own frames and flow: <root>/frames/<clip>/*.png (or .jpg, ...) and <root>/flow/<clip>/*.flo.
 
-    Frames follow one another by the numbers in their names (see `_successive`). A frame's flow to the next one has its name and one
+    Frames follow one another by the numbers in their names (see `successive`). A frame's flow to the next one has its name and one
     of `FLOW_SUFFIXES` (a .png is KITTI's 16-bit format, a .npy an array (H, W, 2)). Of flow without its frames, those are missing.
     Optional: occlusions/<clip>/*.png, non-zero where occluded.
     Splits are folders, <root>/train/frames and so on; without them all of it is "train". Only "test" may lack flow.
@@ -176,7 +175,7 @@ def flow_folder(root: Path, split: str) -> Found:
                 if name.endswith(suffix) and name[0] != ".":
                     flows.setdefault(Path(name).stem, base / "flow" / clip.name / name)
         usual = next(iter(frames.values())).suffix if frames else ".png"
-        for stem, second in _successive(sorted({*frames, *flows})):
+        for stem, second in successive(sorted({*frames, *flows})):
             if stem not in flows and not (stem in frames and second in frames):
                 continue  # the last frame, or the last one before a gap
             flow = flows.get(stem, base / "flow" / clip.name / f"{stem}.flo") if with_truth else None
@@ -185,42 +184,6 @@ def flow_folder(root: Path, split: str) -> Found:
             image1, image2 = (frames.get(name, clip / f"{name}{usual}") for name in (stem, second))
             listing.add(f"{clip.name}/{stem}", image1, image2, flow, flow_format, mask, "png")
     return listing.found
-
-
-def _successive(stems: list[str]) -> list[tuple[str, str]]:
-    """
-    (name, name of the frame that follows) of a clip's frames, by the numbers that their names end in; the latter may not exist.
-
-    The step is the smallest one, if it is that of half of the names or more: of 0, 2, 3 the second frame of 0 is 1. Names without
-    such numbers (times of a day, say) follow one another in their order.
-
-    Args:
-        stems: sorted, of the frames and of the flow.
-    """
-    runs: dict[tuple[str, str], dict[int, str]] = {}  # text before and after the number -> number -> name
-    for stem in stems:
-        match = re.fullmatch(r"(.*?)(\d+)(\D*)", stem)
-        if match is None:
-            return _in_order(stems)
-        run = runs.setdefault((match[1], match[3]), {})
-        if int(match[2]) in run:  # 1 and 01
-            return _in_order(stems)
-        run[int(match[2])] = stem
-    found: list[tuple[str, str]] = []
-    for (head, tail), run in runs.items():
-        numbers = sorted(run)
-        steps = [after - before for before, after in pairwise(numbers)]
-        if not steps or 2 * steps.count(min(steps)) < len(steps):
-            return _in_order(stems)
-        for number in numbers:
-            digits = len(run[number]) - len(head) - len(tail)
-            after = number + min(steps)
-            found.append((run[number], run.get(after, f"{head}{after:0{digits}}{tail}")))
-    return found
-
-
-def _in_order(stems: list[str]) -> list[tuple[str, str]]:
-    return list(pairwise(stems))
 
 
 # ---- all of them ----

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from winwin_hf.data.benchmarks.folders import Origin
@@ -136,3 +137,43 @@ def chosen(argument: str, values: Iterable[str], known: tuple[str, ...]) -> tupl
 def numbered(folder: Path, name: str) -> Truth:
     """A folder's files by the number in their name, such as "frame_{:04d}.flo"."""
     return lambda number: folder / name.format(number)
+
+
+def successive(stems: list[str]) -> list[tuple[str, str]]:
+    """
+    (name, name of the frame that follows) of a clip's frames, by the last number in their names; the latter may not exist.
+
+    The step is the smallest one, if it is that of half of the names or more: of 0, 2, 3 the second frame of 0 is 1. Names without
+    such numbers (times of a day, say) follow one another in their order.
+
+    Args:
+        stems: sorted, of the frames and of the flow.
+    """
+    runs = _runs(stems)
+    return list(pairwise(stems)) if runs is None else [pair for run in runs for pair in run]
+
+
+def gaps(stems: list[str]) -> list[tuple[str, str]]:
+    """(name before, first missing name) of each gap in the numbers of a clip's frames; [] where they have no step, see `successive`."""
+    return [pair for run in _runs(sorted(stems)) or () for pair in run[:-1] if pair[1] not in stems]
+
+
+def _runs(stems: list[str]) -> list[list[tuple[str, str]]] | None:
+    """The pairs of `successive` for each text around the number, in the order of the numbers; None where there are none."""
+    runs: dict[tuple[str, str], dict[int, str]] = {}  # text before and after the number -> number -> name
+    for stem in stems:
+        match = re.fullmatch(r"(.*?)(\d{1,18})(\D*)", stem, re.DOTALL)
+        run = runs.setdefault((match[1], match[3]), {}) if match else {}
+        if match is None or int(match[2]) in run:  # 1 and 01
+            return None
+        run[int(match[2])] = stem
+    found = []
+    for (head, tail), run in runs.items():
+        numbers = sorted(run)
+        steps = [after - before for before, after in pairwise(numbers)]
+        if not steps or 2 * steps.count(min(steps)) < len(steps):
+            return None
+        digits = [len(run[number]) - len(head) - len(tail) for number in numbers]
+        names = [f"{head}{number + min(steps):0{width}}{tail}" for number, width in zip(numbers, digits, strict=True)]
+        found.append([(run[n], run.get(n + min(steps), name)) for n, name in zip(numbers, names, strict=True)])
+    return found
