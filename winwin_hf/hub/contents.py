@@ -21,6 +21,7 @@ from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file
 
 from winwin_hf import bundled
+from winwin_hf.data.formats.files import read_json, read_text
 from winwin_hf.data.licences import RESTRICTED, UNKNOWN
 from winwin_hf.data.shards import SIDECAR, SUFFIXES, check_shards, shards_info
 from winwin_hf.evaluation.results import read_results
@@ -108,7 +109,7 @@ def model_contents(
         written["recipe.yaml"] = redact(dump_recipe(facts.recipe))
     own = folder / "README.md"
     if facts.recipe is None and not (folder / FACTS).is_file() and own.is_file():  # as `winwin convert` writes it
-        written["README.md"] = cards.with_scores(own.read_text(encoding="utf-8"), name, facts, repo_id)
+        written["README.md"] = cards.with_scores(read_text(own), name, facts, repo_id)
         licence = bundled.licence_label(bundled.card_metadata(own).get("license"))
         if licence == "unknown" or "not commercial" in licence:
             contents.warnings.append(f"licence of the weights, by {own}: {licence}")
@@ -178,7 +179,7 @@ def _configs(folder: Path, architecture: str) -> dict[str, str]:
     An auto_map in the latter would make transformers ask whether that code may run, even with the package.
     """
     names = ("config.json", "preprocessor_config.json")
-    config, processor = (json.loads((folder / name).read_text(encoding="utf-8")) for name in names)
+    config, processor = (read_json(folder / name) for name in names)
     config["auto_map"] = {
         "AutoConfig": "configuration_winwin.WinWinConfig",
         "AutoImageProcessor": "image_processing_winwin.WinWinImageProcessor",

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from winwin_hf.data.formats.files import write_atomic
+from winwin_hf.data.formats.files import read_json, write_atomic
 from winwin_hf.data.licences import UNKNOWN_PHOTOGRAPHS, Terms, terms_of_set, terms_of_weights
 from winwin_hf.data.sources import SYNTHETIC
 from winwin_hf.evaluation.results import ONE_PASS, WINDOWS, Results, Score, finite
@@ -92,11 +92,10 @@ def read_facts(folder: str | Path) -> Facts:
     """
     folder = Path(folder)
     config = folder / "config.json"
-    try:
-        raw = json.loads(config.read_text(encoding="utf-8"))
-        architecture = (raw.get("architectures") or ["none"])[0]
-    except ValueError as error:
-        raise ValueError(f"{config}: expected JSON; {error}") from None
+    raw = read_json(config)
+    if not isinstance(raw, dict):
+        raise ValueError(f"{config}: expected a JSON object, with a value for each field")
+    architecture = (raw.get("architectures") or ["none"])[0]
     if raw.get("model_type") != WinWinConfig.model_type or architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise ValueError(f"{config}: a {raw.get('model_type')} model, {architecture}; expected one of {known}")
@@ -111,7 +110,7 @@ def read_facts(folder: str | Path) -> Facts:
         forget_folders(facts.recipe)
     if (folder / FACTS).is_file():
         try:
-            known = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+            known = read_json(folder / FACTS)
             facts.evaluation, facts.results = known["evaluation"], [Results(**item) for item in known["results"]]
             for name in NOTES:
                 setattr(facts, name, known.get(name))

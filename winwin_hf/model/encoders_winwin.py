@@ -131,6 +131,13 @@ def read_transformers(source: str, options: dict[str, Any]) -> PretrainedEncoder
         )
     except RuntimeError as error:
         raise ValueError(f"{source}: its tensors have other shapes than its config.json says") from error
+    except (ValueError, OSError, ImportError, MemoryError):
+        raise
+    except Exception as error:
+        if not (pickled := next(Path(source).glob("pytorch_model*.bin"), None)):
+            raise
+        # torch's own message advises to run what the file says
+        raise ValueError(f"{pickled}: not readable as tensors, and nothing else is read") from error
     missing = [name for name in found["missing_keys"] if not name.startswith(tuple(LEFT_OUT))]
     if missing:
         raise ValueError(f"{source}: {len(missing)} tensors of the encoder are missing, such as {sorted(missing)[0]}")

@@ -192,6 +192,7 @@ class WinWinPreTrainedModel(PreTrainedModel):
         the index of its weights names what isn't a file beside it.
         """
         source, config = pretrained_model_name_or_path, kwargs.get("config")
+        kwargs.setdefault("use_safetensors", True)  # never a pickle unless it is asked for
         if source is not None and Path(source).is_dir() and not kwargs.get("subfolder"):
             check_index(Path(source))
             # of the class that the caller knows, the package's or one that came with the weights

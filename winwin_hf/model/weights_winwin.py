@@ -43,6 +43,8 @@ def files_of_index(index: Path) -> list[str]:
     Raises: ValueError for another file, and for names that could lead out of the folder or to what is no safetensors file.
     """
     try:
+        if index.stat().st_size > MAX_HEADER:
+            raise ValueError
         names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         names = []

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from winwin_hf.data.formats.files import read_text
 from winwin_hf.recipes import recipe_names, recipe_path
 from winwin_hf.training.recipe import Recipe, load_recipe
 
@@ -53,7 +54,7 @@ def datasets_of(recipe: Recipe | None) -> list[str]:
 def last_evaluation(path: Path) -> tuple[int | None, dict[str, dict[str, Any]]]:
     """Step and scores by set of the last evaluation in a `metrics.jsonl`; (None, {}) if there was none."""
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [json.loads(line) for line in read_text(path).splitlines()]
     except ValueError as error:
         raise ValueError(f"{path}: expected a JSON object a line; {error}") from None
     for line in reversed(lines):

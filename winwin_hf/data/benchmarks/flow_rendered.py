@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from winwin_hf.data.benchmarks.folders import Origin
 from winwin_hf.data.benchmarks.listing import Listing, Truth, base_of, chosen, numbered
+from winwin_hf.data.formats.files import read_text
 from winwin_hf.data.rows import Found
 
 Part = TypeVar("Part")  # of a data set, such as a camera
@@ -80,7 +81,7 @@ def flying_chairs(root: Path, split: str) -> Found:
     split_file = next((file for file in (base.parent / CHAIRS_SPLIT, base / CHAIRS_SPLIT) if file.is_file()), None)
     if split_file is None:
         raise CHAIRS.absent(root, base.parent / CHAIRS_SPLIT)
-    lines = split_file.read_text(encoding="utf-8", errors="replace").split()
+    lines = read_text(split_file, errors="replace").split()
     if not set(lines) <= {"1", "2"}:
         raise ValueError(
             f"{split_file}: expected one line a pair, 1 (train) or 2 (val), as it comes from {CHAIRS.source}"

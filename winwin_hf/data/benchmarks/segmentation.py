@@ -201,7 +201,7 @@ def labelme_facade(root: Path, split: str) -> Found:
     list of its images, SPLIT.txt; "extra" is for a list beside the set's own two. Labels are colours; black, "various", is ignored.
     """
     LABELME_FACADE.check(split, LABELME_FACADE_SPLITS)
-    lines = LABELME_FACADE.first(root, f"{split}.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = read_text(LABELME_FACADE.first(root, f"{split}.txt"), errors="replace").splitlines()
     keys = {Path(line.strip()).stem for line in lines if line.strip()}
     images, labels = (
         Files(LABELME_FACADE.first(root, name), (suffix,)) for name, suffix in (("images", ".jpg"), ("labels", ".png"))

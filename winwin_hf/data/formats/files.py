@@ -75,13 +75,19 @@ def content_of(source: Source) -> bytes:
         return file.read()
 
 
-def read_text(path: PathLike) -> str:
-    """A text file in UTF-8. Raises ValueError, naming the file, for other bytes and more than MAX_TEXT_BYTES; OSError as `opened`."""
+def read_text(path: PathLike, errors: str = "strict") -> str:
+    """
+    A text file in UTF-8.
+
+    Args:
+        errors: of `bytes.decode`, for bytes that aren't UTF-8.
+    Raises: ValueError, naming the file, for other bytes, and for more than MAX_TEXT_BYTES; OSError as `opened`.
+    """
     try:
         with opened(path) as (file, size):
             if size > MAX_TEXT_BYTES:
                 raise ValueError(f"{path}: {bytes_text(size)}; expected a text of at most {bytes_text(MAX_TEXT_BYTES)}")
-            return file.read(MAX_TEXT_BYTES).decode("utf-8-sig")
+            return file.read(MAX_TEXT_BYTES).decode("utf-8-sig", errors)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path}: not a text in UTF-8 (byte {error.start} is {error.object[error.start]:#04x})"

@@ -18,7 +18,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from winwin_hf.data.formats.files import sha256_of
+from winwin_hf.data.formats.files import read_json, sha256_of
 from winwin_hf.data.readers import examined
 from winwin_hf.data.rows import COLUMNS, BrokenExample, cells_of, paths_of
 from winwin_hf.data.shards.opening import SUFFIXES
@@ -54,7 +54,7 @@ class Shard:
         if not (path.is_file() and note.is_file()):
             return False
         try:
-            noted = json.loads(note.read_text(encoding="utf-8"))
+            noted = read_json(note)
             noted["skipped"], noted["sha256"]
         except (ValueError, LookupError, TypeError):  # damaged: written again
             return False

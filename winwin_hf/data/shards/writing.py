@@ -19,7 +19,7 @@ from typing import Any
 import datasets
 from tqdm import tqdm
 
-from winwin_hf.data.formats.files import bytes_text, sha256_of, told_of, write_atomic
+from winwin_hf.data.formats.files import bytes_text, read_json, sha256_of, told_of, write_atomic
 from winwin_hf.data.readers import plain_reader
 from winwin_hf.data.rows import COLUMNS, BrokenExample, undecoded
 from winwin_hf.data.shards.card import card
@@ -92,7 +92,7 @@ def write_shards(
             for shard in todo:
                 _write_shard(shard, table, work, task, format, reader, workers, skip_broken, bar)
 
-        notes = [json.loads((work / f"{shard.digest}.json").read_text()) for shard in shards]
+        notes = [read_json(work / f"{shard.digest}.json") for shard in shards]
         kept = [(shard, note) for shard, note in zip(shards, notes, strict=True) if note["rows"]]
         if not kept:
             raise BrokenExample(
@@ -157,7 +157,7 @@ def _prepare(output: Path, work: Path) -> None:
     """Makes the folders; moves shards back to `work` if a run was interrupted while it gave them final names. Raises FileExistsError."""
     moved = work / "commit.json"
     if moved.is_file() and not (output / SIDECAR).exists():
-        for final, file in json.loads(moved.read_text()).items():
+        for final, file in read_json(moved).items():
             if (output / final).is_file():
                 (output / final).replace(work / file)
         (output / "README.md").unlink(missing_ok=True)
