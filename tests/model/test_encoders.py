@@ -1,15 +1,22 @@
 """Encoders of other families: ours computes what transformers' own classes compute, block by block."""
 
+import io
 import json
+import os
+import pickle
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
+from support.model_cases import SMALL
 from transformers import AutoModel
 
 from winwin_hf import WinWinConfig, WinWinForDepthEstimation, WinWinForOpticalFlow, WinWinModel
 from winwin_hf.model.encoders_winwin import FAMILIES, read_encoder, reorder, to_transformers
+from winwin_hf.model.weights_winwin import reason_of
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 56, "patch_size": 8}
 ENCODERS = {
@@ -355,3 +362,40 @@ def test_a_dinov2_without_registers_that_resizes_as_one_with_goes_back(tmp_path)
     transformers.Dinov2WithRegistersModel(config).save_pretrained(tmp_path)
     back = to_transformers(WinWinModel.on_encoder(read_encoder(str(tmp_path))))
     assert (back.config.model_type, back.config.num_register_tokens) == ("dinov2_with_registers", 0)
+
+
+class Foreign:
+    def __reduce__(self):
+        return os.mkdir, ("planted",)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: path.write_bytes(pickle.dumps(Foreign())),
+        lambda path: torch.save({"a": Foreign()}, path),
+        lambda path: path.write_bytes(b""),
+        lambda path: torch.save([1, 2], path),
+    ],
+    ids=["pickle", "torch.save", "empty", "a list"],
+)
+def test_a_pickle_is_named_and_no_message_advises_to_run_it(tmp_path, write):
+    make("vit").save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    write(tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin: not readable as tensors, and nothing else is read$"):
+        read_encoder(str(tmp_path))
+    assert not Path("planted").exists()
+
+
+def test_our_own_weights_are_never_read_from_a_pickle(tmp_path):
+    """torch's message would advise to run it."""
+    WinWinModel(WinWinConfig(**SMALL)).save_pretrained(tmp_path)
+    torch.save(load_file(tmp_path / "model.safetensors"), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(OSError, match=r"no file named model\.safetensors"):
+        WinWinModel.from_pretrained(tmp_path)
+    with pytest.raises(pickle.UnpicklingError) as caught:
+        torch.load(io.BytesIO(pickle.dumps(Foreign(), 2)), weights_only=True)
+    assert "weights_only" in str(caught.value)
+    assert "weights_only" not in reason_of(caught.value) and "only tensors are" in reason_of(caught.value)

@@ -56,6 +56,7 @@ from winwin_hf.training.state import (
     on_main_process,
     read_manifest,
     read_progress,
+    recipe_fault,
     save_model,
     save_state,
     whole_state,
@@ -166,7 +167,7 @@ class Training:
             raise FileExistsError(
                 f"{self.folder} holds a training: continue it with --resume, or choose another output folder"
             )
-        state = whole_state(self.folder)
+        state = whole_state(self.folder, recipe_fault)
         if state is not None:
             check_same_recipe(self.recipe, state, self.accelerator.num_processes)
         check_output(self.folder / "model", overwrite=True)  # else known only at the end

@@ -26,6 +26,7 @@ from winwin_hf.training.recipe import Recipe
 MODEL = "model.safetensors"
 AVERAGE = "average.safetensors"
 OPTIMIZER = f"{OPTIMIZER_NAME}.bin"
+FOREIGN = ("custom_checkpoint_*", f"{RNG_STATE_NAME}_*.pkl")
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
 MOST_EXAMPLES = 2**20  # of a step, or what the recipe's has
 
@@ -50,19 +51,25 @@ def fault_of(
     file = "state.json"
     try:
         _check_progress(contents, recipe)
-        if foreign := sorted(path.name for path in state.glob("custom_checkpoint_*")):
+        random_states = [f"{RNG_STATE_NAME}_{rank}.pkl" for rank in range(contents["processes"])]
+        # what Accelerate would take
+        lying = {path.name for pattern in FOREIGN for path in state.glob(pattern)}
+        if foreign := sorted(lying - set(random_states)):
             file = foreign[0]
             raise ValueError("not a file of this training")
+        scaler = accelerator.scaler
+        needed = [MODEL, *([AVERAGE] if average is not None else []), OPTIMIZER, *random_states]
+        for file in [*needed, *([SCALER_NAME] if scaler is not None else [])]:
+            if file not in contents["files"]:
+                raise FileNotFoundError
         file = MODEL
         _check_weights(state / file, model.state_dict(), ())
         if average is not None:
             file = AVERAGE
             _check_weights(state / file, average.state_dict(), frozen)
         file = OPTIMIZER
-        scaler = accelerator.scaler
         _check_optimizer(read_plain(state / file), optimizer, contents["step"], scaler is not None)
-        for rank in range(contents["processes"]):
-            file = f"{RNG_STATE_NAME}_{rank}.pkl"
+        for file in random_states:
             _check_random_states(read_plain(state / file))
         if scaler is not None:
             file = SCALER_NAME
@@ -71,10 +78,10 @@ def fault_of(
         raise
     except FileNotFoundError:
         return f"{file} is missing"
-    except (
-        Exception
-    ) as error:  # any: libraries raise KeyError, TypeError, RuntimeError and others for what they don't expect
+    except (ValueError, OSError) as error:
         return f"{file}: {reason_of(error).removeprefix(f'{state / file}: ')}"
+    except Exception as error:  # of libraries, for what they don't expect: KeyError, TypeError, RuntimeError and others
+        return f"{file}: not as a training writes it ({reason_of(error)})"
     return ""
 
 

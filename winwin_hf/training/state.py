@@ -150,6 +150,9 @@ def read_manifest(state: Path) -> dict[str, Any]:
     contents = read_json(path)
     if not isinstance(contents, dict) or contents.pop("sha256", None) != _digest(contents):
         raise ValueError(f"{path} has another checksum")
+    for name in contents["files"] if isinstance(contents.get("files"), dict) else ():
+        if not FILE.fullmatch(name):
+            raise ValueError(f"{path}: {shortened(name)} is no file of a state")
     for key, (fits, expected) in VALUES.items():
         if not fits(contents.get(key)):
             raise ValueError(f"{path}: {key} is {shortened(repr(contents.get(key)))}; expected {expected}")
@@ -166,8 +169,7 @@ def _is_time(value: Any) -> bool:
 
 def _is_list_of_files(value: Any) -> bool:
     return isinstance(value, dict) and all(
-        FILE.fullmatch(name) and isinstance(entry, dict) and type(entry.get("bytes")) is int and "sha256" in entry
-        for name, entry in value.items()
+        isinstance(entry, dict) and type(entry.get("bytes")) is int and "sha256" in entry for entry in value.values()
     )
 
 
@@ -375,6 +377,15 @@ def save_model(model: Any, output: Path, recipe: Recipe, processor: WinWinImageP
 
 
 # ------------------------------------------------------------------ the recipe of before
+
+
+def recipe_fault(state: Path) -> str:
+    """What is wrong with the recipe of a state; "" for one that can be read."""
+    try:
+        load_recipe(state / "recipe.yaml")
+    except ValueError as error:
+        return _without_folder(error, state)
+    return ""
 
 
 def check_same_recipe(recipe: Recipe, state: Path, processes: int) -> None:
