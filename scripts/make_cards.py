@@ -7,18 +7,20 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 import typer
-import yaml
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
 import winwin_hf  # noqa: F401  registers the Auto classes
 from winwin_hf import bundled
+from winwin_hf.checked import plain_yaml
+from winwin_hf.cli.errors import UsageError, one_line_errors
 from winwin_hf.data.formats.files import replacing_folder, write_atomic
 from winwin_hf.evaluation.figures import figure_text
 from winwin_hf.evaluation.results import NAMES, read_results
@@ -34,6 +36,7 @@ app = typer.Typer(help="Checkpoints of the package and their cards.", no_args_is
 
 
 @app.command("bundle")
+@one_line_errors
 def bundle_command(
     run: Annotated[Path, typer.Argument(help="The training's output folder.")],
     name: Annotated[str, typer.Argument(help="The checkpoint's name.")],
@@ -56,15 +59,25 @@ def bundle_command(
     ] = None,
 ) -> None:
     """Make a bundled checkpoint of a finished training: half-precision weights, a card and its pictures."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise UsageError(f"NAME {name!r}: expected letters, digits, '-', '_' and '.', such as winwin-flow")
     shown = (worst_text, worst) if worst else None
     destination = bundled.CHECKPOINTS / name
-    options = {key: yaml.safe_load(value) for key, _, value in (item.partition("=") for item in processor or [])}
+    if destination.exists() and not (destination / "config.json").is_file():
+        raise UsageError(f"{destination} is no model's folder, and is not replaced; expected another NAME")
+    if wrong := [item for item in processor or [] if not re.match(r"\w+=", item)]:
+        raise UsageError(f"--processor {wrong[0]}: expected KEY=VALUE")
+    options = {
+        key: plain_yaml(value, f"--processor {key}")
+        for key, _, value in (item.partition("=") for item in processor or [])
+    }
     bundle(run, destination, limits, photographs, results, machine, shown, publishable, init_licence, options)
     size = sum(path.stat().st_size for path in destination.iterdir())
     typer.echo(f"{destination}: {size / 1e6:.1f} MB")
 
 
 @app.command("cards")
+@one_line_errors
 def cards_command() -> None:
     """Write the bundled checkpoints' README.md and MODEL_CARD.md again."""
     for path, text in bundled_cards().items():

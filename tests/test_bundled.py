@@ -68,6 +68,9 @@ def test_the_layout_is_huggingface_hubs(root: Path, tmp_path: Path):
     repository = tmp_path / "cache" / "models--winwin-test"
     assert re.fullmatch("[0-9a-f]{40}", snapshot.name)
     assert (repository / "refs" / "main").read_text() == snapshot.name
+    (repository / "refs" / "main").write_bytes(b"\xff\xfe")  # damaged: written again
+    assert bundled.install()["winwin-test"] == snapshot
+    assert (repository / "refs" / "main").read_text() == snapshot.name
     assert sorted(item.name for item in repository.iterdir()) == [".no_exist", "refs", "snapshots"], (
         "temporary files were left"
     )

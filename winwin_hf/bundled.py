@@ -218,7 +218,7 @@ def _commit(folder: Path) -> str:
 
 def _read_ref(repository: Path) -> str | None:
     ref = repository / "refs" / "main"
-    return ref.read_text(encoding="utf-8").strip() if ref.is_file() else None
+    return ref.read_text(encoding="utf-8", errors="replace").strip() if ref.is_file() else None
 
 
 def _write_ref(repository: Path, commit: str) -> None:

@@ -96,8 +96,11 @@ def test_shards(camvid, tmp_path, format):
         format,
         "--shard-size",
         "1kb",
+        "--multiple-of",
+        1000,
     )
     assert result.exit_code == 0, result.output
+    assert "warning: 3 shards, no multiple of 1000: there are too few examples\n" in result.stderr
     assert len(result.stdout.split()) == len(list((tmp_path / "s").glob("camvid-train-*"))) > 1
     info = shards_info(tmp_path / "s")
     assert (info["name"], info["task"], info["rows"], len(info["labels"])) == ("camvid", "semantic-segmentation", 3, 11)

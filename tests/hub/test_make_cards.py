@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
-from make_cards import bundle, bundled_cards
+from make_cards import app, bundle, bundled_cards
 from PIL import Image
 from support.results import results_json
 from transformers import AutoImageProcessor, AutoModel
+from typer.testing import CliRunner
 
+from winwin_hf import bundled
 from winwin_hf.data.formats.images import save_image
 from winwin_hf.hub.cards import card
 from winwin_hf.hub.facts import read_facts
@@ -24,6 +26,27 @@ def test_weights_are_half_the_size_and_load_as_float32(run, tmp_path):
     sizes = [(f / "model.safetensors").stat().st_size for f in (folder, run / "model")]
     assert sizes[0] < 0.6 * sizes[1]
     assert AutoImageProcessor.from_pretrained(folder).patch_size == 16
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("../x", [], "NAME '../x': expected letters"),
+        ("", [], "NAME '': expected letters"),
+        ("notes", [], "notes is no model's folder, and is not replaced"),
+        ("winwin-x", ["--processor", "size"], "--processor size: expected KEY=VALUE"),
+        ("winwin-x", ["--processor", "size=[1"], "--processor size: "),
+        ("winwin-x", [], "nothing/model: no model there; has the training ended?"),
+    ],
+)
+def test_what_is_not_bundled(tmp_path, monkeypatch, name, options, message):
+    monkeypatch.setattr(bundled, "CHECKPOINTS", tmp_path / "checkpoints")
+    (tmp_path / "checkpoints" / "notes").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "notes" / "a.txt").touch()
+    (tmp_path / "x").mkdir()
+    result = CliRunner().invoke(app, ["bundle", *options, str(tmp_path / "nothing"), name, "Limits."])
+    assert result.exit_code in (1, 2) and message in result.stderr and result.stderr.count("\n") == 1
+    assert len(list(tmp_path.rglob("*"))) == 4
 
 
 def test_card_shows_curve_hours_and_worst_cases(run, tmp_path):

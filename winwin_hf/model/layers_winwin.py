@@ -99,7 +99,9 @@ def as_windows(
         that are missing or don't fit, or sides that are no multiple of the patch.
     """
     if not isinstance(pixel_values, torch.Tensor):
-        raise TypeError(f"{name} is a {type(pixel_values).__name__}: expected a torch.Tensor; the processor makes it.")
+        raise TypeError(
+            f"{name} is of type {type(pixel_values).__name__}: expected a torch.Tensor; the processor makes it."
+        )
     windowed, patch_size = pixel_values.ndim == 5, config.patch_size
     positions_name = name.replace("pixel_values", "window_positions")
     if pixel_values.ndim not in (4, 5):
