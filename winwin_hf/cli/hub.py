@@ -69,7 +69,7 @@ def _client_class(base: type) -> type:
             try:
                 return _within(seconds, request, lambda: super(Client, self).send(request, stream=stream, **options))
             except Exception as error:
-                if "Timeout" in type(error).__name__:
+                if "Timeout" in type(error).__name__ or isinstance(error, BadAnswer):
                     lost[host] = lost.get(host, 0) + time.monotonic() - began
                 raise
 
