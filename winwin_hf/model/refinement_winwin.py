@@ -149,12 +149,12 @@ class RefinementStep(nn.Module):
         inner = fetched[..., r:-r, r:-r]
         return torch.cat([part.to(first.dtype) for part in (first, inner, agreement, *motion)], dim=1)
 
-    @torch.no_grad()
     def motion(self, flow: torch.Tensor, log_scale: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The flow (B*N, 2, h, w) in pixels; what the small network sees of it, and of the confidence: (B*N, 2 and 1, h, w)."""
-        mean = F.avg_pool2d(flow.float(), self.stride)
-        around = F.avg_pool2d(mean, 2 * self.radius + 1, 1, self.radius, count_include_pad=False)
-        confidence = F.avg_pool2d(log_scale.float()[:, None], self.stride).clamp(-10, 10) / 10
+        with torch.no_grad():
+            mean = F.avg_pool2d(flow.float(), self.stride)
+            around = F.avg_pool2d(mean, 2 * self.radius + 1, 1, self.radius, count_include_pad=False)
+            confidence = F.avg_pool2d(log_scale.float()[:, None], self.stride).clamp(-10, 10) / 10
         return mean, [(mean - around) / self.stride, confidence]
 
     def places(self, flow: torch.Tensor, layout: Layout, more: tuple[int, int] = (0, 0)) -> torch.Tensor:
