@@ -221,6 +221,12 @@ def test_damaged_files_are_computed_again(clip, checkpoint, tmp_path):
         (tmp_path / name).write_bytes(before[name][:length])
         assert run(clip, tmp_path, checkpoint, **options).reused == ("2" in name)
         assert left(tmp_path) == before
+    # whole, of another size: of as many values, and of fewer
+    height, width = formats.read_flo(tmp_path / "frame_0002.flo").shape[:2]
+    for shape in ((width, height, 2), (10, 10, 2)):
+        formats.write_flo(tmp_path / "frame_0002.flo", np.zeros(shape, np.float32))
+        assert run(clip, tmp_path, checkpoint, **options).reused == 1
+        assert left(tmp_path) == before
     assert run(clip, tmp_path, checkpoint, **options).reused == 2
 
 

@@ -175,7 +175,11 @@ def check_quality(quality: str | None) -> None:
 
 def check_choice(option: str, value: str | None, choices: tuple[str | None, ...]) -> None:
     if value not in choices:
-        raise UsageError(f"{option} {value}: expected {' or '.join(str(choice) for choice in choices if choice)}")
+        from winwin_hf.model.pixels_winwin import shortened
+
+        raise UsageError(
+            f"{option} {shortened(str(value))}: expected {' or '.join(str(choice) for choice in choices if choice)}"
+        )
 
 
 def parse_options(items: list[str] | None) -> dict[str, dict[str, Any]]:

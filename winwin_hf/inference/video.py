@@ -14,7 +14,6 @@ import collections
 import contextlib
 import itertools
 import json
-import math
 import os
 import re
 import struct
@@ -213,7 +212,8 @@ class Results:
         """The number of pairs with all their files, from the clip's first pair to the first incomplete one."""
         count = clip.count()
         indices = itertools.count() if count is None else range(count - 1)
-        there = (all(map(_whole, self.files(clip.number(index)).values())) for index in indices)
+        size = next((frame.shape[:2] for frame in clip.frames()), (0, 0))
+        there = (all(_whole(path, size) for path in self.files(clip.number(index)).values()) for index in indices)
         return sum(1 for _ in itertools.takewhile(bool, there))
 
     def claim(self, settings: dict[str, Any], overwrite: bool) -> None:
@@ -287,17 +287,17 @@ def _check(folder: Path, video: Path | None, files: bool, max_motion: float | No
             raise ValueError(f"{name} {value}: expected a positive number.")
 
 
-def _whole(path: Path) -> bool:
-    """Whether a file that this command wrote is there to its last byte. Nothing is decoded."""
+def _whole(path: Path, size: tuple[int, int]) -> bool:
+    """Whether a file that this command wrote is of (height, width), and there to its last byte. Nothing is decoded."""
     if not path.is_file():
         return False
-    size = path.stat().st_size
+    length, (height, width) = path.stat().st_size, size
     with path.open("rb") as file:
+        head = file.read(24)
         if path.suffix == ".flo":
-            head = file.read(12)
-            return len(head) == 12 and size == 12 + 8 * math.prod(struct.unpack("<4x2i", head))
-        file.seek(-min(size, len(PNG_END)), os.SEEK_END)
-        return file.read() == PNG_END
+            return head[4:12] == struct.pack("<2i", width, height) and length == 12 + 8 * height * width
+        file.seek(-min(length, len(PNG_END)), os.SEEK_END)
+        return head[16:] == struct.pack(">2i", width, height) and file.read() == PNG_END
 
 
 def _predict(predictor: Predictor, clip: Clip, backward: bool, done: int, progress: bool) -> Iterator[FlowPair]:

@@ -141,10 +141,11 @@ def numbered(folder: Path, name: str) -> Truth:
 
 def successive(stems: list[str]) -> list[tuple[str, str]]:
     """
-    (name, name of the frame that follows) of a clip's frames, by the last number in their names; the latter may not exist.
+    (name, name of the frame that follows) of a clip's frames, by a number in their names; the latter may not exist.
 
-    The step is the smallest one, if it is that of half of the names or more: of 0, 2, 3 the second frame of 0 is 1. Names without
-    such numbers (times of a day, say) follow one another in their order.
+    Of several numbers it is the one by which the names make the fewest runs, as in 0001_cam2, 0002_cam2; else the last one. The step
+    is the smallest one, if it is that of half of the names or more: of 0, 2, 3 the second frame of 0 is 1. Names without such numbers
+    (times of a day, say) follow one another in their order.
 
     Args:
         stems: sorted, of the frames and of the flow.
@@ -160,13 +161,13 @@ def gaps(stems: list[str]) -> list[tuple[str, str]]:
 
 def _runs(stems: list[str]) -> list[list[tuple[str, str]]] | None:
     """The pairs of `successive` for each text around the number, in the order of the numbers; None where there are none."""
-    runs: dict[tuple[str, str], dict[int, str]] = {}  # text before and after the number -> number -> name
-    for stem in stems:
-        match = re.fullmatch(r"(.*?)(\d{1,18})(\D*)", stem, re.DOTALL)
-        run = runs.setdefault((match[1], match[3]), {}) if match else {}
-        if match is None or int(match[2]) in run:  # 1 and 01
-            return None
-        run[int(match[2])] = stem
+    parts = [re.split(r"(\d{1,18})", stem) for stem in stems]
+    counts = {len(part) for part in parts}
+    places = range(max(counts) - 2, 0, -2) if len(counts) == 1 else [-2]  # from the end of a name
+    ways = [_around(parts, place) for place in places]
+    runs = min((way for way in ways if way), key=len, default=None)
+    if runs is None:
+        return None
     found = []
     for (head, tail), run in runs.items():
         numbers = sorted(run)
@@ -177,3 +178,17 @@ def _runs(stems: list[str]) -> list[list[tuple[str, str]]] | None:
         names = [f"{head}{number + min(steps):0{width}}{tail}" for number, width in zip(numbers, digits, strict=True)]
         found.append([(run[n], run.get(n + min(steps), name)) for n, name in zip(numbers, names, strict=True)])
     return found
+
+
+def _around(parts: list[list[str]], place: int) -> dict[tuple[str, str], dict[int, str]] | None:
+    """Names, split at their numbers: text before and after the number at `place` -> number -> name; None where two are the same."""
+    runs: dict[tuple[str, str], dict[int, str]] = {}
+    for part in parts:
+        if len(part) < 3:
+            return None
+        before, number, after = part[:place], int(part[place]), part[place:][1:]
+        run = runs.setdefault(("".join(before), "".join(after)), {})
+        if number in run:  # 1 and 01
+            return None
+        run[number] = "".join(part)
+    return runs
