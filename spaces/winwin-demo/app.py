@@ -192,7 +192,7 @@ def _flow_tab(demo: Demo, ready: Ready) -> None:
             size = _size_input(
                 "1080p",
                 SIZES,
-                "Larger frames are scaled down. On two CPU cores 540p takes about 6 seconds, 1080p about 16.",
+                "Larger frames are scaled down. On two CPU cores 540p takes about 4 seconds, 1080p about 12.",
             )
             run = gr.Button("Compute the motion", variant="primary", elem_id="flow-run")
             examples = gr.Examples(pairs, [frame1, frame2], label="Examples (click one)")
