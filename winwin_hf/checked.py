@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections import Counter
 from typing import Any, TypeVar
 
 import yaml
@@ -87,8 +88,9 @@ def count_values(node: yaml.Node | None, known: dict[int, int]) -> int:
         known[id(node)] = MAX_TEXT + 1  # while it is counted: of one that holds itself
         if isinstance(node, yaml.MappingNode):
             keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-            if twice := next((key for i, key in enumerate(keys) if key in keys[:i]), None):
-                raise ValueError(f"{twice!r} stands twice in one section")
+            key, times = next(iter(Counter(keys).most_common(1)), ("", 0))
+            if times > 1:
+                raise ValueError(f"{key!r} stands twice in one section")
         children = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
         known[id(node)] = 1 + sum(count_values(child, known) for child in children)
     return known[id(node)]
