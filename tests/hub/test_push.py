@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -35,9 +36,12 @@ from winwin_hf import (
 from winwin_hf.checked import build
 from winwin_hf.data.rows import table
 from winwin_hf.data.shards import write_shards
+from winwin_hf.hub.contents import Contents
+from winwin_hf.hub.push import _check_card
 from winwin_hf.training.recipe import Recipe
 from winwin_hf.training.state import save_model
 
+OLD_HUB = tuple(map(int, huggingface_hub.__version__.split(".")[:2])) < (2, 2)
 MARK = "\x1e"
 # time.sleep: huggingface_hub waits for seconds before it tries again.
 LOOP = f"""
@@ -735,6 +739,27 @@ def test_space(server, push, space):
     assert push(space, "tester/demo", "space")["states"]["README.md"] == "kept"
 
 
+@pytest.mark.parametrize(
+    ("version", "endpoint", "asked"),
+    [
+        ("1.31.0", "http://127.0.0.1:9", False),
+        ("2.1.0", "http://127.0.0.1:9", False),
+        ("2.2.0", "http://127.0.0.1:9", True),
+        ("1.31.0", "https://huggingface.co", True),
+    ],
+)
+def test_the_card_for_a_hub_of_ones_own_goes_to_no_other(tmp_path, monkeypatch, version, endpoint, asked):
+    """huggingface_hub before 2.2 has huggingface.co check every card."""
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    sent = []
+    monkeypatch.setattr(huggingface_hub, "__version__", version)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+    monkeypatch.setattr(huggingface_hub.RepoCard, "validate", lambda card, kind: sent.append(kind))
+    _check_card(Contents({"README.md": tmp_path / "README.md"}), "model")
+    assert sent == ["model"] * asked
+
+
+@pytest.mark.skipif(OLD_HUB, reason="huggingface_hub before 2.2 has only huggingface.co check a card")
 def test_a_card_that_the_hub_refuses_and_a_pull_request_that_isnt_there_create_nothing(server, push, space):
     with pytest.raises(Failed, match=r"refs/pr/7: tester/demo has no such pull request"):
         push(space, "tester/demo", "space", revision="refs/pr/7")

@@ -223,12 +223,14 @@ def test_an_upload_is_read(demo: space_server.Server, canary: dict[str, Path]) -
     "name", ["..", ".", "../..", "/etc/cron.d/canary", "a\\..\\b.png", "\0.png", "%2e%2e%2fb.png", "x" * 300]
 )
 def test_names_of_uploads_stay_inside(demo: space_server.Server, name: str) -> None:
-    before = {path for path in demo.home.rglob("*") if demo.files not in path.parents}
+    # older versions of Gradio leave parts of a refused upload in the page's temporary folder, which the janitor empties
+    inside = {demo.files, demo.files.with_name("temporary")}
+    before = {path for path in demo.home.rglob("*") if not inside & {*path.parents}}
     status, text = upload(demo, (name, b"some bytes"))
     if status == 200:
         (path,) = json.loads(text)
         assert demo.files in Path(path).resolve().parents
-    assert {path for path in demo.home.rglob("*") if demo.files not in path.parents} == before
+    assert {path for path in demo.home.rglob("*") if not inside & {*path.parents}} == before
 
 
 def test_only_own_files_are_served(server: space_server.Server, canary: dict[str, Path], listener: str) -> None:

@@ -291,7 +291,8 @@ def test_processes_that_accelerate_does_not_connect_write_nothing(tmp_path):
     assert both.end() == [1, 1]
     assert not (tmp_path / "run").exists()
     for rank in range(2):
-        assert both.text(rank).startswith("winwin: WORLD_SIZE says that 2 processes were started, and this one finds 1")
+        said = "\nwinwin: WORLD_SIZE says that 2 processes were started, and this one finds 1"
+        assert said in "\n" + both.text(rank)  # some versions of PyTorch print a line of Gloo's before
         assert "ACCELERATE_USE_CPU=true torchrun --nproc_per_node N" in both.text(rank)
 
 

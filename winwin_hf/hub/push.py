@@ -20,7 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, errors
+import huggingface_hub
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, errors
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.repocard import RepoCard
 from huggingface_hub.utils import validate_repo_id
@@ -176,7 +177,9 @@ def check_arguments(repo_id: str, type: str = "model", revision: str | None = No
 def _check_card(contents: Contents, type: Type) -> None:
     """Has the Hub look at the README.md of a repository that doesn't exist yet. Raises ValueError for metadata that it refuses."""
     card = contents.files["README.md"].read_text(encoding="utf-8") if "README.md" in contents.files else ""
-    if card.startswith("---"):
+    # huggingface_hub before 2.2 would send the card of a Hub of one's own to huggingface.co. There, creating the repository is the check.
+    old = tuple(map(int, huggingface_hub.__version__.split(".")[:2])) < (2, 2)
+    if card.startswith("---") and not (old and constants.ENDPOINT != "https://huggingface.co"):
         RepoCard(card).validate(type)
 
 
