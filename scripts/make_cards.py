@@ -20,7 +20,8 @@ from transformers import AutoImageProcessor, AutoModel
 import winwin_hf  # noqa: F401  registers the Auto classes
 from winwin_hf import bundled
 from winwin_hf.checked import plain_yaml
-from winwin_hf.cli.errors import UsageError, one_line_errors
+from winwin_hf.cli.arguments import read_image
+from winwin_hf.cli.errors import UsageError, line_of, one_line_errors
 from winwin_hf.data.formats.files import replacing_folder, write_atomic
 from winwin_hf.evaluation.figures import figure_text
 from winwin_hf.evaluation.results import NAMES, read_results
@@ -67,6 +68,11 @@ def bundle_command(
         raise UsageError(f"{destination} is no model's folder, and is not replaced; expected another NAME")
     if wrong := [item for item in processor or [] if not re.match(r"\w+=", item)]:
         raise UsageError(f"--processor {wrong[0]}: expected KEY=VALUE")
+    for picture in worst or []:
+        try:
+            read_image(picture)
+        except (OSError, ValueError, UsageError) as error:
+            raise UsageError(f"--worst {line_of(error)}") from error
     options = {
         key: plain_yaml(value, f"--processor {key}")
         for key, _, value in (item.partition("=") for item in processor or [])

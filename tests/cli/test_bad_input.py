@@ -313,6 +313,8 @@ def test_every_error_is_one_line_and_a_fault_of_ours_is_told_of(monkeypatch, cap
         assert "Traceback (most recent call last)" in capsys.readouterr().err
         monkeypatch.delenv("WINWIN_TRACEBACK")
     assert line_of(OSError(errno.ENOSPC, "x")).startswith("no space left on device; the output")
+    unmapped = ImportError("libavcodec-1.so.60: failed to map segment from shared object")
+    assert line_of(unmapped) == "not enough memory to load libavcodec-1.so.60"
 
 
 def test_a_later_run_removes_what_a_killed_one_left(tmp_path: Path, monkeypatch):

@@ -37,6 +37,8 @@ def test_weights_are_half_the_size_and_load_as_float32(run, tmp_path):
         ("winwin-x", ["--processor", "size"], "--processor size: expected KEY=VALUE"),
         ("winwin-x", ["--processor", "size=[1"], "--processor size: "),
         ("winwin-x", [], "nothing/model: no model there; has the training ended?"),
+        ("winwin-x", ["--worst", "/etc/passwd"], "--worst /etc/passwd"),
+        ("winwin-x", ["--worst", "nothing.png"], "--worst nothing.png"),
     ],
 )
 def test_what_is_not_bundled(tmp_path, monkeypatch, name, options, message):

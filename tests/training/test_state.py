@@ -186,6 +186,24 @@ def test_a_full_disk_while_saving_leaves_the_state_before(tmp_path, trained, mon
     assert same_weights(output, trained)
 
 
+@pytest.mark.parametrize(
+    ("what", "make"), [("a link", lambda path: path.symlink_to(path.parent)), ("a folder", Path.mkdir)]
+)
+def test_what_has_the_next_state_s_name_is_said(tmp_path, trained, monkeypatch, what, make):
+    """A folder there counted as the state, which was never saved."""
+    save, output = loop.save_state, tmp_path / "run"
+
+    def hindered(accelerator, folder, progress, *others):
+        if progress["step"] == 2:
+            make(output / "state-00000002")
+        save(accelerator, folder, progress, *others)
+
+    monkeypatch.setattr(loop, "save_state", hindered)
+    says = rf"state-00000002 could not be written \({what} of that name is there, and no state\); the last state is state-00000001$"
+    with pytest.raises(OSError, match=says):
+        train(trained.parent / "recipe.yaml", output=output)
+
+
 @pytest.mark.parametrize("number", [errno.ENOTDIR, errno.EACCES])
 def test_a_folder_that_can_t_be_written_is_named(trained, monkeypatch, number):
     with tempfile.TemporaryDirectory() as folder:

@@ -76,6 +76,10 @@ def stop_signals(own: bool = False) -> Iterator[None]:
 NOT_THERE = re.compile(
     r"We couldn't connect to .*?(cached files\.?|$)|Can't load the configuration of .*?(config\.json file|$)", re.DOTALL
 )
+# What the dynamic linker says where the address space is limited.
+UNMAPPED = re.compile(
+    r"([^\s:]+): (failed to map segment from shared object|cannot allocate memory in static TLS block)"
+)
 MISUSE = (UsageError, FileNotFoundError, IsADirectoryError, NotADirectoryError)  # exit code 2
 
 
@@ -125,6 +129,8 @@ def line_of(error: Exception) -> str:
         if error.errno == errno.ENOSPC and not names:
             what += "; the output, or the folder for temporary files (TMPDIR)"
         return ": ".join((*names[-1:], what))
+    if isinstance(error, ImportError | OSError) and (unmapped := UNMAPPED.search(str(error))):
+        return f"not enough memory to load {unmapped[1]}"
     # these say what was wrong; of others, which are faults of ours or of a library, the type is told too
     if isinstance(error, UsageError | FloatingPointError) or type(error).__name__ == "PublishError":
         text = str(error)

@@ -10,6 +10,7 @@ Notable:
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -226,6 +227,9 @@ def save_state(
     temporary = final.with_name(f"{final.name}.tmp")
 
     def prepare() -> None:
+        if os.path.lexists(final):
+            what = "a link" if final.is_symlink() else "a folder" if final.is_dir() else "a file"
+            raise FileExistsError(errno.EEXIST, f"{what} of that name is there, and no state", str(final))
         remove_tree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
 
@@ -240,7 +244,7 @@ def save_state(
         _flush(output)
 
     main = accelerator.is_main_process
-    if on_main_process(accelerator, final.is_dir):
+    if on_main_process(accelerator, (final / MANIFEST).is_file):
         return
     for work, takes_part in (
         (prepare, main),
@@ -257,7 +261,8 @@ def save_state(
         if any(failures):
             if main:
                 remove_tree(temporary, ignore_errors=True)
-            reason, last = next(filter(None, failures)), latest_state(output)
+            reason = next(filter(None, failures))
+            last = next((state for state in states_in(output) if state != final), None)
             kept = f"the last state is {last.name}" if last else "there is no state before it"
             message = f"{output}: {final.name} could not be written ({reason}); {kept}"
             raise OSError(message) from cause
