@@ -1,8 +1,8 @@
 """Score a checkpoint: `python scripts/evaluate.py CHECKPOINT --recipe RECIPE`. The same as `winwin evaluate`."""
 
-import typer
+import sys
 
-from winwin_hf.cli.train import evaluate
+from winwin_hf.cli.main import app
 
 if __name__ == "__main__":
-    typer.run(evaluate)
+    app(["evaluate", *sys.argv[1:]], prog_name="winwin")

@@ -1,8 +1,8 @@
 """Train by a recipe: `accelerate launch scripts/train.py flow-synthetic`. The same as `winwin train`."""
 
-import typer
+import sys
 
-from winwin_hf.cli.train import train
+from winwin_hf.cli.main import app
 
 if __name__ == "__main__":
-    typer.run(train)
+    app(["train", *sys.argv[1:]], prog_name="winwin")

@@ -312,7 +312,7 @@ def test_every_error_is_one_line_and_a_fault_of_ours_is_told_of(monkeypatch, cap
             command(error)
         assert "Traceback (most recent call last)" in capsys.readouterr().err
         monkeypatch.delenv("WINWIN_TRACEBACK")
-    assert line_of(OSError(errno.ENOSPC, "x")).startswith("no space left on device; the output")
+    assert line_of(OSError(errno.ENOSPC, "x")).startswith("no space left on device; standard output, the output")
     unmapped = ImportError("libavcodec-1.so.60: failed to map segment from shared object")
     assert line_of(unmapped) == "not enough memory to load libavcodec-1.so.60"
 

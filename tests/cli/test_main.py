@@ -240,6 +240,19 @@ def test_photometric_errors_know_a_true_flow():
     assert errors["inside"] == pytest.approx(37 * 55 / (40 * 60))
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize(
+    "words", [[], ["--help"], ["--version"], ["recipes", "--help"], ["flow", "--help"], ["recipes", "list"]]
+)
+def test_standard_output_that_is_full_is_one_line(words: list[str]):
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "winwin_command", *words], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1
+    assert "standard output" in done.stderr and done.stderr.count("\n") == 1
+
+
 def test_the_command_as_a_module():
     found = subprocess.run(
         [sys.executable, "-m", "winwin_command", "--version"], capture_output=True, text=True, cwd=ROOT

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from winwin_hf.cli.hub import answer_in, limit_hub
 from winwin_hf.model.weights_winwin import reason_of
@@ -25,6 +26,17 @@ from winwin_hf.redaction import redact, redact_logs, traceback_text
 
 class UsageError(Exception):
     """A wrong argument: one line that names it and says what was expected; exit code 2."""
+
+
+class Commands(TyperGroup):
+    """A command with subcommands whose help and version, too, end in one line where standard output can't be written."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:  # the subcommands' own errors ended in `one_line_errors`
+            typer.echo(f"winwin: standard output can't be written: {line_of(error).partition(';')[0]}", err=True)
+            raise SystemExit(1) from None
 
 
 @contextmanager
@@ -127,7 +139,7 @@ def line_of(error: Exception) -> str:
         if error.errno == errno.EEXIST:
             what = "exists, and is no folder"
         if error.errno == errno.ENOSPC and not names:
-            what += "; the output, or the folder for temporary files (TMPDIR)"
+            what += "; standard output, the output, or the folder for temporary files (TMPDIR)"
         return ": ".join((*names[-1:], what))
     if isinstance(error, ImportError | OSError) and (unmapped := UNMAPPED.search(str(error))):
         return f"not enough memory to load {unmapped[1]}"

@@ -17,6 +17,7 @@ import typer
 from winwin_hf import __version__
 from winwin_hf.cli.checkpoints import app as checkpoints_app
 from winwin_hf.cli.data import app as data_app
+from winwin_hf.cli.errors import Commands
 from winwin_hf.cli.models import convert, export
 from winwin_hf.cli.predict import demo, depth, flow, segment
 from winwin_hf.cli.push import push
@@ -25,6 +26,7 @@ from winwin_hf.cli.train import evaluate, train
 from winwin_hf.cli.video import video
 
 app = typer.Typer(
+    cls=Commands,
     help="Win-Win: optical flow, segmentation and depth at full resolution.",
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
