@@ -123,11 +123,13 @@ def bundle(
     facts.limits, facts.photographs, facts.init_licence = limits, photographs or facts.photographs, init_licence
     facts.results = [read_results(path, {"model", run.name, destination.name}) for path in results or []]
     with replacing_folder(destination) as temporary:
-        AutoModel.from_pretrained(run / "model").to(torch.float16).save_pretrained(temporary)
+        AutoModel.from_pretrained(run / "model", trust_remote_code=False).to(torch.float16).save_pretrained(temporary)
         config = json.loads((temporary / "config.json").read_text())
         config["dtype"] = "float32"  # stored in half the space, loaded as float32: a CPU computes with that
         (temporary / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-        AutoImageProcessor.from_pretrained(run / "model", **(processor or {})).save_pretrained(temporary)
+        AutoImageProcessor.from_pretrained(run / "model", trust_remote_code=False, **(processor or {})).save_pretrained(
+            temporary
+        )
         if facts.recipe is not None:
             facts.recipe.output = f"runs/{destination.name}"
             (temporary / "recipe.yaml").write_text(dump_recipe(facts.recipe))

@@ -23,7 +23,10 @@ def findings(source: str) -> list[str]:
                 if keyword.arg in FORBIDDEN and value in (FORBIDDEN[keyword.arg], "computed"):
                     found.append(f"line {node.lineno}: {keyword.arg}={value}")
             name = ast.unparse(node.func)
-            if name.endswith("torch.load") and "weights_only" not in [keyword.arg for keyword in node.keywords]:
+            given = [keyword.arg for keyword in node.keywords]
+            if re.fullmatch(r"Auto\w+\.from_pretrained", name) and "trust_remote_code" not in given:
+                found.append(f"line {node.lineno}: {name} asks whether it may run code")
+            if name.endswith("torch.load") and "weights_only" not in given:
                 found.append(f"line {node.lineno}: {name} may unpickle")
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
@@ -38,6 +41,7 @@ def findings(source: str) -> list[str]:
         "load(x, trust_remote_code=y)",
         "np.load(x, allow_pickle=True)",
         "torch.load(x)",
+        "AutoConfig.from_pretrained(x)",
         "torch.load(x, weights_only=False)",
         "import pickle",
         "from joblib import load",

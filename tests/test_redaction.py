@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import types
+from base64 import b64encode
+from urllib.parse import quote
 
 import pytest
 
@@ -99,3 +101,14 @@ def test_logs_and_tracebacks_lose_them(monkeypatch: pytest.MonkeyPatch, capsys: 
     logged = capsys.readouterr().out
     assert "sent *** to https://***@h" in logged and "cause ***" in logged and "Traceback" in shown
     assert "canary" not in (logged + shown).lower()
+
+
+@pytest.mark.parametrize("before", [b"", b"B", b"Be", b"Bearer "])
+def test_other_spellings_of_a_secret_are_known(monkeypatch: pytest.MonkeyPatch, before: bytes) -> None:
+    """A server that says no may send back what it got, packed."""
+    secret = "my-odd~token/0123456789"
+    monkeypatch.setenv("HF_TOKEN", secret)
+    packed = b64encode(before + secret.encode() + b"xy").decode()
+    hidden = redact(f"{packed} {secret[::-1]} {quote(secret, safe='')} {secret.encode().hex('%')}")
+    assert not any(packed[i : i + 12] in hidden for i in range(8, len(packed) - 14))
+    assert secret[::-1] not in hidden and quote(secret, safe="") not in hidden

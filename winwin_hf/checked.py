@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 # As `__pydantic_config__`: an unknown key of a nested dataclass is an error too, and so are NaN and infinity.
 FORBID: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
 T = TypeVar("T")
-MAX_TEXT = 10**6  # characters of a YAML text, and values that it stands for
+MAX_TEXT = 200_000  # characters of a YAML text, which is parsed in seconds, and values that it stands for
 
 
 def build(kind: type[T], values: dict[str, Any], where: str) -> T:
@@ -21,7 +21,7 @@ def build(kind: type[T], values: dict[str, Any], where: str) -> T:
     known = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     unknown = [str(key) for key in values if key not in known]
     if unknown:
-        raise ValueError(f"{where}: unknown {', '.join(unknown)}; expected some of {', '.join(sorted(known))}")
+        raise ValueError(f"{where}: unknown {few(unknown)}; expected some of {', '.join(sorted(known))}")
     try:
         built = TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
@@ -35,6 +35,12 @@ def build(kind: type[T], values: dict[str, Any], where: str) -> T:
     if place := truth_as_number(values, built):
         raise ValueError(f"{where}: {place}: expected a number, got true or false")
     return built
+
+
+def few(names: list[str]) -> str:
+    """The first of many names, none of them long."""
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(name if len(name) <= 60 else f"{name[:60]}..." for name in names[:8]) + more
 
 
 def truth_as_number(given: Any, built: Any) -> str:
@@ -65,10 +71,12 @@ def plain_yaml(text: str, where: Any) -> Any:
     if re.search(r"(?:[\[{]\s*){50}", text):  # the parser takes seconds for these
         raise ValueError(f"{where}: expected YAML; its values are nested too deeply")
     try:
-        count = count_values(yaml.compose(text, Loader=yaml.SafeLoader), {})
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        count = count_values(node, {})
         if count > MAX_TEXT:
             raise ValueError(f"aliases (*name) that make {count:.3g} values of {len(text):,} characters")
-        return yaml.safe_load(text)
+        return None if node is None else loader.construct_document(node)
     except RecursionError:
         raise ValueError(f"{where}: expected YAML; its values are nested too deeply") from None
     except (yaml.YAMLError, ValueError, TypeError, ArithmeticError, LookupError) as error:  # of a date or a number, too

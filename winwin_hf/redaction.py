@@ -5,6 +5,7 @@ Notable: a token is found by its value where this process has it (HF_TOKEN, `hf 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import logging
 import os
@@ -13,14 +14,16 @@ import sys
 import traceback
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 HIDDEN = "***"
 SHORTEST = 8  # characters; a shorter value of a variable would be found within words
 # The values of these variables are secrets.
 VARIABLES = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|PRIVATE_KEY|CREDENTIALS?)(_ID)?$", re.I)
-# Tokens by their look: Hugging Face, GitHub, AWS, OpenAI and its like, Slack, JSON web tokens, and private keys.
+# Tokens by their look: Hugging Face, GitHub, GitLab, AWS, Google, OpenAI and its like, Slack, JSON web tokens, and private keys.
 TOKENS = re.compile(
     r"\b(?:hf|api_org|hf_oauth|hf_jwt)_[A-Za-z0-9._-]{20,}|\bgh[pousr]_\w{20,}|\bgithub_pat_\w{20,}|\bAKIA[0-9A-Z]{16}\b"
+    r"|\bgl(?:pat|oat|dt|rt|cbt|ptt|ft|imt|agent|soat)-[\w.-]{16,}|\bAIza[\w-]{30,}|\bya29\.[\w.-]{20,}"
     r"|\bsk-[\w-]{20,}|\bxox[abeprs]-[\w-]{10,}|\beyJ[\w-]{6,}\.[\w-]{4,}\.[\w-]*"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:[^-]*-----END [A-Z ]*PRIVATE KEY-----)?"
 )
@@ -47,11 +50,23 @@ _PATTERNS: list[tuple[re.Pattern[str], str]] = [
 
 def redact(text: str) -> str:
     """The text without tokens and passwords."""
-    for secret in sorted(own_secrets(), key=len, reverse=True):
+    for secret in sorted(spellings(own_secrets()), key=len, reverse=True):
         text = text.replace(secret, HIDDEN)
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
     return text
+
+
+def spellings(secrets: set[str]) -> set[str]:
+    """Secrets, and what they look like reversed, in a URL, and within base64, where three neighbours each make another text of it."""
+    found = set(secrets)
+    for secret in secrets:
+        found |= {secret[::-1], quote(secret, safe=""), "".join(f"%{byte:02x}" for byte in secret.encode())}
+        for before in range(3):
+            text = base64.b64encode(bytes(before) + secret.encode()).decode().rstrip("=")
+            # without the characters in which the neighbours' bits are
+            found.add(text[-(-before * 8 // 6) : len(text) - 1])
+    return {text for text in found if len(text) >= SHORTEST}
 
 
 def own_secrets() -> set[str]:

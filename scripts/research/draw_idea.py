@@ -55,7 +55,10 @@ def with_windows(frame: Image.Image, corners: list[tuple[int, int]], side: int) 
 def predict(first: Image.Image, second: Image.Image) -> np.ndarray:
     """Flow (H, W, 2) in pixels, by the bundled network in one pass."""
     folder = bundled.CHECKPOINTS / "winwin-flow"
-    model, processor = AutoModel.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
+    model, processor = (
+        AutoModel.from_pretrained(folder, trust_remote_code=False),
+        AutoImageProcessor.from_pretrained(folder, trust_remote_code=False),
+    )
     inputs = processor(images=first, second_images=second, return_tensors="pt")
     with torch.inference_mode():
         outputs = model(**inputs)

@@ -70,7 +70,10 @@ def outputs() -> dict[str, Any]:
     folder = bundled.examples_folder()
     found: dict[str, Any] = {}
     for name, checkpoint in bundled.folders().items():
-        model, processor = AutoModel.from_pretrained(checkpoint).eval(), AutoImageProcessor.from_pretrained(checkpoint)
+        model, processor = (
+            AutoModel.from_pretrained(checkpoint, trust_remote_code=False).eval(),
+            AutoImageProcessor.from_pretrained(checkpoint, trust_remote_code=False),
+        )
         pairs = type(model).__name__ == "WinWinForOpticalFlow"
         frames = bundled.PAIRS if pairs else [(path.name,) for path in sorted(folder.glob("*.jpg"))]
         found[name] = {}

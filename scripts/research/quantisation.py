@@ -47,7 +47,7 @@ WAYS = {
 def load(name: str, way: str) -> Any:
     """The bundled checkpoint `name`, quantised."""
     if way in ("float32", "dynamic"):
-        model = AutoModel.from_pretrained(bundled.resolve(name), dtype=torch.float32)
+        model = AutoModel.from_pretrained(bundled.resolve(name), dtype=torch.float32, trust_remote_code=False)
         return model if way == "float32" else torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, torch.qint8)
     config: Any
     if way.startswith("torchao"):
@@ -60,7 +60,9 @@ def load(name: str, way: str) -> Any:
     else:
         config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", llm_int8_skip_modules=NARROW)
     source = bundled.resolve(name)
-    return AutoModel.from_pretrained(source, quantization_config=config, device_map="cpu", dtype=torch.float32)
+    return AutoModel.from_pretrained(
+        source, quantization_config=config, device_map="cpu", dtype=torch.float32, trust_remote_code=False
+    )
 
 
 def megabytes(model: nn.Module) -> float:

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -313,6 +314,9 @@ def test_every_error_is_one_line_and_a_fault_of_ours_is_told_of(monkeypatch, cap
         assert "Traceback (most recent call last)" in capsys.readouterr().err
         monkeypatch.delenv("WINWIN_TRACEBACK")
     assert line_of(OSError(errno.ENOSPC, "x")).startswith("no space left on device; standard output, the output")
+    monkeypatch.setattr(sys, "argv", ["winwin", "a\nb", "set=/nope\nz"])
+    assert line_of(ValueError("/nope\nz: not there\nmore")) == r"/nope\nz: not there"
+    assert line_of(FileNotFoundError(errno.ENOENT, "no such file", "a\nb")) == r"a\nb: no such file or directory"
     unmapped = ImportError("libavcodec-1.so.60: failed to map segment from shared object")
     assert line_of(unmapped) == "not enough memory to load libavcodec-1.so.60"
 

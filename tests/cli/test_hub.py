@@ -40,11 +40,18 @@ class Hub(http.server.BaseHTTPRequestHandler):
             pass
 
     def do_HEAD(self) -> None:
-        self.start(ETag='"1"', X_Repo_Commit="0" * 40, Content_Length="1000000")
+        tag = {"/climbing": "../../../../climbed", "/token": "hf_" + "canary01" * 4}.get(
+            self.path[self.path.rfind("/") :], "1"
+        )
+        size = "40000000000" if self.path.endswith("/vast") else "1000000"
+        self.start(ETag=f'"{tag}"', X_Repo_Commit="0" * 40, Content_Length=size)
 
     def do_GET(self) -> None:
         kind = self.path.rpartition("/")[2]
-        if "/resolve/" in self.path:
+        if "/resolve/" in self.path and kind in ("endless", "vast"):
+            self.start(Connection="close", **({"Content_Length": "40000000000"} if kind == "vast" else {}))
+            self.drip(b"[" * 300_000, 0.001)
+        elif "/resolve/" in self.path:
             self.start(Content_Length="1000000")
             self.drip(b"x", 0.05)
         elif kind == "silent":
@@ -113,6 +120,26 @@ def test_a_silent_host_is_not_asked_for_ever(place):
 def test_a_slow_file_ends(place, tmp_path):
     with pytest.raises(hub.BadAnswer, match=r"/a/b/resolve/main/x\.bin: \d+ bytes in 0 s; expected 1000 or more"):
         hf_hub_download("a/b", "x.bin", cache_dir=tmp_path, endpoint=place)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("endless", r"endless: an answer of more than 1 MB, which is too large"),  # written until the disk was full
+        ("vast", r"vast: a file of 40(.0)? GB; the disk of the Hub's cache has 1(.0)? GB \(HF_HOME\)"),
+        ("climbing", "climbing: its etag is no checksum, and would name a file"),
+        ("token", "token: its etag is no checksum"),
+    ],
+)
+def test_a_file_is_as_large_as_announced_and_stays_in_the_cache(place, tmp_path, monkeypatch, name, message):
+    cache = tmp_path / "a" / "b" / "c"
+    monkeypatch.setattr(hub, "_free", lambda: 10**9)
+    with pytest.raises(hub.BadAnswer, match=message) as error:
+        hf_hub_download("a/b", name, cache_dir=cache, endpoint=place)
+    assert "canary" not in str(error.value)
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert all(path.is_relative_to(cache) and path.stat().st_size <= 1_000_000 for path in files)
+    assert not any("climbed" in path.name or "canary" in path.name for path in files)
 
 
 @pytest.mark.parametrize("value", ["99999999", "1e9", "60"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -85,11 +86,17 @@ NAMED = (
     "token",
     "secrets.toml",
     "kaggle.json",
+    "password.txt",
+    "auth.json",
 )
 TEXTS = {
     "notes.md": "my token is hf_" + "a1B2" * 9,
     "settings.yaml": "key: AKIA" + "ABCD1234" * 2,
     "deploy": "-----BEGIN OPENSSH PRIVATE KEY-----\nabc\n",
+    "gitlab.txt": "glpat-" + "a1B2c" * 4,
+    "google.txt": "AIza" + "a1B2c" * 7,
+    "run.sh": "#!/bin/sh\nexport WANDB_API_KEY=" + "0a1b" * 10 + "\ntrue\n",
+    "proxy.cfg": "proxy = https://alice:s3cretpass@example.com/x",
     "app.py": 'headers = "ghp_' + "x1" * 18 + '"',
 }
 
@@ -100,7 +107,9 @@ def test_files_that_look_like_secrets_are_refused(tmp_path: Path, name: str) -> 
     path.parent.mkdir(exist_ok=True)
     path.write_text(TEXTS.get(name, "x"))
     other = tmp_path / "fine.txt"
-    other.write_text("hf_transfer and HF_TOKEN are names")
+    other.write_text(
+        "hf_transfer and HF_TOKEN are names\nexport HF_TOKEN=$OTHER_TOKEN\nTOKEN = read()\nhttps://$USER:$PASS@x.y"
+    )
     files = {name: path, "fine.txt": other}
     with pytest.raises(ValueError, match="nothing was uploaded") as error:
         refuse_secrets(files)
@@ -117,6 +126,9 @@ def test_the_token_in_use_is_found_however_it_looks(tmp_path: Path, monkeypatch:
     assert secret_in("config.json", path) is None
     monkeypatch.setenv("HF_TOKEN", "my-odd-token-7")
     assert "environment" in str(secret_in("config.json", path))
+    for text in ("my-odd-token-7".encode("utf-16"), b64encode(b"Bearer my-odd-token-7"), b"my-odd-token-7"[::-1]):
+        path.write_bytes(b"x " + text + b" y")
+        assert "environment" in str(secret_in("config.json", path))
 
 
 def test_a_space_with_a_key_is_not_pushed(space: Path) -> None:

@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,6 +17,7 @@ from support.model_cases import SMALL
 from winwin_hf import WinWinConfig, WinWinForDepthEstimation, WinWinImageProcessor
 from winwin_hf.inference.loading import load_config, load_network, load_processor
 from winwin_hf.inference.predictor import Predictor
+from winwin_hf.model.encoders_winwin import read_encoder
 
 
 @pytest.fixture(scope="module")
@@ -238,3 +240,41 @@ def test_a_config_without_architectures_says_so(folder: Path):
         config(architectures=value)(folder)
         with pytest.raises(ValueError, match=r"has a config.json without architectures; expected one for depth"):
             Predictor.load(folder, "depth-estimation", "cpu")
+
+
+def test_outputs_are_read_by_name_whatever_the_config_says(folder: Path) -> None:
+    config(return_dict=False)(folder)
+    assert Predictor.load(str(folder), device="cpu")(np.zeros((16, 16, 3), np.uint8)).values.shape == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"_attn_implementation": "flash_attention_2"}, "flash|Flash"),
+        ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}, "bitsandbytes"),
+    ],
+)
+def test_what_a_config_asks_for_and_is_not_installed(folder: Path, fields: dict, message: str) -> None:
+    config(**fields)(folder)
+    with pytest.raises((ImportError, ValueError), match=message) as error:
+        load_network(folder)
+    assert str(error.value).startswith(f"{folder}: ")
+
+
+@pytest.mark.parametrize("kind", ["winwin", "nobody-knows"])
+def test_code_of_a_folder_is_not_run_and_nobody_is_asked(folder: Path, kind: str, monkeypatch) -> None:
+    """transformers asks whether it may, and an answer may stand in a pipe."""
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("was asked"))
+    ran = folder / "ran"
+    (folder / "evil.py").write_text(f"open({str(ran)!r}, 'w')\n")
+    config(model_type=kind, auto_map={"AutoConfig": "evil.C", "AutoModel": "evil.M"})(folder)
+    if kind == "winwin":  # of the network, our own class is taken
+        (folder / "preprocessor_config.json").write_text(
+            json.dumps({"image_processor_type": "Evil", "auto_map": {"AutoImageProcessor": "evil.P"}})
+        )
+    loads = {"winwin": [load_processor], "nobody-knows": [load_network, load_config, read_encoder]}[kind]
+    for load in loads:
+        with pytest.raises(ValueError, match="it needs code of its own, which is not run") as error:
+            load(str(folder))
+        assert str(error.value).startswith(f"{folder}: ")
+    assert not ran.exists()

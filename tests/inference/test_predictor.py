@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import shutil
@@ -334,3 +335,20 @@ def test_frames_of_a_video_that_do_not_fit(folders, monkeypatch):
     says = r"^40 x 56 pixels \(height x width\) take more memory than cpu has; 24 x 32 would fit: expected a smaller picture$"
     with pytest.raises(torch.OutOfMemoryError, match=says):
         next(predictor.frames(image(seed) for seed in range(3)))
+
+
+@pytest.mark.parametrize("task", ["optical-flow", "semantic-segmentation", "depth-estimation"])
+def test_a_prediction_that_is_not_finite_is_an_error(folders, task):
+    """Weights may be finite and too large for each other; flow of NaN was written, and the command ended well."""
+    predictor = Predictor.load(folders[task], device="cpu")
+    model = copy.deepcopy(predictor.model)
+    for name, weight in model.named_parameters():
+        if task != "optical-flow" or "head" in name:
+            weight.data *= 1e30
+    broken = replace(predictor, model=model, name="huge")
+    frames = [image(seed) for seed in range(2)]
+    with pytest.raises(FloatingPointError, match=r"huge: its .* holds NaN or infinite values"):
+        broken(*frames[: 1 + (task == "optical-flow")])
+    if task == "optical-flow":
+        with pytest.raises(FloatingPointError, match="huge: frame 0: its flow holds NaN"):
+            list(broken.frames(frames))

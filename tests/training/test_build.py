@@ -76,6 +76,10 @@ def test_guesses_need_a_model_that_takes_them(kind: str):
             {"optimization": {"batch_size": 10**8}},
             r"optimization\.batch_size=100000000: its pixels take .* this machine has",
         ),
+        (
+            {"optimization": {"batch_size": 10**6}, "second_windows": {"size": [1000, 1000]}},
+            r"optimization\.batch_size=1000000: its pixels take .* this machine has",
+        ),
         ({"windows": {"kind": "tokens", "tokens": 10**8}}, r"optimization\.batch_size=16: its pixels take"),
     ],
 )

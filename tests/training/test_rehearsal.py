@@ -117,11 +117,11 @@ def images(folder, count: int, masks: tuple[int, ...], names: str = "background\
             {"model": {"config": {**CONFIG, "id2label": {0: "a", 1: "b"}}}},
             r"^data: camvid has 11 classes .* model 2 \(a, b\)",
         ),
-        ({"trackers": ["wandb"]}, "^trackers: wandb isn't installed"),
+        ({"trackers": ["wandb"]}, "^trackers: wandb is unknown or not installed"),
     ],
 )
 def test_what_a_recipe_names_is_opened_before_the_first_step(segmentation, run, monkeypatch, change, says):
-    monkeypatch.setattr("winwin_hf.training.rehearsal.get_available_trackers", lambda: ["tensorboard"])
+    monkeypatch.setattr("winwin_hf.training.loop.get_available_trackers", lambda: ["tensorboard"])
     monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: ["tensorboard"])
     for section, values in change.items():
         segmentation[section] = {**segmentation[section], **values} if isinstance(values, dict) else values

@@ -114,6 +114,9 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
             end_progress_bars()
             typer.echo(f"winwin: stopped by {number.name}; what was half written is removed", err=True)
             raise typer.Exit(128 + number) from None
+        except BrokenPipeError:  # nobody reads on, as in `winwin data list | head`
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - for what Python flushes at its end
+            raise typer.Exit(1) from None
         except Exception as error:
             if type(error).__module__.startswith(("click.", "typer.")):
                 raise
@@ -127,6 +130,15 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
+def unbroken(text: str) -> str:
+    """The text with the line breaks within arguments written as \\n: only the first line of an error's text is shown."""
+    for word in sys.argv[1:]:
+        for part in (word, word.partition("=")[2]):
+            if "\n" in part:
+                text = text.replace(part, repr(part)[1:-1])
+    return text
+
+
 def line_of(error: Exception) -> str:
     """One line of an error: what is wrong, and where."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's is another
@@ -134,7 +146,7 @@ def line_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         # "[Errno 28] No space left on device: 'flow.flo'" -> "flow.flo: no space left on device"
         text = error.strerror if error.errno is None else os.strerror(error.errno)
-        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        names = [unbroken(str(name)) for name in (error.filename, error.filename2) if name is not None]
         what = text[:1].lower() + text[1:]
         if error.errno == errno.EEXIST:
             what = "exists, and is no folder"
@@ -143,6 +155,8 @@ def line_of(error: Exception) -> str:
         return ": ".join((*names[-1:], what))
     if isinstance(error, ImportError | OSError) and (unmapped := UNMAPPED.search(str(error))):
         return f"not enough memory to load {unmapped[1]}"
+    if (said := unbroken(str(error))) != str(error):
+        error = UsageError(said)
     # these say what was wrong; of others, which are faults of ours or of a library, the type is told too
     if isinstance(error, UsageError | FloatingPointError) or type(error).__name__ == "PublishError":
         text = str(error)

@@ -3,7 +3,8 @@
 Notable:
 - huggingface_hub has no limits of its own. A command gives it a client with limits, once; importing the package changes nothing.
 - a `BadAnswer` isn't an error of the network, so huggingface_hub neither repeats the request nor goes on without an answer.
-- files are streamed to the disk: their size isn't limited, their slowness is.
+- files are streamed to the disk: they are as large as was announced, by the answer or the one before, and fit on the disk.
+- huggingface_hub names files in its cache after what a header says (ETag, X-Repo-Commit): anything but a checksum is refused.
 """
 
 from __future__ import annotations
@@ -11,18 +12,24 @@ from __future__ import annotations
 import contextvars
 import os
 import queue
+import re
+import shutil
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from winwin_hf.data.formats.files import bytes_text
+from winwin_hf.redaction import redact
 
 # Seconds. SILENCE: between two pieces of an answer. WHOLE: a request that asks. SENDING: a request that sends, and its answer to a commit.
 CONNECT, SILENCE, WHOLE, SENDING = 10.0, 30.0, 120.0, 600.0
 SLOWEST_UPLOAD = 20_000  # bytes a second
 LOST = 60.0  # seconds that one host may have let pass in vain before it isn't asked again
 LARGEST_ANSWER = 100_000_000  # bytes that are read into memory; a list of 100,000 files has about 20 MB
+NAMING = ("etag", "x-linked-etag", "x-repo-commit", "x-xet-hash")  # headers that become names of files
+CHECKSUM = re.compile(r"[\w+=:-]{1,128}")
 SLOWEST_FILE = 10_000, 60.0  # bytes in so many seconds
 LONGEST_PAUSE = 300.0  # seconds that a Hub may tell us to wait; its own limits count requests in five minutes
 
@@ -50,6 +57,7 @@ def limit_hub() -> None:
 
 def _client_class(base: type) -> type:
     lost: dict[str, float] = {}  # host -> seconds
+    announced: dict[str, int] = {}  # address -> bytes, as the answer to a HEAD said
 
     class Client(base):
         limited = True
@@ -61,13 +69,19 @@ def _client_class(base: type) -> type:
             waits = dict(connect=CONNECT, read=silence, write=silence, pool=silence)  # noqa: C408
             waits |= {name: value for name, value in given.items() if value is not None}
             request.extensions = {**request.extensions, "timeout": waits, "winwin_stream": stream}
-            host = _address(request).split("/")[2]
+            address = _address(request)
+            # a redirected request has these of the first one
+            request.extensions.setdefault("winwin_size", announced.get(address))
+            host = address.split("/")[2]
             if lost.get(host, 0) >= LOST:
-                raise BadAnswer(f"{_address(request)}: {host} let {lost[host]:.0f} s pass without an answer")
+                raise BadAnswer(f"{address}: {host} let {lost[host]:.0f} s pass without an answer")
             seconds = WHOLE if asks else SENDING + int(request.headers.get("content-length", 0)) / SLOWEST_UPLOAD
             began = time.monotonic()
             try:
-                return _within(seconds, request, lambda: super(Client, self).send(request, stream=stream, **options))
+                answer = _within(seconds, request, lambda: super(Client, self).send(request, stream=stream, **options))
+                if request.method == "HEAD" and (size := _size(answer, "x-linked-size", "content-length")) is not None:
+                    announced[address] = size
+                return answer
             except Exception as error:
                 if "Timeout" in type(error).__name__ or isinstance(error, BadAnswer):
                     lost[host] = lost.get(host, 0) + time.monotonic() - began
@@ -109,30 +123,69 @@ def _check(response: Any) -> None:
         seconds = response.headers.get(name, "").rpartition("=")[2].strip()
         if seconds.isdecimal() and (len(seconds) > 9 or int(seconds) > LONGEST_PAUSE):
             del response.headers[name]
-    is_file = request.extensions.get("winwin_stream", False) and response.is_success
-    response.stream = _limited(response.stream, _address(request), is_file)
+    for name in NAMING:
+        value = response.headers.get(name, "").removeprefix("W/").strip('"')
+        if value and (not CHECKSUM.fullmatch(value) or redact(value) != value):
+            raise BadAnswer(
+                f"{_address(request)}: its {name} is no checksum, and would name a file; expected letters and digits"
+            )
+    largest = None
+    if request.extensions.get("winwin_stream", False) and response.is_success:
+        largest = _size(response, "content-length")
+        if largest is None:  # sent in chunks, without a length
+            largest = request.extensions.get("winwin_size") or LARGEST_ANSWER
+        if (free := _free()) is not None and largest > free:
+            raise BadAnswer(
+                f"{_address(request)}: a file of {bytes_text(largest)}; the disk of the Hub's cache has {bytes_text(free)} (HF_HOME)"
+            )
+    response.stream = _limited(response.stream, _address(request), largest)
 
 
-def _limited(stream: Any, address: str, is_file: bool) -> Any:
-    """The stream of an answer's bytes, which raises BadAnswer where it is too slow (a file) or too large (anything else)."""
+def _size(response: Any, *headers: str) -> int | None:
+    """The first of these headers that is there, as a number; None without one."""
+    for name in headers:
+        value = response.headers.get(name, "")
+        if value.isdecimal() and len(value) < 20:
+            return int(value)
+    return None
+
+
+def _free() -> int | None:
+    """Free bytes where huggingface_hub keeps what it downloads; None where that isn't known."""
+    from huggingface_hub import constants
+
+    place = Path(constants.HF_HUB_CACHE).absolute()
+    try:
+        return shutil.disk_usage(next(folder for folder in (place, *place.parents) if folder.is_dir())).free
+    except (OSError, StopIteration):
+        return None
+
+
+def _limited(stream: Any, address: str, largest: int | None) -> Any:
+    """
+    The stream of an answer's bytes, which raises BadAnswer where it is too slow or too large.
+
+    largest: bytes of a file, which may take any time; None: another answer.
+    """
     # httpx takes only streams of its own base class
     base = next(kind for kind in type(stream).__mro__ if kind.__name__ == "SyncByteStream")
 
     class Limited(base):  # type: ignore[misc, valid-type]
         def __iter__(self) -> Iterator[bytes]:
-            size, began, (least, seconds) = 0, time.monotonic(), SLOWEST_FILE
+            size, before, began, (least, seconds) = 0, 0, time.monotonic(), SLOWEST_FILE
+            most = LARGEST_ANSWER if largest is None else largest
             for chunk in stream:
                 size += len(chunk)
                 now = time.monotonic()
-                if is_file and now - began > seconds:
-                    if size < least:
-                        raise BadAnswer(f"{address}: {size} bytes in {now - began:.0f} s; expected {least} or more")
-                    size, began = 0, now
-                elif not is_file and size > LARGEST_ANSWER:
-                    raise BadAnswer(
-                        f"{address}: an answer of more than {bytes_text(LARGEST_ANSWER)}, which is too large"
-                    )
-                elif not is_file and now - began > WHOLE:
+                if size > most:
+                    raise BadAnswer(f"{address}: an answer of more than {bytes_text(most)}, which is too large")
+                if largest is not None and now - began > seconds:
+                    if size - before < least:
+                        raise BadAnswer(
+                            f"{address}: {size - before} bytes in {now - began:.0f} s; expected {least} or more"
+                        )
+                    before, began = size, now
+                elif largest is None and now - began > WHOLE:
                     raise BadAnswer(f"{address}: no whole answer in {WHOLE:.0f} s")
                 yield chunk
 

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import fnmatch
 import mmap
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
-from winwin_hf.redaction import TOKENS, own_secrets
+from winwin_hf.redaction import TOKENS, own_secrets, spellings
 
 SECRET_NAMES = (
     ".env*", "*.env", ".netrc", "_netrc", ".git-credentials", ".htpasswd", ".pypirc", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.kdbx",
     "*.keystore", "*.ppk", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "token", "token.txt", "tokens.txt", "*.token", "stored_tokens",
+    "password", "password.*", "passwords", "passwords.*", "auth.json",
     "credentials", "credentials.*", "secret", "secrets", "secret.*", "secrets.*", "service_account*.json", "kaggle.json",
 )  # fmt: skip
+# A password in an address, and the value of a variable named like a secret, "WANDB_API_KEY=0123...". Not "$TOKEN" or "***".
+ASSIGNED = re.compile(
+    r"[a-z][a-z0-9+.-]*://[^/\s:@'\"<>{}$*]+:[^/\s@'\"<>{}$*]{4,}@"
+    r"|^\s*(?:export\s+)?[A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|PRIVATE_KEY)\s*[=:]\s*['\"]?[\w.~+/-]{12,}['\"]?\s*$",
+    re.MULTILINE,
+)
 READ_BYTES = 1 << 20  # of a file: a stranger's token stands in a small text
 TEXT_BYTES = 8192  # a zero byte among the first ones: not a text
 
@@ -57,9 +65,16 @@ def secret_in(name: str, path: Path) -> str | None:
     if path.stat().st_size == 0:
         return None
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if any(data.find(secret.encode()) >= 0 for secret in own_secrets()):
+        own = spellings(own_secrets())
+        if any(
+            data.find(secret.encode(encoding)) >= 0
+            for secret in own
+            for encoding in ("utf-8", "utf-16-le", "utf-16-be")
+        ):
             return "holds a token or a password of this machine's environment"
         if len(data) > READ_BYTES or b"\0" in data[:TEXT_BYTES]:
             return None
         text = data[:].decode("utf-8", "replace")
+    if ASSIGNED.search(text):
+        return "holds a password or a key"
     return "holds a token or a private key" if TOKENS.search(text) else None

@@ -2,6 +2,7 @@
 
 Notable:
 - a network has all its weights, of the right shapes and finite, or none is returned. transformers fills up with random ones.
+- code that came with a network isn't run, and nobody is asked whether it may: transformers asks where it isn't told.
 - only fine-tuning takes a part of a checkpoint: `from_encoder`, or `from_pretrained` with options.
 - whatever a library raises for a damaged file is one ValueError that names the model.
 """
@@ -41,9 +42,15 @@ def load_network(name: str | Path, **options: Any) -> Any:
         refuse_integers(Path(source))
         # mismatched sizes are told of below; transformers would print a table, and then raise
         model, found = AutoModel.from_pretrained(
-            source, output_loading_info=True, ignore_mismatched_sizes=True, use_safetensors=True, **options
+            source,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **options,
         )
     refuse_incomplete(name, model, found)
+    model.config.return_dict = True  # outputs are read by name, whatever a config.json says of tuples
     if unexpected := sorted(found["unexpected_keys"]):
         logger.warning(f"{name}: {len(unexpected)} tensors of its files are not used, such as {unexpected[0]}.")
     return model
@@ -63,7 +70,7 @@ def load_processor(name: str | Path) -> Any:
     """The image processor of the network `name`. Raises: OSError, ValueError: as `load_network`."""
     source = source_of(name)
     with reading(name, "image processor"):
-        processor = AutoImageProcessor.from_pretrained(source)
+        processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
     if (
         type(processor).__name__ != "WinWinImageProcessor"
     ):  # by name: code that came with the weights has a class of its own
@@ -77,7 +84,7 @@ def load_config(name: str | Path) -> Any:
     """The config of the network `name`. Raises: OSError, ValueError: as `load_network`."""
     source = source_of(name)
     with reading(name):
-        return AutoConfig.from_pretrained(source)
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
 
 
 def source_of(name: str | Path) -> str:
@@ -152,8 +159,10 @@ def reading(name: str | Path, what: str = "model") -> Iterator[None]:
     """Turns what libraries raise for a damaged folder into one ValueError, or one OSError where nothing is there, that names it."""
     try:
         yield
-    except (MemoryError, ImportError):
+    except MemoryError:
         raise
+    except ImportError as error:  # what its config asks for, such as a quantisation's library
+        raise ImportError(f"{name}: this {what} can't be loaded here ({reason_of(error)})") from error
     except OSError as error:
         known = ", ".join(bundled.folders()) or "none"
         raise OSError(f"no {what} could be loaded from {str(name)!r} (bundled: {known}): {reason_of(error)}") from error

@@ -233,6 +233,9 @@ class Predictor(Method):
         outputs = explained(
             lambda: self._run(*views), lambda may_try: self._does_not_fit(padded, image.shape[:2], may_try)
         )
+        for name in ("flow", "predicted_depth", "logits"):
+            if (found := getattr(outputs, name, None)) is not None and not found.isfinite().all():
+                raise FloatingPointError(f"{self.name}: {self.not_finite(name)}")
         sizes, processor = [image.shape[:2]], self.processor
         maps: dict[str, torch.Tensor] = {}
         if self.task == "optical-flow":
@@ -246,6 +249,11 @@ class Predictor(Method):
         keys = ("confidence", "expected_error", "log_scale")
         confidence, error, log_scale = (_array(maps[key]) if key in maps else None for key in keys)
         return Prediction(_array(values), confidence, error, log_scale, passes=outputs.passes, device=str(self.device))
+
+    def not_finite(self, name: str) -> str:
+        """Says that a map isn't finite, and what may help. Weights may be finite and too large for each other."""
+        halves = "float32 weights (dtype, --dtype), or " if self.model.dtype == torch.float16 else ""
+        return f"its {name} holds NaN or infinite values for this picture; expected {halves}weights that are whole"
 
     def _run(self, first: torch.Tensor, second: Any = None) -> Any:
         """The network's maps of an image or a pair, each (1, 3, H, W), in one pass or as the options say."""
@@ -303,6 +311,8 @@ class Predictor(Method):
             return self._does_not_fit(self.processor.input_sizes(size)[1], size, may_try, tiles=False)
 
         while (pair := explained(lambda: next(pairs, None), explain)) is not None:
+            if not np.isfinite(pair.flow).all():
+                raise FloatingPointError(f"{self.name}: frame {pair.index}: {self.not_finite('flow')}")
             yield pair
 
 

@@ -76,8 +76,13 @@ def read_encoder(source: str, **options: Any) -> PretrainedEncoder:
     """
     try:
         return _read(source, options)
-    except (ValueError, OSError, ImportError, MemoryError):
+    except (OSError, ImportError, MemoryError):
         raise
+    except ValueError as error:
+        named = source in str(error) or place_of(source) in str(error)
+        if named and "trust_remote_code" not in str(error):  # of which transformers' own message advises to run it
+            raise
+        raise ValueError(f"{source}: {reason_of(error)}") from error
     except (
         Exception
     ) as error:  # of a damaged folder: SafetensorError, KeyError, TypeError, errors of transformers' configs, ...
@@ -116,7 +121,7 @@ def place_of(source: str) -> str:
 
 def read_transformers(source: str, options: dict[str, Any]) -> PretrainedEncoder:
     """An encoder of transformers' own format."""
-    theirs = AutoConfig.from_pretrained(source, **options)
+    theirs = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
     theirs = getattr(theirs, "vision_config", theirs)
     family = theirs.model_type
     if family not in FAMILIES:
@@ -127,7 +132,12 @@ def read_transformers(source: str, options: dict[str, Any]) -> PretrainedEncoder
     refuse_larger(source, files, alone.count_parameters())
     try:
         model, found = AutoModel.from_pretrained(
-            source, config=theirs, dtype=torch.float32, output_loading_info=True, **options
+            source,
+            config=theirs,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
+            **options,
         )
     except RuntimeError as error:
         raise ValueError(f"{source}: its tensors have other shapes than its config.json says") from error

@@ -79,6 +79,8 @@ def reason_of(error: BaseException) -> str:
         error = error.__cause__
     if "weights_only" in str(error):  # torch advises to run what a pickle says
         return "it holds pickled Python objects, which are not read: only tensors are"
+    if "trust_remote_code" in str(error):  # transformers advises to run it
+        return "it needs code of its own, which is not run; expected a kind of model that is known here"
     # transformers' messages run over many lines
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
     if len(lines) > 1 and lines[0].endswith(":"):

@@ -149,7 +149,7 @@ def check_memory(recipe: Recipe, config: WinWinConfig) -> None:
     """
     Raises ValueError for a network or a batch that this machine can't hold, before memory is taken.
 
-    What is counted is the least: the weights, or the pixels of the first windows and one number a token, channel and block.
+    What is counted is the least: the weights, or the pixels of the windows and one number a token, channel and block.
     """
     device = PartialState().device
     host = psutil.virtual_memory().total
@@ -160,13 +160,12 @@ def check_memory(recipe: Recipe, config: WinWinConfig) -> None:
             f"model.config: about {weights // FLOAT / 1e6:.0f} M parameters take {bytes_text(weights)}; this machine has "
             f"{bytes_text(memory)}"
         )
-    windows, batch = recipe.windows, recipe.optimization.batch_size
-    if windows.sizes is not None:
-        tokens = sum(h * w for h, w in windows.sizes)
-    elif windows.size is not None:
-        tokens = windows.count * windows.size[0] * windows.size[1]
-    else:
-        tokens = (windows.tokens or 1) // 2 + 1  # windows whose shape is drawn use most of the tokens
+    batch = recipe.optimization.batch_size
+    tokens = least_tokens(recipe.windows)
+    if len(TASKS[recipe.task].images) == 2:
+        second = recipe.second_windows
+        larger = tokens if second.factor >= 1 else 0
+        tokens += larger if second.size is None else recipe.windows.count * math.prod(second.size)
     pixels = FLOAT * batch * tokens * config.num_channels * config.patch_size**2
     activations = HALF * batch * tokens * config.hidden_size * config.num_hidden_layers
     for what, needed, there in (("pixels", pixels, host), ("activations", activations, memory)):
@@ -174,6 +173,15 @@ def check_memory(recipe: Recipe, config: WinWinConfig) -> None:
             raise ValueError(
                 f"optimization.batch_size={batch}: its {what} take {bytes_text(needed)} or more; this machine has {bytes_text(there)}"
             )
+
+
+def least_tokens(windows: Any) -> int:
+    """The tokens that windows of a strategy have at the least."""
+    if windows.sizes is not None:
+        return sum(h * w for h, w in windows.sizes)
+    if windows.size is not None:
+        return windows.count * math.prod(windows.size)
+    return (windows.tokens or 1) // 2 + 1  # windows whose shape is drawn use most of the tokens
 
 
 def set_attention(model: Any, name: str, precision: str = "no") -> None:

@@ -32,6 +32,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration, gather_object, set_seed
 
 from winwin_hf.convert.folder import check_output
@@ -119,7 +120,12 @@ class TrainingStopped(Exception):
 
 
 def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
-    """The `Accelerator` of a training that writes to `folder`."""
+    """The `Accelerator` of a training that writes to `folder`. Raises ValueError for trackers that can't be used here."""
+    lacking = [name for name in recipe.trackers if name != "all" and name not in map(str, get_available_trackers())]
+    if lacking:  # Accelerate leaves out those that it knows without a word
+        raise ValueError(
+            f"trackers: {', '.join(lacking)} is unknown or not installed; expected its package, or another list"
+        )
     return open_accelerator(
         recipe,
         # not by its number alone, before which a variable of the launcher would go

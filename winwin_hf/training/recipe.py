@@ -18,7 +18,7 @@ import yaml
 from huggingface_hub.errors import StrictDataclassError
 from pydantic import BeforeValidator, Field, TypeAdapter
 
-from winwin_hf.checked import FORBID, MAX_TEXT, build, plain_yaml
+from winwin_hf.checked import FORBID, MAX_TEXT, build, few, plain_yaml
 from winwin_hf.data.collator import SecondStrategy
 from winwin_hf.data.formats.files import read_text
 from winwin_hf.data.guesses import GuessStrategy
@@ -331,7 +331,7 @@ class Recipe:
         known = {f.name for f in dataclasses.fields(WinWinConfig)}
         unknown = [key for key in self.model.config if key not in known or key.startswith("_")]
         if unknown:
-            raise ValueError(f"model.config: unknown {', '.join(unknown)}; expected fields of WinWinConfig")
+            raise ValueError(f"model.config: unknown {few(unknown)}; expected fields of WinWinConfig")
         for name, value in self.model.config.items():
             if name in decided and plain(value) != plain(decided[name]):
                 raise ValueError(f"model.config.{name} is {value!r}, and {init} has {decided[name]!r}; leave it out")

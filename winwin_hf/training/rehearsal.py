@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import get_available_trackers
 
 from winwin_hf.data.formats import IGNORE
 from winwin_hf.data.formats.files import bytes_text
@@ -57,9 +56,6 @@ def rehearse(
         folder: the output's.
     Raises: ValueError, BrokenExample, FileNotFoundError: the message begins with the recipe's field.
     """
-    lacking = [name for name in recipe.trackers if name != "all" and name not in map(str, get_available_trackers())]
-    if lacking:  # Accelerate leaves it out without a word
-        raise ValueError(f"trackers: {', '.join(lacking)} isn't installed; expected its package, or another list")
     check_space(folder, model, bool(recipe.optimization.ema_decay))
     skip = recipe.data.skip_broken
     opened = []

@@ -115,7 +115,7 @@ def score(
     """
     recipe = load_recipe(folder / "model" / "recipe.yaml")
     accelerator = Accelerator(mixed_precision=recipe.optimization.mixed_precision)
-    model = AutoModel.from_pretrained(folder / "model").to(accelerator.device).eval()
+    model = AutoModel.from_pretrained(folder / "model", trust_remote_code=False).to(accelerator.device).eval()
     patch = model.config.patch_size
     token_counts = set()
 
