@@ -206,6 +206,8 @@ def locked(folder: Path) -> Iterator[None]:
             )
         file.seek(0)
         file.truncate()
-        file.write(f"{os.getpid()} on {platform.node()}")
-        file.flush()
+        try:  # without a buffer, which would be written again at the end
+            os.write(file.fileno(), f"{os.getpid()} on {platform.node()}".encode())
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
         yield

@@ -317,6 +317,7 @@ def test_every_error_is_one_line_and_a_fault_of_ours_is_told_of(monkeypatch, cap
     monkeypatch.setattr(sys, "argv", ["winwin", "a\nb", "set=/nope\nz"])
     assert line_of(ValueError("/nope\nz: not there\nmore")) == r"/nope\nz: not there"
     assert line_of(FileNotFoundError(errno.ENOENT, "no such file", "a\nb")) == r"a\nb: no such file or directory"
+    assert line_of(RuntimeError("could not create a primitive")).startswith("not enough memory for a layer's products")
     unmapped = ImportError("libavcodec-1.so.60: failed to map segment from shared object")
     assert line_of(unmapped) == "not enough memory to load libavcodec-1.so.60"
 

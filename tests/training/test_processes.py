@@ -1,5 +1,6 @@
 """A training of two processes: what happens to one happens to both, and none waits for one that is gone."""
 
+import errno
 import gc
 import itertools
 import json
@@ -475,3 +476,13 @@ def test_a_process_that_can_t_exist_waits_for_nobody(variables, said, tmp_path, 
         train(0, write(tmp_path), tmp_path / "run")
     assert ended.value.exit_code == 2 and capsys.readouterr().err.startswith(f"winwin: {said}")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_names_the_lock(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(OSError, match="No space left") as error, locked(tmp_path):
+        pass
+    assert error.value.filename == str(tmp_path / LOCK)

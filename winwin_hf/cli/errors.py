@@ -155,6 +155,8 @@ def line_of(error: Exception) -> str:
         return ": ".join((*names[-1:], what))
     if isinstance(error, ImportError | OSError) and (unmapped := UNMAPPED.search(str(error))):
         return f"not enough memory to load {unmapped[1]}"
+    if "could not create a primitive" in str(error):  # oneDNN's, where memory is short
+        return f"not enough memory for a layer's products ({error})".splitlines()[0]
     if (said := unbroken(str(error))) != str(error):
         error = UsageError(said)
     # these say what was wrong; of others, which are faults of ours or of a library, the type is told too
