@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import platform
 import signal
@@ -216,7 +218,7 @@ async def ask(
     return statuses[0]
 
 
-def doors(folder: WorkFolder, page: Page, **limits: Any) -> Doors:
+def doors(folder: WorkFolder, page: Any, **limits: Any) -> Doors:
     bounds = Limits(**limits)
     return Doors(page, folder.files, (), bounds, Janitor(folder, bounds))
 
@@ -276,6 +278,152 @@ def test_uploads_of_a_client_are_bounded(folder: WorkFolder, monkeypatch: pytest
         assert len(guarded._uploads) <= 5
 
     anyio.run(run)
+
+
+class GoneError(Exception):
+    """Stands for starlette's ClientDisconnect."""
+
+
+async def reads_all(scope: Any, receive: Any, send: Any) -> None:
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise GoneError
+        more = message["more_body"]
+    await receive()
+    raise GoneError
+
+
+def test_a_body_that_stays_away_is_no_fault_of_the_page(folder: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served_page, "BODY_SECONDS", 0.01)
+    part = {"type": "http.request", "body": b"x", "more_body": True}
+    whole, gone = {**part, "more_body": False}, {"type": "http.disconnect"}
+
+    async def status(*messages: Any) -> int:
+        waiting, sent = list(messages), []
+
+        async def receive() -> Any:
+            if not waiting:
+                await anyio.sleep_forever()
+            return waiting.pop(0)
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        guarded = doors(folder, reads_all)
+        scope = {
+            "type": "http",
+            "path": "/gradio_api/upload",
+            "method": "POST",
+            "headers": [],
+            "client": ("1.1.1.1", 1),
+        }
+        await guarded(scope, receive, send)
+        assert not guarded._open
+        return sent[0]["status"]
+
+    assert anyio.run(status, part, gone) == anyio.run(status, part, part) == 408
+    with pytest.raises(GoneError):  # all of the body was there, so this is a fault
+        anyio.run(status, part, whole, gone)
+
+
+def test_a_refusal_is_sent_before_the_body_comes(folder: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served_page, "DRAIN_SECONDS", 0.01)
+    done: list[str] = []
+
+    async def receive() -> Any:
+        done.append("receive")
+        await anyio.sleep_forever()
+
+    async def send(message: Any) -> None:
+        done.append(message["type"] + " " + message.get("body", b"").decode())
+
+    scope = {"type": "http", "path": "/gradio_api/call/depth", "method": "POST", "client": ("1.1.1.1", 1)}
+    anyio.run(doors(folder, Page()), {**scope, "headers": [(b"content-length", b"9" * 14)]}, receive, send)
+    start, told, drained, end = done
+    assert (
+        "larger than the maximum of 1 MB" in told
+        and drained == "receive"
+        and start + end == ("http.response.start http.response.body ")
+    )
+
+
+@pytest.mark.parametrize(
+    ("limits", "proxied", "kept"),
+    [
+        (Limits(client_connections=2), False, 4),
+        (Limits(client_connections=2), True, 6),
+        (Limits(connections=3), False, 3),
+        (Limits(connections=3), True, 3),
+    ],
+)
+def test_connections_without_a_request_are_bounded_and_closed(
+    limits: Limits, proxied: bool, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uvicorn = pytest.importorskip("uvicorn", reason="needs gradio (winwin-hf[demo])")
+    from uvicorn.server import ServerState
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await go.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async def run() -> None:
+        nonlocal go
+        go = asyncio.Event()
+        config, state = uvicorn.Config(app), ServerState()
+        config.load()
+        kind = served_page.bounded_connections(limits, proxied)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: kind(config=config, server_state=state, app_state={}), "127.0.0.1", 0)
+        address = server.sockets[0].getsockname()[:2]
+
+        asks, answer = await asyncio.open_connection(*address)  # its request is being answered all the time
+        answer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        while not any(other.cycle for other in state.connections):
+            await asyncio.sleep(0.001)
+        slow = []
+        for _ in range(5):
+            slow.append(await asyncio.open_connection(*address))
+            slow[-1][1].write(b"GET / HTTP/1.1\r\nHost: x\r\nX-")
+            while not any(other.client == slow[-1][1].get_extra_info("sockname") for other in state.connections):
+                await asyncio.sleep(0.001)
+        assert len(state.connections) == kept
+        for number, (reader, _) in enumerate(slow[: 6 - kept]):  # the oldest are closed
+            with contextlib.suppress(ConnectionError):
+                assert await reader.read() == b"", number
+        assert not any(reader.at_eof() for reader, _ in slow[6 - kept :])
+        monkeypatch.setattr(served_page, "HEAD_SECONDS", 0.01)
+        late = await asyncio.open_connection(*address)
+        for byte in b"GET / HTTP":  # comes one by one, which doesn't help
+            late[1].write(bytes([byte]))
+            await asyncio.sleep(0.005)
+        with contextlib.suppress(ConnectionError):
+            assert await late[0].read() == b""
+        go.set()
+        assert (await asks.readuntil(b"ok")).startswith(b"HTTP/1.1 200")
+        for _, writer in [(asks, answer), late, *slow]:
+            writer.close()
+        server.close()
+
+    go: Any = None
+    asyncio.run(run())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
+def test_handles_are_raised_as_far_as_they_may_be() -> None:
+    code = """
+import resource
+from winwin_hf.served_page import raise_handles
+for soft, most in ((256, 300), (256, 200), (256, 2**62)):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, 512))
+    raise_handles(most)
+    print(*resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+    light = "import sys; sys.modules['winwin_command'] = None\n"  # else the package imports torch
+    done = subprocess.run([sys.executable, "-c", light + code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n") == ["300 512", "256 512", "512 512", ""]
 
 
 def test_requests_of_a_client_are_bounded() -> None:

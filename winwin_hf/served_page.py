@@ -8,6 +8,7 @@ Notable:
   with the process, and those of a process that was killed when the next one starts.
 - Whatever a request names or holds that this page doesn't know is one sentence with a status of 4xx, and no traceback in the log.
 - Clients are told apart by their address: that of the connection, or behind the proxy of a Hugging Face Space the one that the proxy saw.
+- uvicorn waits for a request for good, and takes as many connections as there are handles. Here both are bounded.
 """
 
 from __future__ import annotations
@@ -38,6 +39,10 @@ from filelock import FileLock, Timeout
 LOCK = ".running"  # held while the process of a work folder lives
 NEW_FOLDER_SECONDS = 60  # a younger folder may be about to be filled
 SWEEP_SECONDS = 30
+HEAD_SECONDS = 10  # in which the head of a request has to arrive
+BODY_SECONDS = 30  # in which the next bytes of its body have to
+DRAIN_SECONDS = 10  # in which what is left of a refused body is taken
+HANDLES = 4096  # asyncio takes all connections that wait, up to uvicorn's 2048, before the first of them can be closed
 KNOWN_CLIENTS = 10_000  # whose uploads are counted
 MAX_PATH = 4096  # characters
 MOST = 1e9  # of a number in a request
@@ -74,7 +79,8 @@ class Limits:
         file_bytes: of an uploaded file. request_bytes: of any other request.
         disk_bytes: of all uploads and results. kept_seconds: of a file.
         waiting: requests in the queue, beside the one that runs; client_waiting: of one client, the one that runs included.
-        client_connections: open at a time. client_upload_bytes: in `kept_seconds`.
+        connections: open at a time. client_connections: with a request of one client at a time; it may have as many more that wait.
+        client_upload_bytes: in `kept_seconds`.
     """
 
     file_bytes: int = 32 << 20
@@ -83,6 +89,7 @@ class Limits:
     kept_seconds: float = 3600
     waiting: int = 20
     client_waiting: int = 5
+    connections: int = 512
     client_connections: int = 64
     client_upload_bytes: int = 256 << 20
 
@@ -114,9 +121,13 @@ def serve(page: Any, folder: WorkFolder, limits: Limits, examples: Collection[Pa
         examples: files that the page hands out beside those in `folder`.
         options: of `gradio.Blocks.launch`.
     """
+    import uvicorn.config
     from fastapi.exceptions import RequestValidationError
     from starlette.middleware import Middleware
 
+    raise_handles()
+    # Gradio makes the server, and none of its options gets there. An imported class may stand in the place of its name.
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = bounded_connections(limits)  # type: ignore[assignment]
     examples = {path.resolve() for path in examples}
     page.queue(max_size=limits.waiting, default_concurrency_limit=1, api_open=False)
     bound_client(page, limits)
@@ -403,6 +414,72 @@ def bound_client(page: Any, limits: Limits) -> None:
     queue.push = bounded
 
 
+def bounded_connections(limits: Limits, behind_proxy: bool | None = None) -> type[Any]:
+    """
+    uvicorn's protocol, with a bounded number of connections, in all and of each client, and `HEAD_SECONDS` for the head of a request.
+    Where there are too many, the one that has waited longest for its request is closed.
+
+    Args:
+        behind_proxy: all connections come from there, so those of a client aren't known. Default: in a Hugging Face Space.
+    """
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    proxied = bool(os.environ.get("SPACE_ID")) if behind_proxy is None else behind_proxy
+
+    class Connection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+        _clock: Any = None  # runs while the head of a request is waited for
+        peer = ""
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.peer = client_of({"client": self.client, "headers": []}, behind_proxy=False)
+            self._watch()
+            everybody = [other for other in self.connections if isinstance(other, Connection)]
+            mine = [other for other in everybody if other.peer == self.peer]
+            if len(mine) > 2 * limits.client_connections and not proxied:
+                self._make_room(mine)
+            elif len(everybody) > limits.connections:
+                self._make_room(everybody)
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            self._watch()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            if self._clock:
+                self._clock.cancel()
+            super().connection_lost(exc)
+
+        def _watch(self) -> None:
+            waits = self.cycle is None or self.cycle.response_complete
+            if waits and not self._clock:
+                self._clock = self.loop.call_later(HEAD_SECONDS, self._drop)
+            elif not waits and self._clock:
+                self._clock.cancel()
+                self._clock = None
+
+        @staticmethod
+        def _make_room(crowd: list[Any]) -> None:
+            min((other for other in crowd if other._clock), key=lambda other: other._clock.when())._drop()
+
+        def _drop(self) -> None:
+            self.connections.discard(self)  # now, since more may come before the loop says that it is lost
+            self.transport.abort()
+
+    return Connection
+
+
+def raise_handles(most: int = HANDLES) -> None:
+    """Lets this process open `most` files and connections, or as many as the system allows; often 1024 are the default."""
+    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows has no such limit
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        if resource.RLIM_INFINITY != soft < allowed:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
 def client_of(scope: Scope, behind_proxy: bool) -> str:
     """The client's address. An IPv6 address stands for its network, which belongs to one customer."""
     peer = (scope.get("client") or ("unknown",))[0]
@@ -478,9 +555,7 @@ class Doors:
         client = scope[CLIENT] = client_of(scope, self.behind_proxy)
         refused = self._refused(scope, client)
         if refused:
-            if refused[0] == 413:  # a client that can't send on doesn't read the answer
-                await _drain(receive, 4 * self._body_bytes(scope["path"]))
-            await _answer(send, *refused)
+            await _answer(send, *refused, receive, 4 * self._body_bytes(scope["path"]) if refused[0] == 413 else 0)
             return
         self._open[client] = self._open.get(client, 0) + 1
         try:
@@ -527,12 +602,16 @@ class Doors:
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, client: str) -> None:
         import anyio
 
-        taken, started, more, most = 0, False, False, self._body_bytes(scope["path"])
+        taken, started, more, most = 0, False, True, self._body_bytes(scope["path"])
+        left = False  # the client, or its body stays away
         beside_the_queue = scope["path"].startswith(BESIDE_THE_QUEUE)
 
         async def counted() -> Message:
-            nonlocal taken, more
-            message = await receive()
+            nonlocal taken, more, left
+            message: Message = {"type": "http.disconnect"}
+            with anyio.move_on_after(BODY_SECONDS if more else None):
+                message = await receive()
+            left = left or (more and message["type"] == "http.disconnect")
             more = message.get("more_body", False)
             taken += len(message.get("body", b""))
             if taken > most:
@@ -551,10 +630,13 @@ class Doors:
             await self.app(scope, counted, sending)
         except _TooLarge:
             if not started:
-                if more:
-                    await _drain(receive, 4 * most)
-                await _answer(send, 413, f"The request is larger than the maximum of {most >> 20} MB.")
+                reason = f"The request is larger than the maximum of {most >> 20} MB."
+                await _answer(send, 413, reason, receive, 4 * most if more else 0)
         except Exception as error:
+            if left:  # which is no fault of the page's, so nothing of it is logged
+                if not started:
+                    await _answer(send, 408, f"The rest of the request didn't arrive in {BODY_SECONDS} seconds.")
+                return
             known = isinstance(error, LookupError | TypeError | ValueError | AttributeError)
             missing = isinstance(error, KeyError) or type(error).__name__ == "FnIndexInferError"
             if started or scope["method"] != "POST" or not (known or missing):
@@ -573,17 +655,20 @@ class Doors:
                     await anyio.to_thread.run_sync(partial(self.janitor.sweep))
 
 
-async def _drain(receive: Receive, most: int) -> None:
-    """Takes what is left of a body, at most about `most` bytes, and drops it."""
-    while most > 0:
-        message = await receive()
-        most -= len(message.get("body", b""))
-        if message["type"] != "http.request" or not message.get("more_body"):
-            return
+async def _answer(send: Send, status: int, reason: str, receive: Receive | None = None, most: int = 0) -> None:
+    """Sends all of an answer, then takes what is left of the body, at most about `most` bytes, and drops it: many clients read nothing
+    before they have sent all, and an answer is lost where the connection is closed on what comes."""
+    import anyio
 
-
-async def _answer(send: Send, status: int, reason: str) -> None:
     body = json.dumps({"detail": reason}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": bool(receive and most)})
+    if receive and most:
+        with anyio.move_on_after(DRAIN_SECONDS):
+            while most > 0:
+                message = await receive()
+                most -= len(message.get("body", b""))
+                if message["type"] != "http.request" or not message.get("more_body"):
+                    break
+        await send({"type": "http.response.body", "body": b""})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import itertools
 import json
+import socket
 import threading
 import urllib.error
 import urllib.parse
@@ -19,6 +20,8 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("gradio", reason="needs gradio (winwin-hf[demo])")
+
+import contextlib
 
 from support import space_server
 
@@ -439,6 +442,57 @@ def test_too_much_in_one_request_is_refused(demo: space_server.Server) -> None:
     with pytest.raises((urllib.error.HTTPError, OSError)):
         urllib.request.urlopen(asked, timeout=60)
     assert sum(path.stat().st_size for path in demo.files.rglob("*") if path.is_file()) - before < 1 << 20
+
+
+def send_raw(server: space_server.Server, sent: bytes) -> socket.socket:
+    address = urllib.parse.urlsplit(server.url)
+    connection = socket.create_connection((address.hostname, address.port), timeout=60)
+    connection.sendall(sent)
+    return connection
+
+
+BODIES = {  # a route -> how a body begins, and its type
+    "upload": (
+        b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nabc',
+        "multipart/form-data; boundary=b",
+    ),
+    **dict.fromkeys(
+        ("call/depth", "call/v2/depth", "queue/join", "run/overlay", "api/overlay", "cancel", "reset"),
+        (b'{"data": [', "application/json"),
+    ),
+}
+
+
+def test_who_hangs_up_in_mid_body_leaves_nothing_in_the_log(demo: space_server.Server) -> None:
+    before = demo.log.read_text()
+    for route, (begun, kind) in BODIES.items():
+        head = (
+            f"POST /gradio_api/{route} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: 1000000\r\n\r\n"
+        )
+        with send_raw(demo, head.encode() + begun) as connection:
+            connection.shutdown(socket.SHUT_WR)
+            assert connection.recv(1000) == b"", route  # the page has noticed
+    request(demo, "/config")
+    assert demo.log.read_text() == before
+
+
+@pytest.mark.parametrize("route", BODIES)
+def test_a_body_of_any_size_is_refused_before_it_comes(demo: space_server.Server, route: str) -> None:
+    head = f"POST /gradio_api/{route} HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999\r\n\r\n"
+    with send_raw(demo, head.encode()) as connection:
+        connection.settimeout(served_page.DRAIN_SECONDS / 2)
+        assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
+
+
+def test_connections_that_ask_nothing_are_bounded(demo: space_server.Server) -> None:
+    most = 2 * served_page.Limits().client_connections
+    slow = [send_raw(demo, b"GET / HTTP/1.1\r\nHost: x\r\nX-") for _ in range(most + 10)]
+    assert request(demo, "/config")[0] == 200
+    for connection in slow[:10]:
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(1000) == b""
+    for connection in slow:
+        connection.close()
 
 
 # ------------------------------------------------------------------ what one client may use, and what is kept
