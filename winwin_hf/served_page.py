@@ -445,6 +445,10 @@ def bounded_connections(limits: Limits, behind_proxy: bool | None = None) -> typ
             super().data_received(data)
             self._watch()
 
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._watch()
+
         def connection_lost(self, exc: Exception | None) -> None:
             if self._clock:
                 self._clock.cancel()
