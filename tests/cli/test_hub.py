@@ -54,6 +54,10 @@ class Hub(http.server.BaseHTTPRequestHandler):
         elif "/resolve/" in self.path:
             self.start(Content_Length="1000000")
             self.drip(b"x", 0.05)
+        elif kind == "headers":
+            body = json.dumps({"authorization": self.headers.get("Authorization")}).encode()
+            self.start(Content_Length=str(len(body)))
+            self.wfile.write(body)
         elif kind == "silent":
             self.server.over.wait(60)
         elif kind == "drip":
@@ -140,6 +144,20 @@ def test_a_file_is_as_large_as_announced_and_stays_in_the_cache(place, tmp_path,
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert all(path.is_relative_to(cache) and path.stat().st_size <= 1_000_000 for path in files)
     assert not any("climbed" in path.name or "canary" in path.name for path in files)
+
+
+def test_the_token_goes_to_the_hubs_own_host_alone(place, monkeypatch):
+    token = "hf_" + "canary01" * 4
+    monkeypatch.setenv("HF_TOKEN", token)
+    for endpoint, expected in ((place, f"Bearer {token}"), ("https://hub.example", None)):
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        got = get_session().get(f"{place}/headers", headers={"Authorization": f"Bearer {token}"}).json()
+        assert got == {"authorization": expected}
+
+
+def test_a_commit_may_take_its_time(place):
+    """httpx's own 5 s won over the limits, and a commit that was made counted as failed."""
+    assert get_session().timeout.read is None and hub.SENDING >= 300
 
 
 @pytest.mark.parametrize("value", ["99999999", "1e9", "60"])

@@ -120,6 +120,7 @@ def server(hub_server):
     hub_server.received.clear()
     hub_server.ranges.clear()
     hub_server.cut_uploads = hub_server.cut_downloads = hub_server.fail_commits = 0
+    hub_server.lose_answers, hub_server.ignored = 0, ()
     return hub_server
 
 
@@ -534,6 +535,24 @@ def test_what_has_arrived_is_not_sent_twice(server, push, checkpoint):
     push(checkpoint, "tester/winwin-small")
     assert list(server.received.values()) == [1]
     assert "model.safetensors" in server.repo("tester/winwin-small").files
+
+
+def test_a_commit_whose_answer_is_lost_is_looked_for(server, push, checkpoint):
+    """A Hub that took its time was said not to have changed."""
+    server.lose_answers = 1
+    done = push(checkpoint, "tester/winwin-small")
+    assert done["url"] == f"{server.url}/tester/winwin-small"
+    assert "model.safetensors" in server.repo("tester/winwin-small").files
+    server.lose_answers = 1
+    (checkpoint / "README.md").unlink(missing_ok=True)
+    with pytest.raises(Failed, match="the answer of .* to the commit was lost, and it may have been made"):
+        push(checkpoint, "tester/winwin-other", pr=True)
+
+
+def test_what_the_hub_does_not_take_is_said(server, push, checkpoint):
+    server.ignored = (".safetensors",)
+    with pytest.raises(Failed, match=r"winwin-small took no model\.safetensors; expected no \.gitignore there"):
+        push(checkpoint, "tester/winwin-small")
 
 
 def test_a_download_that_is_cut_goes_on_where_it_was(server, push, bare, checkpoint):

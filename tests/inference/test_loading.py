@@ -17,7 +17,7 @@ from support.model_cases import SMALL
 from winwin_hf import WinWinConfig, WinWinForDepthEstimation, WinWinImageProcessor
 from winwin_hf.inference.loading import load_config, load_network, load_processor
 from winwin_hf.inference.predictor import Predictor
-from winwin_hf.model.encoders_winwin import read_encoder
+from winwin_hf.model.encoders_winwin import read_encoder, read_transformers
 
 
 @pytest.fixture(scope="module")
@@ -278,3 +278,11 @@ def test_code_of_a_folder_is_not_run_and_nobody_is_asked(folder: Path, kind: str
             load(str(folder))
         assert str(error.value).startswith(f"{folder}: ")
     assert not ran.exists()
+
+
+def test_an_adapter_beside_a_network_is_refused(folder: Path) -> None:
+    """Commands used it and `push` left it out; and its config may ask PEFT for hours and gigabytes."""
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 20000000, "target_modules": ".*"}')
+    for load in (load_network, lambda source: read_transformers(source, {})):
+        with pytest.raises(ValueError, match=r"an adapter lies beside the network \(adapter_config\.json\)"):
+            load(str(folder))

@@ -18,7 +18,7 @@ from winwin_hf.inference import video
 from winwin_hf.inference.clips import open_clip
 from winwin_hf.inference.figures import photometric_errors
 from winwin_hf.inference.predictor import Predictor
-from winwin_hf.inference.video import full_colour, run
+from winwin_hf.inference.video import RECORD, Results, full_colour, run
 from winwin_hf.model.flow_colours_winwin import flow_to_image
 
 HEIGHT, WIDTH = 26, 38
@@ -385,3 +385,16 @@ def test_a_real_clip(real_data, tmp_path, encoded, end):
     flows = [formats.read_flo(path).transpose(2, 0, 1) for path in sorted((tmp_path / "out").glob("*.flo"))]
     errors = [photometric_errors(a, b, flow) for a, b, flow in zip(frames, frames[1:], flows, strict=False)]
     assert np.mean([e["warped"] for e in errors]) < 0.9 * np.mean([e["unwarped"] for e in errors])
+
+
+def test_a_record_of_gigabytes_is_not_read(tmp_path):
+    with (tmp_path / RECORD).open("wb") as file:
+        file.truncate(3 * 10**9)  # a hole: it takes no room
+    assert Results(tmp_path, flo=True, backward=False).record() == {}
+
+
+def test_unknown_values_have_no_part_in_the_colours():
+    unknown = np.full((2, 8, 8), np.nan, np.float32)
+    moved = np.full((2, 8, 8), 3, np.float32)
+    assert full_colour([unknown]) == 1.0
+    assert full_colour([unknown, moved]) == pytest.approx(np.hypot(3, 3))

@@ -67,6 +67,8 @@ class Hub(ThreadingHTTPServer):
         self.ranges: list[str] = []  # Range headers of downloads
         self.cut_uploads = self.cut_downloads = 0
         self.fail_commits = 0  # answers 503
+        self.lose_answers = 0  # of commits that were made
+        self.ignored: tuple[str, ...] = ()  # ends of names, as of a .gitignore
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -270,7 +272,13 @@ class Handler(BaseHTTPRequestHandler):
     def preupload(self, wanted: dict[str, Any]) -> None:
         modes = [("lfs" if file["path"].endswith(LARGE) else "regular", file["path"]) for file in wanted["files"]]
         self.answer(
-            200, {"files": [{"path": p, "uploadMode": mode, "shouldIgnore": False, "oid": None} for mode, p in modes]}
+            200,
+            {
+                "files": [
+                    {"path": p, "uploadMode": mode, "shouldIgnore": p.endswith(self.server.ignored), "oid": None}
+                    for mode, p in modes
+                ]
+            },
         )
 
     def batch(self, wanted: dict[str, Any]) -> None:
@@ -314,6 +322,10 @@ class Handler(BaseHTTPRequestHandler):
             repo.branches[branch] = list(repo.branches["main"])
             url = f"{self.server.url}/{repo_id}/discussions/{branch.rpartition('/')[2]}"
         sha = repo.commit(branch, header["summary"], files)
+        if self.server.lose_answers:
+            self.server.lose_answers -= 1
+            self.close_connection = True
+            return None
         return self.answer(
             200,
             {

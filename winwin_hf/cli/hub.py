@@ -4,6 +4,7 @@ Notable:
 - huggingface_hub has no limits of its own. A command gives it a client with limits, once; importing the package changes nothing.
 - a `BadAnswer` isn't an error of the network, so huggingface_hub neither repeats the request nor goes on without an answer.
 - files are streamed to the disk: they are as large as was announced, by the answer or the one before, and fit on the disk.
+- the token goes to the Hub's own host alone, whatever addresses its answers name.
 - huggingface_hub names files in its cache after what a header says (ETag, X-Repo-Commit): anything but a checksum is refused.
 """
 
@@ -50,6 +51,7 @@ def limit_hub() -> None:
         lambda: kind(
             headers={"Accept-Encoding": "identity"},
             follow_redirects=True,
+            timeout=None,  # httpx's own, of 5 s, would win over the limits above
             event_hooks={"request": hooks["request"], "response": [*hooks["response"], _check]},
         )
     )
@@ -73,6 +75,11 @@ def _client_class(base: type) -> type:
             # a redirected request has these of the first one
             request.extensions.setdefault("winwin_size", announced.get(address))
             host = address.split("/")[2]
+            given_token = request.headers.get("authorization", "")
+            if (
+                host != _endpoint_host() and redact(given_token) != given_token
+            ):  # of an address that a Hub's answer named
+                del request.headers["authorization"]
             if lost.get(host, 0) >= LOST:
                 raise BadAnswer(f"{address}: {host} let {lost[host]:.0f} s pass without an answer")
             seconds = WHOLE if asks else SENDING + int(request.headers.get("content-length", 0)) / SLOWEST_UPLOAD
@@ -139,6 +146,13 @@ def _check(response: Any) -> None:
                 f"{_address(request)}: a file of {bytes_text(largest)}; the disk of the Hub's cache has {bytes_text(free)} (HF_HOME)"
             )
     response.stream = _limited(response.stream, _address(request), largest)
+
+
+def _endpoint_host() -> str:
+    """Host and port of the Hub, which alone gets the token."""
+    from huggingface_hub import constants
+
+    return constants.ENDPOINT.partition("//")[2].partition("/")[0].rpartition("@")[2]
 
 
 def _size(response: Any, *headers: str) -> int | None:
@@ -212,7 +226,9 @@ def answer_in(error: BaseException | None) -> str | None:
             return str(error)
         if status is not None:
             return f"{_address(error.response.request)} answered {status}"  # type: ignore[attr-defined]
-        if type(error).__name__ == "FileMetadataError" or isinstance(error, AttributeError | LookupError | TypeError):
+        if type(error).__name__ == "FileMetadataError" or isinstance(
+            error, AttributeError | LookupError | NameError | TypeError
+        ):
             place = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
             return f"the answer of {place} isn't what a Hub sends"
         error = error.__cause__ or error.__context__

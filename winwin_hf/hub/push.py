@@ -41,7 +41,7 @@ BAD_BRANCH = re.compile(
 )
 COMMIT = re.compile(r"[0-9a-f]{40}")  # the Hub takes it for a commit, on top of which nothing can be pushed
 # What huggingface_hub raises where an answer's JSON is none, or holds other things than it expects.
-ODD = (json.JSONDecodeError, RecursionError, AttributeError, KeyError, TypeError, IndexError, AssertionError)
+ODD = (json.JSONDecodeError, RecursionError, AttributeError, KeyError, NameError, TypeError, IndexError, AssertionError)
 WILL_BE_CREATED, UNKNOWN = "will be created", "not known, since the Hub can't be reached"
 
 
@@ -148,16 +148,29 @@ def push(
             with _clear_errors(api, repo_id, new):
                 if revision != "main" and not target.branch:
                     api.create_branch(repo_id, branch=revision, repo_type=type)
-                commit = api.create_commit(
-                    repo_id,
-                    [*added, *(CommitOperationDelete(path) for path in plan.deleted)],
-                    commit_message=f"Push {repo_id.partition('/')[2]} with winwin-hf",
-                    repo_type=type,
-                    revision=None if pr else revision,
-                    create_pr=pr,
-                    parent_commit=target.sha or api.repo_info(repo_id, repo_type=type, revision=revision).sha,
-                )
-            plan.url = redact(commit.pr_url or commit.commit_url)
+                parent = target.sha or api.repo_info(repo_id, repo_type=type, revision=revision).sha
+                try:
+                    commit = api.create_commit(
+                        repo_id,
+                        [*added, *(CommitOperationDelete(path) for path in plan.deleted)],
+                        commit_message=f"Push {repo_id.partition('/')[2]} with winwin-hf",
+                        repo_type=type,
+                        revision=None if pr else revision,
+                        create_pr=pr,
+                        parent_commit=parent,
+                    )
+                except Exception as error:
+                    if not _answer_lost(error) or not _arrived(api, repo_id, type, revision, pr, plan, contents, error):
+                        raise
+                    plan.url = redact(f"{api.endpoint}/{constants.REPO_TYPES_URL_PREFIXES.get(type, '')}{repo_id}")
+                else:
+                    plan.url = redact(commit.pr_url or commit.commit_url)
+                    there = commit.pr_revision or revision
+                    absent = [path for path in plan.upload if path not in _tree(api, repo_id, type, there)]
+                    if absent:
+                        raise PublishError(
+                            f"{repo_id} took no {', '.join(absent[:8])}; expected no .gitignore there that names it ({plan.url})"
+                        )
     return plan
 
 
@@ -215,12 +228,39 @@ def _look(api: HfApi, repo_id: str, type: Type, revision: str, dry_run: bool) ->
         sha = api.repo_info(repo_id, repo_type=type, revision=revision).sha
     except errors.RevisionNotFoundError:
         state, branch = f"{state}; the branch will be created from main", "main"
-    tree = api.list_repo_tree(repo_id, repo_type=type, revision=branch, recursive=True)
-    target = _Target(state, branch == revision, sha, {item.path: item for item in tree if isinstance(item, RepoFile)})
+    target = _Target(state, branch == revision, sha, _tree(api, repo_id, type, branch))
     with suppress(errors.HfHubHTTPError):  # a Hub without a history: somebody may have written its README.md
         commits = api.list_repo_commits(repo_id, repo_type=type, revision=branch)
         target.untouched = len(commits) == 1 and commits[0].title.lower().startswith("initial commit")
     return target
+
+
+def _tree(api: HfApi, repo_id: str, type: Type, revision: str) -> dict[str, RepoFile]:
+    """Path -> file of a repository."""
+    tree = api.list_repo_tree(repo_id, repo_type=type, revision=revision, recursive=True)
+    return {item.path: item for item in tree if isinstance(item, RepoFile)}
+
+
+def _answer_lost(error: BaseException) -> bool:
+    """True where a commit may have been made, though no answer says so."""
+    failed = isinstance(error, errors.HfHubHTTPError) and error.response.status_code >= 500
+    return failed or _unreachable(error) or (isinstance(error, OSError) and type(error).__name__ == "BadAnswer")
+
+
+def _arrived(
+    api: HfApi, repo_id: str, type: Type, revision: str, pr: bool, plan: Plan, contents: Contents, cause: BaseException
+) -> bool:
+    """Whether a commit was made whose answer was lost. Raises PublishError where the Hub doesn't tell."""
+    try:
+        if pr:
+            raise LookupError("the number of its pull request isn't known")
+        there = _tree(api, repo_id, type, revision)
+    except Exception as error:
+        raise PublishError(
+            f"the answer of {redact(api.endpoint)} to the commit was lost, and it may have been made: expected a look at {repo_id}, or "
+            "--dry-run, before the next push"
+        ) from (error if isinstance(error, errors.HfHubHTTPError) else cause)
+    return all(path in there and _same(contents.files[path], there[path]) for path in plan.upload)
 
 
 def _plan(contents: Contents, target: _Target, overwrite_card: bool) -> Plan:

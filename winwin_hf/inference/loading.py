@@ -24,7 +24,7 @@ import winwin_hf.registration  # noqa: F401 - the Auto classes know the package'
 from winwin_hf import bundled
 from winwin_hf.data.formats.files import read_json
 from winwin_hf.model.pixels_winwin import check_regular, shortened
-from winwin_hf.model.weights_winwin import reason_of, refuse_incomplete, tensors_of
+from winwin_hf.model.weights_winwin import reason_of, refuse_adapter, refuse_incomplete, tensors_of
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ def load_network(name: str | Path, **options: Any) -> Any:
     source = source_of(name)
     with reading(name), quiet():
         refuse_integers(Path(source))
+        refuse_adapter(source)
         # mismatched sizes are told of below; transformers would print a table, and then raise
         model, found = AutoModel.from_pretrained(
             source,

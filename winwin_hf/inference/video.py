@@ -30,7 +30,7 @@ import torch
 from tqdm.auto import tqdm
 
 from winwin_hf.data import formats
-from winwin_hf.data.formats.files import owner, remove_leftovers, sha256_of
+from winwin_hf.data.formats.files import owner, read_json, remove_leftovers, sha256_of
 from winwin_hf.inference.clips import Clip, open_clip, write_video
 from winwin_hf.inference.flow import FlowPair
 from winwin_hf.inference.predictor import Predictor
@@ -166,8 +166,10 @@ def full_colour(flows: Iterable[np.ndarray]) -> float:
 
     The longest vector may come from an error or a cut, and would make all others pale.
     """
-    lengths = [np.percentile(np.hypot(*flow[:, ::4, ::4]), 99) for flow in flows]
-    return max(float(np.percentile(lengths, 90)), 1.0)
+    lengths = (np.hypot(*flow[:, ::4, ::4]) for flow in flows)
+    known = [length[np.isfinite(length)] for length in lengths]
+    longest = [np.percentile(length, 99) for length in known if length.size]  # a file may hold unknown values alone
+    return max(float(np.percentile(longest or [0.0], 90)), 1.0)
 
 
 @dataclass(frozen=True)
@@ -251,8 +253,8 @@ class Results:
     def record(self) -> dict[str, Any]:
         """What video.json holds; {} where it is missing or damaged."""
         try:
-            found = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+            found = read_json(self.folder / RECORD)
+        except (FileNotFoundError, NotADirectoryError, ValueError):
             return {}
         videos = found.get("videos", []) if isinstance(found, dict) else None
         return found if isinstance(videos, list) else {}

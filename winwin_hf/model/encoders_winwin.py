@@ -26,7 +26,7 @@ from .configuration_winwin import WinWinConfig
 from .croco_encoders_winwin import read_croco_encoder
 from .pretrained_winwin import DINO_TAPS, PretrainedEncoder, permute_heads, place_tokens
 from .timm_encoders_winwin import is_timm, read_timm, timm_repository
-from .weights_winwin import reason_of, refuse_larger
+from .weights_winwin import reason_of, refuse_adapter, refuse_larger
 
 # (their name, ours); the first that matches. Both spellings of attention are transformers' own, before and after 5.22.
 NAMES = (
@@ -121,6 +121,7 @@ def place_of(source: str) -> str:
 
 def read_transformers(source: str, options: dict[str, Any]) -> PretrainedEncoder:
     """An encoder of transformers' own format."""
+    refuse_adapter(source, **options)
     theirs = AutoConfig.from_pretrained(source, trust_remote_code=False, **options)
     theirs = getattr(theirs, "vision_config", theirs)
     family = theirs.model_type

@@ -21,12 +21,21 @@ import datasets
 import fsspec
 
 from winwin_hf.data.benchmarks.catalog import sliced
+from winwin_hf.data.formats.files import MAX_TEXT_BYTES, bytes_text
 from winwin_hf.data.rows import COLUMNS, undecoded
 
 Format = Literal["parquet", "webdataset"]
 SUFFIXES: dict[str, str] = {"parquet": ".parquet", "webdataset": ".tar"}
 SIDECAR = "dataset.json"
 LAYOUT = 1  # version of what is written
+
+
+def _bounded(file: Any) -> bytes:
+    """A file's bytes. Raises ValueError for more than a text has."""
+    found: bytes = file.read(MAX_TEXT_BYTES + 1)
+    if len(found) > MAX_TEXT_BYTES:
+        raise ValueError(f"more than {bytes_text(MAX_TEXT_BYTES)}; expected a text")
+    return found
 
 
 def shards_info(path: str | Path) -> dict[str, Any]:
@@ -40,7 +49,7 @@ def shards_info(path: str | Path) -> dict[str, Any]:
     """
     try:
         with _opened(_join(path, SIDECAR)) as file:
-            info = json.loads(file.read())
+            info = json.loads(_bounded(file))
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path}: no {SIDECAR}; expected a folder that `winwin data shards` has finished"
@@ -129,7 +138,7 @@ def _read_tars(files: list[str], digests: list[str], columns: tuple[str, ...]) -
                 if field != "json":
                     contents[field.partition(".")[0]] = content.read()
                     continue
-                texts = json.loads(content.read())  # the last file of a row
+                texts = json.loads(_bounded(content))  # the last file of a row
                 paths = texts.pop("path")
                 cells = {column: {"bytes": contents[column], "path": paths[column]} for column in paths}
                 yield {column: cells.get(column, texts.get(column)) for column in columns}
