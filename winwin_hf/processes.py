@@ -117,7 +117,7 @@ def check_launch() -> None:
 def _variable(name: str, least: int, most: int) -> int | None:
     """The whole number in a variable, None where it isn't set. Raises ValueError, which names it."""
     text = os.environ.get(name)
-    if not text:
+    if text is None:
         return None
     if not re.fullmatch(r"-?[0-9]{1,18}", text) or not least <= int(text) <= most:
         raise ValueError(f"{name}={shortened(text)}: expected a whole number from {least} to {most}")

@@ -79,12 +79,19 @@ def spoiled(value: float):
     return change
 
 
+def looped(path: Path) -> None:
+    model = onnx.load(path)
+    model.graph.node.append(onnx.helper.make_node("Loop", ["", "", ""], []))
+    onnx.save(model, path)
+
+
 @pytest.mark.parametrize(
     ("file", "change", "says"),
     [
         ("model.onnx", lambda path: path.write_bytes(path.read_bytes()[:-500]), "model.onnx: not a readable ONNX file"),
         ("model.onnx", lambda path: path.write_bytes(b""), "model.onnx: "),
         ("model.onnx", lambda path: path.write_bytes(b"text"), "model.onnx: not a readable ONNX file"),
+        ("model.onnx", looped, "model.onnx: holds a Loop, which may have no end"),
         ("model.onnx", spoiled(np.nan), "holds NaN or infinite values"),
         ("model.onnx", spoiled(-np.inf), "holds NaN or infinite values"),
         ("export.json", lambda path: path.write_bytes(b"{"), r"export\.json: not readable JSON"),

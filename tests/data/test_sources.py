@@ -6,7 +6,10 @@ import io
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from huggingface_hub import constants
 from PIL import Image
 from support.places import FRAMES
 
@@ -145,6 +148,66 @@ def test_broken_cell_of_a_shard_names_its_row(hub_folder):
     source = open_source("hub", str(hub_folder[0]), "train", options=options)
     with pytest.raises(BrokenExample, match="example 0"):
         source.reader.decode(next(source.examples()))
+
+
+def cells(path: str | None, data: bytes | None) -> dict:
+    return {"bytes": data, "path": path}
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("column", ["image", "depth"])
+def test_rows_of_strangers_name_no_other_files_of_this_machine(tmp_path, monkeypatch, streaming, column):
+    """Such pictures could end in an evaluation's worst ones, which are published."""
+    secret, own = tmp_path / "secret.png", tmp_path / "datasets--me--set" / "own.png"
+    own.parent.mkdir()
+    for path in (secret, own):
+        formats.save_image(path, np.zeros((8, 8, 3), np.uint8))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("winwin_hf.data.sources.check_metadata", lambda *_: None)
+    load = datasets.load_dataset
+
+    def rows(path: str) -> list:
+        found = {name: [cells("x.png", secret.read_bytes())] * 2 for name in ("image", "depth")}
+        found[column] = [cells("x.png", secret.read_bytes()), cells(path, None)]
+        pq.write_table(pa.table(found), tmp_path / "train.parquet")
+        files = {"train": str(tmp_path / "train.parquet")}
+        monkeypatch.setattr(
+            datasets, "load_dataset", lambda *_, **given: load("parquet", **{**given, "data_files": files})
+        )
+        options = {"task": "depth-estimation", "format": "png:1000", "streaming": streaming}
+        return list(open_source("hub", "me/set", "train", options=options).examples())
+
+    for path in (str(secret), f"{own.parent}/../secret.png", "/dev/zero"):
+        with pytest.raises(ValueError, match=rf"column {column} names the file .* of this machine"):
+            rows(path)
+    assert len(rows(str(own))) == 2
+
+
+NINE = "a: &a [{}]".format(", ".join("1" * 9))
+BOMB = "\n".join(
+    [
+        NINE,
+        *(f"{y}: &{y} [{', '.join(['*' + x] * 9)}]" for x, y in zip("abcdefg", "bcdefgh", strict=True)),
+        "configs: *h",
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("readme", "message"),
+    [
+        (BOMB, "aliases"),
+        ("configs: !!python/object:os.system x", "README.md: expected YAML"),
+        ("configs:\n- config_name: default\n  data_files: /etc/passwd", "can't be read as a data set"),
+    ],
+)
+def test_metadata_of_a_stranger_costs_nothing(hub_folder, readme, message):
+    folder, _ = hub_folder
+    (folder / "README.md").write_text(f"---\n{readme}\n---\n")
+    options = {"task": "depth-estimation", "columns": {"image": "rgb", "depth": "depth_map"}, "format": "png:1000"}
+    with pytest.raises((ValueError, OSError), match=message) as error:
+        open_source("hub", str(folder), "train", options=options)
+    assert str(error.value).startswith(f"{folder}: ") and len(str(error.value)) < 1000
 
 
 def test_what_is_no_source():

@@ -545,7 +545,7 @@ def test_a_commit_whose_answer_is_lost_is_looked_for(server, push, checkpoint):
     assert "model.safetensors" in server.repo("tester/winwin-small").files
     server.lose_answers = 1
     (checkpoint / "README.md").unlink(missing_ok=True)
-    with pytest.raises(Failed, match="the answer of .* to the commit was lost, and it may have been made"):
+    with pytest.raises(Failed, match=r"the answer of .* to the commit was lost, and it may have been made"):
         push(checkpoint, "tester/winwin-other", pr=True)
 
 

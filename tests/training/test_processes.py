@@ -447,6 +447,7 @@ def test_a_lock_that_is_no_lock_is_left_as_it_is(tmp_path, lay):
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
+        ({"WORLD_SIZE": ""}, "WORLD_SIZE='': expected a whole number from 1 to"),
         ({"WORLD_SIZE": "x"}, "WORLD_SIZE=x: expected a whole number from 1 to"),
         ({"WORLD_SIZE": "0", "RANK": "0"}, "WORLD_SIZE=0: expected a whole number from 1 to"),
         ({"WORLD_SIZE": "2", "RANK": "5"}, "RANK=5: expected 0 to 1, as WORLD_SIZE is 2"),

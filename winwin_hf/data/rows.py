@@ -17,11 +17,13 @@ Columns (a cell is None where a set lacks it):
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, Features, Image, Value
 
 from winwin_hf.task import DataTask
@@ -90,4 +92,38 @@ def undecoded(dataset: Any) -> Any:
     for name, feature in (dataset.features or {}).items():
         if isinstance(feature, Image) and feature.decode:
             dataset = dataset.cast_column(name, Image(mode=feature.mode, decode=False))
+    return dataset
+
+
+def own_files_only(dataset: Any, task: DataTask, roots: Sequence[str | Path]) -> Any:
+    """
+    The data set (map-style or streamed), whose rows a stranger may have written, without references to other files of this machine.
+
+    Args:
+        roots: folders whose files a cell without bytes may name; none: every cell has bytes.
+    Raises: ValueError that names the column and the path; a streamed set raises it at that row.
+    """
+    folders = [Path(root).resolve() for root in roots]
+
+    def check(column: str, path: str) -> None:
+        if not any(Path(path.partition("::")[0]).resolve().is_relative_to(folder) for folder in folders):
+            known = f"a file in {', '.join(map(str, roots))}, or bytes" if roots else "bytes"
+            raise ValueError(f"column {column} names the file {path[:200]!r} of this machine; expected {known}")
+
+    def checked(row: dict[str, Any]) -> dict[str, Any]:
+        for column in columns:
+            found = row[column]
+            if isinstance(found, dict) and found.get("bytes") is None and found.get("path"):
+                check(column, found["path"])
+        return row
+
+    columns = [column for column in cells_of(task) if column in (dataset.column_names or ())]
+    if not isinstance(dataset, Dataset):
+        return dataset.map(checked, features=dataset.features)
+    for column in columns:
+        stored = dataset.data.column(column)
+        if pa.types.is_struct(stored.type) and {"bytes", "path"} <= {field.name for field in stored.type}:
+            paths = pc.struct_field(stored, "path").filter(pc.is_null(pc.struct_field(stored, "bytes")))
+            for path in paths.drop_null().unique().to_pylist():
+                check(column, path)
     return dataset

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import datasets
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.file_download import repo_folder_name
 from pydantic import Field
 
-from winwin_hf.checked import build
+from winwin_hf.checked import build, plain_yaml
 from winwin_hf.data.augmentation import FlowAugmentation, ImageAugmentation
 from winwin_hf.data.benchmarks import catalog
 from winwin_hf.data.benchmarks.entry import DataSet
+from winwin_hf.data.formats.files import read_text
 from winwin_hf.data.readers import DepthReader, FlowReader, SegmentationReader
-from winwin_hf.data.rows import COLUMNS, undecoded
+from winwin_hf.data.rows import COLUMNS, own_files_only, undecoded
 from winwin_hf.data.sample import Reader
 from winwin_hf.data.shards import open_shards, shards_info
 from winwin_hf.data.synthetic.rooms import RoomSettings, SyntheticDepth
 from winwin_hf.data.synthetic.scenes import SyntheticFlow, scene_seed, scene_stream
 from winwin_hf.data.synthetic.settings import SceneSettings
+from winwin_hf.model.weights_winwin import reason_of
 from winwin_hf.task import TASKS, DataTask
 
 HELD_OUT = 1_000_003  # added to the seeds of held-out scenes and textures
@@ -172,17 +178,37 @@ def _scene(seed: int, num_shards: int, n: int) -> dict[str, Any]:
     return {"index": n, "seed": scene_seed(seed, n), "step": n // num_shards}
 
 
+def check_metadata(path: str, revision: str | None) -> None:
+    """Raises ValueError where the README.md of a data set has metadata whose aliases multiply: reading it takes minutes."""
+    file = Path(path) / "README.md"
+    if not Path(path).is_dir():
+        try:
+            file = Path(hf_hub_download(path, "README.md", repo_type="dataset", revision=revision))
+        except (OSError, ValueError):  # there is none, or no such data set, of which `load_dataset` tells
+            return
+    if file.is_file() and (found := re.match(r"---\n(.*?)\n---", read_text(file), re.DOTALL)):
+        plain_yaml(found[1], f"{path}: README.md")
+
+
 def _hub(path: str, split: str, settings: dict[str, Any] | None, augment: bool, options: HubOptions) -> Source:
     """A data set that `load_dataset` opens, its columns under our names."""
-    # with streaming, `datasets` accepts no slice in `split`
-    dataset = datasets.load_dataset(
-        path,
-        options.config,
-        split=split,
-        revision=options.revision,
-        data_files=options.data_files,
-        streaming=options.streaming,
-    )
+    check_metadata(path, options.revision)
+    try:
+        # with streaming, `datasets` accepts no slice in `split`
+        dataset = datasets.load_dataset(
+            path,
+            options.config,
+            split=split,
+            revision=options.revision,
+            data_files=options.data_files,
+            streaming=options.streaming,
+        )
+    except (MemoryError, ImportError):
+        raise
+    except Exception as error:  # of libraries below `datasets`, and messages that hold all of a README.md
+        reason = reason_of(error.__cause__ or error)
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(f"{path}: can't be read as a data set ({reason[:300]})") from error
     theirs = dataset.column_names or list(next(iter(dataset)))
     wanted = {ours: (options.columns or {}).get(ours, ours) for ours in COLUMNS[options.task]}
     needed = [*TASKS[options.task].images, TASKS[options.task].target]
@@ -200,4 +226,9 @@ def _hub(path: str, split: str, settings: dict[str, Any] | None, augment: bool, 
     dataset = dataset.rename_columns({name: ours for ours, name in kept.items() if name != ours})
     labels = tuple(options.names) if options.names else None
     reader = make_reader(options.task, settings, augment, labels, options.format)
-    return Source(path, options.task, undecoded(dataset), reader, labels)
+    dataset = undecoded(dataset)
+    if not Path(path).is_dir():  # a stranger's; rows of a folder may name any of one's files
+        downloaded = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=path, repo_type="dataset")
+        roots = [downloaded, datasets.config.DOWNLOADED_DATASETS_PATH]
+        dataset = own_files_only(dataset, options.task, roots)
+    return Source(path, options.task, dataset, reader, labels)

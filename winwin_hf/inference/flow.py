@@ -301,8 +301,9 @@ def _forward(model: torch.nn.Module, first: torch.Tensor, second: torch.Tensor |
         if value is None:
             continue
         if value.ndim != axes or value.shape[0] != len(first) or value.shape[-2:] != first.shape[-2:]:
+            name_of = getattr(model, "path", type(model).__name__)
             raise ValueError(
-                f"{type(model).__name__} gave {name} of shape {tuple(value.shape)} for an input of {tuple(first.shape)}; "
+                f"{name_of} gave {name} of shape {tuple(value.shape)} for an input of {tuple(first.shape)}; "
                 "expected a map of each input, of its height and width."
             )
         maps[name] = value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import mmap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ class OnnxModel(nn.Module):
         self.inputs, self.outputs = list(self.description["inputs"]), list(self.description["outputs"])
         threads = threads or torch.get_num_threads()
         start = _start_onnxruntime if runtime == "onnxruntime" else _start_openvino
+        refuse_loops(path)
         with decoding(path, "ONNX file"):
             self.session = start(path, threads, precision)
         self.eval()
@@ -98,6 +100,16 @@ class OnnxModel(nn.Module):
             name: torch.from_numpy(np.array(value)) for name, value in zip(self.outputs, results, strict=True)
         }
         return DensePrediction(**maps)
+
+
+def refuse_loops(path: Path) -> None:
+    """Raises ValueError for an exported file with a node that may run without end; ours have none."""
+    if not path.stat().st_size:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as graph:
+        for kind in (b"Loop", b"Scan"):
+            if graph.find(b'"' + bytes([len(kind)]) + kind) >= 0:  # a node's type, as protocol buffers write it
+                raise ValueError(f"{path}: holds a {kind.decode()}, which may have no end; expected a graph without")
 
 
 def infinite_weights(path: Path) -> Iterator[str]:

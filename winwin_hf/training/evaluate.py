@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,13 @@ def at_own_size(processor: WinWinImageProcessor) -> WinWinImageProcessor:
 def open_accelerator(recipe: Recipe, **options: Any) -> Accelerator:
     """An `Accelerator` in the recipe's precision, of processes that know of each other. Raises ValueError where they don't."""
     connect()
-    return Accelerator(mixed_precision=precision_here(recipe), **options)
+    try:
+        return Accelerator(mixed_precision=precision_here(recipe), **options)
+    except ValueError as error:
+        known = sorted(name for name in os.environ if name.startswith("ACCELERATE_"))
+        if not known:
+            raise
+        raise ValueError(f"{error} (Accelerate, by its configuration or {', '.join(known[:8])})") from error
 
 
 def precision_here(recipe: Recipe) -> str:

@@ -22,7 +22,7 @@ import fsspec
 
 from winwin_hf.data.benchmarks.catalog import sliced
 from winwin_hf.data.formats.files import MAX_TEXT_BYTES, bytes_text
-from winwin_hf.data.rows import COLUMNS, undecoded
+from winwin_hf.data.rows import COLUMNS, own_files_only, undecoded
 
 Format = Literal["parquet", "webdataset"]
 SUFFIXES: dict[str, str] = {"parquet": ".parquet", "webdataset": ".tar"}
@@ -114,6 +114,7 @@ def open_shards(
         given = {"files": files, "digests": [file["sha256"] for file in info["files"]], "columns": tuple(columns)}
         kind = datasets.IterableDataset if streaming else datasets.Dataset
         dataset = kind.from_generator(_read_tars, features=columns, gen_kwargs=given)
+    dataset = own_files_only(dataset, info["task"], ())
     return sliced(dataset, f"train[{split.partition('[')[2]}") if part and split else dataset
 
 
