@@ -26,7 +26,7 @@ from winwin_hf.redaction import redact
 
 # Seconds. SILENCE: between two pieces of an answer. WHOLE: a request that asks. SENDING: a request that sends, and its answer to a commit.
 CONNECT, SILENCE, WHOLE, SENDING = 10.0, 30.0, 120.0, 600.0
-SLOWEST_UPLOAD = 20_000  # bytes a second
+SLOWEST = 20_000  # bytes a second, of what is sent, and of a part that is asked for
 LOST = 60.0  # seconds that one host may have let pass in vain before it isn't asked again
 LARGEST_ANSWER = 100_000_000  # bytes that are read into memory; a list of 100,000 files has about 20 MB
 NAMING = ("etag", "x-linked-etag", "x-repo-commit", "x-xet-hash")  # headers that become names of files
@@ -82,7 +82,8 @@ def _client_class(base: type) -> type:
                 del request.headers["authorization"]
             if lost.get(host, 0) >= LOST:
                 raise BadAnswer(f"{address}: {host} let {lost[host]:.0f} s pass without an answer")
-            seconds = WHOLE if asks else SENDING + int(request.headers.get("content-length", 0)) / SLOWEST_UPLOAD
+            sent = int(request.headers.get("content-length", 0))
+            seconds = WHOLE + (_part(request) or 0) / SLOWEST if asks else SENDING + sent / SLOWEST
             began = time.monotonic()
             try:
                 answer = _within(seconds, request, lambda: super(Client, self).send(request, stream=stream, **options))
@@ -136,7 +137,7 @@ def _check(response: Any) -> None:
             raise BadAnswer(
                 f"{_address(request)}: its {name} is no checksum, and would name a file; expected letters and digits"
             )
-    largest = None
+    largest = _part(request) if response.status_code == 206 else None
     if request.extensions.get("winwin_stream", False) and response.is_success:
         largest = _size(response, "content-length")
         if largest is None:  # sent in chunks, without a length
@@ -153,6 +154,12 @@ def _endpoint_host() -> str:
     from huggingface_hub import constants
 
     return constants.ENDPOINT.partition("//")[2].partition("/")[0].rpartition("@")[2]
+
+
+def _part(request: Any) -> int | None:
+    """Bytes of a part of a file that a request asks for; None where it asks for no part, or for one without an end."""
+    found = re.fullmatch(r"bytes=(\d{1,18})-(\d{1,18})", request.headers.get("range", ""))
+    return int(found[2]) - int(found[1]) + 1 if found else None
 
 
 def _size(response: Any, *headers: str) -> int | None:

@@ -151,12 +151,11 @@ def _hypersim_split(root: Path, below: Path, split: str) -> dict[tuple[str, str]
         )
     frames: dict[tuple[str, str], set[str]] = {}
     try:
-        with path.open(newline="") as file:
-            for line in csv.DictReader(file):
-                if line["split_partition_name"] == split:
-                    key = line["scene_name"], line["camera_name"]
-                    frames.setdefault(key, set()).add(f"{int(line['frame_id']):04d}")
-    except (KeyError, ValueError, TypeError) as error:
+        for line in csv.DictReader(read_text(path).splitlines()):
+            if line["split_partition_name"] == split:
+                key = line["scene_name"], line["camera_name"]
+                frames.setdefault(key, set()).add(f"{int(line['frame_id']):04d}")
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
         columns = "scene_name, camera_name, frame_id and split_partition_name"
         raise ValueError(f"{path}: expected the columns {columns} ({error!r})") from error
     return frames
