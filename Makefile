@@ -24,7 +24,7 @@ help:
 	@echo "make test-slow  the slow tests: the installed wheel, the notebooks, long trainings"
 	@echo "make test-fault the tests that kill trainings and damage files again and again (docs/reliability.md)"
 	@echo "make research   the tests of scripts/research"
-	@echo "make test-floors  the tests with the oldest and the newest versions that pyproject.toml allows, in .floors/ (about an hour a set)"
+	@echo "make test-floors  the tests with the oldest and the newest versions that pyproject.toml allows, in .floors/ (half an hour a set)"
 	@echo "make lint       formatter, linter, types, imports and workflows only"
 	@echo "make sbom       what a release was tested with, as CycloneDX, in sbom/;  make audit: its known vulnerabilities (asks PyPI)"
 	@echo "make format     let ruff format and fix"

@@ -22,7 +22,7 @@ from winwin_hf import bundled
 from winwin_hf.checked import plain_yaml
 from winwin_hf.cli.arguments import read_image
 from winwin_hf.cli.errors import UsageError, line_of, one_line_errors
-from winwin_hf.data.formats.files import replacing_folder, write_atomic
+from winwin_hf.data.formats.files import replacing_folder, told_of, write_atomic
 from winwin_hf.evaluation.figures import figure_text
 from winwin_hf.evaluation.results import NAMES, read_results
 from winwin_hf.hub.cards import CURVE, WORST, card, licence_of
@@ -122,7 +122,15 @@ def bundle(
     facts = read_facts(run / "model")
     facts.limits, facts.photographs, facts.init_licence = limits, photographs or facts.photographs, init_licence
     facts.results = [read_results(path, {"model", run.name, destination.name}) for path in results or []]
-    with replacing_folder(destination) as temporary:
+    config, old = json.loads((run / "model" / "config.json").read_text()), destination / "config.json"
+    if old.is_file() and (others := json.loads(old.read_text())["architectures"]) != config["architectures"]:
+        raise ValueError(
+            f"{destination} is a {others[0]} and {run} a {config['architectures'][0]}; expected another NAME"
+        )
+    known = AutoImageProcessor.from_pretrained(run / "model", trust_remote_code=False)
+    if unknown := sorted(name for name in processor or {} if not hasattr(known, name)):
+        raise ValueError(f"processor: unknown {', '.join(unknown)}; expected options of the image processor")
+    with told_of(destination), replacing_folder(destination) as temporary:
         AutoModel.from_pretrained(run / "model", trust_remote_code=False).to(torch.float16).save_pretrained(temporary)
         config = json.loads((temporary / "config.json").read_text())
         config["dtype"] = "float32"  # stored in half the space, loaded as float32: a CPU computes with that

@@ -51,6 +51,16 @@ def test_what_is_not_bundled(tmp_path, monkeypatch, name, options, message):
     assert len(list(tmp_path.rglob("*"))) == 4
 
 
+def test_a_checkpoint_is_not_replaced_by_another_kind(run, tmp_path):
+    (tmp_path / "winwin-x").mkdir()
+    (tmp_path / "winwin-x" / "config.json").write_text('{"architectures": ["WinWinForOther"]}')
+    with pytest.raises(ValueError, match=r"winwin-x is a WinWinForOther and .* expected another NAME"):
+        bundle(run, tmp_path / "winwin-x", "Limits.")
+    with pytest.raises(ValueError, match="processor: unknown x; expected options"):
+        bundle(run, tmp_path / "winwin-y", "Limits.", processor={"x": 1, "do_resize": True})
+    assert not (tmp_path / "winwin-y").exists()
+
+
 def test_card_shows_curve_hours_and_worst_cases(run, tmp_path):
     timed = [{"step": n, "loss": 1 / n, "seconds": 90.0 * n} for n in range(1, 9)]
     with (run / "metrics.jsonl").open("a") as file:
