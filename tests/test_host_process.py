@@ -27,7 +27,7 @@ from transformers import pipeline
 
 from winwin_hf import WinWinConfig, WinWinForDepthEstimation, WinWinForSemanticSegmentation, WinWinImageProcessor
 from winwin_hf.evaluation.run import Settings, evaluate_data
-from winwin_hf.host_process import unchanged_process
+from winwin_hf.host_process import flushes_denormals, unchanged_process
 from winwin_hf.training import loop
 from winwin_hf.training.evaluate import evaluate_by_recipe
 from winwin_hf.training.loop import train
@@ -53,6 +53,7 @@ def snapshot() -> dict[str, Any]:
         "torch threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
         "cv2 threads": cv2.getNumThreads(),
         "torch modes": (
+            flushes_denormals(),
             torch.get_default_dtype(),
             torch.is_grad_enabled(),
             torch.are_deterministic_algorithms_enabled(),
@@ -212,6 +213,8 @@ def test_unchanged_process_puts_everything_back(host: None):
         warnings.simplefilter("error")
         os.environ["WINWIN_X"] = "1"
         del os.environ["PATH"]
+        torch.set_flush_denormal(True)
+        assert flushes_denormals()
         Accelerator(cpu=True)
         1 / 0  # noqa: B018
 

@@ -21,14 +21,14 @@ from torch.utils.data._utils import signal_handling
 @contextlib.contextmanager
 def unchanged_process() -> Iterator[None]:
     """
-    Puts back at the end: random states, threads, default dtype, warnings filters, environment, Accelerate's
+    Puts back at the end: random states, threads, denormal numbers, default dtype, warnings filters, environment, Accelerate's
     state, start method and SIGCHLD.
 
     A context manager, and a decorator. Source: ours.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
-        for context in (_environment, _accelerate, _processes, _threads, unchanged_random_states):
+        for context in (_environment, _accelerate, _processes, _threads, _denormals, unchanged_random_states):
             stack.enter_context(context())
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         yield
@@ -74,6 +74,20 @@ def _processes() -> Iterator[None]:
         if handler is not None and signal.getsignal(number) != handler:
             signal.signal(number, handler)
             signal_handling._SIGCHLD_handler_set = False  # the caller's own loader may install it again
+
+
+def flushes_denormals() -> bool:
+    """Whether this thread takes numbers too small for a float's usual form for zero. PyTorch sets that and doesn't tell."""
+    return bool((torch.tensor([1e-40], dtype=torch.float32) * 1.0 == 0).item())
+
+
+@contextlib.contextmanager
+def _denormals() -> Iterator[None]:
+    before = flushes_denormals()
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
 
 
 @contextlib.contextmanager

@@ -150,6 +150,7 @@ def flops_of(packet: Any, args: Any, kwargs: Any, out: Any) -> float:
 def step_of(recipe_name: str, changes: list[str]) -> Callable[[], Any]:
     """One training step of a recipe, as the training takes it; its three batches are made before."""
     recipe = load_recipe(recipe_path(recipe_name), ["optimization.num_workers=0", *changes])
+    torch.set_flush_denormal(True)  # as the training does
     accelerator = open_accelerator(recipe)
     torch.manual_seed(0)
     parts = open_parts(recipe)

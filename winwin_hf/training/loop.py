@@ -90,6 +90,9 @@ def train(
     """
     recipe = load_recipe(recipe_path, overrides)
     folder = Path(output or recipe.output)
+    # The matching's weights of far keys are such numbers, and its gradient takes a CPU three times as long with them. Before the first
+    # computation: the threads that it starts inherit this.
+    torch.set_flush_denormal(True)
     accelerator = make_accelerator(recipe, folder)
     with locked(folder) if accelerator.is_main_process else contextlib.nullcontext():
         return run(Training(recipe, folder, resume, accelerator))
