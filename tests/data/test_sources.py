@@ -166,9 +166,9 @@ def test_rows_of_strangers_name_no_other_files_of_this_machine(tmp_path, monkeyp
     monkeypatch.setattr("winwin_hf.data.sources.check_metadata", lambda *_: None)
     load = datasets.load_dataset
 
-    def rows(path: str) -> list:
+    def rows(path: str, bare: bool = False) -> list:
         found = {name: [cells("x.png", secret.read_bytes())] * 2 for name in ("image", "depth")}
-        found[column] = [cells("x.png", secret.read_bytes()), cells(path, None)]
+        found[column] = [{"path": path}] * 2 if bare else [cells("x.png", secret.read_bytes()), cells(path, None)]
         pq.write_table(pa.table(found), tmp_path / "train.parquet")
         files = {"train": str(tmp_path / "train.parquet")}
         monkeypatch.setattr(
@@ -180,7 +180,11 @@ def test_rows_of_strangers_name_no_other_files_of_this_machine(tmp_path, monkeyp
     for path in (str(secret), f"{own.parent}/../secret.png", "/dev/zero"):
         with pytest.raises(ValueError, match=rf"column {column} names the file .* of this machine"):
             rows(path)
-    assert len(rows(str(own))) == 2
+    with pytest.raises(ValueError, match=rf"column {column} names the file .* of this machine"):
+        rows(str(secret), bare=True)
+    with pytest.raises(ValueError, match=rf"column {column} names 'zip://.*, a part of an archive; expected streaming"):
+        rows(f"zip://a.png::{own.parent}/a.zip")
+    assert len(rows(str(own))) == len(rows(str(own), bare=True)) == 2
 
 
 NINE = "a: &a [{}]".format(", ".join("1" * 9))
@@ -204,6 +208,9 @@ BOMB = "\n".join(
 def test_metadata_of_a_stranger_costs_nothing(hub_folder, readme, message):
     folder, _ = hub_folder
     (folder / "README.md").write_text(f"---\n{readme}\n---\n")
+    if "aliases" in message:
+        (folder / "README.md").rename(folder / ".huggingface.yaml")
+        (folder / ".huggingface.yaml").write_text(readme)
     options = {"task": "depth-estimation", "columns": {"image": "rgb", "depth": "depth_map"}, "format": "png:1000"}
     with pytest.raises((ValueError, OSError), match=message) as error:
         open_source("hub", str(folder), "train", options=options)

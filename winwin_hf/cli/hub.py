@@ -77,7 +77,7 @@ def _client_class(base: type) -> type:
             host = address.split("/")[2]
             given_token = request.headers.get("authorization", "")
             if (
-                host != _endpoint_host() and redact(given_token) != given_token
+                host.lower() != _endpoint_host() and redact(given_token) != given_token
             ):  # of an address that a Hub's answer named
                 del request.headers["authorization"]
             if lost.get(host, 0) >= LOST:
@@ -153,7 +153,7 @@ def _endpoint_host() -> str:
     """Host and port of the Hub, which alone gets the token."""
     from huggingface_hub import constants
 
-    return constants.ENDPOINT.partition("//")[2].partition("/")[0].rpartition("@")[2]
+    return constants.ENDPOINT.partition("//")[2].partition("/")[0].rpartition("@")[2].lower()
 
 
 def _part(request: Any) -> int | None:

@@ -106,6 +106,10 @@ def own_files_only(dataset: Any, task: DataTask, roots: Sequence[str | Path]) ->
     folders = [Path(root).resolve() for root in roots]
 
     def check(column: str, path: str) -> None:
+        if "://" in path:
+            raise ValueError(
+                f"column {column} names {path[:200]!r}, a part of an archive; expected streaming, which reads archives"
+            )
         if not any(Path(path.partition("::")[0]).resolve().is_relative_to(folder) for folder in folders):
             known = f"a file in {', '.join(map(str, roots))}, or bytes" if roots else "bytes"
             raise ValueError(f"column {column} names the file {path[:200]!r} of this machine; expected {known}")
@@ -122,8 +126,11 @@ def own_files_only(dataset: Any, task: DataTask, roots: Sequence[str | Path]) ->
         return dataset.map(checked, features=dataset.features)
     for column in columns:
         stored = dataset.data.column(column)
-        if pa.types.is_struct(stored.type) and {"bytes", "path"} <= {field.name for field in stored.type}:
-            paths = pc.struct_field(stored, "path").filter(pc.is_null(pc.struct_field(stored, "bytes")))
+        fields = {field.name for field in stored.type} if pa.types.is_struct(stored.type) else set()
+        if "path" in fields:
+            paths = pc.struct_field(stored, "path")
+            if "bytes" in fields:
+                paths = paths.filter(pc.is_null(pc.struct_field(stored, "bytes")))
             for path in paths.drop_null().unique().to_pylist():
                 check(column, path)
     return dataset

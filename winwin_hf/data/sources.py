@@ -179,15 +179,21 @@ def _scene(seed: int, num_shards: int, n: int) -> dict[str, Any]:
 
 
 def check_metadata(path: str, revision: str | None) -> None:
-    """Raises ValueError where the README.md of a data set has metadata whose aliases multiply: reading it takes minutes."""
-    file = Path(path) / "README.md"
-    if not Path(path).is_dir():
-        try:
-            file = Path(hf_hub_download(path, "README.md", repo_type="dataset", revision=revision))
-        except (OSError, ValueError):  # there is none, or no such data set, of which `load_dataset` tells
-            return
-    if file.is_file() and (found := re.match(r"---\n(.*?)\n---", read_text(file), re.DOTALL)):
-        plain_yaml(found[1], f"{path}: README.md")
+    """Raises ValueError where metadata of a data set has aliases that multiply: reading it takes minutes."""
+    for name in ("README.md", ".huggingface.yaml"):
+        file = Path(path) / name
+        if not Path(path).is_dir():
+            try:
+                file = Path(hf_hub_download(path, name, repo_type="dataset", revision=revision))
+            except (OSError, ValueError):  # there is none, or no such data set, of which `load_dataset` tells
+                continue
+        if not file.is_file():
+            continue
+        text = read_text(file)
+        if name == "README.md":
+            found = re.match(r"\s*---\s*\n(.*?)\n---", text, re.DOTALL)
+            text = found[1] if found else ""
+        plain_yaml(text, f"{path}: {name}")
 
 
 def _hub(path: str, split: str, settings: dict[str, Any] | None, augment: bool, options: HubOptions) -> Source:

@@ -18,11 +18,12 @@ SECRET_NAMES = (
 )  # fmt: skip
 # A password in an address, and the value of a variable named like a secret, "WANDB_API_KEY=0123...". Not "$TOKEN" or "***".
 ASSIGNED = re.compile(
-    r"[a-z][a-z0-9+.-]*://[^/\s:@'\"<>{}$*]+:[^/\s@'\"<>{}$*]{4,}@"
-    r"|^\s*(?:export\s+)?[A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|PRIVATE_KEY)\s*[=:]\s*['\"]?[\w.~+/-]{12,}['\"]?\s*$",
+    r"\b[a-z][a-z0-9+.-]{0,20}://[^/\s:@'\"<>{}$*]+:[^/\s@'\"<>{}$*]{4,}@"
+    r"|^[ \t]*(?:export[ \t]+)?[A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|PRIVATE_KEY)[ \t]*[=:][ \t]*['\"]?[\w.~+/-]{12,}['\"]?[ \t]*$"
+    r"|\b\w*(?i:token|secret|password|passwd|api_?key|access_key|private_key)['\"]?\s*[=:]\s*(['\"])[\w.~+/=-]{20,}\1",
     re.MULTILINE,
 )
-READ_BYTES = 1 << 20  # of a file: a stranger's token stands in a small text
+READ_BYTES = 1 << 22  # of a file: a stranger's token stands in a small text
 TEXT_BYTES = 8192  # a zero byte among the first ones: not a text
 
 
