@@ -178,6 +178,9 @@ def _scene(seed: int, num_shards: int, n: int) -> dict[str, Any]:
     return {"index": n, "seed": scene_seed(seed, n), "step": n // num_shards}
 
 
+MAX_METADATA = 2 * 10**6  # characters, which `datasets` reads in some 20 seconds
+
+
 def check_metadata(path: str, revision: str | None) -> None:
     """Raises ValueError where metadata of a data set has aliases that multiply: reading it takes minutes."""
     for name in ("README.md", ".huggingface.yaml"):
@@ -193,7 +196,14 @@ def check_metadata(path: str, revision: str | None) -> None:
         if name == "README.md":
             found = re.match(r"\s*---\s*\n(.*?)\n---", text, re.DOTALL)
             text = found[1] if found else ""
-        plain_yaml(text, f"{path}: {name}")
+        if len(text) > MAX_METADATA:
+            raise ValueError(
+                f"{path}: {name} has {len(text):,} characters of metadata; expected at most {MAX_METADATA:,}"
+            )
+        if re.search(
+            r"&\w|!!", text
+        ):  # an anchor or a tag; honest cards of many configurations are long, and have neither
+            plain_yaml(text, f"{path}: {name}")
 
 
 def _hub(path: str, split: str, settings: dict[str, Any] | None, augment: bool, options: HubOptions) -> Source:

@@ -19,7 +19,8 @@ SECRET_NAMES = (
 # A password in an address, and the value of a variable named like a secret, "WANDB_API_KEY=0123...". Not "$TOKEN" or "***".
 ASSIGNED = re.compile(
     r"\b[a-z][a-z0-9+.-]{0,20}://[^/\s:@'\"<>{}$*]+:[^/\s@'\"<>{}$*]{4,}@"
-    r"|^[ \t]*(?:export[ \t]+)?[A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|PRIVATE_KEY)[ \t]*[=:][ \t]*['\"]?[\w.~+/-]{12,}['\"]?[ \t]*$"
+    r"|^[ \t]*(?:export[ \t]+)?[A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|PRIVATE_KEY)"
+    r"[ \t]*[=:][ \t]*['\"]?[\w.~+/-]{12,}['\"]?[ \t]*$"
     r"|\b\w*(?i:token|secret|password|passwd|api_?key|access_key|private_key)['\"]?\s*[=:]\s*(['\"])[\w.~+/=-]{20,}\1",
     re.MULTILINE,
 )
