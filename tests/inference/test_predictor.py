@@ -218,6 +218,8 @@ def test_a_wrong_task_is_named(folders, task, wanted, message):
 
 
 def test_what_else_is_wrong_is_named(folders, tmp_path):
+    with pytest.raises(OSError, match="winwin-seg; did you mean winwin-flow"):
+        Predictor.load("winwin-flo")
     with pytest.raises(OSError, match=r"'nobody-has-this' \(bundled: .*winwin-flow"):
         Predictor.load("nobody-has-this")
     with pytest.raises(ValueError, match=r"device .abacus.: expected auto, cpu"):

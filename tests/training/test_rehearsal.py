@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from support.places import FRAMES
 
 from winwin_hf.evaluation.metrics.segmentation import SegmentationMetric
+from winwin_hf.processes import LOCK
 from winwin_hf.training import loop
 from winwin_hf.training.loop import train
 from winwin_hf.training.rehearsal import check_space
@@ -120,13 +121,14 @@ def images(folder, count: int, masks: tuple[int, ...], names: str = "background\
         ({"trackers": ["wandb"]}, "^trackers: wandb is unknown or not installed"),
     ],
 )
-def test_what_a_recipe_names_is_opened_before_the_first_step(segmentation, run, monkeypatch, change, says):
+def test_what_a_recipe_names_is_opened_before_the_first_step(segmentation, run, monkeypatch, tmp_path, change, says):
     monkeypatch.setattr("winwin_hf.training.loop.get_available_trackers", lambda: ["tensorboard"])
     monkeypatch.setattr("accelerate.tracking.get_available_trackers", lambda: ["tensorboard"])
     for section, values in change.items():
         segmentation[section] = {**segmentation[section], **values} if isinstance(values, dict) else values
     with pytest.raises((ValueError, FileNotFoundError), match=says):
         run(segmentation)
+    assert not list(tmp_path.rglob(LOCK)), "a folder of a training that never began"
 
 
 @pytest.mark.usefixtures("no_step")

@@ -13,6 +13,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,10 @@ def reading(name: str | Path, what: str = "model") -> Iterator[None]:
         raise ImportError(f"{name}: this {what} can't be loaded here ({reason_of(error)})") from error
     except OSError as error:
         known = ", ".join(bundled.folders()) or "none"
-        raise OSError(f"no {what} could be loaded from {str(name)!r} (bundled: {known}): {reason_of(error)}") from error
+        meant = "".join(f"; did you mean {near}?" for near in get_close_matches(str(name), bundled.folders(), 1))
+        raise OSError(
+            f"no {what} could be loaded from {str(name)!r} (bundled: {known}{meant}): {reason_of(error)}"
+        ) from error
     except (
         Exception
     ) as error:  # SafetensorError, StrictDataclassError, KeyError, TypeError, AttributeError, RecursionError, ...

@@ -39,7 +39,8 @@ from winwin_hf.convert.folder import check_output
 from winwin_hf.data.formats.files import write_atomic
 from winwin_hf.host_process import unchanged_process, unchanged_random_states
 from winwin_hf.model.memory_winwin import explained, first_that_fits, memory_of, smaller_counts
-from winwin_hf.processes import any_process, control_group, locked, lost_process_named
+from winwin_hf.own_files import remove_tree
+from winwin_hf.processes import LOCK, any_process, control_group, locked, lost_process_named
 from winwin_hf.training.batches import EXAMPLES, STOP_SIGNALS, WARNINGS, Batches
 from winwin_hf.training.build import learning_rate, make_average, make_loader, make_model, make_optimizer, open_parts
 from winwin_hf.training.evaluate import evaluate, open_accelerator, show
@@ -94,8 +95,15 @@ def train(
     # computation: the threads that it starts inherit this.
     torch.set_flush_denormal(True)
     accelerator = make_accelerator(recipe, folder)
-    with locked(folder) if accelerator.is_main_process else contextlib.nullcontext():
-        return run(Training(recipe, folder, resume, accelerator))
+    new = not folder.exists()
+    try:
+        with locked(folder) if accelerator.is_main_process else contextlib.nullcontext():
+            return run(Training(recipe, folder, resume, accelerator))
+    except Exception:
+        # what was refused before its first step leaves no folder
+        if new and accelerator.is_main_process and {path.name for path in folder.glob("*")} <= {LOCK, "recipe.yaml"}:
+            remove_tree(folder, ignore_errors=True)
+        raise
 
 
 def run(training: Training) -> Path:
