@@ -48,6 +48,8 @@ def examined(example: dict[str, Any]) -> Iterator[str]:
 def source_of(cell: dict[str, Any], name: str) -> Any:
     """The source for `formats`: the cell's bytes with a name for messages, or its path."""
     if cell.get("bytes") is not None:
+        if not isinstance(cell["bytes"], bytes):
+            raise ValueError(f"a cell whose bytes are of type {type(cell['bytes']).__name__}")
         return formats.Blob(cell["bytes"], cell.get("path") or name)
     if not cell.get("path"):
         raise ValueError("an empty cell; expected a path or bytes")
