@@ -174,6 +174,22 @@ def test_the_token_goes_to_the_hubs_own_host_alone(place, monkeypatch):
         assert got == {"authorization": expected}
 
 
+@pytest.mark.parametrize(
+    ("host", "own"),
+    [
+        ("hub.example", True),
+        ("HUB.example", True),
+        ("data.hub.example", True),
+        ("hub.example:81", False),
+        ("nothub.example", False),
+        ("hub.example.org", False),
+    ],
+)
+def test_hosts_of_the_hub(monkeypatch, host, own):
+    monkeypatch.setattr(constants, "ENDPOINT", "https://me:secret@Hub.example/path")
+    assert hub._is_the_hubs(host) is own
+
+
 def test_a_commit_may_take_its_time(place):
     """httpx's own 5 s won over the limits, and a commit that was made counted as failed."""
     assert get_session().timeout.read is None and hub.SENDING >= 300

@@ -4,7 +4,7 @@ Notable:
 - huggingface_hub has no limits of its own. A command gives it a client with limits, once; importing the package changes nothing.
 - a `BadAnswer` isn't an error of the network, so huggingface_hub neither repeats the request nor goes on without an answer.
 - files are streamed to the disk: they are as large as was announced, by the answer or the one before, and fit on the disk.
-- the token goes to the Hub's own host alone, whatever addresses its answers name.
+- the token goes to the Hub's own hosts alone, whatever addresses its answers name.
 - huggingface_hub names files in its cache after what a header says (ETag, X-Repo-Commit): anything but a checksum is refused.
 """
 
@@ -76,9 +76,7 @@ def _client_class(base: type) -> type:
             request.extensions.setdefault("winwin_size", announced.get(address))
             host = address.split("/")[2]
             given_token = request.headers.get("authorization", "")
-            if (
-                host.lower() != _endpoint_host() and redact(given_token) != given_token
-            ):  # of an address that a Hub's answer named
+            if not _is_the_hubs(host) and redact(given_token) != given_token:  # of an address that an answer named
                 del request.headers["authorization"]
             if lost.get(host, 0) >= LOST:
                 raise BadAnswer(f"{address}: {host} let {lost[host]:.0f} s pass without an answer")
@@ -149,11 +147,12 @@ def _check(response: Any) -> None:
     response.stream = _limited(response.stream, _address(request), largest)
 
 
-def _endpoint_host() -> str:
-    """Host and port of the Hub, which alone gets the token."""
+def _is_the_hubs(host: str) -> bool:
+    """Whether a host (with its port) is that of HF_ENDPOINT or below it (datasets-server.huggingface.co): only they get the token."""
     from huggingface_hub import constants
 
-    return constants.ENDPOINT.partition("//")[2].partition("/")[0].rpartition("@")[2].lower()
+    own = constants.ENDPOINT.partition("//")[2].partition("/")[0].rpartition("@")[2].lower()
+    return host.lower() == own or host.lower().endswith(f".{own}")
 
 
 def _part(request: Any) -> int | None:
