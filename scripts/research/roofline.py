@@ -52,7 +52,7 @@ KINDS = {
     "optimiser": (aten._fused_adamw_,),
 }
 KIND = {kernel: kind for kind, kernels in KINDS.items() for kernel in kernels}
-STEPS = 5
+STEPS, BEST_OF = 5, 7
 
 
 @dataclass
@@ -67,21 +67,21 @@ class Ceiling:
         products = {}
         for dtype in (torch.float32, torch.bfloat16):
             a, b = (torch.randn(side, side).to(dtype) for _ in range(2))
-            products[dtype] = 2 * side**3 / best(lambda a=a, b=b: a @ b)
+            products[dtype] = 2 * side**3 / min(seconds_of(lambda a=a, b=b: a @ b, BEST_OF))
         source = torch.randn(megabytes * 250_000)
         target = torch.empty_like(source)
-        return cls(products, 2 * source.nbytes / best(lambda: target.copy_(source)))
+        return cls(products, 2 * source.nbytes / min(seconds_of(lambda: target.copy_(source), BEST_OF)))
 
 
-def best(work: Callable[[], Any], times: int = 7) -> float:
-    """Seconds of the fastest of several runs, after one that isn't counted."""
+def seconds_of(work: Callable[[], Any], times: int) -> list[float]:
+    """Seconds of several runs, after one that isn't counted."""
     work()
     found = []
     for _ in range(times):
         began = time.perf_counter()
         work()
         found.append(time.perf_counter() - began)
-    return min(found)
+    return found
 
 
 @dataclass
@@ -216,12 +216,7 @@ def main(
         f"{torch.get_num_threads()} threads: matrix products {speeds} GFLOP/s, memory {ceiling.memory / 1e9:.1f} GB/s\n"
     )
     step = step_of(recipe, changes or [])
-    step()
-    whole = []
-    for _ in range(steps):
-        began = time.perf_counter()
-        step()
-        whole.append(time.perf_counter() - began)
+    whole = seconds_of(step, steps)
     with Ledger(ceiling) as ledger:
         for _ in range(steps):
             step()

@@ -120,7 +120,8 @@ def server(hub_server):
     hub_server.received.clear()
     hub_server.ranges.clear()
     hub_server.cut_uploads = hub_server.cut_downloads = hub_server.fail_commits = 0
-    hub_server.lose_answers, hub_server.ignored = 0, ()
+    hub_server.trees = 0
+    hub_server.lose_answers, hub_server.lose_trees, hub_server.ignored = 0, False, ()
     return hub_server
 
 
@@ -547,6 +548,13 @@ def test_a_commit_whose_answer_is_lost_is_looked_for(server, push, checkpoint):
     (checkpoint / "README.md").unlink(missing_ok=True)
     with pytest.raises(Failed, match=r"the answer of .* to the commit was lost, and it may have been made"):
         push(checkpoint, "tester/winwin-other", pr=True)
+
+
+def test_a_look_at_a_commit_that_fails_does_not_fail_the_push(server, push, checkpoint):
+    server.lose_trees = True
+    done = push(checkpoint, "tester/winwin-small")
+    assert "/commit/" in done["url"] and "model.safetensors" in server.repo("tester/winwin-small").files
+    assert server.trees == 1, "asked once, whatever the number of files"
 
 
 def test_what_the_hub_does_not_take_is_said(server, push, checkpoint):

@@ -68,6 +68,10 @@ class Hub(ThreadingHTTPServer):
         self.cut_uploads = self.cut_downloads = 0
         self.fail_commits = 0  # answers 503
         self.lose_answers = 0  # of commits that were made
+        self.lose_trees, self.trees = (
+            False,
+            0,
+        )  # looks at repositories with more than the first commit, that were refused
         self.ignored: tuple[str, ...] = ()  # ends of names, as of a .gitignore
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -230,6 +234,9 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, {**names, **flags, "sha": commit[0], "lastModified": DATE, "siblings": siblings})
 
     def tree(self, repo: Repo, rest: str) -> None:
+        if self.server.lose_trees and len(repo.branches["main"]) > 1:
+            self.server.trees += 1
+            return self.refuse(403, "no look at this")
         revision, folder = split(repo, rest)
         if (commit := self.look(repo, revision)) is None:
             return None

@@ -1,5 +1,6 @@
 """A training of two processes: what happens to one happens to both, and none waits for one that is gone."""
 
+import contextlib
 import errno
 import gc
 import itertools
@@ -489,3 +490,21 @@ def test_a_full_disk_names_the_lock(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left") as error, locked(tmp_path):
         pass
     assert error.value.filename == str(tmp_path / LOCK)
+
+
+def test_a_training_that_the_lock_refuses_leaves_the_others_folder(tmp_path, monkeypatch):
+    """Two that start at once both find no folder, and the second must not tidy up what the first has just made."""
+    folder = tmp_path / "run"
+
+    @contextlib.contextmanager
+    def taken(folder: Path):
+        folder.mkdir()
+        (folder / LOCK).write_text("123 on host")
+        (folder / "recipe.yaml").write_text("theirs")
+        raise FileExistsError(f"{folder}: process 123 is training in this folder")
+        yield
+
+    monkeypatch.setattr(loop, "locked", taken)
+    with pytest.raises(FileExistsError, match="process 123"):
+        loop.train(write(tmp_path), output=folder)
+    assert (folder / "recipe.yaml").read_text() == "theirs"

@@ -165,9 +165,11 @@ def push(
                     plan.url = redact(f"{api.endpoint}/{constants.REPO_TYPES_URL_PREFIXES.get(type, '')}{repo_id}")
                 else:
                     plan.url = redact(commit.pr_url or commit.commit_url)
-                    there = commit.pr_revision or revision
-                    absent = [path for path in plan.upload if path not in _tree(api, repo_id, type, there)]
-                    if absent:
+                    try:
+                        there = set(_tree(api, repo_id, type, commit.pr_revision or revision))
+                    except Exception:  # the commit was made; only a look at it failed
+                        there = set(contents.files)
+                    if absent := [path for path in plan.upload if path not in there]:
                         raise PublishError(
                             f"{repo_id} took no {', '.join(absent[:8])}; expected no .gitignore there that names it ({plan.url})"
                         )

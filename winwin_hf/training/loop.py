@@ -96,14 +96,18 @@ def train(
     torch.set_flush_denormal(True)
     accelerator = make_accelerator(recipe, folder)
     new = not folder.exists()
-    try:
-        with locked(folder) if accelerator.is_main_process else contextlib.nullcontext():
+    with locked(folder) if accelerator.is_main_process else contextlib.nullcontext():
+        try:
             return run(Training(recipe, folder, resume, accelerator))
-    except Exception:
-        # what was refused before its first step leaves no folder
-        if new and accelerator.is_main_process and {path.name for path in folder.glob("*")} <= {LOCK, "recipe.yaml"}:
-            remove_tree(folder, ignore_errors=True)
-        raise
+        except Exception:
+            # What was refused before its first step leaves no folder. Only who holds the lock knows that nobody else trains there.
+            if (
+                new
+                and accelerator.is_main_process
+                and {path.name for path in folder.glob("*")} <= {LOCK, "recipe.yaml"}
+            ):
+                remove_tree(folder, ignore_errors=True)
+            raise
 
 
 def run(training: Training) -> Path:
