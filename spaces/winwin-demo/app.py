@@ -141,6 +141,11 @@ def _size_input(default: str, sizes: list[str], info: str) -> gr.Radio:
     return gr.Radio(sizes, value=default, label="Largest size", info=info)
 
 
+def _quality_input(default: str) -> gr.Radio:
+    choices = [("Fast: frames as they are, one pass", "fast"), ("Best: enlarged, finds longer motions", "best")]
+    return gr.Radio(choices, value=default, label="Quality")
+
+
 def _connect(
     name: str,
     fn: Any,
@@ -194,6 +199,7 @@ def _flow_tab(demo: Demo, ready: Ready) -> None:
                 SIZES,
                 "Larger frames are scaled down. On two CPU cores 540p takes about 4 seconds, 1080p about 12.",
             )
+            quality = _quality_input("best")
             run = gr.Button("Compute the motion", variant="primary", elem_id="flow-run")
             examples = gr.Examples(pairs, [frame1, frame2], label="Examples (click one)")
         with gr.Column(scale=3, min_width=300):
@@ -237,7 +243,7 @@ def _flow_tab(demo: Demo, ready: Ready) -> None:
     outputs = [picture, legend, slider, arrows, arrows_text, confidence, confidence_legend, figures, *files]
     comparison = [direct, tiled, apart, compared_figures]
     # A comparison belongs to its frames, so new frames clear it.
-    _connect("flow", demo.flow, inputs, outputs, run, examples, also_clear=comparison)
+    _connect("flow", demo.flow, [*inputs, quality], outputs, run, examples, also_clear=comparison)
     _connect("compare_with_tiles", demo.compare_with_tiles, inputs, comparison, compare)
 
 
@@ -255,6 +261,7 @@ def _video_tab(demo: Demo) -> None:
             size = _size_input(
                 "360p", ["360p", "540p"], "Larger frames are scaled down. The network runs once for each frame."
             )
+            quality = _quality_input("fast")
             run = gr.Button("Compute the motion", variant="primary", elem_id="video-run")
             examples = gr.Examples([_example("bedroom.mp4")], [clip], label="Example (click it)")
         with gr.Column(scale=3, min_width=300):
@@ -273,7 +280,7 @@ def _video_tab(demo: Demo) -> None:
                 "Each frame and its motion to the next frame. The download button in the video's corner saves it as .mp4."
             )
     outputs = [film, legend, figures]
-    _connect("flow_of_video", demo.flow_of_video, [clip, size], outputs, run, examples)
+    _connect("flow_of_video", demo.flow_of_video, [clip, size, quality], outputs, run, examples)
 
 
 def _depth_tab(demo: Demo, ready: Ready) -> None:

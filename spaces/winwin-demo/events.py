@@ -16,7 +16,7 @@ import mesh
 import numpy as np
 import views
 from gradio.utils import get_upload_folder
-from inputs import read_clip, read_pair, read_picture
+from inputs import check_quality, read_clip, read_pair, read_picture
 from networks import Networks
 
 from winwin_hf.data import formats
@@ -32,13 +32,22 @@ class Demo:
     def __init__(self, networks: Networks) -> None:
         self.networks = networks
 
-    def flow(self, frame1: str, frame2: str, size: str = "1080p", progress: gr.Progress = gr.Progress()) -> tuple:  # noqa: B008
-        """Optical flow: where each point of frame 1 is in frame 2, in one pass over the whole frames.
+    def flow(
+        self,
+        frame1: str,
+        frame2: str,
+        size: str = "1080p",
+        quality: str = "best",
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> tuple:
+        """Optical flow: where each point of frame 1 is in frame 2, from passes over whole frames.
 
         Args:
             frame1: the first frame, a picture file of at least 32 pixels a side.
             frame2: the second frame, of the same size.
             size: "540p", "720p" or "1080p": frames with more pixels than that are scaled down first.
+            quality: "fast": frames as they are, in one pass. "best": small frames are enlarged, and passes at smaller sizes come first,
+                which find longer motions.
 
         Returns, in this order:
             the flow in colours;
@@ -53,19 +62,21 @@ class Demo:
             the flow as a .npy file: float32 (height, width, 2), (right, down) in pixels;
             the flow in colours with the colour wheel, as a .png file.
         """
+        check_quality(quality)
         progress(0.05, desc="Reading the frames")
         first, second = read_pair(frame1, frame2, size)
         image1, image2 = first.pixels, second.pixels
-        progress(0.1, desc=f"One pass over {_size(image1)} pixels")
-        result = self.networks.flow(image1, image2)
+        progress(0.1, desc=f"Motion of {_size(image1)} pixels, quality {quality}")
+        result = self.networks.flow(image1, image2, quality)
         progress(0.85, desc="Drawing")
         flow = result.values
         scale = video.full_colour([flow])
         drawn, times = views.arrows(image1, flow)
         errors = measures.photometric_errors(image1, image2, flow)
+        bounds = self.networks.error_bounds(image1, quality)
         figures = [
             f"{_size(image1)} pixels",
-            f"one pass, {result.seconds:.2f} s",
+            f"quality {quality}: {_passes(result.passes)}, {result.seconds:.2f} s",
             f"mean motion {measures.mean_magnitude(flow):.1f} px",
             f"the frames differ by {errors['unwarped']:.1f} of 255, after moving back by {errors['warped']:.1f}",
         ]
@@ -79,8 +90,8 @@ class Demo:
             (image1, drawing.warp(image2, flow)),
             drawn,
             views.arrows_text(times),
-            views.error_picture(result.expected_error, self.networks.error_bounds(image1)),
-            views.error_legend(result.expected_error, self.networks.error_bounds(image1)),
+            views.error_picture(result.expected_error, bounds),
+            views.error_legend(result.expected_error, bounds),
             views.summary(figures, [first.note, second.note]),
             *(str(folder / name) for name in ("flow.flo", "flow.npy", "flow.png")),
         )
@@ -112,8 +123,7 @@ class Demo:
             raise refuse(
                 f"These frames ({_size(image1)}) fit into one tile of {tile[1]} x {tile[0]} pixels: nothing to compare."
             )
-        direct = self.networks.flow(image1, image2)
-        tiled = self.networks.flow(image1, image2, tiled=True)
+        direct, tiled = self.networks.one_pass(image1, image2), self.networks.tiled(image1, image2)
         scale = max(video.full_colour([result.values]) for result in (direct, tiled))
         shade, apart, full = views.difference(direct.values, tiled.values)
         figures = [
@@ -128,22 +138,30 @@ class Demo:
             views.summary(figures, [first.note, second.note]),
         )
 
-    def flow_of_video(self, clip: str, size: str = "360p", progress: gr.Progress = gr.Progress()) -> tuple:  # noqa: B008
+    def flow_of_video(
+        self,
+        clip: str,
+        size: str = "360p",
+        quality: str = "fast",
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> tuple:
         """Optical flow between the neighbouring frames of a short video.
 
         Args:
             clip: an MP4, MOV, WebM, MKV or AVI file, whose first 24 frames are used.
             size: "360p" or "540p": larger frames are scaled down first.
+            quality: "fast" or "best", as of the flow between two frames.
 
         Returns, in this order:
             a video (.mp4) with each frame beside its flow in colours;
             what the colours mean (HTML);
             size, seconds and figures (HTML).
         """
+        check_quality(quality)
         read = read_clip(clip, size)
         frames, flows = read.frames, []
         start = time.perf_counter()
-        for flow in self.networks.flow_of_frames(frames):
+        for flow in self.networks.flow_of_frames(frames, quality):
             flows.append(flow)
             progress((len(flows), len(frames) - 1), desc="Flow between the frames", unit="pairs")
         seconds = time.perf_counter() - start
@@ -156,7 +174,7 @@ class Demo:
         clips.write_video(path, pictures, read.rate)
         figures = [
             f"{len(flows)} pairs of {_size(frames[0])} pixels",
-            f"{seconds:.1f} s, {seconds / len(flows):.2f} s a pair",
+            f"quality {quality}: {seconds:.1f} s, {seconds / len(flows):.2f} s a pair",
             f"mean motion {np.mean([measures.mean_magnitude(flow) for flow in flows]):.1f} px from frame to frame",
         ]
         return str(path), views.wheel_legend(scale), views.summary(figures, [read.note])
@@ -259,6 +277,10 @@ class Demo:
 
 def _size(pixels: np.ndarray) -> str:
     return f"{pixels.shape[1]} x {pixels.shape[0]}"
+
+
+def _passes(count: int) -> str:
+    return "one pass" if count == 1 else f"{count} passes"
 
 
 def new_folder() -> Path:

@@ -24,6 +24,7 @@ from PIL import Image
 
 from winwin_hf.data import formats
 from winwin_hf.inference import clips
+from winwin_hf.model.image_processing_winwin import QUALITIES
 from winwin_hf.served_page import file_name, refuse
 
 MAX_SOURCE_PIXELS = 64_000_000  # a phone's largest photographs; decoding takes three bytes a pixel
@@ -168,6 +169,11 @@ def area_of(size: str) -> int:
     if size not in AREAS:
         raise refuse(f"The size must be one of {', '.join(AREAS)}; got {str(size)[:40]!r}.")
     return AREAS[size]
+
+
+def check_quality(quality: str) -> None:
+    if quality not in QUALITIES:
+        raise refuse(f"The quality must be {' or '.join(QUALITIES)}; got {str(quality)[:40]!r}.")
 
 
 def scale_down(pixels: np.ndarray, area: int) -> np.ndarray:

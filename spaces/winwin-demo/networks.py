@@ -22,6 +22,7 @@ import numpy as np
 
 from winwin_hf.inference.flow import tile_positions
 from winwin_hf.inference.predictor import Prediction, Predictor
+from winwin_hf.model.image_processing_winwin import QUALITIES
 
 TILE = (384, 512)  # height, width in pixels of the network's input: what `winwin flow --tile` takes
 KEPT_BYTES = 128 << 20  # three flows of 1080p
@@ -32,8 +33,9 @@ class Networks:
 
     def __init__(self, flow: str, depth: str, segmentation: str, device: str = "auto") -> None:
         self.names = {"flow": flow, "depth": depth, "segmentation": segmentation}
-        self._flow = Predictor.load(flow, "optical-flow", device)
+        self._flow = Predictor.load(flow, "optical-flow", device)  # enlarged, one pass: what tiles are compared with
         self._tiled = replace(self._flow, tile=TILE, progress=True)  # the page shows the bar over the tiles
+        self._flows = {quality: self._flow.with_quality(quality) for quality in QUALITIES}
         self._depth = Predictor.load(depth, "depth-estimation", device)
         self._segmentation = Predictor.load(segmentation, "semantic-segmentation", device)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="network")
@@ -44,9 +46,9 @@ class Networks:
     def label_names(self) -> tuple[str, ...]:
         return self._segmentation.labels or ()
 
-    def error_bounds(self, frame: np.ndarray) -> tuple[float, float]:
+    def error_bounds(self, frame: np.ndarray, quality: str = "best") -> tuple[float, float]:
         """The smallest and the largest error that the flow network can expect, in pixels of the frame."""
-        return self._flow.error_bounds(frame.shape[:2])
+        return self._flows[quality].error_bounds(frame.shape[:2])
 
     def tiles(self, frame: np.ndarray) -> tuple[list[int], list[int], tuple[int, int]]:
         """Where tiles of TILE pixels lie in a frame that the network sees enlarged: starts of the rows and of the columns, and the
@@ -59,13 +61,21 @@ class Networks:
         ]
         return starts[0], starts[1], (round(TILE[0] * ratios[0]), round(TILE[1] * ratios[1]))
 
-    def flow(self, frame1: np.ndarray, frame2: np.ndarray, tiled: bool = False) -> Prediction:
-        """Flow from `frame1` to `frame2` in one pass, or in overlapping tiles of TILE pixels."""
-        return self._once("tiled" if tiled else "flow", self._tiled if tiled else self._flow, frame1, frame2)
+    def flow(self, frame1: np.ndarray, frame2: np.ndarray, quality: str = "best") -> Prediction:
+        """Flow from `frame1` to `frame2`."""
+        return self._once(f"flow {quality}", self._flows[quality], frame1, frame2)
 
-    def flow_of_frames(self, frames: list[np.ndarray]) -> Iterator[np.ndarray]:
+    def one_pass(self, frame1: np.ndarray, frame2: np.ndarray) -> Prediction:
+        """Flow in one pass over frames enlarged as the checkpoint says."""
+        return self._once("one pass", self._flow, frame1, frame2)
+
+    def tiled(self, frame1: np.ndarray, frame2: np.ndarray) -> Prediction:
+        """The same in overlapping tiles of TILE pixels."""
+        return self._once("tiled", self._tiled, frame1, frame2)
+
+    def flow_of_frames(self, frames: list[np.ndarray], quality: str = "fast") -> Iterator[np.ndarray]:
         """Flow (2, H, W) from each frame to the next; each frame is encoded once."""
-        pairs = self._flow.frames(frames)
+        pairs = self._flows[quality].frames(frames)
         while True:
             pair = self._run(lambda: next(pairs, None))  # pair by pair: other requests run in between
             if pair is None:

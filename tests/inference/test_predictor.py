@@ -162,15 +162,18 @@ def test_quality_is_one_knob_that_options_override(folders, tmp_path, monkeypatc
         ("best", {"tile": (16, 24)}),
     ):
         predictor = Predictor.load(tmp_path / "flow", device="cpu", quality=quality, **options)
-        found[(quality, *options)] = predictor.processor.min_pixels, predictor.coarse
+        found[(quality, *options)] = predictor.processor.input_sizes((40, 40))[0][0], predictor.coarse
     assert found == {
-        (None,): (4000, False),
-        ("fast",): (0, False),
-        ("best",): (4000, True),
-        ("fast", "coarse", "min_pixels"): (3000, True),
-        ("best", "coarse"): (4000, False),
-        ("best", "tile"): (4000, False),
+        (None,): (63, False),
+        ("fast",): (40, False),
+        ("best",): (63, True),
+        ("fast", "coarse", "min_pixels"): (55, True),
+        ("best", "coarse"): (63, False),
+        ("best", "tile"): (63, False),
     }
+    one = Predictor.load(tmp_path / "flow", device="cpu", quality="fast")
+    assert one.with_quality("best").processor.input_sizes((40, 40))[0] == (63, 63) and one.with_quality("best").coarse
+    assert one.with_quality("best").model is one.model and one.processor.input_sizes((40, 40))[0] == (40, 40)
     for half in (True, False):  # whether this CPU multiplies bf16
         monkeypatch.setattr(half_products_winwin, "has_half_products", lambda _, half=half: half)
         contexts = [Predictor.load(tmp_path / "flow", device="cpu", quality=q).autocast() for q in ("fast", "best")]

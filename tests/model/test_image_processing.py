@@ -464,6 +464,7 @@ def test_the_expected_error_is_in_pixels_of_the_original(resized, ratio):
 def test_input_sizes(processor):
     assert processor.input_sizes((37, 53)) == ((37, 53), (48, 64))
     assert processor.input_sizes((37, 53), min_pixels=10**6, patch_size=8) == ((74, 106), (80, 112))
+    assert processor.input_sizes((37, 53), min_pixels=10**6, patch_size=8, quality="fast") == ((37, 53), (40, 56))
     assert processor.input_sizes((37, 53), do_resize=True, size=74, do_pad=False) == ((74, 106), (74, 106))
     with pytest.raises(TypeError, match="sise"):
         processor.input_sizes((37, 53), sise=74)

@@ -195,7 +195,8 @@ def test_results_are_kept_by_content(space: types.SimpleNamespace, networks: obj
     first = networks.depth(image)
     assert networks.depth(image.copy()) is first
     assert networks.depth(image[::-1]) is not first
-    assert networks.flow(image, image).passes == 1
+    assert networks.flow(image, image, "fast").passes == networks.one_pass(image, image).passes == 1
+    assert networks.flow(image, image).passes == 2
     assert set(networks._kept) and networks.segment(image).values.shape == (64, 96)
 
 
@@ -213,13 +214,13 @@ def test_flow_is_the_packages(networks: object, server: space_server.Server) -> 
     rng = np.random.default_rng(2)
     image1, image2 = rng.integers(0, 255, (2, 60, 90, 3), np.uint8)
     mine = networks.flow(image1, image2)
-    expected = Predictor.load(server.checkpoints["flow"])(image1, image2)
+    expected = Predictor.load(server.checkpoints["flow"], quality="best")(image1, image2)
     np.testing.assert_allclose(mine.values, expected.values, atol=1e-5)
     (low, high), error = networks.error_bounds(image1), mine.expected_error
     assert error.shape == (60, 90) and (error >= low).all() and (error <= high).all()
     flows = list(networks.flow_of_frames([image1, image2, image1]))
     assert len(flows) == 2
-    np.testing.assert_allclose(flows[0], mine.values, atol=1e-4)
+    np.testing.assert_allclose(flows[0], networks.flow(image1, image2, "fast").values, atol=1e-4)
 
 
 def test_errors_and_tiles_of_enlarged_frames_are_in_their_pixels(
@@ -228,7 +229,9 @@ def test_errors_and_tiles_of_enlarged_frames_are_in_their_pixels(
     small = np.random.default_rng(3).integers(0, 255, (300, 400, 3), np.uint8)
     assert networks.tiles(small) == ([0], [0], (384, 512))
     low, high = networks.error_bounds(small)
-    monkeypatch.setattr(networks._flow.processor, "min_pixels", 4 * 300 * 400)
+    for predictor in (networks._flow, *networks._flows.values()):
+        monkeypatch.setattr(predictor.processor, "min_pixels", 4 * 300 * 400)
+    assert networks.error_bounds(small, "fast") == (low, high)
     assert networks.error_bounds(small) == (low / 2, high / 2)
     rows, columns, tile = networks.tiles(small)  # tiles of 384 x 512 in 608 x 800, padded
     assert (rows, columns, tile) == ([0, 56, 112], [0, 72, 144], (192, 256))
@@ -347,9 +350,9 @@ def test_endpoints_are_documented(server: space_server.Server) -> None:
     with urllib.request.urlopen(f"{server.url}/gradio_api/info") as answer:
         endpoints = json.load(answer)["named_endpoints"]
     expected = {
-        "/flow": (["frame1", "frame2", "size"], 11),
+        "/flow": (["frame1", "frame2", "size", "quality"], 11),
         "/compare_with_tiles": (["frame1", "frame2", "size"], 4),
-        "/flow_of_video": (["clip", "size"], 3),
+        "/flow_of_video": (["clip", "size", "quality"], 3),
         "/depth": (["image", "size"], 7),
         "/segment": (["image", "opacity", "size"], 6),
     }
@@ -366,14 +369,25 @@ def test_flow_endpoint(client: Client, server: space_server.Server, frames: tupl
     flo, npy, png = result[-3:]
     flow = formats.read_flo(flo)
     images = [formats.read_image(frame) for frame in frames]
-    expected = Predictor.load(server.checkpoints["flow"])(*images).values.transpose(1, 2, 0)
+    expected = Predictor.load(server.checkpoints["flow"], quality="best")(*images).values.transpose(1, 2, 0)
     np.testing.assert_allclose(flow, expected, atol=1e-5)
     np.testing.assert_array_equal(formats.read_npy(npy), flow)
     assert formats.read_image(png).shape == (72, 120, 3)
     assert [Path(path).name for path in (flo, npy, png)] == ["flow.flo", "flow.npy", "flow.png"]
     frame1, warped = (np.asarray(Image.open(path).convert("RGB")) for path in result[2])
     assert np.abs(frame1.astype(float) - images[0]).mean() < 12 and warped.shape == (72, 120, 3)
-    assert "120 x 72" in result[7] and "one pass" in result[7]
+    assert "120 x 72" in result[7] and "quality best: 2 passes" in result[7]
+
+
+def test_quality_of_the_flow_endpoint(client: Client, server: space_server.Server, frames: tuple[str, str]) -> None:
+    images = [formats.read_image(frame) for frame in frames]
+    for quality, said in (("fast", "quality fast: one pass"), ("best", "quality best: 2 passes")):
+        result = client.predict(*map(handle_file, frames), "540p", quality, api_name="/flow")
+        expected = Predictor.load(server.checkpoints["flow"], quality=quality)(*images).values
+        np.testing.assert_allclose(formats.read_npy(result[9]).transpose(2, 0, 1), expected, atol=1e-5)
+        assert said in result[7]
+    with pytest.raises(Exception, match="fast, best"):
+        client.predict(*map(handle_file, frames), "540p", "good", api_name="/flow")
 
 
 def test_compare_endpoint(client: Client, frames: tuple[str, str], examples: Path) -> None:

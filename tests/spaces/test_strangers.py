@@ -126,13 +126,14 @@ def listener() -> Iterator[str]:
 
 
 def events(server: space_server.Server) -> list[dict[str, Any]]:
-    """Each event: id, api_name, and the types of its inputs."""
+    """Each event: id, api_name, and the types of its inputs; the choice of a quality has a type of its own."""
     config = json.loads(request(server, "/config")[1])
     kinds = {block["id"]: block["type"] for block in config["components"]}
+    kinds |= {block["id"]: "quality" for block in config["components"] if block["props"].get("label") == "Quality"}
     return [{**event, "inputs": [kinds[number] for number in event["inputs"]]} for event in config["dependencies"]]
 
 
-VALUES = {"slider": 0.0, "radio": "1080p", "number": 19, "dataset": 0}
+VALUES = {"slider": 0.0, "radio": "1080p", "quality": "fast", "number": 19, "dataset": 0}
 
 
 def with_files(event: dict[str, Any], values: list[Any]) -> list[Any]:
@@ -411,6 +412,7 @@ def test_refusals_are_short_and_told_once(demo: space_server.Server) -> None:
         assert not answer["success"] and len(json.dumps(answer["output"])) < 400
         return answer["output"]["error"]
 
+    assert "expected one of fast, best, got 'xxx" in said("flow", [picture, picture, "540p", LONG])
     expected = "expected one of 540p, 720p, 1080p, got 'xxx"
     assert expected in said("depth", [picture, LONG]) and expected in said("segment", [picture, 0.5, LONG])
     assert "from 0 to 1, got 7" in said("overlay", [picture, 7, "1080p"])
@@ -423,7 +425,7 @@ def test_refusals_are_short_and_told_once(demo: space_server.Server) -> None:
         (f"{LONG[:200]}.mp4", video[:64]),
     ):
         path = json.loads(upload(demo, (name, content))[1])[0]
-        text = said("flow_of_video", [{"path": path}, "360p"])
+        text = said("flow_of_video", [{"path": path}, "360p", "fast"])
         assert text.startswith(name[:60]) and text.count("Please") == 1 and "folder" not in text and "'" not in text
         assert str(demo.home) not in text
         assert str(demo.home) not in said("depth", [{"path": path}, "1080p"])

@@ -39,6 +39,11 @@ SIZES = {
     "decoder_num_attention_heads": 2,
     "head_hidden_size": 16,
 }
+MATCHING = {
+    "patch_embedding": "conv_stem",
+    "matching_stride": 4,
+    "matching_size": 16,
+}  # so that there are coarse passes
 MODELS = {
     "flow": WinWinForOpticalFlow,
     "depth": WinWinForDepthEstimation,
@@ -65,7 +70,8 @@ def tiny_checkpoints(folder: Path) -> dict[str, str]:
     """A random checkpoint for each task, of a few thousand parameters."""
     torch.manual_seed(0)
     for task, cls in MODELS.items():
-        cls(WinWinConfig(**SIZES, id2label=LABELS)).save_pretrained(folder / task)
+        config = WinWinConfig(**SIZES, **(MATCHING if task == "flow" else {}), id2label=LABELS)
+        cls(config).save_pretrained(folder / task)
         WinWinImageProcessor().save_pretrained(folder / task)
     return {task: str(folder / task) for task in MODELS}
 

@@ -13,6 +13,7 @@ Shapes: H W pixels of the image as it came in.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import time
@@ -36,11 +37,11 @@ from winwin_hf.inference.flow import FlowPair, flow_of_frames, predict_flow, pre
 from winwin_hf.inference.loading import load_config, load_network, load_processor
 from winwin_hf.inference.onnx import RUNTIMES, OnnxModel, is_exported
 from winwin_hf.model.half_products_winwin import fast_products
+from winwin_hf.model.image_processing_winwin import check_quality
 from winwin_hf.model.memory_winwin import explained, first_that_fits, memory_of, smaller_sizes
 from winwin_hf.model.pixels_winwin import MAX_INPUT_PIXELS, check_pixels, check_scores, rgb_image, size_text
 from winwin_hf.task import ARCHITECTURES, DENSE, TASKS
 
-QUALITIES = ("fast", "best")  # of flow, see `Predictor.load`
 Image = np.ndarray | torch.Tensor | PIL.Image.Image | str | Path  # a path is opened
 
 
@@ -176,8 +177,7 @@ class Predictor(Method):
             raise ValueError(f"task {task!r}: expected one of {', '.join(DENSE)}")
         if min_pixels is not None and min_pixels < 0:
             raise ValueError(f"min_pixels {min_pixels}: expected 0 or more")
-        if quality not in (None, *QUALITIES):
-            raise ValueError(f"quality {quality!r}: expected {' or '.join(QUALITIES)}")
+        check_quality(quality)
         if runtime not in (None, *RUNTIMES):
             raise ValueError(f"runtime {runtime!r}: expected one of {', '.join(RUNTIMES)}")
         if runtime is None and is_exported(name):
@@ -197,20 +197,36 @@ class Predictor(Method):
             model = OnnxModel(_exported(name), runtime)
             found, source = _check_task(name, model.description["architecture"], task), model.folder
             title = f"{model.folder.name}-{model.path.stem}" + (f"-{runtime}" if runtime != "onnxruntime" else "")
-        if quality is not None and found != "optical-flow":
-            raise ValueError(f"{name}: quality {quality!r} is for networks of flow")
-        if quality == "fast" and min_pixels is None:
-            min_pixels = 0
-        if autocast is None:
-            autocast = partial(fast_products, model) if quality == "fast" and runtime is None else nullcontext
-        if coarse is None:
-            coarse = quality == "best" and tile is None and runtime is None and model.config.matching_stride is not None
-        processor = load_processor(source)
+        predictor = cls(model, load_processor(source), found, title, target, tile, overlap, progress=progress)
+        predictor = predictor.with_quality(quality)
+        processor = predictor.processor
         if min_pixels is not None:
-            processor.min_pixels = min_pixels
+            processor.min_pixels, processor.quality = min_pixels, None
         if min_pixels is not None or tile is not None:
             processor.do_resize = False
-        return cls(model, processor, found, title, target, tile, overlap, coarse, progress, autocast)
+        return replace(
+            predictor,
+            coarse=predictor.coarse if coarse is None else coarse,
+            autocast=predictor.autocast if autocast is None else autocast,
+        )
+
+    def with_quality(self, quality: str | None) -> Predictor:
+        """The same network at a `quality` of flow, see `load`. Raises ValueError for another task's network, or an unknown quality."""
+        check_quality(quality)
+        if quality is not None and self.task != "optical-flow":
+            raise ValueError(f"{self.name}: quality {quality!r} is for networks of flow")
+        in_torch = not isinstance(self.model, OnnxModel)
+        processor = copy.deepcopy(self.processor)
+        processor.quality = quality
+        return replace(
+            self,
+            processor=processor,
+            coarse=quality == "best"
+            and self.tile is None
+            and in_torch
+            and self.model.config.matching_stride is not None,
+            autocast=partial(fast_products, self.model) if quality == "fast" and in_torch else nullcontext,
+        )
 
     @property
     def labels(self) -> tuple[str, ...] | None:

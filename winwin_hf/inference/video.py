@@ -118,7 +118,8 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     if flo or backward:
         settings = {"clip": source.digest(), "size": size, "stride": stride, "backward": backward}
-        settings |= {"min_pixels": predictor.processor.min_pixels, "coarse": predictor.coarse}
+        enlarged_to = 0 if predictor.processor.quality == "fast" else predictor.processor.min_pixels
+        settings |= {"min_pixels": enlarged_to, "coarse": predictor.coarse}
         results.claim(settings | {"model": model_name, "weights": _checksum(predictor.model)}, overwrite)
     resumable = flo or not target
     done = results.complete(source) if resumable else 0

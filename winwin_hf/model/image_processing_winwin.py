@@ -6,7 +6,8 @@ What is notable here:
 - resizing is off by default (Win-Win runs at full resolution). Where it is on, `post_process_*` computes the resized size from the
   original one and this processor's options, so the caller gives `target_sizes` alone;
 - a checkpoint whose predictions depend on how large things look has a working size (`do_resize`, `size`), whatever size images come in;
-- small images can be enlarged to a number of pixels, which makes optical flow more precise (`min_pixels`);
+- small images can be enlarged to a number of pixels, which makes optical flow more precise (`min_pixels`); `quality="fast"` leaves every
+  image at its own size;
 - frames of a pair are processed alike: `second_images` gives `second_pixel_values`;
 - PIL and NumPy only, no torchvision.
 
@@ -49,19 +50,22 @@ NUMBERS: dict[str, tuple[float, float, str]] = {
     "resample": (0, 5, "iu"),
     "size": (1, 65_536, "iuf"),
 }
-RESIZING = ("do_resize", "size", "min_pixels", "do_pad", "patch_size")  # options that decide about sizes
+QUALITIES = ("fast", "best")
+RESIZING = ("do_resize", "size", "min_pixels", "quality", "do_pad", "patch_size")  # options that decide about sizes
 
 
 class WinWinImageProcessorKwargs(ImagesKwargs, total=False):
     """
     patch_size (`int`): images are padded to a multiple of it, in pixels.
     min_pixels (`int`, *optional*): images with fewer pixels are enlarged to so many, at most twice in each direction.
+    quality (`str`, *optional*): `"fast"`: images at their own size; `"best"`: as the other options say.
     do_reduce_labels (`bool`): class ids of segmentation maps are reduced by 1; 0 becomes `ignore_index`.
     ignore_index (`int`): the label of pixels that don't count, and of the padding.
     """
 
     patch_size: int
     min_pixels: int | None
+    quality: str | None
     do_reduce_labels: bool
     ignore_index: int
 
@@ -75,6 +79,8 @@ class WinWinImageProcessor(PilBackend):
             exceed `longest_edge`.
         min_pixels (None): without `do_resize`, images with fewer pixels are enlarged to about so many, at most twice in each
             direction; None or 0: never. Useful where an image's size carries no meaning: optical flow.
+        quality (None): "fast": images at their own size, whatever `do_resize` and `min_pixels` say; "best" or None: as they say.
+            The other part of a quality, passes and precision, is the pipeline's and the Predictor's.
         do_rescale (bool, True), rescale_factor (1/255); do_normalize (bool, True), image_mean, image_std (ImageNet's).
         do_pad (bool, True), patch_size (16): pad bottom and right to whole patches, repeating the edge.
         do_convert_rgb (bool, True): grey is repeated, alpha is laid over white.
@@ -102,6 +108,7 @@ class WinWinImageProcessor(PilBackend):
     do_pad = True
     patch_size = 16
     min_pixels: int | None = None
+    quality: str | None = None
     do_convert_rgb = True
     do_reduce_labels = False
     ignore_index = IGNORE_LABEL
@@ -126,7 +133,7 @@ class WinWinImageProcessor(PilBackend):
 
     def __init__(self, **kwargs: Unpack[WinWinImageProcessorKwargs]):
         super().__init__(**kwargs)  # type: ignore[misc]
-        check_settings({name: getattr(self, name, None) for name in NUMBERS})
+        check_settings({name: getattr(self, name, None) for name in (*NUMBERS, "quality")})
 
     def preprocess(
         self,
@@ -278,6 +285,8 @@ class WinWinImageProcessor(PilBackend):
         """(H, W) of an image -> (H, W) after this processor's resize, before padding."""
         height, width = int(original[0]), int(original[1])
         wanted = options.get("size")
+        if options.get("quality") == "fast":
+            return height, width
         if not options.get("do_resize"):
             scale = min(MAX_ENLARGEMENT, math.sqrt((options.get("min_pixels") or 0) / (height * width)))
             return (round(height * scale), round(width * scale)) if scale > 1 else (height, width)
@@ -311,12 +320,13 @@ class WinWinImageProcessor(PilBackend):
     def input_sizes(self, original: Any, **options: Any) -> tuple[tuple[int, int], tuple[int, int]]:
         """(height, width) of an image -> that of its resized picture, and that of the model's input, which is padded.
 
-        `options`: `do_resize`, `size`, `min_pixels`, `do_pad`, `patch_size` where the call of the processor overrides them.
+        `options`: `do_resize`, `size`, `min_pixels`, `quality`, `do_pad`, `patch_size` where the call of the processor overrides them.
         """
         unknown = set(options) - set(RESIZING)
         if unknown:
             raise TypeError(f"unexpected options {sorted(unknown)}; expected some of {', '.join(RESIZING)}.")
         options = {name: getattr(self, name) for name in RESIZING} | options
+        check_quality(options["quality"])
         standard = self._standardize_kwargs(size=options["size"], default_to_square=self.default_to_square)
         options["size"] = standard["size"]
         resized = self._resized_size(original, **options)
@@ -354,7 +364,7 @@ class WinWinImageProcessor(PilBackend):
                 raise ValueError(
                     f"A target size of {size_text(target)} (height x width) is padded to {size_text(padded)} by this processor, but the "
                     f"predictions are {size_text(item.shape[-2:])}. target_sizes must be the original images' sizes; options "
-                    "overridden in the call (do_resize, size, min_pixels) must be given here too."
+                    "overridden in the call (do_resize, size, min_pixels, quality) must be given here too."
                 )
             item = finish(item[:, : resized[0], : resized[1]], target)
             results.append((item, (target[0] / resized[0], target[1] / resized[1])))
@@ -376,7 +386,7 @@ class WinWinImageProcessor(PilBackend):
             target_sizes: one (height, width) of the original frames per pair, as a list, an array or a tensor (B, 2); a single pair
                 (height, width) is every frame's; None leaves predictions as the model gave them.
             scale_bounds: the model's `config.min_flow_scale` and `config.max_flow_scale`, pixels of its input.
-            options: `do_resize`, `size`, `min_pixels`, `do_pad`, `patch_size` where the call of the processor overrode them.
+            options: `do_resize`, `size`, `min_pixels`, `quality`, `do_pad`, `patch_size` where the call of the processor overrode them.
 
         Returns:
             per pair: `flow` (2, H, W) float32, (u right, v down) in pixels of the original frame; with `log_scale`:
@@ -427,8 +437,15 @@ class WinWinImageProcessor(PilBackend):
 # ---- what the methods above share ----
 
 
+def check_quality(quality: Any) -> None:
+    """Raises ValueError where it is none of QUALITIES, and not None."""
+    if quality is not None and (not isinstance(quality, str) or quality not in QUALITIES):
+        raise ValueError(f"quality {str(quality)[:80]!r}: expected {' or '.join(QUALITIES)}.")
+
+
 def check_settings(options: Mapping[str, Any]) -> None:
-    """Raises ValueError for an option of `NUMBERS` that isn't numbers in its range. None is left to the methods."""
+    """Raises ValueError for an option of `NUMBERS` that isn't numbers in its range, and an unknown quality. None is left to the methods."""
+    check_quality(options.get("quality"))
     for name, (low, high, kinds) in NUMBERS.items():
         value: Any = options.get(name)
         sized = name == "size" and (

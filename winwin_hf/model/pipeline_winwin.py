@@ -18,6 +18,7 @@ from .coarse_winwin import coarse_flow
 from .flow_colours_winwin import flow_to_image
 from .half_products_winwin import fast_products
 from .image_arrays_winwin import image_array, open_image
+from .image_processing_winwin import check_quality
 from .memory_winwin import explained, first_that_fits, memory_of, smaller_counts, smaller_sizes
 from .pixels_winwin import size_text
 from .weights_winwin import refuse_incomplete, refuse_infinite
@@ -99,11 +100,10 @@ class OpticalFlowPipeline(Pipeline):
         if unknown:
             expected = "max_motion, timeout, do_resize, size, min_pixels or quality"
             raise TypeError(f"unexpected options {sorted(unknown)}; expected {expected}.")
-        if quality not in (None, "fast", "best"):
-            raise ValueError(f"quality {quality!r}: expected fast or best.")
-        if quality == "fast" and min_pixels is None:
-            min_pixels = 0
+        check_quality(quality)
         resize: dict[str, Any] = {"do_resize": do_resize, "size": size, "min_pixels": min_pixels}
+        if not do_resize and not min_pixels:  # which are more particular
+            resize["quality"] = quality
         resize = {name: value for name, value in resize.items() if value is not None}
         before = resize | ({} if timeout is None else {"timeout": timeout})
         after = resize | ({} if max_motion is None else {"max_motion": max_motion})
