@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -26,6 +27,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if hasattr(signal, "SIGHUP"):  # nohup, under which people run long things, has every child ignore it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # Small tensors gain nothing from threads, and on a busy machine threads that wait for one another cost a factor of ten.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -29,6 +29,7 @@ from winwin_hf.task import ARCHITECTURES
 # transformers looks for this file first. Where it is missing and the Hub says that it knows no such repository, as it must of a bare
 # name, transformers gives up. So an installed checkpoint has it: the same settings as preprocessor_config.json.
 PROCESSOR = "processor_config.json"
+MAX_CARD = 2**20  # bytes of a card that are looked at: its metadata comes first
 CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
 
 
@@ -108,7 +109,10 @@ def card_metadata(path: Path) -> dict[str, Any]:
     """The YAML at the head of a card; {} where there is none, or no file. Raises ValueError, naming the file, for broken YAML."""
     import yaml  # here: the command line imports this module whenever it starts
 
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    text = ""
+    if path.is_file():
+        with path.open("rb") as file:
+            text = file.read(MAX_CARD).decode("utf-8", "replace").replace("\r\n", "\n")
     head = re.match(r"---\s*\n(.*?)\n---", text, re.S)
     try:
         values = yaml.safe_load(head[1]) if head else None

@@ -392,6 +392,45 @@ REFUSED = {
         lambda: changed("flow", with_tensor("dec_norm.bias", torch.zeros(16, dtype=torch.int8))),
         r"dec_norm.bias is of type torch.int8",
     ),
+    "numbers of 8 bits": (
+        lambda: changed("flow", with_tensor("dec_norm.bias", torch.zeros(16).to(torch.float8_e4m3fn))),
+        r"dec_norm.bias is of type torch.float8_e4m3fn",
+    ),
+    "sparse": (
+        lambda: changed("flow", with_tensor("dec_norm.bias", torch.zeros(16).to_sparse())),
+        r"dec_norm.bias is sparse or nested",
+    ),
+    "nested": (
+        lambda: changed("flow", with_tensor("dec_norm.bias", torch.nested.nested_tensor([torch.zeros(16)]))),
+        r"dec_norm.bias is sparse or nested",
+    ),
+    "no values": (
+        lambda: changed("flow", with_tensor("dec_norm.bias", torch.zeros(16, device="meta"))),
+        r"dec_norm.bias is without values",
+    ),
+    "beyond float32": (
+        lambda: changed("flow", with_tensor("dec_norm.bias", torch.full((16,), 1e300, dtype=torch.float64))),
+        r"dec_norm.bias holds NaN or infinite values; expected finite ones, in float32",
+    ),
+    "a depth that nothing has": (
+        lambda: changed("flow", with_sizes(enc_depth=10**400)),
+        r"enc_depth is 1000000000000000000000000000000, but the tensors have 2 blocks",
+    ),
+    "views that repeat a number": (
+        lambda: changed("flow", with_tensor("dec_norm.bias", torch.zeros(1).expand(16))),
+        r"dec_norm.bias has shape \(16,\), and the file holds less",
+    ),
+    "one tensor under many names": (
+        lambda: changed(
+            "flow", lambda c: c["model"].update(dict.fromkeys(map("x{}".format, range(99)), torch.zeros(9999)))
+        ),
+        r"expected few tensors under two names",
+    ),
+    "a name of two lines": (
+        lambda: changed("flow", with_tensor("a\nb" * 99, torch.zeros(3))),
+        r"'a\\nb.{70,80}\.\.\.' is unexpected",
+    ),
+    "a mask of more than all": (lambda: changed("pretraining", with_sizes(mask_ratio=2.0)), r"mask_ratio"),
 }
 
 

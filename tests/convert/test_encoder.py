@@ -1,9 +1,15 @@
 """Encoders of others as folders: what is written loads by AutoModel, says where it comes from, and appears whole or not at all."""
 
+import json
+import os
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 import transformers
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
 from support.croco_files import PAIRS, SIZES, pair, pair_tensors, public, public_tensors, save
 from transformers import AutoImageProcessor, AutoModel
 from typer.testing import CliRunner
@@ -48,6 +54,152 @@ def test_the_command_puts_a_new_head_on_it(source, tmp_path):
     assert "licence of the source: CC BY-NC 4.0, not commercial" in result.output
     assert isinstance(AutoModel.from_pretrained(tmp_path / "seg"), WinWinForSemanticSegmentation)
     assert "is untrained" in (tmp_path / "seg" / "README.md").read_text()
+
+
+def dinov2(folder: Path, **numbers) -> Path:
+    config = transformers.Dinov2Config(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14
+    )
+    transformers.Dinov2Model(config).save_pretrained(folder)
+    return folder
+
+
+def rewrite(file: Path, change) -> None:
+    values = json.loads(file.read_text()) if file.is_file() else {}
+    change(values)
+    file.write_text(json.dumps(values))
+
+
+def retype(folder: Path, dtype: torch.dtype) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    save_file(
+        {name: tensor.to(dtype) for name, tensor in tensors.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
+
+
+def index(folder: Path, name: str) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder.parent / "outside.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(tensors, name)}))
+
+
+def large(file: Path) -> None:
+    file.touch()
+    os.truncate(file, 3 * 10**9)
+
+
+FOREIGN = {
+    "layers without end": (
+        lambda f: rewrite(f / "config.json", lambda c: c.update(num_hidden_layers=10**9)),
+        r"num_hidden_layers in config.json is 1000000000; expected at most 1000000",
+    ),
+    "labels without end": (
+        lambda f: rewrite(f / "config.json", lambda c: c.update(num_labels=10**400)),
+        r"num_labels in config.json is a number of 401 digits or more",
+    ),
+    "quantised": (
+        lambda f: rewrite(f / "config.json", lambda c: c.update(quantization_config={"quant_method": "x"})),
+        r"quantised \(quantization_config\)",
+    ),
+    "integers": (lambda f: retype(f, torch.int8), r"model.safetensors: .* is stored as I8"),
+    "booleans": (lambda f: retype(f, torch.bool), r"is stored as BOOL"),
+    "complex numbers": (lambda f: retype(f, torch.complex64), r"is stored as C64"),
+    "numbers of 8 bits": (lambda f: retype(f, torch.float8_e4m3fn), r"is stored as F8_E4M3"),
+    "a pickle of integers": (
+        lambda f: (
+            torch.save({"x": torch.zeros(3, dtype=torch.int8)}, f / "pytorch_model.bin"),
+            (f / "model.safetensors").unlink(),
+        ),
+        r"pytorch_model.bin: x is no tensor of floating-point numbers",
+    ),
+    "a pickle of views": (
+        lambda f: (
+            torch.save({"x": torch.zeros(1).expand(9999)}, f / "pytorch_model.bin"),
+            (f / "model.safetensors").unlink(),
+        ),
+        r"pytorch_model.bin: x has shape \(9999,\), and the file holds less",
+    ),
+    "an index that leads out": (lambda f: index(f, "../outside.safetensors"), r"index.json: names '../outside"),
+    "an index of absolute paths": (lambda f: index(f, str(f.parent / "outside.safetensors")), r"index.json: names '/"),
+    "a pipe": (
+        lambda f: ((f / "model.safetensors").unlink(), os.mkfifo(f / "model.safetensors")),
+        r"model.safetensors: a pipe",
+    ),
+    "a shard that is a pipe": (
+        lambda f: (index(f, "a.safetensors"), os.mkfifo(f / "a.safetensors")),
+        r"a.safetensors: a pipe",
+    ),
+    "an endless config": (lambda f: large(f / "config.json"), r"config.json: 3000000000 bytes; expected a text"),
+    "an endless processor": (lambda f: large(f / "preprocessor_config.json"), r"preprocessor_config.json: 3000000000"),
+    "an endless card": (lambda f: large(f / "README.md"), r"README.md: 3000000000 bytes"),
+    "a processor that is no JSON": (
+        lambda f: (f / "preprocessor_config.json").write_text("{"),
+        r"its preprocessor_config.json is not readable JSON",
+    ),
+    "a mean of two numbers": (
+        lambda f: rewrite(f / "preprocessor_config.json", lambda c: c.update(image_mean=[0.5, 0.5])),
+        r"image_mean is \[0.5, 0.5\]; expected three numbers",
+    ),
+    "a deviation of nothing": (
+        lambda f: rewrite(f / "preprocessor_config.json", lambda c: c.update(image_std=[0, 1, 1])),
+        r"image_std is \[0, 1, 1\]; expected three numbers above zero",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_a_foreign_folder_is_refused(case, tmp_path):
+    """In one line that names the file, before memory is taken, and nothing is written."""
+    change, message = FOREIGN[case]
+    change(dinov2(tmp_path / "theirs"))
+    with pytest.raises((ValueError, OSError), match=message) as caught:
+        convert_encoder(str(tmp_path / "theirs"), tmp_path / "out")
+    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"image_mean": [0.4, 0.5, 0.6], "image_std": 0.25},
+        {"do_normalize": False},
+        {"do_rescale": False, "image_mean": [123, 116, 103], "image_std": [58, 57, 57]},
+        {"rescale_factor": 1 / 127.5, "image_mean": [1, 1, 1], "image_std": [1, 1, 1]},
+    ],
+    ids=str,
+)
+def test_pixels_are_what_the_encoder_was_trained_on(settings, tmp_path):
+    source = dinov2(tmp_path / "theirs")
+    theirs = transformers.BitImageProcessor(do_resize=False, do_center_crop=False, **settings)
+    if not isinstance(settings.get("image_std", 0), float):
+        theirs.save_pretrained(source)
+    else:  # transformers has no processor of one number for all channels
+        rewrite(source / "preprocessor_config.json", lambda c: c.update(settings))
+        theirs = transformers.BitImageProcessor(
+            do_resize=False, do_center_crop=False, **{**settings, "image_std": [0.25] * 3}
+        )
+    convert_encoder(str(source), tmp_path / "out")
+    ours = AutoImageProcessor.from_pretrained(tmp_path / "out")
+    image = np.random.default_rng(0).integers(0, 256, (28, 42, 3), np.uint8)
+    expected = theirs(image, return_tensors="np")["pixel_values"]
+    found = ours(image, return_tensors="np")["pixel_values"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("card", "licence"),
+    [
+        ("license: [mit, apache-2.0]", "mit and apache-2.0"),
+        ("license: [mit]", "MIT"),
+        ("license: 5", "unknown"),
+        ("license: {a: b}", "unknown"),
+        ("license: mit\ntitle: caf\xe9", "MIT"),
+    ],
+)
+def test_licences_of_every_form(source, tmp_path, card, licence):
+    (source / "README.md").write_text(f"---\n{card}\n---\n", encoding="latin-1")
+    assert convert_encoder(str(source), tmp_path / "out").licence == licence
+    assert ModelCard.load(tmp_path / "out" / "README.md").data.license in ("mit", "other", None)
 
 
 def test_the_command_brings_an_encoder_back(source, tmp_path):

@@ -93,7 +93,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "NaN": (tensors(lambda w: w["winwin.norm.weight"].fill_(torch.nan)), r"winwin\.norm\.weight holds NaN"),
     "integers": (
         tensors(lambda w: w.update({"winwin.norm.weight": torch.ones(32, dtype=torch.int64)})),
-        r"winwin\.norm\.weight is stored as I64; expected numbers with a fraction",
+        r"winwin\.norm\.weight is stored as I64; expected F64, F32, F16, BF16",
     ),
     "infinity": (
         tensors(lambda w: w["winwin.norm.bias"].view(-1)[:1].fill_(torch.inf)),

@@ -66,8 +66,7 @@ def convert_encoder(
     model = model_class.on_encoder(encoder, **options)
     encoder = encoder if hasattr(model, "decoder") else encoder.without_decoder()
     metadata = card_of(encoder.source)
-    if not metadata.get("license"):
-        metadata["license"] = encoder.licence
+    metadata |= licence_of(metadata, encoder.licence)
     licence, name = metadata["license"], metadata.get("license_name")
     done = EncoderConversion(
         folder=output,
@@ -116,6 +115,17 @@ def card_of(source: str) -> dict[str, Any]:
         return ModelCard.load(source).data.to_dict()
     except (HfHubHTTPError, OSError):  # no card, or no network: the weights came from the cache
         return {}
+
+
+def licence_of(metadata: dict[str, Any], known: str | None) -> dict[str, str | None]:
+    """A card's licence as three texts; of a list of licences, all of them in the name. `known`: where the card says nothing."""
+    found = {key: metadata.get(key) for key in ("license", "license_name", "license_link")}
+    several = found["license"]
+    if isinstance(several, list) and several and all(isinstance(one, str) for one in several):
+        found = {"license": "other", "license_name": " and ".join(several), "license_link": found["license_link"]}
+        found = found if len(several) > 1 else {**found, "license": several[0], "license_name": None}
+    texts = {key: value if isinstance(value, str) else None for key, value in found.items()}
+    return texts if texts["license"] else {**texts, "license": known}
 
 
 def summary(left_out: dict[str, str]) -> dict[str, str]:

@@ -34,6 +34,7 @@ from winwin_hf.evaluation.scoring import Result
 from winwin_hf.redaction import redact
 from winwin_hf.task import DataTask
 
+LONGEST = 120  # bytes of a name that was somebody else's; file systems take 255, with ours before and behind it
 PACKAGES = ("winwin-hf", "torch", "transformers", "accelerate", "datasets", "numpy", "opencv-python-headless")
 
 
@@ -164,5 +165,6 @@ def _cell(value: float | None) -> str:
 
 
 def folder_name(text: str) -> str:
-    """Any text as the name of one folder."""
-    return "".join(c if c.isalnum() or c in "-_.+" else "_" for c in text).strip("._") or "_"
+    """Any text as the name of one folder, or a part of a file's name: at most LONGEST bytes."""
+    safe = "".join(c if c.isalnum() or c in "-_.+" else "_" for c in text).strip("._")
+    return safe.encode()[:LONGEST].decode(errors="ignore") or "_"

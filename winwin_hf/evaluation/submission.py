@@ -21,8 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from winwin_hf.data import formats
+from winwin_hf.model.pixels_winwin import shortened
 from winwin_hf.task import DataTask
 
+MAX_NAME = 200  # bytes
 # Cityscapes' ids of its 19 scored classes, in the order of their train ids (cityscapesScripts, labels.py).
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 
@@ -30,6 +32,8 @@ CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 
 def path_of(folder: Path, set_name: str, task: DataTask, name: str) -> Path:
     """The file under `folder` for the prediction of example `name` of a data set."""
     safe = Path(*[part for part in Path(name).parts if part not in ("..", "/")])
+    if not safe.name or len(safe.name.encode()) > MAX_NAME:
+        raise ValueError(f"{set_name}: an example called {shortened(name)}; expected a name that a file can have")
     if task != "optical-flow":
         return folder / set_name / safe.with_name(safe.name + ".png")
     if set_name.startswith("sintel"):

@@ -25,7 +25,12 @@ import winwin_hf.registration  # noqa: F401 - the Auto classes know the package'
 from winwin_hf import bundled
 from winwin_hf.data.formats.files import read_json
 from winwin_hf.model.pixels_winwin import check_regular, shortened
-from winwin_hf.model.weights_winwin import reason_of, refuse_adapter, refuse_incomplete, tensors_of
+from winwin_hf.model.weights_winwin import (
+    reason_of,
+    refuse_adapter,
+    refuse_incomplete,
+    refuse_other_numbers,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +68,7 @@ def refuse_integers(folder: Path) -> None:
     if not (folder / "config.json").is_file() or read_json(folder / "config.json").get("quantization_config"):
         return
     for file in sorted(folder.glob("model*.safetensors")):
-        for tensor, entry in tensors_of(file).items():
-            if not str(entry["dtype"]).startswith(("F", "BF")):
-                raise ValueError(f"{tensor} is stored as {entry['dtype']}; expected numbers with a fraction")
+        refuse_other_numbers(file)
 
 
 def load_processor(name: str | Path) -> Any:

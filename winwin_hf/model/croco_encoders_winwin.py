@@ -20,6 +20,7 @@ from transformers.image_utils import (
 )
 
 from .croco_files_winwin import PAIRS, CrocoCheckpoint, check_tensors, read_croco, sizes_of
+from .pixels_winwin import shortened
 from .pretrained_winwin import PretrainedEncoder, load_weights
 
 # (part of CroCo's name, ours), applied in this order. An `attn.qkv` is three of ours.
@@ -63,11 +64,10 @@ def encoder_fields(checkpoint: CrocoCheckpoint) -> dict[str, Any]:
     """
     sizes = checkpoint.sizes
     for side in ("enc", "dec"):
-        blocks = {int(m[1]) for name in checkpoint.tensors if (m := re.match(rf"{side}_blocks\.(\d+)\.", name))}
-        if blocks != set(range(sizes[f"{side}_depth"])):
-            raise ValueError(
-                f"{checkpoint.path}: {side}_depth is {sizes[f'{side}_depth']}, but the tensors have {len(blocks)} blocks"
-            )
+        blocks = {int(m[1]) for name in checkpoint.tensors if (m := re.match(rf"{side}_blocks\.(\d{{1,6}})\.", name))}
+        if len(blocks) != sizes[f"{side}_depth"] or max(blocks, default=0) >= len(blocks):
+            depth = shortened(str(min(sizes[f"{side}_depth"], 10**30)))
+            raise ValueError(f"{checkpoint.path}: {side}_depth is {depth}, but the tensors have {len(blocks)} blocks")
     return {
         "patch_size": sizes["patch_size"],
         "hidden_size": sizes["enc_embed_dim"],
@@ -83,10 +83,11 @@ def encoder_fields(checkpoint: CrocoCheckpoint) -> dict[str, Any]:
 
 
 def finite(checkpoint: CrocoCheckpoint, name: str) -> torch.Tensor:
-    """A tensor of a checkpoint. Raises ValueError where it holds NaN or infinity."""
-    if not checkpoint.tensors[name].isfinite().all():
-        raise ValueError(f"{checkpoint.path}: {name} holds NaN or infinite values; expected finite ones")
-    return checkpoint.tensors[name]
+    """A tensor of a checkpoint in float32. Raises ValueError where it holds NaN or infinity, or a number that float32 doesn't."""
+    tensor = checkpoint.tensors[name].to(torch.float32)
+    if not tensor.isfinite().all():
+        raise ValueError(f"{checkpoint.path}: {name} holds NaN or infinite values; expected finite ones, in float32")
+    return tensor
 
 
 def read_croco_encoder(source: str, settings: dict[str, Any] | None = None, **options: Any) -> PretrainedEncoder:
@@ -111,7 +112,7 @@ def read_croco_encoder(source: str, settings: dict[str, Any] | None = None, **op
         ours = our_names(name)
         part = ours[0].partition(".")[0]
         if part not in parts:
-            raise ValueError(f"{checkpoint.path}: {name} has no place in our encoder or decoder")
+            raise ValueError(f"{checkpoint.path}: {shortened(name)} has no place in our encoder or decoder")
         names[part].append(name)
         for our_name, tensor in zip(ours, finite(checkpoint, name).chunk(len(ours)), strict=True):
             parts[part][our_name.removeprefix(part + ".")] = tensor.to(torch.float32, copy=True).contiguous()

@@ -19,6 +19,8 @@ from typing import Any
 
 import torch
 
+from .pixels_winwin import shortened
+
 # The network's arguments that a file doesn't give; files of CroCo v1 give none.
 CROCO_DEFAULTS: dict[str, Any] = {
     "img_size": 224,
@@ -65,6 +67,7 @@ EXPECTED = (
     "expected a checkpoint of CroCo v2, CroCo-Flow, CroCo-Stereo, DUSt3R or MASt3R: a dictionary with 'model' and its sizes "
     "('croco_kwargs' or 'args')"
 )
+MOST_COPIES = 4  # CroCo's heads have some tensors under two names
 LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before version 1.6
 
 
@@ -106,7 +109,7 @@ def read_croco(source: str | Path) -> CrocoCheckpoint:
             positions (CroCo v1). The message names the file and what was expected.
     """
     path = Path(source)
-    content = _load(path)
+    content = load_tensors(path)
     if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
         raise ValueError(f"{path}: another project's checkpoint, with {_summary(content)}; {EXPECTED}")
     tensors = check_tensors(path, content["model"])
@@ -139,12 +142,41 @@ def check_tensors(path: Path, model: Mapping) -> dict[str, torch.Tensor]:
     if not any(name.startswith("enc_blocks.") for name in tensors):
         raise ValueError(f"{path}: another project's checkpoint, whose model has {_summary(tensors)}; {EXPECTED}")
     for name, tensor in tensors.items():
-        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
-            raise ValueError(f"{path}: {name} is {_kind_of(tensor)}; expected floating-point tensors only")
+        if not is_plain(tensor):
+            raise ValueError(f"{path}: {shortened(name)} is {_kind_of(tensor)}; expected floating-point tensors only")
+    check_held(path, tensors)
     return tensors
 
 
-def _load(path: Path) -> Any:
+def is_plain(tensor: Any) -> bool:
+    """Whether it is a tensor of floating-point numbers of 16 bits or more, one after the other in memory."""
+    return (
+        isinstance(tensor, torch.Tensor)
+        and tensor.dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+        and tensor.layout == torch.strided
+        and not (tensor.is_nested or tensor.is_meta)
+    )
+
+
+def check_held(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raises ValueError where tensors are views that repeat what a file holds: copied, they would take far more memory."""
+    total = 0
+    for name, tensor in tensors.items():
+        size = tensor.numel() * tensor.element_size()
+        total += size
+        if size > tensor.untyped_storage().nbytes():
+            raise ValueError(
+                f"{path}: {shortened(name)} has shape {tuple(tensor.shape)}, and the file holds less; expected all its numbers"
+            )
+    held = path.stat().st_size if path.is_file() else total  # a repository's file was counted by its header
+    if total > MOST_COPIES * held:
+        raise ValueError(
+            f"{path}: its tensors have {total} bytes and the file {held}; expected few tensors under two names"
+        )
+
+
+def load_tensors(path: Path) -> Any:
+    """What a file of torch.save holds, without running anything. Raises FileNotFoundError, ValueError: as `read_croco`."""
     if not path.is_file():
         what = "a folder" if path.is_dir() else "no such file"
         raise FileNotFoundError(f"{path}: {what}; expected a checkpoint of CroCo, DUSt3R or MASt3R (.pth)")
@@ -259,9 +291,12 @@ def parse_call(text: str) -> tuple[str, dict[str, Any]]:
 def _summary(content: Any) -> str:
     if not isinstance(content, Mapping):
         return f"a {type(content).__name__}"
-    names = [str(name) for name in content]
+    names = [shortened(str(name)) for name in content]
     return f"{', '.join(names[:5])}{', ...' if len(names) > 5 else ''}" or "nothing in it"
 
 
 def _kind_of(value: Any) -> str:
-    return f"of type {value.dtype}" if isinstance(value, torch.Tensor) else f"a {type(value).__name__}"
+    if not isinstance(value, torch.Tensor):
+        return f"a {type(value).__name__}"
+    plain = value.layout == torch.strided and not (value.is_nested or value.is_meta)
+    return f"of type {value.dtype}" if plain else f"{'without values' if value.is_meta else 'sparse or nested'}"

@@ -7,6 +7,7 @@ Notable:
 - an absolute position of the class token is added to the token itself: one sum, two names.
 """
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -21,12 +22,22 @@ from transformers.image_utils import (
     IMAGENET_STANDARD_MEAN,
     IMAGENET_STANDARD_STD,
 )
+from transformers.utils.hub import cached_file
 
 from .configuration_winwin import WinWinConfig
 from .croco_encoders_winwin import read_croco_encoder
-from .pretrained_winwin import DINO_TAPS, PretrainedEncoder, permute_heads, place_tokens
+from .croco_files_winwin import check_held, is_plain, load_tensors
+from .pixels_winwin import shortened
+from .pretrained_winwin import DINO_TAPS, PretrainedEncoder, colours, permute_heads, place_tokens
 from .timm_encoders_winwin import is_timm, read_timm, timm_repository
-from .weights_winwin import reason_of, refuse_adapter, refuse_larger
+from .weights_winwin import (
+    check_folder,
+    reason_of,
+    refuse_adapter,
+    refuse_huge_integers,
+    refuse_larger,
+    refuse_other_numbers,
+)
 
 # (their name, ours); the first that matches. Both spellings of attention are transformers' own, before and after 5.22.
 NAMES = (
@@ -95,12 +106,16 @@ def _read(source: str, options: dict[str, Any]) -> PretrainedEncoder:
     source = place_of(source)
     if Path(source).is_file():
         raise ValueError(f"{source}: a file; expected its folder, a model.safetensors or a .pth")
+    check_folder(Path(source))
     try:
         settings, _ = PreTrainedConfig.get_config_dict(source, **options)
     except OSError as error:
         raise OSError(
             f"{source}: no folder or Hub repository with a config.json ({str(error).splitlines()[0]})"
         ) from error
+    refuse_huge_integers(source, settings)
+    if settings.get("quantization_config"):
+        raise ValueError(f"{source}: quantised (quantization_config); expected the weights that it was made from")
     if settings.get("model_type") == "winwin":
         raise ValueError(f"{source}: this package's own; `from_pretrained` takes it, or a recipe's model.init")
     if is_timm(settings):
@@ -129,6 +144,8 @@ def read_transformers(source: str, options: dict[str, Any]) -> PretrainedEncoder
         raise ValueError(f"{source}: an encoder of type {family!r}; expected one of {', '.join(FAMILIES)}, {OTHERS}")
     fields = FAMILIES[family](theirs, source)
     alone = WinWinConfig(**{**fields, "head_type": "linear", "decoder_num_hidden_layers": 0})
+    if Path(source).is_dir():
+        check_numbers(Path(source))
     files = Path(source).glob("model*.safetensors") if Path(source).is_dir() else ()
     refuse_larger(source, files, alone.count_parameters())
     try:
@@ -149,6 +166,8 @@ def read_transformers(source: str, options: dict[str, Any]) -> PretrainedEncoder
             raise
         # torch's own message advises to run what the file says
         raise ValueError(f"{pickled}: not readable as tensors, and nothing else is read") from error
+    if not Path(source).is_dir():  # of the Hub, whose files are there only now
+        check_numbers(Path(str(cached_file(source, "config.json", **options))).parent)
     missing = [name for name in found["missing_keys"] if not name.startswith(tuple(LEFT_OUT))]
     if missing:
         raise ValueError(f"{source}: {len(missing)} tensors of the encoder are missing, such as {sorted(missing)[0]}")
@@ -169,13 +188,50 @@ def normalisation(source: str, family: str, options: dict[str, Any]) -> tuple[li
     """The mean and deviation of the source's image processor; without one, its family's."""
     try:
         settings, _ = ImageProcessingMixin.get_image_processor_dict(source, **options)
-    except OSError:
+    except OSError as error:
+        if "not a valid JSON" in str(error):
+            raise ValueError(f"{source}: its preprocessor_config.json is not readable JSON") from error
         settings = {}
     half = family in ("vit", "siglip_vision_model")
+    usual = (IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD) if half else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     mean, std = (
-        (IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD) if half else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+        colours(settings.get(name) or default, name, source)
+        for name, default in zip(("image_mean", "image_std"), usual, strict=True)
     )
-    return list(settings.get("image_mean") or mean), list(settings.get("image_std") or std)
+    if settings.get("do_normalize") is False:
+        mean, std = [0.0] * 3, [1.0] * 3
+    # (x * factor - mean) / std of pixels x in 0..255 is (x / 255 - mean / scale) / (std / scale)
+    factor = settings.get("rescale_factor", 1 / 255) if settings.get("do_rescale", True) else 1.0
+    if not isinstance(factor, int | float) or not 1e-6 <= factor <= 1e6:
+        raise ValueError(f"{source}: rescale_factor is {str(factor)[:80]}; expected a number above zero")
+    scale = 255 * factor
+    if math.isclose(scale, 1.0, rel_tol=1e-6):
+        return mean, std
+    return [value / scale for value in mean], [value / scale for value in std]
+
+
+def check_numbers(folder: Path) -> None:
+    """Raises ValueError where weights aren't floating-point numbers: transformers makes float32 of integers, too."""
+    files = sorted(folder.glob("model*.safetensors"))
+    for file in files:
+        refuse_other_numbers(file)
+    for file in () if files else sorted(folder.glob("pytorch_model*.bin")):
+        check_pickled(file)
+
+
+def check_pickled(file: Path) -> None:
+    """Raises ValueError where a file of torch.save holds other things than tensors of weights, or views that repeat numbers."""
+    try:
+        content = load_tensors(file)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"{file}: not readable as tensors, and nothing else is read")
+    for name, tensor in content.items():
+        known = str(name).endswith(("position_ids", "num_batches_tracked")) and isinstance(tensor, torch.Tensor)
+        if not known and not is_plain(tensor):
+            raise ValueError(f"{file}: {shortened(str(name))} is no tensor of floating-point numbers; expected weights")
+    check_held(file, {name: tensor for name, tensor in content.items() if is_plain(tensor)})
 
 
 def rename(theirs: dict[str, torch.Tensor], source: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

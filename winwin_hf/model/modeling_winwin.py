@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from torch.nn import functional as F
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -75,7 +76,7 @@ from .positions_winwin import random_frequencies
 from .pretrained_winwin import HUB_OPTIONS, PretrainedEncoder
 from .refinement_winwin import FineFeatures, Refinement
 from .tracing_winwin import is_traced, refuse_recording
-from .weights_winwin import check_index, refuse_larger
+from .weights_winwin import check_index, reason_of, refuse_larger
 
 logger = logging.get_logger(__name__)
 
@@ -222,7 +223,12 @@ class WinWinPreTrainedModel(PreTrainedModel):
     def on_encoder(cls, encoder: PretrainedEncoder, **options: Any) -> "WinWinPreTrainedModel":
         """`from_encoder` of one that is already read."""
         pairs = issubclass(cls, (WinWinForOpticalFlow, WinWinForPreTraining))
-        config = WinWinConfig(**encoder.fields(options, pairs))
+        try:
+            config = WinWinConfig(**encoder.fields(options, pairs))
+        except (ValueError, StrictDataclassError) as error:
+            if encoder.source in str(error):
+                raise
+            raise ValueError(f"{encoder.source}: {reason_of(error)}") from error
         with torch.device("meta"):  # a config that lies about the weights would take memory
             encoder.check(WinWinModel(config), WinWinDecoder(config) if pairs else None)
         model = cls(config)

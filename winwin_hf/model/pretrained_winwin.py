@@ -1,5 +1,6 @@
 """What every reader of an encoder that others pre-trained gives, and how a model takes it over."""
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,8 +14,8 @@ from torch import nn
 from transformers.utils.hub import cached_file
 
 from .image_processing_winwin import WinWinImageProcessor
-from .pixels_winwin import check_regular
-from .weights_winwin import refuse_infinite, tensors_of
+from .pixels_winwin import check_regular, shortened
+from .weights_winwin import refuse_infinite, refuse_other_numbers
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 # What can be chosen anew without another encoder.
@@ -117,8 +118,18 @@ def load_weights(source: str, **options: Any) -> dict[str, torch.Tensor]:
     """
     path = Path(str(cached_file(source, "model.safetensors", **options)))
     check_regular(path)
-    tensors_of(path)
+    refuse_other_numbers(path)
     return load_file(path)
+
+
+def colours(value: Any, name: str, source: str) -> list[float]:
+    """Three numbers, of the channels, from three or one. Raises ValueError for anything else, and for a deviation of zero."""
+    values = list(value) if isinstance(value, list | tuple) else [value] * 3
+    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in values)
+    if len(values) != 3 or not numbers or (name.endswith("std") and min(values) <= 0):
+        least = " above zero" if name.endswith("std") else ""
+        raise ValueError(f"{source}: {name} is {shortened(str(value))}; expected three numbers{least}")
+    return [float(one) for one in values]
 
 
 def place_tokens(prefix: list[torch.Tensor], positions: torch.Tensor | None, source: str) -> dict[str, torch.Tensor]:

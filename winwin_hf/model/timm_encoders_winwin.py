@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from .pretrained_winwin import DINO_TAPS, PretrainedEncoder, load_weights, permute_heads, place_tokens
+from .pretrained_winwin import DINO_TAPS, PretrainedEncoder, colours, load_weights, permute_heads, place_tokens
 
 # timm's arguments that tensors don't show, with its defaults. ref_feat_shape: the grid to which RoPE scales every frame; "own": of the
 # image and patch in the architecture's name. num_heads None: heads are 64 wide.
@@ -156,8 +156,8 @@ def read_timm(source: str, settings: dict[str, Any], **options: Any) -> Pretrain
         tensors=permute_heads(tensors, heads, lambda channels: our_order(channels, arguments)),
         names=[name for name in theirs if name not in left_out],
         left_out=left_out,
-        image_mean=list(known.get("mean") or IMAGENET_DEFAULT_MEAN),
-        image_std=list(known.get("std") or IMAGENET_DEFAULT_STD),
+        image_mean=colours(known.get("mean") or IMAGENET_DEFAULT_MEAN, "pretrained_cfg's mean", source),
+        image_std=colours(known.get("std") or IMAGENET_DEFAULT_STD, "pretrained_cfg's std", source),
         licence=known.get("license"),
     )
 

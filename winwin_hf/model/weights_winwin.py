@@ -10,10 +10,20 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .pixels_winwin import check_regular
+
 SHARD = re.compile(r"[\w.-]+\.safetensors")
 MAX_HEADER = 10**8  # bytes, as of safetensors itself
 # More than a file holds, and a model may still be loaded from it: for a task of its own it has a decoder and a head more.
 NEW_PARAMETERS = 10**9
+FLOATS = (
+    "F64",
+    "F32",
+    "F16",
+    "BF16",
+)  # dtypes of weights in safetensors files; numbers of 8 bits have scales beside them
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+MAX_INTEGER = 10**6  # of a config: transformers makes lists of such lengths before anybody counts
 
 
 def tensors_of(path: Path) -> dict[str, dict[str, Any]]:
@@ -36,10 +46,12 @@ def tensors_of(path: Path) -> dict[str, dict[str, Any]]:
     return tensors
 
 
-def files_of_index(index: Path) -> list[str]:
+def files_of_index(index: Path, pattern: re.Pattern[str] = SHARD) -> list[str]:
     """
     Names of the files that an index of weights names.
 
+    Args:
+        pattern: of the names.
     Raises: ValueError for another file, and for names that could lead out of the folder or to what is no safetensors file.
     """
     try:
@@ -48,15 +60,54 @@ def files_of_index(index: Path) -> list[str]:
         names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         names = []
-    if not names or not all(SHARD.fullmatch(name) for name in names):
+    if not names or not all(pattern.fullmatch(name) for name in names):
         shown = ", ".join(map(repr, names[:3])) or "nothing"
-        raise ValueError(f"{index}: names {shown[:200]}; expected files such as model-00001-of-00002.safetensors")
+        suffix = pattern.pattern.rpartition(".")[2]
+        raise ValueError(f"{index}: names {shown[:200]}; expected files such as model-00001-of-00002.{suffix}")
     return names
+
+
+def check_folder(folder: Path) -> None:
+    """
+    Raises for a folder of weights that others may have made: pipes and devices, texts of more than MAX_HEADER bytes, and an index that
+    leads out of it. Does nothing where it is no folder.
+
+    Raises: OSError, FileNotFoundError, ValueError; each names the file.
+    """
+    if not folder.is_dir():
+        return
+    for inside in sorted(folder.iterdir()):
+        if inside.suffix in (".json", ".safetensors", ".bin", ".md"):
+            check_regular(inside)
+            if inside.suffix in (".json", ".md") and inside.stat().st_size > MAX_HEADER:
+                raise ValueError(f"{inside}: {inside.stat().st_size} bytes; expected a text of at most {MAX_HEADER}")
+    check_index(folder)
+    pickled = folder / INDEXES[1]
+    if pickled.is_file() and not any((folder / name).is_file() for name in ("model.safetensors", INDEXES[0])):
+        files_of_index(pickled, re.compile(r"[\w.-]+\.bin"))
+
+
+def refuse_huge_integers(source: Any, config: Any, name: str = "config.json") -> None:
+    """Raises ValueError for a whole number of more than MAX_INTEGER anywhere in a config.json. `source`: in the message."""
+    parts = config.items() if isinstance(config, dict) else enumerate(config)
+    for key, value in parts:
+        if isinstance(value, dict | list):
+            refuse_huge_integers(source, value, f"{key} of {name}" if isinstance(config, dict) else name)
+        elif isinstance(value, int) and value > MAX_INTEGER and "theta" not in str(key):
+            shown = value if value < 10**20 else f"a number of {len(str(value)[:5000])} digits or more"
+            raise ValueError(f"{source}: {key} in {name} is {shown}; expected at most {MAX_INTEGER}")
+
+
+def refuse_other_numbers(file: Path) -> None:
+    """Raises ValueError where a safetensors file holds other weights than floating-point numbers of 16 bits or more."""
+    for tensor, entry in tensors_of(file).items():
+        if entry["dtype"] not in FLOATS and not tensor.endswith(("position_ids", "num_batches_tracked")):
+            raise ValueError(f"{file}: {tensor} is stored as {entry['dtype']}; expected {', '.join(FLOATS)}")
 
 
 def check_index(folder: Path) -> None:
     """Raises ValueError, FileNotFoundError where the index of a folder's weights names what isn't a file beside it."""
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEXES[0]
     if index.is_file() and not (folder / "model.safetensors").is_file():
         for name in files_of_index(index):
             if not (folder / name).is_file():

@@ -116,4 +116,4 @@ def _tiling(checkpoint: CrocoCheckpoint) -> tuple[str | None, str]:
     tiles = f"tile={checkpoint.crop()}, overlap=0.9"
     if match := re.fullmatch(r"conf_expsigmoid_([\d.]+)_([\d.]+)", weighting):
         return None, f"{tiles}, beta={match[1]}, beta_sigmoid={match[2]}"
-    return weighting or None, tiles
+    return (weighting if re.fullmatch(r"[\w.-]{1,60}", weighting) else "of its own" if weighting else None), tiles

@@ -19,6 +19,7 @@ from winwin_hf.model.configuration_winwin import WinWinConfig
 from winwin_hf.model.croco_encoders_winwin import encoder_fields, finite
 from winwin_hf.model.croco_files_winwin import PAIRS, TITLES, CrocoCheckpoint, parse_call, read_croco
 from winwin_hf.model.modeling_winwin import WinWinForOpticalFlow, WinWinForPreTraining, WinWinPreTrainedModel
+from winwin_hf.model.pixels_winwin import shortened
 
 TAP_STEPS = {
     8: 3,
@@ -91,7 +92,7 @@ def winwin_config(checkpoint: CrocoCheckpoint) -> WinWinConfig:
             fields |= {"min_flow_scale": bounds.get("a", 0.25), "max_flow_scale": bounds.get("b", 4.0)}
     try:
         return WinWinConfig(**fields)
-    except StrictDataclassError as error:
+    except (StrictDataclassError, ValueError) as error:
         raise ValueError(f"{path}: {error.__cause__ or error}") from error
 
 
@@ -159,7 +160,7 @@ def _why_dropped(checkpoint: CrocoCheckpoint, name: str) -> str:
             if twin in tensors:
                 return f"the same as {twin}"
     raise ValueError(
-        f"{checkpoint.path}: {name} is unexpected; expected no tensors but those of {TITLES[checkpoint.kind]}"
+        f"{checkpoint.path}: {shortened(name)} is unexpected; expected no tensors but those of {TITLES[checkpoint.kind]}"
     )
 
 
