@@ -102,6 +102,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "cut": (cut, "not a readable model"),
     "a pickle": (content("model.safetensors", pickle.dumps({"a": 1})), "not a readable model|no safetensors file"),
     "empty weights": (content("model.safetensors", b""), "not a readable model|no safetensors file"),
+    "another kind of model, without end": (
+        content("config.json", b'{"model_type": "dinov2", "num_hidden_layers": 1000000000}'),
+        r"num_hidden_layers in config.json is 1000000000; expected at most 1000000",
+    ),
     "config null": (content("config.json", b"null"), r"config\.json: expected a JSON object"),
     "config list": (content("config.json", b"[1]"), r"config\.json: expected a JSON object"),
     "config cut": (content("config.json", b'{"a": '), r"config\.json: not readable JSON"),

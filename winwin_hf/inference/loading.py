@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 import winwin_hf.registration  # noqa: F401 - the Auto classes know the package's models
@@ -28,6 +28,7 @@ from winwin_hf.model.pixels_winwin import check_regular, shortened
 from winwin_hf.model.weights_winwin import (
     reason_of,
     refuse_adapter,
+    refuse_huge_integers,
     refuse_incomplete,
     refuse_other_numbers,
 )
@@ -45,6 +46,7 @@ def load_network(name: str | Path, **options: Any) -> Any:
     """
     source = source_of(name)
     with reading(name), quiet():
+        check_config(source)
         refuse_integers(Path(source))
         refuse_adapter(source)
         # mismatched sizes are told of below; transformers would print a table, and then raise
@@ -89,7 +91,15 @@ def load_config(name: str | Path) -> Any:
     """The config of the network `name`. Raises: OSError, ValueError: as `load_network`."""
     source = source_of(name)
     with reading(name):
+        check_config(source)
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
+
+
+def check_config(source: str) -> None:
+    """Raises ValueError for a config.json with numbers of which other kinds of models make lists, before one is made. Ours check themselves."""
+    settings, _ = PreTrainedConfig.get_config_dict(source)
+    if settings.get("model_type") != "winwin":
+        refuse_huge_integers(source, settings)
 
 
 def source_of(name: str | Path) -> str:
