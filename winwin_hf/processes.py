@@ -50,8 +50,9 @@ LAUNCHERS = (
 MOST_PROCESSES = 2**20
 # A cluster may learn the first machine's name only while it starts.
 NAMED_WITHIN = 30.0  # seconds
+FSDP = "ACCELERATE_USE_FSDP"
 UNSUPPORTED = {
-    "ACCELERATE_USE_FSDP": "FSDP",
+    FSDP: "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism_config",
@@ -64,16 +65,16 @@ LOCK = ".lock"
 HOLDER = r"\d+ on .*"  # what the file says: process and machine
 
 
-def connect(cpu: bool = False) -> PartialState:
+def connect(cpu: bool = False, fsdp: bool = False) -> PartialState:
     """
     Connects the processes of a run; call it before the first `Accelerator`.
 
     Args:
-        cpu: compute on the CPU even if there is an accelerator.
+        cpu: compute on the CPU even if there is an accelerator. fsdp: the caller shards; Accelerate isn't to.
     Raises: ValueError: a launch whose processes don't find each other, or a kind of parallelism that isn't supported.
     """
     for variable, kind in UNSUPPORTED.items():
-        if parse_flag_from_env(variable):
+        if parse_flag_from_env(variable) and not (fsdp and variable == FSDP):
             raise ValueError(f"{variable}: Accelerate is configured for {kind}, which isn't supported; {COMMANDS}")
     check_launch()
     started = next(((name, int(os.environ[name])) for name in SIZES if os.environ.get(name)), None)
@@ -86,6 +87,8 @@ def connect(cpu: bool = False) -> PartialState:
             f"{started[0]} says that {started[1]} processes were started, and this one finds {state.num_processes}: each would "
             f"work alone, into the same folder; {COMMANDS}"
         )
+    if fsdp:  # after PartialState, which connects CPUs beside GPUs where shards are kept there
+        os.environ[FSDP] = "false"
     if launched_alone:  # what `accelerate launch --num_processes 2` does without GPUs
         raise ValueError(
             f"`accelerate launch` was asked for several processes and started only this one; {COMMANDS} "

@@ -217,12 +217,12 @@ def step_of_loop(folder, task: str, variant: str, batches: list[dict[str, torch.
     recipe, run = load_recipe(path), folder / f"run-{len(batches)}"
     run.mkdir()
     training = loop.Training(recipe, run, resume=False, accelerator=loop.make_accelerator(recipe, run))
-    start = copy.deepcopy(training.best)
+    start = copy.deepcopy(training.best())
     with training.loading():
         training.train_step(iter([{**batch, EXAMPLES: []} for batch in batches]))
         training.report()
     log = json.loads((training.folder / "metrics.jsonl").read_text().splitlines()[-1])
-    return {"start": start, "loss": log["loss"], "norm": log["norm"], **weights(training.best)}
+    return {"start": start, "loss": log["loss"], "norm": log["norm"], **weights(training.best())}
 
 
 @pytest.mark.parametrize(("task", "variant"), [*UNKNOWN, CASES[-1]])

@@ -19,54 +19,17 @@ import psutil
 import pytest
 import torch
 import typer
-import yaml
-from safetensors.torch import load_file
 from support.places import HANGS_AFTER, ROOT
-from support.recipes import RECIPE
+from support.small_training import SMALL, same, train, weights, write
 from support.two_processes import TwoProcesses
 
 from winwin_hf import processes
-from winwin_hf.cli import train as command
 from winwin_hf.data.rows import BrokenExample
 from winwin_hf.processes import LOCK, connect, locked
 from winwin_hf.training import batches, evaluate, loop, state
 from winwin_hf.training.state import latest_state
 
-SMALL = {
-    "task": "optical-flow",
-    "model": {"config": {**RECIPE["model"]["config"], "num_hidden_layers": 2, "drop_path_rate": 0.5}},
-    "data": {"name": "synthetic-flow", "settings": {"height": 64, "width": 96, "texture_count": 2}},
-    "windows": {"kind": "windows", "count": 2, "size": [2, 2]},
-    "optimization": {"steps": 4, "batch_size": 2, "warmup_steps": 2, "num_workers": 0},
-    "evaluation": {"every": 0, "windows": 0, "sets": []},
-    "save_every": 2,
-    "log_every": 1,
-    "trackers": [],
-}
 STOPPED = 75  # EX_TEMPFAIL
-
-
-def write(folder: Path, **changes) -> Path:
-    recipe = json.loads(json.dumps(SMALL))
-    for section, values in changes.items():
-        recipe[section] = {**recipe[section], **values} if isinstance(values, dict) else values
-    path = folder / "recipe.yaml"
-    path.write_text(yaml.safe_dump(recipe))
-    return path
-
-
-def train(rank: int, recipe: Path, output: Path, resume: bool = False) -> None:
-    """`winwin train` in one of the processes."""
-    torch.set_num_threads(1)
-    command.train(str(recipe), output=output, resume=resume, skip_broken=False, overrides=None)
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model" / "model.safetensors")
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.slow
@@ -387,7 +350,13 @@ def test_torchrun_ends_all_and_the_training_resumes_exactly(tmp_path, number, vi
             ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "29645"],
             "WORLD_SIZE",
         ),
-        (["accelerate.commands.launch", "--use_fsdp", "--num_processes", "2", "--main_process_port", "29647"], "FSDP"),
+        (
+            [
+                *("accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2"),
+                *("--num_processes", "2", "--main_process_port", "29647"),
+            ],
+            "WORLD_SIZE",
+        ),
     ],
 )
 def test_launches_on_a_cpu_that_would_train_alone_say_what_to_do(tmp_path, launcher, said):

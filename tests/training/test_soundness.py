@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.forked_training import same_weights
+from support.states import sign
 
 from winwin_hf.host_process import unchanged_process
 from winwin_hf.training import log, loop
@@ -26,7 +27,6 @@ from winwin_hf.training.soundness import _check_scaler, read_plain
 from winwin_hf.training.state import (
     MANIFEST,
     _digest,
-    _write_manifest,
     damage_of,
     read_manifest,
     recipe_fault,
@@ -35,14 +35,6 @@ from winwin_hf.training.state import (
 )
 
 NEWEST, BEFORE = "state-00000003", "state-00000002"
-
-
-def sign(state: Path, **changes) -> None:
-    """Writes checksums of what is there now."""
-    contents = json.loads((state / MANIFEST).read_text())
-    (state / MANIFEST).unlink()
-    del contents["sha256"], contents["files"]
-    _write_manifest(state, {**contents, **changes})
 
 
 def weights(file, change):

@@ -246,9 +246,14 @@ def learning_rate(options: OptimizationRecipe, step: int) -> float:
     return options.learning_rate * (options.final_share + (1 - options.final_share) * cosine)
 
 
+def kept_share(decay: float, steps: float) -> float:
+    """The share of the average that an update keeps: less in the first steps, so that a short training has an average too."""
+    return min(decay, (1 + steps) / (10 + steps))
+
+
 def make_average(model: torch.nn.Module, decay: float) -> AveragedModel:
     """
-    Exponential moving average of the weights; its decay grows with the steps, so that a short training has one too.
+    Exponential moving average of the weights, see `kept_share`.
 
     Frozen parameters have none: both models hold the same ones.
     """
@@ -258,7 +263,7 @@ def make_average(model: torch.nn.Module, decay: float) -> AveragedModel:
         steps = float(count)
         pairs = [(a, c) for a, c in zip(averaged, current, strict=True) if a.data_ptr() != c.data_ptr()]
         averaged, current = zip(*pairs, strict=True)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + steps) / (10 + steps)))
+        torch._foreach_lerp_(averaged, current, 1 - kept_share(decay, steps))
 
     average = AveragedModel(model, multi_avg_fn=update)
     for name, parameter in model.named_parameters():

@@ -140,9 +140,13 @@ def at_own_size(processor: WinWinImageProcessor) -> WinWinImageProcessor:
     )
 
 
-def open_accelerator(recipe: Recipe, **options: Any) -> Accelerator:
-    """An `Accelerator` in the recipe's precision, of processes that know of each other. Raises ValueError where they don't."""
-    connect()
+def open_accelerator(recipe: Recipe, fsdp: bool = False, **options: Any) -> Accelerator:
+    """
+    An `Accelerator` in the recipe's precision, of processes that know of each other. Raises ValueError where they don't.
+
+    fsdp: the caller shards.
+    """
+    connect(fsdp=fsdp)
     try:
         return Accelerator(mixed_precision=precision_here(recipe), **options)
     except ValueError as error:

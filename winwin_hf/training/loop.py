@@ -34,6 +34,8 @@ import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import GradientAccumulationPlugin, ProjectConfiguration, gather_object, set_seed
+from torch.distributed.tensor import DTensor
+from torch.optim.swa_utils import AveragedModel
 
 from winwin_hf.convert.folder import check_output
 from winwin_hf.data.formats.files import write_atomic
@@ -47,6 +49,15 @@ from winwin_hf.training.evaluate import evaluate, open_accelerator, show
 from winwin_hf.training.log import MetricsLog, introduce, is_evaluated, peak_memory, progress_bar
 from winwin_hf.training.recipe import Recipe, dump_recipe, load_recipe
 from winwin_hf.training.rehearsal import rehearse
+from winwin_hf.training.sharding import (
+    ShardedAverage,
+    Sharding,
+    asked_for,
+    shard,
+    skeleton_of,
+    tensors_of,
+    whole,
+)
 from winwin_hf.training.soundness import fault_of
 from winwin_hf.training.state import (
     Spent,
@@ -94,11 +105,12 @@ def train(
     # The matching's weights of far keys are such numbers, and its gradient takes a CPU three times as long with them. Before the first
     # computation: the threads that it starts inherit this.
     torch.set_flush_denormal(True)
-    accelerator = make_accelerator(recipe, folder)
+    sharding = asked_for()
+    accelerator = make_accelerator(recipe, folder, fsdp=sharding is not None)
     new = not folder.exists()
     with locked(folder) if accelerator.is_main_process else contextlib.nullcontext():
         try:
-            return run(Training(recipe, folder, resume, accelerator))
+            return run(Training(recipe, folder, resume, accelerator, sharding))
         except Exception:
             # What was refused before its first step leaves no folder. Only who holds the lock knows that nobody else trains there.
             if (
@@ -134,8 +146,8 @@ class TrainingStopped(Exception):
     """A signal ended a training. Its state is saved."""
 
 
-def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
-    """The `Accelerator` of a training that writes to `folder`. Raises ValueError for trackers that can't be used here."""
+def make_accelerator(recipe: Recipe, folder: Path, fsdp: bool = False) -> Accelerator:
+    """The `Accelerator` of a training, sharded or not, that writes to `folder`. Raises ValueError for trackers that can't be used here."""
     lacking = [name for name in recipe.trackers if name != "all" and name not in map(str, get_available_trackers())]
     if lacking:  # Accelerate leaves out those that it knows without a word
         raise ValueError(
@@ -143,6 +155,7 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
         )
     return open_accelerator(
         recipe,
+        fsdp,
         # not by its number alone, before which a variable of the launcher would go
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=recipe.optimization.accumulation),
         log_with=recipe.trackers or None,
@@ -153,9 +166,17 @@ def make_accelerator(recipe: Recipe, folder: Path) -> Accelerator:
 class Training:
     """One training in one process, started or restored; `train` calls its methods in turn."""
 
-    def __init__(self, recipe: Recipe, folder: Path, resume: bool, accelerator: Accelerator):
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        resume: bool,
+        accelerator: Accelerator,
+        sharding: Sharding | None = None,
+    ):
         options = recipe.optimization
         self.recipe, self.folder, self.accelerator = recipe, folder, accelerator
+        self.sharding = sharding if accelerator.num_processes > 1 else None  # a single process has nobody to share with
         self.control = control_group()
         self.stopped = self._model_written = False
         state = on_main_process(self.accelerator, lambda: self._claim_folder(resume))
@@ -165,22 +186,37 @@ class Training:
         self.source = self.parts[0].source  # its labels decide the model's
         model, self.processor = make_model(recipe, self.source)
         rehearse(recipe, self.parts, model, self.processor, folder, self.accelerator)
-        if options.gradient_checkpointing:
+        if options.gradient_checkpointing or (self.sharding is not None and self.sharding.checkpointing):
             model.gradient_checkpointing_enable()
-        optimizer = make_optimizer(model, options)
-        self.average = make_average(model, options.ema_decay).to(self.accelerator.device) if options.ema_decay else None
-        if self.average is not None:  # its count is read at every step; on an accelerator each read would wait
-            self.average.n_averaged = self.average.n_averaged.cpu()
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        self._prepare(model)
         if state is not None:
             claimed = state
             state = on_main_process(self.accelerator, lambda: self._sound_state(claimed))
         self.step, self.examples, self.spent = read_progress(state) if state is not None else (0, 0, Spent())
         self.evaluation_is_missing = state is not None and any_process(self._lacks_evaluation(), self.control)
         if state is not None:
-            load_state(self.accelerator, state, self.average, options.seed)
+            load_state(self.accelerator, state, self.average, options.seed, self.model, self.optimizer)
         else:  # every process has the same model by now; from here on each draws for itself
             set_seed(options.seed, device_specific=True)
+
+    def _prepare(self, model: Any) -> None:
+        """Puts the model onto this process's device, whole or in part, with its optimiser and its average."""
+        options, accelerator = self.recipe.optimization, self.accelerator
+        self.average: AveragedModel | ShardedAverage | None = None
+        if self.sharding is not None:
+            self.skeleton = skeleton_of(model)
+            self.model = accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)  # without DDP
+            shard(self.model, self.sharding, accelerator.device)
+            self.optimizer = accelerator.prepare(make_optimizer(self.model, options))
+            if options.ema_decay:
+                self.average = ShardedAverage(self.model, options.ema_decay)
+            return
+        optimizer = make_optimizer(model, options)
+        if options.ema_decay:
+            average = make_average(model, options.ema_decay).to(accelerator.device)
+            average.n_averaged = average.n_averaged.cpu()  # read at every step; on an accelerator each read would wait
+            self.average = average
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
 
     def _claim_folder(self, resume: bool) -> Path | None:
         """Writes the recipe to the output folder and returns the state to resume from. Raises FileExistsError, ValueError."""
@@ -209,7 +245,7 @@ class Training:
     def _fault_of(self, state: Path) -> str:
         """What a state whose checksums are right holds that isn't of this training; "" for a sound one."""
         model = self.accelerator.unwrap_model(self.model)
-        frozen = frozen_in(self.average) if self.average is not None else ()
+        frozen = frozen_in(self.average) if isinstance(self.average, AveragedModel) else ()
         found = read_manifest(state), self.recipe, self.accelerator, model, self.optimizer, self.average, frozen
         return fault_of(state, *found)
 
@@ -250,10 +286,18 @@ class Training:
                 tracker.finish()
             raise
 
-    @property
-    def best(self) -> Any:
-        """The model that is scored and saved: the average of the weights, if there is one."""
-        return self.average.module if self.average is not None else self.accelerator.unwrap_model(self.model)
+    def best(self, keeps: bool = True) -> Any:
+        """
+        The model that is scored and saved: the average of the weights, if there is one. All processes must ask; one that doesn't keep it
+        may get None.
+        """
+        if self.sharding is not None:
+            return whole(self.skeleton, self.model, self.average, self.accelerator.device, keeps)
+        return (
+            self.average.module
+            if isinstance(self.average, AveragedModel)
+            else self.accelerator.unwrap_model(self.model)
+        )
 
     @property
     def ended(self) -> bool:
@@ -304,7 +348,8 @@ class Training:
             loss = self.model(**batch, loss_weights=weights).loss
             accelerator.backward(loss)
             if accelerator.sync_gradients:
-                self.norm = accelerator.clip_grad_norm_(self.model.parameters(), options.clip_norm)
+                norm = accelerator.clip_grad_norm_(self.model.parameters(), options.clip_norm)
+                self.norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
             self.optimizer.step()
             self.optimizer.zero_grad()
         return loss.detach() / options.accumulation
@@ -322,6 +367,8 @@ class Training:
             loss = model(**{name: tensor[:count] for name, tensor in batch.items()}).loss
             torch.autograd.grad(loss, trained, allow_unused=True)
 
+        # a pass of a sharded model would wait for the other processes
+        may_try = may_try and self.sharding is None
         fits = first_that_fits(trial, smaller_counts(options.batch_size) if may_try else [])
         ways = "windows of fewer tokens (windows.size), optimization.mixed_precision=bf16"
         if not options.gradient_checkpointing:
@@ -409,10 +456,11 @@ class Training:
         """Scores the best model and logs the scores. At the end the model is written first. A request to stop breaks it off."""
         if self.ended:
             self._write_model()
-        breaks_off = contextlib.nullcontext() if self.accelerator.num_processes > 1 else stop.breaks_off(self.best)
+        best = self.best()
+        breaks_off = contextlib.nullcontext() if self.accelerator.num_processes > 1 else stop.breaks_off(best)
         try:
             with breaks_off, unchanged_random_states():
-                results = evaluate(self.best, self.processor, self.recipe, self.accelerator)
+                results = evaluate(best, self.processor, self.recipe, self.accelerator)
         except TrainingStopped:
             self.stopped = True
             return
@@ -431,7 +479,8 @@ class Training:
         if self.losses:
             self.finite_loss()
         progress = {"step": self.step, "examples": self.examples, **asdict(self.spent)}
-        save_state(self.accelerator, self.folder, progress, self.average, self.recipe)
+        tensors = tensors_of(self.model, self.optimizer, self.average) if self.sharding is not None else None
+        save_state(self.accelerator, self.folder, progress, self.average, self.recipe, tensors)
         self.since = time.perf_counter()
 
     def finite_loss(self) -> float:
@@ -462,8 +511,11 @@ class Training:
         )
 
     def _write_model(self) -> None:
-        if self.accelerator.is_main_process and not self._model_written:
-            save_model(self.best, self.folder, self.recipe, self.processor)
+        if self._model_written:
+            return
+        best = self.best(keeps=self.accelerator.is_main_process)
+        if self.accelerator.is_main_process:
+            save_model(best, self.folder, self.recipe, self.processor)
         self._model_written = True
 
     def finish(self) -> Path:

@@ -18,16 +18,30 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import OPTIMIZER_NAME, RNG_STATE_NAME, SCALER_NAME, load
 from safetensors.torch import load_file
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
+from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel
 
-from winwin_hf.model.weights_winwin import reason_of, refuse_infinite, tensors_of
+from winwin_hf.model.weights_winwin import reason_of, refuse_infinite
+from winwin_hf.model.weights_winwin import tensors_of as tensors_of_file
 from winwin_hf.training.recipe import Recipe
+from winwin_hf.training.sharding import (
+    COUNT,
+    MOMENTS,
+    SHARD,
+    STEPS,
+    ShardedAverage,
+    averaged_of,
+    read_shards,
+    tensors_of,
+    trained_of,
+)
 
 MODEL = "model.safetensors"
 AVERAGE = "average.safetensors"
 OPTIMIZER = f"{OPTIMIZER_NAME}.bin"
-FOREIGN = ("custom_checkpoint_*", f"{RNG_STATE_NAME}_*.pkl")
-MOMENTS = {"step", "exp_avg", "exp_avg_sq"}
+FOREIGN = ("custom_checkpoint_*", f"{RNG_STATE_NAME}_*.pkl", "*.safetensors")
+ENTRIES = {"step", *MOMENTS}  # of a parameter
 MOST_EXAMPLES = 2**20  # of a step, or what the recipe's has
 
 
@@ -38,7 +52,7 @@ def fault_of(
     accelerator: Accelerator,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    average: AveragedModel | None,
+    average: AveragedModel | ShardedAverage | None,
     frozen: Collection[str],
 ) -> str:
     """
@@ -52,23 +66,31 @@ def fault_of(
     try:
         _check_progress(contents, recipe)
         random_states = [f"{RNG_STATE_NAME}_{rank}.pkl" for rank in range(contents["processes"])]
-        # what Accelerate would take
+        # what Accelerate and torch.distributed.checkpoint would take
         lying = {path.name for pattern in FOREIGN for path in state.glob(pattern)}
-        if foreign := sorted(lying - set(random_states)):
+        shards = [name for name in contents["files"] if SHARD.fullmatch(name)]
+        weights = shards or ([MODEL, AVERAGE] if average is not None else [MODEL])
+        if foreign := sorted(lying - {*random_states, *weights}):
             file = foreign[0]
             raise ValueError("not a file of this training")
         scaler = accelerator.scaler
-        needed = [MODEL, *([AVERAGE] if average is not None else []), OPTIMIZER, *random_states]
+        needed = [*weights, *([] if shards else [OPTIMIZER]), *random_states]
         for file in [*needed, *([SCALER_NAME] if scaler is not None else [])]:
             if file not in contents["files"]:
                 raise FileNotFoundError
-        file = MODEL
-        _check_weights(state / file, model.state_dict(), ())
-        if average is not None:
-            file = AVERAGE
-            _check_weights(state / file, average.state_dict(), frozen)
-        file = OPTIMIZER
-        _check_optimizer(read_plain(state / file), optimizer, contents["step"], scaler is not None)
+        if shards:
+            for file in shards:
+                _check_shard(state / file)
+            file = f"{len(shards)} files of shards"
+            _check_shards(state, tensors_of(model, optimizer, average), model, contents["step"], scaler is not None)
+        else:
+            file = MODEL
+            _check_weights(state / file, model.state_dict(), ())
+            if average is not None:
+                file = AVERAGE
+                _check_weights(state / file, _tensors_of(average), frozen)
+            file = OPTIMIZER
+            _check_optimizer(read_plain(state / file), optimizer, contents["step"], scaler is not None)
         for file in random_states:
             _check_random_states(read_plain(state / file))
         if scaler is not None:
@@ -108,7 +130,7 @@ def _check_progress(contents: dict[str, Any], recipe: Recipe) -> None:
 
 def _check_weights(path: Path, ours: Mapping[str, torch.Tensor], absent: Collection[str]) -> None:
     """Raises ValueError unless a file has a network's tensors, of its shapes and types, with finite values."""
-    tensors_of(path)
+    tensors_of_file(path)
     theirs = load_file(path)
     for name, tensor in theirs.items():
         if name not in ours:
@@ -116,13 +138,74 @@ def _check_weights(path: Path, ours: Mapping[str, torch.Tensor], absent: Collect
         expected = ours[name]
         if tensor.shape != expected.shape or tensor.dtype != expected.dtype:
             raise ValueError(f"{name} is {_kind(tensor)}; expected {_kind(expected)}")
-    stored = {ours[name].data_ptr() for name in theirs}  # a tensor by two names is stored once
+    stored = {_place(ours[name]) for name in theirs}  # a tensor by two names is stored once
     for name, tensor in ours.items():
-        if name not in theirs and name not in absent and tensor.data_ptr() not in stored:
+        if name not in theirs and name not in absent and _place(tensor) not in stored:
             raise ValueError(f"{name} is missing")
     refuse_infinite(path, theirs)
     if "n_averaged" in theirs and int(theirs["n_averaged"]) < 0:
         raise ValueError(f"n_averaged is {int(theirs['n_averaged'])}; expected 0 or more")
+
+
+def _place(tensor: torch.Tensor) -> int:
+    return id(tensor) if isinstance(tensor, DTensor) else tensor.data_ptr()
+
+
+def _tensors_of(average: AveragedModel | ShardedAverage) -> Mapping[str, torch.Tensor]:
+    if isinstance(average, AveragedModel):
+        return average.state_dict()
+    return {**averaged_of(average), "n_averaged": average.n_averaged}
+
+
+def _check_shard(path: Path) -> None:
+    """Raises ValueError unless a process's part of a state is a safetensors file of finite values, of moments that can be."""
+    tensors_of_file(path)
+    theirs = load_file(path)
+    refuse_infinite(path, theirs)
+    for name, tensor in theirs.items():
+        if name.startswith("exp_avg_sq.") and bool((tensor < 0).any()):
+            raise ValueError(f"{name} holds values that aren't finite, at least 0")
+
+
+def _check_shards(
+    state: Path, ours: dict[str, torch.Tensor], model: torch.nn.Module, step: int, may_be_empty: bool
+) -> None:
+    """Raises ValueError unless the parts of a state make up this training's tensors, each part once."""
+    found: dict[str, Any] = dict(HuggingFaceStorageReader(str(state)).read_metadata().state_dict_metadata)
+    trained = dict(trained_of(model))
+    expected = {name: (tensor.shape, tensor.dtype) for name, tensor in ours.items()}
+    if STEPS not in found:
+        raise ValueError(f"{STEPS} is missing")
+    steps = torch.empty(len(trained))
+    if tuple(found[STEPS].size) != (len(trained),):
+        raise ValueError(f"{STEPS} has shape {tuple(found[STEPS].size)}; expected ({len(trained)},)")
+    read_shards({STEPS: steps}, state)
+    for (name, parameter), count in zip(trained.items(), steps.tolist(), strict=True):
+        if not -1 <= count <= step or count % 1:
+            raise ValueError(f"step of {name} is {count}; expected 0 to {step}, or -1")
+        if count >= 0:
+            expected |= {f"{moment}.{name}": (parameter.shape, parameter.dtype) for moment in MOMENTS}
+    if step and not may_be_empty and not bool((steps >= 0).any()):
+        raise ValueError(f"no moments; expected those of {step} steps")
+    for name in found:
+        if name not in expected:
+            raise ValueError(f"{name} is no tensor of this training")
+    for name, (shape, dtype) in expected.items():
+        if name not in found:
+            raise ValueError(f"{name} is missing")
+        chunks = sorted((tuple(chunk.offsets), tuple(chunk.sizes)) for chunk in found[name].chunks)
+        row = 0
+        for offsets, sizes in chunks:
+            if math.prod(sizes) and (offsets != (row, *(0 for _ in shape[1:])) or sizes[1:] != tuple(shape[1:])):
+                raise ValueError(f"{name}: its parts overlap, or one is missing")
+            row += sizes[0] if math.prod(sizes) else 0
+        if row != shape[0] or found[name].properties.dtype != dtype:
+            raise ValueError(f"{name} has {row} rows of {found[name].properties.dtype}; expected {shape[0]} of {dtype}")
+    if COUNT in expected:
+        count = torch.empty(1, dtype=torch.int64)
+        read_shards({COUNT: count}, state)
+        if int(count) < 0:
+            raise ValueError(f"{COUNT} is {int(count)}; expected 0 or more")
 
 
 def _kind(tensor: torch.Tensor) -> str:
@@ -164,14 +247,14 @@ def _check_optimizer(saved: Any, optimizer: torch.optim.Optimizer, step: int, ma
 
 
 def _check_moments(number: Any, entry: Any, parameter: torch.Tensor, step: int) -> None:
-    if entry.keys() != MOMENTS or not all(type(tensor) is torch.Tensor for tensor in entry.values()):
+    if entry.keys() != ENTRIES or not all(type(tensor) is torch.Tensor for tensor in entry.values()):
         raise ValueError(
-            f"parameter {number} has {', '.join(map(str, entry))[:100]}; expected {', '.join(sorted(MOMENTS))}"
+            f"parameter {number} has {', '.join(map(str, entry))[:100]}; expected {', '.join(sorted(ENTRIES))}"
         )
     count = entry["step"]
     if count.shape or not count.is_floating_point() or not 0 <= float(count) <= step or float(count) % 1:
         raise ValueError(f"step of parameter {number} is {str(count)[:60]}; expected 0 to {step}")
-    for name in ("exp_avg", "exp_avg_sq"):
+    for name in MOMENTS:
         tensor = entry[name]
         if tensor.shape != parameter.shape or tensor.dtype != parameter.dtype:
             raise ValueError(f"{name} of parameter {number} is {_kind(tensor)}; expected {_kind(parameter)}")

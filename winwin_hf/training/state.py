@@ -5,6 +5,7 @@ Notable:
   state before.
 - `state.json`, written last, has the size and SHA-256 of every other file, and of itself. A state that doesn't agree with it is put
   aside, and the state before is used.
+- the state of a sharded training has a file for each process instead of whole tensors (sharding.py); all else is as in any other.
 - the recipe is part of the state: resuming reads no file of the output folder outside of the state.
 """
 
@@ -25,6 +26,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from accelerate import Accelerator
+from accelerate.checkpointing import load_accelerator_state, save_accelerator_state
 from accelerate.utils import RNG_STATE_NAME, broadcast_object_list, gather_object, set_seed
 from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
@@ -38,6 +40,16 @@ from winwin_hf.own_files import remove_tree
 from winwin_hf.processes import MOST_PROCESSES
 from winwin_hf.training.adapters import merged
 from winwin_hf.training.recipe import Recipe, dump_recipe, load_recipe
+from winwin_hf.training.sharding import (
+    SHARD,
+    ShardedAverage,
+    is_sharded,
+    restore,
+    restore_from_whole,
+    shards_in,
+    write_shards,
+)
+from winwin_hf.training.soundness import OPTIMIZER, read_plain
 
 STATE = "state-{:08d}"
 KEPT_STATES = 2
@@ -45,7 +57,9 @@ MANIFEST = "state.json"
 PROBE_BYTES = 2**20
 MOST_STEPS, MOST_EXAMPLES = 2**40, 2**60
 # What a state is made of: Accelerate's files and ours.
-FILE = re.compile(r"(model|average)\.safetensors|optimizer\.bin|scaler\.pt|random_states_\d+\.pkl|recipe\.yaml")
+FILE = re.compile(
+    rf"(model|average)\.safetensors|optimizer\.bin|scaler\.pt|random_states_\d+\.pkl|recipe\.yaml|{SHARD.pattern}"
+)
 TEMPORARY = re.compile(r"state-\d{8,}\.tmp")
 DAMAGED = re.compile(r"state-\d{8,}\.damaged")
 # Sections that may differ between a training and its resumption; all others must be the same.
@@ -214,13 +228,19 @@ def _named(output: Path, pattern: re.Pattern[str]) -> list[Path]:
 
 
 def save_state(
-    accelerator: Accelerator, output: Path, progress: dict[str, Any], average: AveragedModel | None, recipe: Recipe
+    accelerator: Accelerator,
+    output: Path,
+    progress: dict[str, Any],
+    average: AveragedModel | ShardedAverage | None,
+    recipe: Recipe,
+    tensors: dict[str, Any] | None = None,
 ) -> None:
     """
     Writes a state, then removes all but the newest two: at no moment is there none.
 
     Args:
         progress: "step", "examples" and the fields of `Spent`, for `read_progress`.
+        tensors: all tensors of a sharded training, of which each process writes its part.
     Raises OSError in every process if one of them couldn't write: one sentence with the folder and the system's reason.
     """
     final = output / STATE.format(progress["step"])
@@ -233,8 +253,16 @@ def save_state(
         remove_tree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
 
+    def write() -> None:
+        if tensors is None:
+            accelerator.save_state(str(temporary), safe_serialization=True)
+            return
+        write_shards(tensors, temporary)
+        rank, batches = accelerator.process_index, accelerator.step
+        save_accelerator_state(temporary, [], [], [], [], rank, batches, accelerator.scaler)
+
     def complete() -> None:
-        if average is not None:
+        if isinstance(average, AveragedModel):
             frozen = frozen_in(average)
             averaged = {name: tensor for name, tensor in average.state_dict().items() if name not in frozen}
             save_file(averaged, temporary / "average.safetensors")
@@ -248,7 +276,7 @@ def save_state(
         return
     for work, takes_part in (
         (prepare, main),
-        (lambda: accelerator.save_state(str(temporary), safe_serialization=True), True),
+        (write, True),
         (complete, main),
     ):
         failure, cause = "", None
@@ -335,13 +363,28 @@ def read_progress(state: Path) -> tuple[int, int, Spent]:
     return contents["step"], contents["examples"], Spent(contents["seconds"], contents["cpu_seconds"])
 
 
-def load_state(accelerator: Accelerator, state: Path, average: AveragedModel | None, seed: int) -> None:
+def load_state(
+    accelerator: Accelerator,
+    state: Path,
+    average: AveragedModel | ShardedAverage | None,
+    seed: int,
+    model: Any,
+    optimizer: Any,
+) -> None:
     """
     Restores model, optimiser, random states and average. Accelerate unpickles none of them.
 
     A process that the training didn't have before gets random states from `seed`, the step and its own number.
     """
-    accelerator.load_state(str(state))
+    model, parts = accelerator.unwrap_model(model), shards_in(state)
+    if parts or is_sharded(model):
+        if parts:
+            restore(state, model, optimizer, average)
+        else:
+            restore_from_whole(state, read_plain(state / OPTIMIZER), model, optimizer, average)
+        load_accelerator_state(state, [], [], [], [], accelerator.process_index, accelerator.scaler, "cpu")
+    else:
+        accelerator.load_state(str(state))
     accelerator.step = (
         0  # of batches; a state lies between two optimiser steps, whose number of batches may be another now
     )
@@ -349,7 +392,7 @@ def load_state(accelerator: Accelerator, state: Path, average: AveragedModel | N
     if not (state / f"{RNG_STATE_NAME}_{rank}.pkl").exists():
         step, *_ = read_progress(state)
         set_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0]))
-    if average is not None:
+    if isinstance(average, AveragedModel) and not parts:
         averaged = load_file(state / "average.safetensors")  # copied to the average's own device
         missing, unexpected = average.load_state_dict(averaged, strict=False)
         wrong = [*unexpected, *(name for name in missing if name not in frozen_in(average))]
