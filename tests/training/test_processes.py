@@ -146,10 +146,10 @@ def test_another_number_of_examples_a_step_is_said(tmp_path, caplog):
 
 def drawn(rank: int, state_folder: Path) -> None:
     accelerator = loop.make_accelerator(loop.load_recipe(state_folder / "recipe.yaml"), state_folder.parent)
-    accelerator.prepare(torch.nn.Linear(1, 1))
+    model = accelerator.prepare(torch.nn.Linear(1, 1))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(accelerator, "load_state", lambda _: torch.manual_seed(0))  # what both begin with
-        state.load_state(accelerator, state_folder, None, seed=0)
+        state.load_state(accelerator, state_folder, None, seed=0, model=model, optimizer=None)
     print("drew", float(torch.rand(())))
 
 
