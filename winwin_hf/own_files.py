@@ -1,7 +1,8 @@
-"""The package's own files and folders, opened and removed without following a link to somebody else's."""
+"""Files and folders of the package itself: opened and removed without following a link to somebody else's, and their checksums."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import stat
@@ -52,3 +53,12 @@ def remove_tree(path: Path, ignore_errors: bool = False) -> None:
     except OSError:
         if not ignore_errors:
             raise
+
+
+def sha256_of(path: str | Path) -> str:
+    """The SHA-256 of a file's bytes, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

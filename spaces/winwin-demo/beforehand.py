@@ -23,7 +23,7 @@ from PIL import Image
 
 from winwin_hf import bundled, served_page
 from winwin_hf.data import formats
-from winwin_hf.data.formats.files import sha256_of
+from winwin_hf.own_files import sha256_of
 
 HERE = Path(__file__).resolve().parent
 FOLDER = HERE / "beforehand"

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from winwin_hf import WinWinForOpticalFlow, WinWinForSemanticSegmentation, WinWinModel
 from winwin_hf.cli.main import app
-from winwin_hf.convert.encoder import convert_encoder
-from winwin_hf.data.formats.files import sha256_of
+from winwin_hf.convert.encoder import convert_encoder, encoder_to_transformers
+from winwin_hf.own_files import sha256_of
 
 
 @pytest.fixture
@@ -200,6 +200,35 @@ def test_licences_of_every_form(source, tmp_path, card, licence):
     (source / "README.md").write_text(f"---\n{card}\n---\n", encoding="latin-1")
     assert convert_encoder(str(source), tmp_path / "out").licence == licence
     assert ModelCard.load(tmp_path / "out" / "README.md").data.license in ("mit", "other", None)
+
+
+def test_overwriting_spares_what_is_not_a_models(source, tmp_path):
+    ours = tmp_path / "ours"
+    convert_encoder(str(source), ours)
+    link = tmp_path / "link"
+    link.symlink_to(source)
+    for given, output in ((source, source), (link, source), (source, tmp_path)):
+        (tmp_path / "config.json").write_text('{"model_type": "winwin"}')
+        before = sorted(source.iterdir())
+        with pytest.raises(ValueError, match=r"lies in .* which would be replaced"):
+            convert_encoder(str(given), output, overwrite=True)
+        assert sorted(source.iterdir()) == before
+    with pytest.raises(ValueError, match=r"lies in .* which would be replaced"):
+        encoder_to_transformers(str(ours), ours, overwrite=True)
+    settings = tmp_path / "editor"
+    settings.mkdir()
+    (settings / "config.json").write_text('{"editor": "settings"}')
+    (settings / "thesis.tex").touch()
+    with pytest.raises(FileExistsError, match="is no model's folder"):
+        convert_encoder(str(source), settings, overwrite=True)
+    assert len(list(settings.iterdir())) == 2
+    (ours / "notes.txt").touch()
+    with pytest.raises(FileExistsError, match=r"notes\.txt is no file of a model's folder, and would be deleted"):
+        convert_encoder(str(source), ours, overwrite=True)
+    (ours / "notes.txt").unlink()
+    convert_encoder(str(source), ours, overwrite=True)
+    encoder_to_transformers(str(ours), tmp_path / "back")
+    encoder_to_transformers(str(ours), tmp_path / "back", overwrite=True)
 
 
 def test_the_command_brings_an_encoder_back(source, tmp_path):

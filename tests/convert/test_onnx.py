@@ -294,7 +294,7 @@ def test_a_product_by_hand(tmp_path, how):
 def test_a_difference_ends_the_export_and_leaves_what_was_there(small, traced, tmp_path, monkeypatch):
     (tmp_path / "onnx").mkdir()
     (tmp_path / "onnx" / "model.onnx").write_text("an earlier one")
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"model_type": "winwin"}')
     monkeypatch.setattr(export, "TOLERANCE", 0.0)
     monkeypatch.setattr(export, "ROUNDINGS", 0)
     with pytest.raises(RuntimeError, match=r"predicted_depth by onnxruntime differs .* nothing was written"):
@@ -321,13 +321,19 @@ def test_nothing_that_was_there_is_replaced_unasked(small, traced, tmp_path):
     empty.mkdir()
     for folder in (earlier, empty):
         export.export(small[0], folder, check=False)
-    mark = earlier / "onnx" / "mark"
+    mark = earlier / "onnx" / "model_int8.onnx"
     mark.touch()
     with pytest.raises(FileExistsError, match=r"earlier exists; expected a new folder, or overwrite"):
         export.export(small[0], earlier, check=False)
     assert mark.exists()
     export.export(small[0], earlier, check=False, overwrite=True)
     assert not mark.exists()
+    (earlier / "mine.txt").touch()  # stays, since only the export is replaced
+    export.export(small[0], earlier, check=False, overwrite=True)
+    assert (earlier / "mine.txt").exists()
+    (earlier / "onnx" / "mine.txt").touch()
+    with pytest.raises(FileExistsError, match=r"mine\.txt is no file of a model's folder, and would be deleted"):
+        export.export(small[0], earlier, check=False, overwrite=True)
     other = shutil.copytree(small[0], tmp_path / "other")
     with pytest.raises(FileExistsError, match="holds another model's weights"):
         export.export(small[0], other, check=False, overwrite=True)

@@ -9,6 +9,7 @@ from PIL import Image
 from support.places import FRAMES
 
 from winwin_hf.evaluation import run as running
+from winwin_hf.evaluation.report import folder_name
 from winwin_hf.evaluation.run import Settings, evaluate_data, parse_data
 
 
@@ -53,6 +54,39 @@ def test_an_interrupted_evaluation_leaves_the_old_one(tmp_path, monkeypatch):
     after = files(out)
     assert set(after) < set(before) and after["notes.txt"] == b"mine"  # one picture less
     assert len(list(out.rglob("worst/*.png"))) == 1 and not list(out.glob(".*"))
+
+
+def test_files_of_others_are_not_replaced(tmp_path):
+    data = [f"middlebury={FRAMES / 'flow' / 'Middlebury-flow'}"]
+    for name, content in (("results.json", '{"mine": 1}'), ("worst.html", "<p>mine")):
+        out = tmp_path / name
+        out.mkdir()
+        (out / name).write_text(content)
+        with pytest.raises(FileExistsError, match=f"{name} is of another program, and would be replaced"):
+            evaluate_data(["zero"], data, out, Settings())
+        assert files(out) == {name: content.encode()}
+    out = tmp_path / "out"
+    evaluate_data(["zero"], data, out, Settings(worst=2))
+    mine = next(out.rglob("worst")) / "mine.png"
+    mine.touch()
+    evaluate_data(["zero"], data, out, Settings(worst=1))
+    assert mine.exists() and len(list(out.rglob("worst/*.png"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("", "called ''"), ("..", r"called '?\.\."), ("é" * 150, "called é"), ("same", "would be same.flo as another")],
+)
+def test_names_that_a_submission_cannot_have(tmp_path, monkeypatch, name, message):
+    monkeypatch.setattr(running.Frame, "name", property(lambda _: name, lambda *_: None), raising=False)
+    data = [f"middlebury={FRAMES / 'flow' / 'Middlebury-flow'}"]
+    with pytest.raises(ValueError, match=message):
+        evaluate_data(["zero"], data, tmp_path / "out", Settings(submission=True))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_long_name_is_shortened():
+    assert len(folder_name("é" * 400).encode()) <= 120 and folder_name("..") == "_"
 
 
 def test_a_failed_evaluation_leaves_no_folder(tmp_path):

@@ -121,6 +121,18 @@ def test_output_in_use_is_refused(trained, tmp_path):
         train(write(tmp_path), output=trained)
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_model_without_states_is_not_replaced(trained, tmp_path, resume):
+    """Somebody may have deleted the states to save room."""
+    output = shutil.copytree(trained, tmp_path / "out")
+    for state in output.glob("state-*"):
+        shutil.rmtree(state)
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    with pytest.raises(FileExistsError, match="holds a model, and no state of its training"):
+        train(write(tmp_path), output=output, resume=resume)
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+
+
 def test_resuming_another_recipe_is_refused(trained, tmp_path):
     with pytest.raises(ValueError, match="windows"):
         train(write(tmp_path, windows={"size": [1, 2]}), output=trained, resume=True)

@@ -143,6 +143,10 @@ def line_of(error: Exception) -> str:
     """One line of an error: what is wrong, and where."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's is another
         return f"not enough memory{': ' if str(error) else ''}{error}".splitlines()[0]
+    if "alloc_cpu" in str(error):
+        return "not enough memory"
+    if isinstance(error, OSError) and error.errno == errno.EAGAIN and error.filename is None:
+        return "not enough memory, or too many processes, for another thread"
     if isinstance(error, OSError) and error.strerror:
         # "[Errno 28] No space left on device: 'flow.flo'" -> "flow.flo: no space left on device"
         text = error.strerror if error.errno is None else os.strerror(error.errno)

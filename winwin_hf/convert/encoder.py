@@ -12,11 +12,12 @@ from transformers import ViTImageProcessorPil
 
 from winwin_hf import __version__, bundled
 from winwin_hf.convert.folder import check_output, new_folder
-from winwin_hf.data.formats.files import sha256_of
+from winwin_hf.downloads import checked_downloads
 from winwin_hf.inference.loading import load_config, load_network, load_processor
-from winwin_hf.model.encoders_winwin import read_encoder, to_transformers
+from winwin_hf.model.encoders_winwin import place_of, read_encoder, to_transformers
 from winwin_hf.model.modeling_winwin import WinWinModel, WinWinPreTrainedModel
 from winwin_hf.model.pretrained_winwin import HUB_OPTIONS, PretrainedEncoder
+from winwin_hf.own_files import sha256_of
 
 CARD = Path(__file__).with_name("encoder_card.md.jinja")
 
@@ -59,8 +60,9 @@ def convert_encoder(
     Raises: FileExistsError: `output` exists. OSError, ValueError: as `read_encoder`.
     """
     output = Path(output)
-    check_output(output, overwrite)
-    encoder = read_encoder(source, **{name: options.pop(name) for name in HUB_OPTIONS if name in options})
+    check_output(output, overwrite, source)
+    with checked_downloads(place_of(source)):
+        encoder = read_encoder(source, **{name: options.pop(name) for name in HUB_OPTIONS if name in options})
     if (channels := encoder.config.get("num_channels", 3)) != 3:  # the folder's image processor makes three
         raise ValueError(f"{source}: takes {channels} channels; expected 3, as images have (`from_encoder` takes any)")
     model = model_class.on_encoder(encoder, **options)
@@ -92,7 +94,7 @@ def encoder_to_transformers(source: str, output: str | Path, overwrite: bool = F
     Raises: FileExistsError: `output` exists. ValueError: an encoder that no family has.
     """
     output = Path(output)
-    check_output(output, overwrite)
+    check_output(output, overwrite, bundled.resolve(source))
     kind = load_config(source).model_type
     if kind != "winwin":
         raise ValueError(f"{source}: of type {kind!r}; expected a checkpoint of this package")

@@ -449,7 +449,7 @@ def _check_output(checkpoint: str | Path, output: Path, overwrite: bool) -> None
     own = _same_folder(checkpoint, output)
     if (own and not (output / "onnx").exists()) or (output.is_dir() and not any(output.iterdir())):
         return
-    check_output(output, overwrite)
+    check_output(output, overwrite, whole=False)
     if output.exists() and not own and any(output.glob("*.safetensors")):
         raise FileExistsError(
             f"{output} holds another model's weights, and is not overwritten; expected an export's folder"

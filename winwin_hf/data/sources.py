@@ -26,6 +26,7 @@ from winwin_hf.data.shards import open_shards, shards_info
 from winwin_hf.data.synthetic.rooms import RoomSettings, SyntheticDepth
 from winwin_hf.data.synthetic.scenes import SyntheticFlow, scene_seed, scene_stream
 from winwin_hf.data.synthetic.settings import SceneSettings
+from winwin_hf.downloads import checked_downloads
 from winwin_hf.model.weights_winwin import reason_of
 from winwin_hf.task import TASKS, DataTask
 
@@ -210,15 +211,16 @@ def _hub(path: str, split: str, settings: dict[str, Any] | None, augment: bool, 
     """A data set that `load_dataset` opens, its columns under our names."""
     check_metadata(path, options.revision)
     try:
-        # with streaming, `datasets` accepts no slice in `split`
-        dataset = datasets.load_dataset(
-            path,
-            options.config,
-            split=split,
-            revision=options.revision,
-            data_files=options.data_files,
-            streaming=options.streaming,
-        )
+        with checked_downloads(path, "dataset"):
+            # with streaming, `datasets` accepts no slice in `split`
+            dataset = datasets.load_dataset(
+                path,
+                options.config,
+                split=split,
+                revision=options.revision,
+                data_files=options.data_files,
+                streaming=options.streaming,
+            )
     except (MemoryError, ImportError):
         raise
     except Exception as error:  # of libraries below `datasets`, and messages that hold all of a README.md

@@ -29,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from winwin_hf.data.formats import write_atomic
+from winwin_hf.data.formats.files import read_json
 from winwin_hf.evaluation.figures import FIGURE_LABELS, figure_text
 from winwin_hf.evaluation.scoring import Result
 from winwin_hf.redaction import redact
@@ -95,6 +96,15 @@ def show(lines: list[Line], console: Console | None = None) -> None:
             f"{data}:{split}: left out {len(line.missing)} missing files and {len(line.broken)} broken examples; "
             "results.json names them"
         )
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a file is of `write_json`."""
+    try:
+        record = read_json(path)
+    except (OSError, ValueError):
+        return False
+    return isinstance(record, dict) and {"command", "settings", "results"} <= record.keys()
 
 
 def write_json(path: Path, lines: list[Line], settings: dict[str, Any]) -> None:

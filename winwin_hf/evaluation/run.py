@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 from winwin_hf.data.benchmarks import catalog
-from winwin_hf.data.formats.files import NEW, owner, remove_leftovers, told_of
+from winwin_hf.data.formats.files import NEW, owner, read_text, remove_leftovers, told_of
 from winwin_hf.data.sources import OTHERS, SYNTHETIC, Source, open_source
 from winwin_hf.evaluation import report, submission, worst
 from winwin_hf.evaluation.methods import load
@@ -22,6 +22,7 @@ from winwin_hf.evaluation.report import Line
 from winwin_hf.evaluation.scoring import Frame, new_metric, score
 from winwin_hf.host_process import unchanged_process
 from winwin_hf.inference.predictor import Method
+from winwin_hf.model.pixels_winwin import shortened
 from winwin_hf.own_files import remove_tree
 from winwin_hf.processes import connect, lost_process_named
 from winwin_hf.task import TASKS
@@ -111,6 +112,8 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
     connect(settings.cpu)
     accelerator = Accelerator(mixed_precision=settings.precision, cpu=settings.cpu)
     folder = Path(output) if output is not None else None
+    if folder is not None:
+        _refuse_others(folder)
     # All sets are opened before the first frame is predicted, so that a wrong name fails at once.
     chosen = check_data(data, settings.options, settings.length)
     data_sets = [_open(name, split, path, settings) for name, split, path in chosen]
@@ -130,6 +133,15 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
                 _publish(staged, folder, lines)
         accelerator.wait_for_everyone()
     return lines
+
+
+def _refuse_others(folder: Path) -> None:
+    """Raises FileExistsError where a file that an evaluation writes is there, and no evaluation's."""
+    results, page = folder / RESULTS, folder / worst.PAGE
+    if results.is_file() and not report.is_ours(results):
+        raise FileExistsError(f"{results} is of another program, and would be replaced; expected another folder")
+    if page.is_file() and not read_text(page, "replace").startswith(worst.HEAD):
+        raise FileExistsError(f"{page} is of another program, and would be replaced; expected another folder")
 
 
 @contextmanager
@@ -164,7 +176,9 @@ def _publish(staged: Path, folder: Path, lines: list[Line]) -> None:
     (folder / RESULTS).unlink(missing_ok=True)
     for line in lines:
         pictures = folder / report.folder_name(line.method) / report.folder_name(f"{line.data}-{line.split}") / "worst"
-        remove_tree(pictures, ignore_errors=True)
+        for picture in pictures.glob("*.png"):
+            if worst.NAME.fullmatch(picture.name):
+                picture.unlink()
     files = [path for path in staged.rglob("*") if path.is_file()]
     for path in sorted(files, key=lambda path: path == staged / RESULTS):
         target = folder / path.relative_to(staged)
@@ -246,6 +260,11 @@ def _submission_writer(folder: Path | None, data_set: _DataSet) -> Callable[[Fra
         raise ValueError("--submission needs --output, the folder to write to")
 
     def write(frame: Frame, prediction: np.ndarray) -> None:
+        path = submission.path_of(folder / "submission", data_set.name, data_set.source.task, frame.name)
+        if path.exists():
+            raise ValueError(
+                f"{data_set.name}: {shortened(frame.name)} would be {path.name} as another example; expected names that differ"
+            )
         submission.write(folder / "submission", data_set.name, data_set.source.task, frame.name, prediction)
 
     return write

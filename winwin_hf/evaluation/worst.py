@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from winwin_hf.model.flow_colours_winwin import flow_to_image
 from winwin_hf.model.losses_winwin import UNKNOWN_FLOW
 from winwin_hf.task import TASKS, DataTask
 
+PAGE = "worst.html"
+HEAD = "<!doctype html><meta charset=utf-8><title>worst cases</title>"
+NAME = re.compile(r"[-+\w.]+_\d{6}_.*\.png")  # of a picture: figure, number, name
 PICTURE_WIDTH = 480  # pixels; of each of the four pictures side by side
 
 Captioned = tuple[str, np.ndarray]
@@ -84,7 +88,7 @@ def write_pictures(folder: Path, result: Result, task: DataTask) -> None:
 def write_page(output: Path, lines: list[Line]) -> None:
     """Writes worst.html: the pictures that `write_pictures` wrote under `output`, by set and method, the worst first."""
     parts = [
-        "<!doctype html><meta charset=utf-8><title>worst cases</title>",
+        HEAD,
         "<style>body{font-family:sans-serif;margin:1em}img{max-width:100%}figure{margin:1em 0}</style>",
         "<h1>Worst cases</h1>",
     ]
@@ -100,5 +104,5 @@ def write_page(output: Path, lines: list[Line]) -> None:
             caption = html.escape(f"{label} {float(value):.2f}, {name} (example {int(index)})")
             source = html.escape(picture.relative_to(output).as_posix())
             parts.append(f"<figure><figcaption>{caption}</figcaption><img loading=lazy src='{source}'></figure>")
-    with write_atomic(output / "worst.html") as temporary:
+    with write_atomic(output / PAGE) as temporary:
         temporary.write_text("\n".join(parts) + "\n", encoding="utf-8")

@@ -27,10 +27,10 @@ from huggingface_hub.repocard import RepoCard
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
-from winwin_hf.data.formats.files import sha256_of
 from winwin_hf.hub.contents import Contents, dataset_contents, model_contents, space_contents
 from winwin_hf.hub.outgoing import refuse_secrets
 from winwin_hf.model.pixels_winwin import shortened
+from winwin_hf.own_files import sha256_of
 from winwin_hf.redaction import redact
 
 Type = Literal["model", "dataset", "space"]

@@ -24,6 +24,7 @@ from transformers.utils import logging as transformers_logging
 import winwin_hf.registration  # noqa: F401 - the Auto classes know the package's models
 from winwin_hf import bundled
 from winwin_hf.data.formats.files import read_json
+from winwin_hf.downloads import checked_downloads
 from winwin_hf.model.pixels_winwin import check_regular, shortened
 from winwin_hf.model.weights_winwin import (
     reason_of,
@@ -96,7 +97,7 @@ def load_config(name: str | Path) -> Any:
 
 
 def check_config(source: str) -> None:
-    """Raises ValueError for a config.json with numbers of which other kinds of models make lists, before one is made. Ours check themselves."""
+    """Raises ValueError for a config.json with numbers of which other kinds of models make lists, before one is made."""
     settings, _ = PreTrainedConfig.get_config_dict(source)
     if settings.get("model_type") != "winwin":
         refuse_huge_integers(source, settings)
@@ -171,7 +172,17 @@ KEYS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 @contextmanager
 def reading(name: str | Path, what: str = "model") -> Iterator[None]:
-    """Turns what libraries raise for a damaged folder into one ValueError, or one OSError where nothing is there, that names it."""
+    """
+    Turns what libraries raise for a damaged folder into one ValueError, or one OSError where nothing is there, that names it.
+
+    Raises: OSError also for a download that isn't what the Hub announced.
+    """
+    with checked_downloads(name), _told(name, what):
+        yield
+
+
+@contextmanager
+def _told(name: str | Path, what: str) -> Iterator[None]:
     try:
         yield
     except MemoryError:

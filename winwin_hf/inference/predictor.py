@@ -33,6 +33,7 @@ from huggingface_hub import snapshot_download
 
 from winwin_hf import bundled
 from winwin_hf.data import formats
+from winwin_hf.downloads import checked_downloads
 from winwin_hf.inference.flow import FlowPair, flow_of_frames, predict_flow, predict_tiled
 from winwin_hf.inference.loading import load_config, load_network, load_processor
 from winwin_hf.inference.onnx import RUNTIMES, OnnxModel, is_exported
@@ -354,7 +355,8 @@ def _exported(name: str) -> Path:
         return path / "onnx" if (path / "onnx").is_dir() else path
     folder = Path(bundled.resolve(name))
     if not folder.is_dir():
-        folder = Path(snapshot_download(name, allow_patterns=["*.json", "onnx/*"]))
+        with checked_downloads(name):
+            folder = Path(snapshot_download(name, allow_patterns=["*.json", "onnx/*"]))
     return folder / "onnx"
 
 

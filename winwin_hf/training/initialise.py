@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from winwin_hf.convert.croco import load_croco
+from winwin_hf.downloads import checked_downloads
 from winwin_hf.inference.loading import load_network, load_processor, source_of
 from winwin_hf.model.croco_files_winwin import PAIRS, read_croco
 from winwin_hf.model.encoders_winwin import place_of, read_encoder
@@ -81,7 +82,9 @@ def read_start(source: str | Path, pairs: bool = False) -> Start:
         except OSError:  # the reader's own error names the source
             settings = {}
         if settings.get("model_type") != "winwin":
-            return _start_on(read_encoder(place), pairs)
+            with checked_downloads(place):
+                encoder = read_encoder(place)
+            return _start_on(encoder, pairs)
         try:
             processor = load_processor(place)
         except OSError:  # the weights alone

@@ -22,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
+import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -227,6 +228,11 @@ class Training:
         state = whole_state(self.folder, recipe_fault)
         if state is not None:
             check_same_recipe(self.recipe, state, self.accelerator.num_processes)
+        if state is None and os.path.lexists(self.folder / "model"):
+            raise FileExistsError(
+                f"{self.folder} holds a model, and no state of its training to go on from: it would be replaced; expected another "
+                "output folder"
+            )
         check_output(self.folder / "model", overwrite=True)  # else known only at the end
         self.folder.mkdir(parents=True, exist_ok=True)
         clear_leftovers(self.folder)

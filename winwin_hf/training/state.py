@@ -32,11 +32,11 @@ from safetensors.torch import load_file, save_file
 from torch.optim.swa_utils import AveragedModel
 
 from winwin_hf.convert.folder import new_folder
-from winwin_hf.data.formats.files import NEW, OLD, put_back, read_json, sha256_of
+from winwin_hf.data.formats.files import NEW, OLD, put_back, read_json
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.model.pixels_winwin import shortened
 from winwin_hf.model.weights_winwin import refuse_infinite
-from winwin_hf.own_files import remove_tree
+from winwin_hf.own_files import remove_tree, sha256_of
 from winwin_hf.processes import MOST_PROCESSES
 from winwin_hf.training.adapters import merged
 from winwin_hf.training.recipe import Recipe, dump_recipe, load_recipe

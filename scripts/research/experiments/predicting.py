@@ -19,10 +19,10 @@ from research.experiments.context import Context
 from research.experiments.fields import Pair, Tally, Tile, add_errors, bands_of, read_pairs
 from winwin_hf import bundled
 from winwin_hf.data.benchmarks import catalog
-from winwin_hf.data.formats.files import sha256_of
 from winwin_hf.data.sources import Source, open_source
 from winwin_hf.inference.flow import predict_flow
 from winwin_hf.inference.predictor import Predictor
+from winwin_hf.own_files import sha256_of
 
 CHECKPOINT = "winwin-flow"
 ALIASES = {"sintel": "sintel-clean"}

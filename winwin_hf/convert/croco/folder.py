@@ -12,10 +12,10 @@ from huggingface_hub import ModelCard, ModelCardData
 from winwin_hf import __version__
 from winwin_hf.convert.croco.tensors import to_model
 from winwin_hf.convert.folder import check_output, new_folder
-from winwin_hf.data.formats.files import sha256_of
 from winwin_hf.model.configuration_winwin import WinWinConfig
 from winwin_hf.model.croco_files_winwin import TITLES, CrocoCheckpoint, parse_call, read_croco
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
+from winwin_hf.own_files import sha256_of
 
 CARD = Path(__file__).with_name("card.md.jinja")
 TAGS = {"pretraining": "pre-training", "flow": "optical-flow-estimation", "stereo": "stereo-matching"}
@@ -57,9 +57,7 @@ def convert_croco(
         FileNotFoundError, ValueError: as `load_croco`.
     """
     source, output = Path(source), Path(output)
-    check_output(output, overwrite)
-    if output.resolve() in source.resolve().parents:
-        raise ValueError(f"{source} lies in {output}, which would be replaced; expected another folder")
+    check_output(output, overwrite, source)
     checkpoint = read_croco(source)
     model, plan = to_model(checkpoint)
     conversion = Conversion(

@@ -8,7 +8,6 @@ Notable:
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import math
@@ -261,15 +260,6 @@ def put_back(temporary: Path, folder: Path) -> None:
     """Gives a folder its name back where a replacement of it ended between its two renames. temporary: of `replacing_folder`."""
     if os.path.lexists(temporary / OLD) and not os.path.lexists(folder):
         (temporary / OLD).rename(folder)
-
-
-def sha256_of(path: PathLike) -> str:
-    """The SHA-256 of a file's bytes, as hexadecimal digits."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def bytes_text(count: float) -> str:

@@ -18,10 +18,11 @@ from typing import Any
 import datasets
 import numpy as np
 
-from winwin_hf.data.formats.files import read_json, sha256_of
+from winwin_hf.data.formats.files import read_json
 from winwin_hf.data.readers import examined
 from winwin_hf.data.rows import COLUMNS, BrokenExample, cells_of, paths_of
 from winwin_hf.data.shards.opening import SUFFIXES
+from winwin_hf.own_files import sha256_of
 from winwin_hf.task import TASKS, DataTask
 
 UNPACKED = 8 * 2**20  # bytes that one entry of a file of many is assumed to take at most
