@@ -142,6 +142,14 @@ def test_what_stays_and_why(contents_of, checkpoint):
     }
 
 
+def test_a_card_that_is_replaced_is_told(checkpoint, contents_of):
+    assert not any("stays here" in warning for warning in contents_of().warnings)
+    (checkpoint / "README.md").write_text("---\nlicense: mit\n---\nMine.\n")
+    found = contents_of()
+    assert any("README.md stays here" in warning for warning in found.warnings)
+    assert "Mine" not in found.files["README.md"].read_text()
+
+
 def test_a_training_is_its_model(trained, tmp_path):
     found = model_contents(trained.parent, "me/x", tmp_path, [], picture=False)
     assert found.files["model.safetensors"] == trained / "model.safetensors"

@@ -9,10 +9,18 @@ from safetensors.torch import load_file
 from support.model_cases import SMALL, arguments, distance, frames, make
 from torch import nn
 from transformers import Trainer, TrainingArguments
+from transformers.integrations import peft as peft_integration
 
 from winwin_hf import WinWinBackbone, WinWinConfig, WinWinModel
 from winwin_hf.model import heads_winwin
 
+try:
+    peft_integration.check_peft_version(min_version=peft_integration.MIN_PEFT_VERSION)
+    NEEDED = ""
+except ValueError as error:
+    NEEDED = str(error)
+# `model.add_adapter` and its like are transformers' own; 5.24 asks for a PEFT that wasn't released when it was.
+INSIDE = pytest.mark.skipif(bool(NEEDED), reason=f"transformers refuses this PEFT: {NEEDED}")
 CASES = [
     ("semantic-segmentation", "conv"),
     ("semantic-segmentation", "linear"),
@@ -63,6 +71,7 @@ def test_adapters_are_saved_loaded_and_merged(tmp_path, task, variant, head):
     assert torch.equal(predicted(task, again, base), predicted(task, merged, base))
 
 
+@INSIDE
 @pytest.mark.parametrize(("task", "variant"), CASES)
 def test_adapters_inside_a_model_are_saved_and_loaded(tmp_path, task, variant):
     """transformers' own `add_adapter` and `load_adapter`."""
@@ -85,6 +94,7 @@ def test_kinds_of_lora(tmp_path, options):
     assert distance(predicted("optical-flow", model.merge_and_unload(), base), expected) < 1e-4
 
 
+@INSIDE
 @pytest.mark.parametrize("reentrant", [True, False])
 @pytest.mark.parametrize(("task", "variant"), [*CASES, ("optical-flow", "matching")])
 def test_gradient_checkpointing_leaves_gradients_as_they_are(task, variant, reentrant):
@@ -106,6 +116,7 @@ def test_gradient_checkpointing_leaves_gradients_as_they_are(task, variant, reen
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6 * float(gradient.abs().max()) + 1e-9)
 
 
+@INSIDE
 def test_an_encoder_alone_and_a_backbone_take_adapters(tmp_path):
     for model_class in (WinWinModel, WinWinBackbone):
         torch.manual_seed(0)

@@ -133,6 +133,8 @@ def test_frames_that_do_not_hold_their_windows(pair):
             pytest.fail(name)
     with pytest.raises(ValueError, match=r"frame_sizes is of torch\.float32: expected integers"):
         ours(windows, where, frame_sizes=torch.tensor([[9.0, 9.0]]))
+    with pytest.raises(TypeError, match=r"frame_sizes is a list: expected a torch\.Tensor"):
+        ours(windows, where, frame_sizes=[[9, 9]])
     with pytest.raises(ValueError, match="hold their windows"):
         ours(windows, where - 1, frame_sizes=torch.tensor([[9, 9]]))
     with pytest.raises(ValueError, match="a whole image is its own frame"):

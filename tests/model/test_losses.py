@@ -124,6 +124,11 @@ def test_semantic_with_weights_is_a_weighted_average():
     assert semantic_loss(logits, nothing, weights=[3.0, 0.5]).item() == 0
 
 
+def test_complex_labels_are_refused():
+    with pytest.raises(ValueError, match=r"is of torch\.complex64: expected real numbers"):
+        scale_invariant_log_loss(torch.ones(1, 4, 4), torch.ones(1, 4, 4, dtype=torch.complex64))
+
+
 def test_a_class_that_the_network_lacks_is_named():
     logits, labels = torch.zeros(1, 3, 2, 2), torch.tensor([[[0, 4], [255, -1]]])
     for weights in (None, [1.0, 1.0, 1.0]):

@@ -114,6 +114,10 @@ def model_contents(
         if licence == "unknown" or "not commercial" in licence:
             contents.warnings.append(f"licence of the weights, by {own}: {licence}")
     else:
+        if own.is_file() and not (folder / FACTS).is_file():  # beside which a card is one of ours
+            contents.warnings.append(
+                f"{own} stays here: the repository gets a card of its recipe, with the licence that follows from its data"
+            )
         write_facts(temporary / FACTS, facts)
         contents.files[FACTS] = temporary / FACTS
         caption = example_picture(folder, facts.task, temporary / cards.EXAMPLE) if picture else None

@@ -136,6 +136,8 @@ def as_windows(
         corners = window_positions.long()  # uint8 would overflow in products
     pixels = pixel_values.flatten(0, 1) if windowed else pixel_values
     frame_name = name.replace("pixel_values", "frame_sizes")
+    if frame_sizes is not None and not isinstance(frame_sizes, torch.Tensor):
+        raise TypeError(f"{frame_name} is a {type(frame_sizes).__name__}: expected a torch.Tensor.")
     if frame_sizes is not None and frame_sizes.shape != (batch, 2):
         raise ValueError(f"{frame_name} has shape {tuple(frame_sizes.shape)}: expected {(batch, 2)}, rows and columns.")
     if frame_sizes is not None and frame_sizes.dtype not in INTEGERS:

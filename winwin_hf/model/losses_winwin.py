@@ -31,6 +31,8 @@ def check_shape(name: str, tensor: Tensor, expected: Sequence[int]) -> None:
         raise TypeError(f"{name} is a {type(tensor).__name__}: expected a torch.Tensor.")
     if tuple(tensor.shape) != tuple(expected):
         raise ValueError(f"{name} has shape {tuple(tensor.shape)}: expected {tuple(expected)}.")
+    if tensor.is_complex():
+        raise ValueError(f"{name} is of {tensor.dtype}: expected real numbers.")
 
 
 def _mean_where(values: Tensor, valid: Tensor) -> Tensor:
