@@ -122,7 +122,7 @@ def card_metadata(path: Path) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def licence_label(licence: str | None, name: str | None = None) -> str:
+def licence_label(licence: Any, name: Any = None) -> str:
     """
     A licence for a person to read, such as "Apache-2.0" or "CC BY-NC 4.0, not commercial".
 
@@ -130,9 +130,11 @@ def licence_label(licence: str | None, name: str | None = None) -> str:
         licence, name: `license` and `license_name` of a card's metadata. Our cards have "-nc" or "non-commercial" in one of them
             where commercial use is excluded.
     """
-    if not licence:
+    if isinstance(licence, list) and licence:  # cards of others may name several
+        return " and ".join(map(licence_label, licence))
+    if not licence or not isinstance(licence, str):
         return "unknown"
-    known = name if licence == "other" and name else licence
+    known = name if licence == "other" and name and isinstance(name, str) else licence
     restricted = re.search(r"(^|-)nc(-|$)|non-commercial", known)
     if known.startswith("cc-"):
         kind, _, version = known.upper().removeprefix("CC-").rpartition("-")

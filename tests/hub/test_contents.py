@@ -1,23 +1,28 @@
 """Which files are uploaded and which are not, without asking any Hub."""
 
 import json
+import os
 import re
 import shutil
 import struct
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.recipes import RECIPE
+from support.results import results_json
 from transformers import AutoModel
 from transformers.dynamic_module_utils import get_relative_import_files
 
 from winwin_hf import WinWinForOpticalFlow
 from winwin_hf.checked import build
 from winwin_hf.data.shards.opening import LAYOUT
+from winwin_hf.evaluation.results import read_results
 from winwin_hf.hub import contents
 from winwin_hf.hub.contents import CODE, code_files, dataset_contents, model_contents, space_contents
+from winwin_hf.hub.facts import FACTS, NOTES
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.training.recipe import Recipe
 from winwin_hf.training.state import save_model
@@ -140,6 +145,46 @@ def test_what_stays_and_why(contents_of, checkpoint):
         "optimizer.safetensors": "state of a training",
         "scheduler.json": "state of a training",
     }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.update(evaluation={"windows": {"epe": "x", "images": 1}}),
+        lambda c: c.update(evaluation={"windows": "x"}),
+        lambda c: c.update(evaluation={"windows": []}),
+        lambda c: c["results"][0].update(lines=None),
+        lambda c: c["results"][0].update(lines=["x"]),
+        lambda c: c["results"][0].update(versions=5),
+        lambda c: c.update(hours=10**400),
+        lambda c: c.update(hours="x"),
+    ],
+)
+def test_a_card_json_of_wrong_values_is_named(checkpoint, contents_of, tmp_path, change):
+    scored = asdict(read_results(results_json(tmp_path, "small"), {"small"}))
+    record = {**dict.fromkeys(NOTES), "evaluation": {}, "results": [scored]}
+    (checkpoint / FACTS).write_text(json.dumps(record))
+    contents_of()
+    change(record)
+    (checkpoint / FACTS).write_text(json.dumps(record))
+    with pytest.raises(ValueError, match=r"card\.json: ") as error:
+        contents_of()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["card.json", "recipe.yaml", "README.md"])
+def test_what_is_no_file_is_named(checkpoint, contents_of, name):
+    path = checkpoint / name
+    for make, message in (
+        (lambda: path.symlink_to(path), "links that lead in a circle"),
+        (lambda: os.mkfifo(path), "a pipe; expected a file"),
+        (path.mkdir, "a folder; expected a file"),
+    ):
+        path.unlink(missing_ok=True)
+        make()
+        with pytest.raises(OSError, match=message):
+            contents_of()
+    path.rmdir()
 
 
 def test_a_card_that_is_replaced_is_told(checkpoint, contents_of):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from winwin_hf.hub.outgoing import check_inside
 from winwin_hf.inference.examples import example_picture
 from winwin_hf.inference.loading import load_network
 from winwin_hf.model.pipeline_winwin import CUSTOM_PIPELINES
-from winwin_hf.model.weights_winwin import files_of_index, tensors_of
+from winwin_hf.model.weights_winwin import files_of_index, reason_of, tensors_of
 from winwin_hf.redaction import redact
 from winwin_hf.task import ARCHITECTURES
 from winwin_hf.training.recipe import dump_recipe
@@ -107,7 +108,44 @@ def model_contents(
     written = _configs(folder, facts.architecture)
     if facts.recipe is not None:
         written["recipe.yaml"] = redact(dump_recipe(facts.recipe))
-    own = folder / "README.md"
+    with _known_values([*([folder / FACTS] if (folder / FACTS).is_file() else []), *map(Path, results)]):
+        _add_card(contents, written, folder, facts, repo_id, temporary, hub_datasets or {}, picture)
+    for file, text in written.items():
+        contents.files[file] = temporary / "written" / file
+        contents.files[file].parent.mkdir(parents=True, exist_ok=True)
+        contents.files[file].write_text(text, encoding="utf-8")
+    for file, path in _files(folder):
+        if file not in contents.files and not WEIGHTS.fullmatch(file):
+            contents.left_out[file] = _never(path) or "not part of a published checkpoint"
+    return contents
+
+
+@contextmanager
+def _known_values(files: list[Path]) -> Iterator[None]:
+    """Names the files with what is known of a checkpoint where a card can't be made of it: their values may be of any kind."""
+    try:
+        yield
+    except (TypeError, AttributeError, LookupError, OverflowError) as error:
+        if not files:
+            raise
+        names = " or ".join(map(str, files))
+        raise ValueError(
+            f"{names}: values that no card can be made of; expected a file of this package ({reason_of(error)})"
+        ) from error
+
+
+def _add_card(
+    contents: Contents,
+    written: dict[str, str],
+    folder: Path,
+    facts: Facts,
+    repo_id: str,
+    temporary: Path,
+    hub_datasets: dict[str, str],
+    picture: bool,
+) -> None:
+    """Adds the card, what it shows, and its scores in the Hub's form."""
+    name, own = repo_id.partition("/")[2], folder / "README.md"
     if facts.recipe is None and not (folder / FACTS).is_file() and own.is_file():  # as `winwin convert` writes it
         written["README.md"] = cards.with_scores(read_text(own), name, facts, repo_id)
         licence = bundled.licence_label(bundled.card_metadata(own).get("license"))
@@ -127,16 +165,8 @@ def model_contents(
         contents.warnings += _warnings(facts)
         shown = [folder / file for file in (cards.CURVE, cards.WORST)]
         contents.files |= {path.name: path for path in shown if path.is_file()}
-    for file, entries in cards.eval_results(facts, repo_id, hub_datasets or {}).items():
+    for file, entries in cards.eval_results(facts, repo_id, hub_datasets).items():
         written[f".eval_results/{file}"] = yaml.safe_dump(entries, sort_keys=False)
-    for file, text in written.items():
-        contents.files[file] = temporary / "written" / file
-        contents.files[file].parent.mkdir(parents=True, exist_ok=True)
-        contents.files[file].write_text(text, encoding="utf-8")
-    for file, path in _files(folder):
-        if file not in contents.files and not WEIGHTS.fullmatch(file):
-            contents.left_out[file] = _never(path) or "not part of a published checkpoint"
-    return contents
 
 
 def code_files() -> list[Path]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 import mmap
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
+from winwin_hf.model.pixels_winwin import check_regular
 from winwin_hf.redaction import TOKENS, own_secrets, spellings
 
 SECRET_NAMES = (
@@ -29,11 +31,16 @@ TEXT_BYTES = 8192  # a zero byte among the first ones: not a text
 
 
 def check_inside(files: Iterable[Path], folder: Path) -> None:
-    """Raises ValueError for a file that is a link to somewhere else. Into the Hub's cache, links may lead: it is made of them."""
+    """
+    Raises ValueError for a file that is a link to somewhere else, OSError for what is no file. Into the Hub's cache, links may lead: it is
+    made of them.
+    """
     inside = [folder.resolve()]
     if folder.resolve().parent.name == "snapshots":
         inside.append(folder.resolve().parents[1] / "blobs")
     for path in files:
+        if os.path.lexists(path):
+            check_regular(path)
         if not any(path.resolve().is_relative_to(place) for place in inside):
             raise ValueError(
                 f"{path}: a link to a file outside {folder}, which is never uploaded; expected the file itself, or none"
