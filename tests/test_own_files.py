@@ -1,6 +1,8 @@
 """What the package removes and reads is its own, or small: links are not followed, and no file fills memory."""
 
 import os
+import signal
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -9,7 +11,27 @@ from winwin_hf.data.formats import files
 from winwin_hf.evaluation.report import folder_name
 from winwin_hf.evaluation.run import _publish
 from winwin_hf.model.weights_winwin import files_of_index
-from winwin_hf.own_files import remove_tree
+from winwin_hf.own_files import remove_tree, undisturbed
+
+
+def test_tidying_up_is_not_interrupted():
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
+    try:
+        with undisturbed():
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.01)
+            assert not seen
+        time.sleep(0.01)
+        assert seen == [signal.SIGTERM]
+        with pytest.raises(KeyboardInterrupt):  # noqa: SIM117
+            with undisturbed():
+                os.kill(os.getpid(), signal.SIGINT)
+                seen.append("tidied")
+        assert seen[-1] == "tidied"
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_of_a_link_only_the_link_is_removed(tmp_path):

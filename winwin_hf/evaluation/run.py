@@ -23,7 +23,7 @@ from winwin_hf.evaluation.scoring import Frame, new_metric, score
 from winwin_hf.host_process import unchanged_process
 from winwin_hf.inference.predictor import Method
 from winwin_hf.model.pixels_winwin import shortened
-from winwin_hf.own_files import remove_tree
+from winwin_hf.own_files import remove_tree, undisturbed
 from winwin_hf.processes import connect, lost_process_named
 from winwin_hf.task import TASKS
 
@@ -164,11 +164,12 @@ def _staged(folder: Path | None, accelerator: Accelerator) -> Iterator[Path | No
             broadcast_object_list(names)
             yield Path(str(names[0])) / NEW
     finally:
-        if accelerator.is_main_process and names[0] is not None:
-            remove_tree(Path(names[0]), ignore_errors=True)
-        for place in made:
-            with suppress(OSError):  # not empty
-                place.rmdir()
+        with undisturbed():
+            if accelerator.is_main_process and names[0] is not None:
+                remove_tree(Path(names[0]), ignore_errors=True)
+            for place in made:
+                with suppress(OSError):  # not empty
+                    place.rmdir()
 
 
 def _publish(staged: Path, folder: Path, lines: list[Line]) -> None:
@@ -176,6 +177,8 @@ def _publish(staged: Path, folder: Path, lines: list[Line]) -> None:
     (folder / RESULTS).unlink(missing_ok=True)
     for line in lines:
         pictures = folder / report.folder_name(line.method) / report.folder_name(f"{line.data}-{line.split}") / "worst"
+        if pictures.is_symlink():
+            remove_tree(pictures)
         for picture in pictures.glob("*.png"):
             if worst.NAME.fullmatch(picture.name):
                 picture.unlink()

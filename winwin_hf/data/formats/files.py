@@ -30,7 +30,7 @@ import psutil
 from safetensors import SafetensorError
 
 from winwin_hf.model.pixels_winwin import LIMIT, MAX_PIXELS, check_regular, pixel_limit
-from winwin_hf.own_files import remove_tree
+from winwin_hf.own_files import remove_tree, undisturbed
 
 DEFLATE_RATIO = 1100  # deflate (PNG, gzip, zip) packs at most about 1032 : 1
 MAX_TEXT_BYTES = 100 * 10**6  # of a list of frames, a record of results or a config
@@ -165,7 +165,8 @@ def write_atomic(path: PathLike) -> Iterator[Path]:
             yield temporary
             temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with undisturbed():
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -252,8 +253,9 @@ def replacing_folder(folder: PathLike) -> Iterator[Path]:
             folder.rename(temporary / OLD)
         new.rename(folder)
     finally:
-        put_back(temporary, folder)
-        remove_tree(temporary, ignore_errors=True)
+        with undisturbed():
+            put_back(temporary, folder)
+            remove_tree(temporary, ignore_errors=True)
 
 
 def put_back(temporary: Path, folder: Path) -> None:
