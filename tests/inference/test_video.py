@@ -172,9 +172,6 @@ def test_other_settings_are_refused(clip, checkpoint, tmp_path, encoded):
         with pytest.raises(ValueError, match=rf"other settings .*{name}"):
             run(arguments[0], tmp_path / "out", arguments[1], progress=False, **options)
         assert left(tmp_path / "out") == before
-    (tmp_path / "out" / "video.json").write_text("{")
-    with pytest.raises(ValueError, match=r"other settings .*stride None, not 1"):
-        run(clip, tmp_path / "out", checkpoint, progress=False)
     run(clip, tmp_path / "out", checkpoint, stride=2, overwrite=True, progress=False)
     assert set(left(tmp_path / "out")) == flos(1, 3, 5) | {"video.json"}
     encoded.clear()
@@ -244,12 +241,22 @@ def test_a_frame_that_comes_back_is_another_clip(clip, checkpoint, tmp_path):
     assert said == [shown]
 
 
-@pytest.mark.parametrize("record", ["[]", "null", '{"videos": 1}', "[" * 100_000])
-def test_a_record_that_is_none(clip, checkpoint, tmp_path, record):
-    formats.write_flo(tmp_path / "frame_0001.flo", np.ones((HEIGHT, WIDTH, 2), np.float32))
-    (tmp_path / "video.json").write_text(record)
-    with pytest.raises(ValueError, match="an earlier run with other settings"):
-        run(clip, tmp_path, checkpoint, progress=False)
+@pytest.mark.parametrize("record", ["[]", "null", '{"videos": 1}', '{"title": "holiday"}', "{", "[" * 100_000])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_record_of_another_program(clip, checkpoint, tmp_path, record, overwrite):
+    """Nothing of it is touched, with --overwrite neither."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "video.json").write_text(record)
+    with pytest.raises(ValueError, match=r"not made by this command \(video\.json is not its own, or damaged\)"):
+        run(clip, out, checkpoint, overwrite=overwrite, progress=False)
+    for name in ("frame_0001.flo", "backward/frame_0077.flo"):
+        (out / name).parent.mkdir(exist_ok=True)
+        formats.write_flo(out / name, np.ones((HEIGHT, WIDTH, 2), np.float32))
+    before = left(out)
+    with pytest.raises(ValueError, match="not made by this command"):
+        run(clip, out, checkpoint, overwrite=overwrite, progress=False)
+    assert left(out) == before
 
 
 def test_a_video_of_somebody_else_stays(clip, checkpoint, tmp_path):

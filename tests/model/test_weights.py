@@ -13,7 +13,9 @@ from support.model_cases import SMALL
 from transformers import AutoModel, AutoModelForDepthEstimation, pipeline
 
 from winwin_hf import WinWinConfig, WinWinForDepthEstimation, WinWinForOpticalFlow, WinWinImageProcessor
-from winwin_hf.model.weights_winwin import count_parameters, reason_of, refuse_larger, tensors_of
+from winwin_hf.model import pretrained_winwin
+from winwin_hf.model.pretrained_winwin import check_hub_index
+from winwin_hf.model.weights_winwin import count_parameters, files_of_index, reason_of, refuse_larger, tensors_of
 
 
 @pytest.fixture
@@ -41,6 +43,29 @@ def test_a_safetensors_file_says_its_length(tmp_path: Path):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"model\.safetensors"):
             tensors_of(path)
+
+
+def test_files_without_end_are_refused(tmp_path: Path):
+    header = json.dumps(
+        {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(100_001)}
+    ).encode()
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(ValueError, match=r"model\.safetensors: 100001 tensors; expected at most 100000"):
+        tensors_of(tmp_path / "model.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {f"t{i}": f"model-{i}.safetensors" for i in range(5_001)}}))
+    with pytest.raises(ValueError, match=r"index\.json: names 5001 files; expected at most 5000"):
+        files_of_index(index)
+
+
+@pytest.mark.parametrize("content", ["{}", "null", "[]", '{"weight_map": {"a": "../b.safetensors"}}'])
+def test_the_index_of_a_repository_is_looked_at(tmp_path: Path, monkeypatch, content: str):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(content)
+    monkeypatch.setattr(pretrained_winwin, "cached_file", lambda *_, **__: str(index))
+    with pytest.raises(ValueError, match=r"index\.json: names .*; expected files such as model-00001"):
+        check_hub_index("me/flow")
+    check_hub_index(str(tmp_path))  # a folder, which is looked at elsewhere
 
 
 def test_a_header_takes_no_memory(tmp_path: Path):

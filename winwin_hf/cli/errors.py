@@ -92,6 +92,7 @@ NOT_THERE = re.compile(
 UNMAPPED = re.compile(
     r"([^\s:]+): (failed to map segment from shared object|cannot allocate memory in static TLS block)"
 )
+LONGEST = 2000  # characters of a line: a library may name every file that it missed
 MISUSE = (UsageError, FileNotFoundError, IsADirectoryError, NotADirectoryError)  # exit code 2
 
 
@@ -124,7 +125,8 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
             if os.environ.get("WINWIN_TRACEBACK"):
                 typer.echo(traceback_text(error), err=True, nl=False)
                 raise typer.Exit(1) from None
-            typer.echo(redact(f"winwin: {line_of(error)}"), err=True)
+            line = line_of(error)
+            typer.echo(redact(f"winwin: {line if len(line) <= LONGEST else f'{line[:LONGEST]} ...'}"), err=True)
             raise typer.Exit(2 if isinstance(error, MISUSE) else 1) from None
 
     return wrapped

@@ -26,6 +26,7 @@ from winwin_hf import bundled
 from winwin_hf.data.formats.files import read_json
 from winwin_hf.downloads import checked_downloads
 from winwin_hf.model.pixels_winwin import check_regular, shortened
+from winwin_hf.model.pretrained_winwin import check_hub_index
 from winwin_hf.model.weights_winwin import (
     reason_of,
     refuse_adapter,
@@ -48,6 +49,7 @@ def load_network(name: str | Path, **options: Any) -> Any:
     source = source_of(name)
     with reading(name), quiet():
         check_config(source)
+        check_hub_index(source)
         refuse_integers(Path(source))
         refuse_adapter(source)
         # mismatched sizes are told of below; transformers would print a table, and then raise

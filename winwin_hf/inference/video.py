@@ -38,6 +38,7 @@ from winwin_hf.model.flow_colours_winwin import flow_to_image
 from winwin_hf.own_files import sha256_of
 
 RECORD = "video.json"
+MADE = {"clip", "stride", "weights"}  # what a record of this command has among others
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 FOLDERS = {"flow": ".", "backward": "backward", "occluded": "occlusions", "backward_occluded": "backward_occlusions"}
 
@@ -232,8 +233,11 @@ class Results:
             for path in (self.folder / name).glob("frame_*")
             if re.fullmatch(r"frame_\d{4,}\.(flo|png)", path.name)
         ]
-        if found and not (self.folder / RECORD).is_file():
-            raise ValueError(f"{found[0]}: not made by this command (there is no video.json); expected another folder.")
+        there = (self.folder / RECORD).is_file()
+        if (found or there) and not self.record().keys() >= MADE:
+            what = f"{RECORD} is not its own, or damaged" if there else f"there is no {RECORD}"
+            path = found[0] if found else self.folder / RECORD
+            raise ValueError(f"{path}: not made by this command ({what}); expected another folder.")
         if found and overwrite:
             for path in found:
                 path.unlink()

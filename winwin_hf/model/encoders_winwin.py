@@ -28,7 +28,7 @@ from .configuration_winwin import WinWinConfig
 from .croco_encoders_winwin import read_croco_encoder
 from .croco_files_winwin import check_held, is_plain, load_tensors
 from .pixels_winwin import shortened
-from .pretrained_winwin import DINO_TAPS, PretrainedEncoder, colours, permute_heads, place_tokens
+from .pretrained_winwin import DINO_TAPS, PretrainedEncoder, check_hub_index, colours, permute_heads, place_tokens
 from .timm_encoders_winwin import is_timm, read_timm, timm_repository
 from .weights_winwin import (
     check_folder,
@@ -144,6 +144,7 @@ def read_transformers(source: str, options: dict[str, Any]) -> PretrainedEncoder
         raise ValueError(f"{source}: an encoder of type {family!r}; expected one of {', '.join(FAMILIES)}, {OTHERS}")
     fields = FAMILIES[family](theirs, source)
     alone = WinWinConfig(**{**fields, "head_type": "linear", "decoder_num_hidden_layers": 0})
+    check_hub_index(source, **options)
     if Path(source).is_dir():
         check_numbers(Path(source))
     files = Path(source).glob("model*.safetensors") if Path(source).is_dir() else ()

@@ -22,6 +22,8 @@ FLOATS = (
     "F16",
     "BF16",
 )  # dtypes of weights in safetensors files; numbers of 8 bits have scales beside them
+MAX_TENSORS = 100_000  # of one file; a ViT of 7 billion parameters has 700
+MAX_SHARDS = 5_000
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 MAX_INTEGER = 10**6  # of a config: transformers makes lists of such lengths before anybody counts
 
@@ -41,6 +43,8 @@ def tensors_of(path: Path) -> dict[str, dict[str, Any]]:
             expected = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
         except (ValueError, AttributeError, LookupError, TypeError, RecursionError):
             raise ValueError(f"{path}: no safetensors file, or only a part of one") from None
+    if len(tensors) > MAX_TENSORS:
+        raise ValueError(f"{path}: {len(tensors)} tensors; expected at most {MAX_TENSORS}")
     if size != expected:
         raise ValueError(f"{path}: {size} bytes, expected {expected}; it was not written to its end")
     return tensors
@@ -60,6 +64,8 @@ def files_of_index(index: Path, pattern: re.Pattern[str] = SHARD) -> list[str]:
         names = sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         names = []
+    if len(names) > MAX_SHARDS:
+        raise ValueError(f"{index}: names {len(names)} files; expected at most {MAX_SHARDS}")
     if not names or not all(pattern.fullmatch(name) for name in names):
         shown = ", ".join(map(repr, names[:3])) or "nothing"
         suffix = pattern.pattern.rpartition(".")[2]
