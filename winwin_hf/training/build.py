@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from typing import Any
@@ -32,6 +33,7 @@ from winwin_hf.training.batches import ignore_stop_signals
 from winwin_hf.training.evaluate import make_collator
 from winwin_hf.training.initialise import initialise, read_start
 from winwin_hf.training.recipe import OptimizationRecipe, Recipe, in_field
+from winwin_hf.training.rows import Rows
 
 FLOAT, HALF = 4, 2  # bytes of a number
 # Only the classes: what else belongs to a task is in task.py.
@@ -104,10 +106,13 @@ def make_loader(
     )
 
 
-def make_model(recipe: Recipe, source: Source) -> tuple[Any, WinWinImageProcessor]:
+def make_model(recipe: Recipe, source: Source, rows: Rows | None = None) -> tuple[Any, WinWinImageProcessor]:
     """
     A new model, or one that starts from `model.init`'s encoder, decoder and whatever else has its name and shape; partly frozen.
 
+    Args:
+        rows: where a sharded training keeps its part of a new model's weights; the model itself is then on the meta device. One that
+            starts from other weights, or has adapters, isn't.
     Returns: the model and the image processor that goes with it.
     """
     task = TASKS[recipe.task]
@@ -125,8 +130,10 @@ def make_model(recipe: Recipe, source: Source) -> tuple[Any, WinWinImageProcesso
         raise ValueError(
             f"model.config: num_channels={config.num_channels}; expected 3, as the pictures of data sets have"
         )
-    check_memory(recipe, config)
-    model = model_class(config)
+    check_memory(recipe, config, rows.world if rows is not None else 1)
+    alone = rows is None or start or recipe.model.lora is not None
+    with contextlib.nullcontext() if alone else rows.drawing():  # type: ignore[union-attr]
+        model = model_class(config)
     if start:
         initialise(model, start)
     for part in recipe.model.frozen:
@@ -145,19 +152,24 @@ def make_model(recipe: Recipe, source: Source) -> tuple[Any, WinWinImageProcesso
     return model, start.processor if start else WinWinImageProcessor(patch_size=config.patch_size)
 
 
-def check_memory(recipe: Recipe, config: WinWinConfig) -> None:
+def check_memory(recipe: Recipe, config: WinWinConfig, world: int = 1) -> None:
     """
     Raises ValueError for a network or a batch that this machine can't hold, before memory is taken.
 
     What is counted is the least: the weights, or the pixels of the windows and one number a token, channel and block.
+
+    Args:
+        world: number of processes that the weights are divided among.
     """
     device = PartialState().device
     host = psutil.virtual_memory().total
     memory = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else host
-    weights = FLOAT * config.count_parameters()
+    parameters = config.count_parameters()
+    weights = FLOAT * parameters // world
     if weights > memory:
+        shared = f" in each of {world} processes" if world > 1 else ""
         raise ValueError(
-            f"model.config: about {weights // FLOAT / 1e6:.0f} M parameters take {bytes_text(weights)}; this machine has "
+            f"model.config: about {parameters / 1e6:.0f} M parameters take {bytes_text(weights)}{shared}; this machine has "
             f"{bytes_text(memory)}"
         )
     batch = recipe.optimization.batch_size

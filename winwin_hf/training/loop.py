@@ -50,6 +50,7 @@ from winwin_hf.training.evaluate import evaluate, open_accelerator, show
 from winwin_hf.training.log import MetricsLog, introduce, is_evaluated, peak_memory, progress_bar
 from winwin_hf.training.recipe import Recipe, dump_recipe, load_recipe
 from winwin_hf.training.rehearsal import rehearse
+from winwin_hf.training.rows import Rows
 from winwin_hf.training.sharding import (
     ShardedAverage,
     Sharding,
@@ -185,11 +186,14 @@ class Training:
         set_seed(options.seed, device_specific=False)
         self.parts = open_parts(recipe)
         self.source = self.parts[0].source  # its labels decide the model's
-        model, self.processor = make_model(recipe, self.source)
+        rows = None
+        if self.sharding is not None:
+            rows = Rows(accelerator.process_index, accelerator.num_processes)
+        model, self.processor = make_model(recipe, self.source, rows)
         rehearse(recipe, self.parts, model, self.processor, folder, self.accelerator)
         if options.gradient_checkpointing or (self.sharding is not None and self.sharding.checkpointing):
             model.gradient_checkpointing_enable()
-        self._prepare(model)
+        self._prepare(model, rows)
         if state is not None:
             claimed = state
             state = on_main_process(self.accelerator, lambda: self._sound_state(claimed))
@@ -200,14 +204,14 @@ class Training:
         else:  # every process has the same model by now; from here on each draws for itself
             set_seed(options.seed, device_specific=True)
 
-    def _prepare(self, model: Any) -> None:
+    def _prepare(self, model: Any, rows: Rows | None) -> None:
         """Puts the model onto this process's device, whole or in part, with its optimiser and its average."""
         options, accelerator = self.recipe.optimization, self.accelerator
         self.average: AveragedModel | ShardedAverage | None = None
         if self.sharding is not None:
             self.skeleton = skeleton_of(model)
             self.model = accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)  # without DDP
-            shard(self.model, self.sharding, accelerator.device)
+            shard(self.model, self.sharding, accelerator.device, rows)
             self.optimizer = accelerator.prepare(make_optimizer(self.model, options))
             if options.ema_decay:
                 self.average = ShardedAverage(self.model, options.ema_decay)

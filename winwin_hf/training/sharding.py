@@ -33,6 +33,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from winwin_hf.model.layers_winwin import WinWinDecoderLayer, WinWinLayer
 from winwin_hf.training.build import kept_share
+from winwin_hf.training.rows import Rows
 
 BLOCKS = (WinWinLayer, WinWinDecoderLayer)
 USED = "ACCELERATE_USE_FSDP"
@@ -83,13 +84,22 @@ def asked_for() -> Sharding | None:
     )
 
 
-def shard(model: torch.nn.Module, sharding: Sharding, device: torch.device) -> None:
-    """Divides a model's parameters among all processes, in place: each block by itself, the rest together."""
+def shard(model: torch.nn.Module, sharding: Sharding, device: torch.device, rows: Rows | None = None) -> None:
+    """
+    Divides a model's parameters among all processes, in place: each block by itself, the rest together.
+
+    rows: of this process, for a model on the meta device.
+    """
+    values = rows.taken(model) if rows is not None and any(p.is_meta for p in model.parameters()) else {}
     offload = CPUOffloadPolicy() if sharding.offload and device.type != "cpu" else OffloadPolicy()
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     for module in [module for module in model.modules() if isinstance(module, BLOCKS)]:
         fully_shard(module, mesh=mesh, reshard_after_forward=sharding.reshard, offload_policy=offload)
     fully_shard(model, mesh=mesh, offload_policy=offload)
+    if values:
+        model.to_empty(device="cpu" if isinstance(offload, CPUOffloadPolicy) else device)
+        for name, parameter in model.named_parameters():
+            local(parameter.detach()).copy_(values.pop(name))
     # Of the loss alone a gradient is taken; the predictions beside it are views.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
 
