@@ -168,12 +168,16 @@ def lost_process_named() -> Iterator[None]:
         yield
     except RuntimeError as error:
         gone = isinstance(error, torch.distributed.DistError) or "gloo" in str(error).lower()
-        if not gone or not PartialState._shared_state or PartialState().num_processes == 1:
+        known = PartialState._shared_state
+        if not gone or not known or known.get("num_processes") == 1:
             raise
+        reason = str(error).strip().splitlines()[0]
+        if "num_processes" not in known:  # it failed in the middle of that
+            raise ConnectionError(f"this process could not be connected to the others ({reason})") from error
         state = PartialState()
         raise ConnectionError(
             f"process {state.process_index} of {state.num_processes} lost the connection to another one, which ended or doesn't "
-            f"answer; its own message says why ({str(error).strip().splitlines()[0]})"
+            f"answer; its own message says why ({reason})"
         ) from error
 
 
