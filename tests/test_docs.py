@@ -63,6 +63,7 @@ SKIPPED = {
     "docs/pretrained.md": 2,
     "docs/publishing.md": 1,
     "docs/demo.md": 2,
+    "docs/cluster.md": 1,
     "docs/inference-speed.md": 4,
     "docs/performance.md": 2,
     "docs/scale.md": 2,

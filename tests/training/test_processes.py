@@ -247,6 +247,17 @@ def test_one_process_that_was_started_alone_is_none_of_our_business(variables, m
     assert connect().num_processes == 1
 
 
+def test_processes_that_fail_to_meet_say_so(monkeypatch):
+    monkeypatch.setattr(processes.PartialState, "_shared_state", {"backend": "gloo"})
+    with (
+        pytest.raises(
+            ConnectionError, match=r"^this process could not be connected to the others \(Gloo connectFullMesh failed\)"
+        ),
+        processes.lost_process_named(),
+    ):
+        raise RuntimeError("Gloo connectFullMesh failed")
+
+
 def trains_unconnected(rank: int, recipe: Path, output: Path) -> None:
     del os.environ["ACCELERATE_USE_CPU"]  # torchrun on a machine without a GPU
     train(rank, recipe, output)

@@ -61,7 +61,7 @@ class Assumptions:
 
 
 # Bytes for each parameter. Weights, AdamW's moments and the average of the weights (`ema_decay`) are float32, as in winwin_hf/training.
-WEIGHTS, GRADIENT, MOMENTS, AVERAGE, BUCKETS = 4, 4, 8, 4, 4
+WEIGHTS, GRADIENT, MOMENTS, AVERAGE, BUCKETS, COPY = 4, 4, 8, 4, 4, 2
 # Bytes that an update reads and writes: clipping (gradients 3 times), AdamW (16 read, 12 written), the average (8 read, 4 written).
 UPDATE = 12 + 28 + 12
 
@@ -116,16 +116,16 @@ class Counted:
 
     def memory(self, batch: int, gpus: int = 1, checkpointing: bool = False, sharded: bool = False) -> float:
         """
-        Bytes of one GPU, replicated (DDP beyond one GPU) or sharded (FSDP2, bf16 parameters gathered a block at a time).
+        Bytes of one GPU, replicated (DDP beyond one GPU) or sharded (FSDP2, float32 weights gathered a block at a time).
 
-        Sharded is an estimate from counted parts: weights, gradients and moments in equal parts without an average; two blocks and all
-        that is outside the blocks gathered; one block's gradients; no bf16 copy of all weights.
+        Sharded is an estimate from counted parts: weights, gradients, moments and average in equal parts; two blocks and all that is
+        outside the blocks gathered; one block's gradients; the bf16 copy of all weights that autocast makes.
         """
         state = (WEIGHTS + MOMENTS + AVERAGE) * self.parameters
         if not sharded:
             return state + (BUCKETS * self.parameters if gpus > 1 else 0) + self.step_bytes(batch, checkpointing)
-        parts = (WEIGHTS + MOMENTS + GRADIENT) * self.parameters / gpus
-        gathered = 2 * (2 * self.layer + self.rest) + GRADIENT * self.layer
+        parts = (WEIGHTS + MOMENTS + AVERAGE + GRADIENT) * self.parameters / gpus
+        gathered = WEIGHTS * (2 * self.layer + self.rest) + GRADIENT * self.layer + COPY * self.parameters
         pair = self.pair_checkpointed if checkpointing else self.pair
         return parts + gathered + (pair + 2 * self.inputs) * batch
 

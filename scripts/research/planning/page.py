@@ -295,7 +295,6 @@ def page(results: dict[str, Any], cost: dict[str, Any] | None = None) -> str:
         "full_long": duration(plan(frames, 8, BATCH, gpu, given).hours(long)),
         "base_state": short(STATE * base.parameters / GB, 2),
         "large_state": short(STATE * large.parameters / GB, 2),
-        "base_average": short(AVERAGE * base.parameters / GB, 2),
         "sharded": short((base.memory(BATCH, 8) - base.memory(BATCH, 8, sharded=True)) / GB, 2),
         "fill": f"{given.launch * base.launches * gpu.tflops * 1e12 * given.share / base.flops():.0f}",
         "launches": f"{base.launches:,}",

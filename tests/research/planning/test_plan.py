@@ -13,7 +13,7 @@ import yaml
 from research.planning.count import Kept, MemoryCounter, batch_of, count_flops, count_memory, counted, kept_by
 from research.planning.model import GPUS, Assumptions, frame_bytes, gpu_of, plan
 from research.planning.page import CASES, cost_table, counts_of, duration, page, short
-from support.places import HANGS_AFTER, ROOT
+from support.places import ROOT
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
@@ -280,64 +280,3 @@ def test_a_recipe(tmp_path):
     assert result.exit_code == 2 and "k80" in result.output
     result = CliRunner().invoke(cli, [str(ROOT / "winwin_hf/recipes/camvid.yaml")])
     assert result.exit_code == 2 and "optical-flow" in result.output
-
-
-# ------------------------------------------------------------------ what the page says of FSDP
-
-SHARDED = """
-import sys
-import torch
-import torch.distributed as dist
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from winwin_hf import WinWinConfig, WinWinForOpticalFlow
-from winwin_hf.training.recipe import OptimizationRecipe
-from winwin_hf.training.build import make_optimizer
-sys.path.insert(0, sys.argv[1])
-from research.planning.count import Kept, batch_of
-
-dist.init_process_group("gloo")
-rank = dist.get_rank()
-
-def losses(sharded):
-    torch.manual_seed(0)
-    model = WinWinForOpticalFlow(WinWinConfig.from_preset("tiny")).train()
-    if sharded:
-        mesh = init_device_mesh("cpu", (2,))
-        for block in [*model.winwin.layers, *model.decoder.layers]:
-            fully_shard(block, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        assert sum(p.to_local().numel() for p in model.parameters()) < 0.6 * sum(p.numel() for p in model.parameters())
-    else:
-        model = torch.nn.parallel.DistributedDataParallel(model)
-    optimizer = make_optimizer(model, OptimizationRecipe(learning_rate=1e-3))
-    found = []
-    for step in range(3):
-        torch.manual_seed(100 + 2 * step + rank)
-        inputs = batch_of(Kept((2, 3, 3), (2, 3, 3)), 2)
-        inputs = {k: torch.randn_like(v) if v.is_floating_point() else v for k, v in inputs.items()}
-        loss = model(**inputs).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        found.append(loss.item())
-    return found
-
-plain, sharded = losses(False), losses(True)
-assert torch.allclose(torch.tensor(plain), torch.tensor(sharded), atol=1e-4), (plain, sharded)
-print("same")
-dist.destroy_process_group()
-"""
-
-
-@pytest.mark.slow
-def test_sharded_network_trains_the_same(tmp_path):
-    """FSDP2 in two gloo processes against DDP: the same losses."""
-    script = tmp_path / "sharded.py"
-    script.write_text(SHARDED)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command += [str(script), str(ROOT / "scripts")]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANGS_AFTER)
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.count("same") == 2
