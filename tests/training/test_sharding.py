@@ -12,6 +12,8 @@ import pickle
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +21,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from support.places import FRAMES
+from support.places import FRAMES, HANGS_AFTER, ROOT
 from support.small_training import SMALL, same, train, weights, write
 from support.states import sign
 from support.two_processes import TwoProcesses
@@ -300,6 +302,21 @@ def test_a_flipped_bit_of_a_part_is_found(tmp_path, trained):
 
 
 # ------------------------------------------------------------------ launches
+
+
+@pytest.mark.cluster
+def test_accelerate_launches_our_configuration_on_cpus(tmp_path):
+    """With blocks that are computed again; there is no other memory to offload to."""
+    recipe, output = write(tmp_path, optimization={"steps": 2}), tmp_path / "run"
+    command = ["-m", "accelerate.commands.launch", "--config_file", str(ROOT / "scripts/launch/fsdp2.yaml")]
+    command += ["--num_processes", "2", "--main_process_port", "0"]
+    command += [str(ROOT / "scripts/train.py"), str(recipe), "--output", str(output)]
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=HANGS_AFTER
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(shards_in(latest_state(output))) == 2 and (output / "model").exists()
 
 
 @pytest.mark.parametrize(
