@@ -234,9 +234,14 @@ class Predictor(Method):
         names = self.model.config.id2label
         return tuple(names[index] for index in range(len(names))) if self.task == "semantic-segmentation" else None
 
-    @torch.inference_mode()
     def predict(self, image: np.ndarray, second: np.ndarray | None) -> Prediction:
-        padded = self.processor.input_sizes(image.shape[:2])[1]
+        return self.predict_batch([image], None if second is None else [second])[0]
+
+    @torch.inference_mode()
+    def predict_batch(self, images: list[np.ndarray], seconds: list[np.ndarray] | None = None) -> list[Prediction]:
+        """Predictions, without their seconds, for RGB uint8 arrays (H, W, 3) that the processor pads to one size."""
+        sizes = [image.shape[:2] for image in images]
+        padded = self.processor.input_sizes(sizes[0])[1]
         check_pixels(
             [min(sides) for sides in zip(padded, self.tile or padded, strict=True)],
             MAX_INPUT_PIXELS,
@@ -244,28 +249,37 @@ class Predictor(Method):
         )
         if self.task == "semantic-segmentation":
             check_scores(padded, self.model.config.num_labels)
-        inputs = self.processor(images=image, second_images=second, return_tensors="pt")
+        inputs = self.processor(images=images, second_images=seconds, return_tensors="pt")
         inputs = inputs.to(self.device, self.model.dtype)
         views = inputs["pixel_values"], inputs.get("second_pixel_values")
         outputs = explained(
-            lambda: self._run(*views), lambda may_try: self._does_not_fit(padded, image.shape[:2], may_try)
+            lambda: self._run(*views), lambda may_try: self._does_not_fit(padded, sizes[0], may_try, count=len(images))
         )
         for name in ("flow", "predicted_depth", "logits"):
             if (found := getattr(outputs, name, None)) is not None and not found.isfinite().all():
                 raise FloatingPointError(f"{self.name}: {self.not_finite(name)}")
-        sizes, processor = [image.shape[:2]], self.processor
-        maps: dict[str, torch.Tensor] = {}
+        return [
+            Prediction(
+                _array(maps["values"]),
+                *(_array(maps[key]) if key in maps else None for key in ("confidence", "expected_error", "log_scale")),
+                passes=outputs.passes,
+                device=str(self.device),
+            )
+            for maps in self._maps(outputs, sizes)
+        ]
+
+    def _maps(self, outputs: Any, sizes: list[tuple[int, int]]) -> list[dict[str, torch.Tensor]]:
+        """What was predicted for each image, at its size: `values`, and what there is beside them."""
+        processor = self.processor
         if self.task == "optical-flow":
-            maps = processor.post_process_optical_flow(outputs, sizes, scale_bounds=self.error_bounds())[0]
-            values = maps["flow"].float()
-        elif self.task == "depth-estimation":
-            values = processor.post_process_depth_estimation(outputs, target_sizes=sizes)[0]["predicted_depth"].float()
-        else:
-            ids = processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)[0]
-            values = ids.to(torch.uint8 if self.model.config.num_labels <= 256 else torch.int32)
-        keys = ("confidence", "expected_error", "log_scale")
-        confidence, error, log_scale = (_array(maps[key]) if key in maps else None for key in keys)
-        return Prediction(_array(values), confidence, error, log_scale, passes=outputs.passes, device=str(self.device))
+            found = processor.post_process_optical_flow(outputs, sizes, scale_bounds=self.error_bounds())
+            return [{**maps, "values": maps["flow"].float()} for maps in found]
+        if self.task == "depth-estimation":
+            found = processor.post_process_depth_estimation(outputs, target_sizes=sizes)
+            return [{"values": maps["predicted_depth"].float()} for maps in found]
+        dtype = torch.uint8 if self.model.config.num_labels <= 256 else torch.int32
+        found = processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)
+        return [{"values": ids.to(dtype)} for ids in found]
 
     def not_finite(self, name: str) -> str:
         """Says that a map isn't finite, and what may help. Weights may be finite and too large for each other."""
@@ -280,8 +294,10 @@ class Predictor(Method):
             tile = self.tile or (first.shape[-2], first.shape[-1])
             return predict_tiled(self.model, first, second, tile, self.overlap, progress=self.progress)
 
-    def _does_not_fit(self, padded: tuple[int, int], size: tuple[int, int], may_try: bool, tiles: bool = True) -> str:
-        """Says that an input of `padded` pixels, an image of `size` before, takes too much memory, and what would fit."""
+    def _does_not_fit(
+        self, padded: tuple[int, int], size: tuple[int, int], may_try: bool, tiles: bool = True, count: int = 1
+    ) -> str:
+        """Says that `count` inputs of `padded` pixels, images of `size` before, take too much memory, and what would fit."""
         height, width = (min(sides) for sides in zip(padded, self.tile or padded, strict=True))
 
         def trial(size: tuple[int, int]) -> None:
@@ -292,13 +308,15 @@ class Predictor(Method):
         fits = first_that_fits(trial, sizes)
         known = f"; {size_text(fits)} would fit" if fits else ""
         options = ["a smaller picture"]
+        if count > 1:
+            options.insert(0, f"a batch of fewer than {count} (--batch-size)")
         if math.prod(padded) > 2 * math.prod(size):
             options.insert(0, f"the picture as it is, {size_text(size)} (min_pixels=0, --min-pixels 0)")
         if self.task == "optical-flow" and tiles:
             chosen = f" {fits[0]}x{fits[1]}" if fits else ""
             options.insert(0, f"tiles (--tile{chosen})")
         return (
-            f"{size_text((height, width))} pixels (height x width) take more memory than {memory_of(self.device)} has{known}: expected "
+            f"{f'{count} times ' * (count > 1)}{size_text((height, width))} pixels (height x width) take more memory than {memory_of(self.device)} has{known}: expected "
             f"{', '.join(options)}"
         )
 

@@ -1,0 +1,143 @@
+"""Workers on this machine, or on a Ray cluster: units go in, records come out, in any order.
+
+Notable:
+- Only units travel to the workers and only records travel back, so that memory stays flat however long the input is.
+- A few units a worker are under way at once; the plan is read as they end.
+- Ray runs a unit again elsewhere where its node or its process ended. Results have the same names, so none is there twice.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
+from typing import Any
+
+from winwin_hf.inference.bulk.manifest import Record
+from winwin_hf.inference.bulk.plan import Item, Unit
+from winwin_hf.inference.bulk.work import BrokenInput, Job, Worker
+
+AHEAD = 2  # units a worker that wait or run
+_worker: Worker | None = None  # of this process
+
+
+def run_local(job: Job, units: Iterable[Unit], workers: int) -> Iterator[list[Record]]:
+    """Units in processes of this machine; one worker is this process. Raises RuntimeError where a process ends."""
+    if workers == 1:
+        worker = Worker(job)
+        yield from map(worker.run, units)
+        return
+    context = multiprocessing.get_context("spawn")
+    waiting = iter(units)
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(job,)) as pool:
+        running: set[Future[list[Record]]] = set()
+        try:
+            while True:
+                for unit in itertools.islice(waiting, AHEAD * workers - len(running)):
+                    running.add(pool.submit(_run, unit))
+                if not running:
+                    return
+                ended, running = wait(running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    yield future.result()
+        except BrokenProcessPool:
+            raise RuntimeError(
+                "a worker process ended, by a signal or for want of memory; expected fewer workers (--workers), or the same command to go on"
+            ) from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _start(job: Job) -> None:
+    global _worker
+    _worker = Worker(job)
+
+
+def _run(unit: Unit) -> list[Record]:
+    assert _worker is not None
+    return _worker.run(unit)
+
+
+class RayWorker:
+    """A worker as Ray Data's actors have it: rows of texts in and out."""
+
+    def __init__(self, job: dict[str, Any]) -> None:
+        self.worker = Worker(Job(**job))
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
+        records: list[str] = []
+        for text in batch["unit"]:
+            try:
+                records.append(json.dumps(self.worker.run(unpacked(str(text)))))
+            except BrokenInput as error:  # not to be tried again on another node
+                records.append(json.dumps({"broken": str(error)}))
+        return {"records": records}
+
+
+def run_ray(job: Job, units: Iterable[Unit], workers: int | None, address: str) -> Iterator[list[Record]]:
+    """
+    Units in the actors of Ray Data.
+
+    Args:
+        workers: at most; None: as many as the cluster has room for.
+        address: of a cluster; "auto": the one that runs on this machine, else a new one of this machine alone.
+    Raises: ImportError without Ray; ConnectionError where there is no cluster; BrokenInput as a worker does.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise ImportError("the engine ray needs Ray; expected `pip install 'winwin-hf[cluster]'`") from None
+    # a cluster of this machine alone ends with this call, another one stays
+    ours = not ray.is_initialized()
+    if ours:
+        ray.init(address=None if address == "auto" else address, log_to_driver=False, configure_logging=False)
+    try:
+        yield from _through_ray(ray, job, units, workers)
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _through_ray(ray: Any, job: Job, units: Iterable[Unit], workers: int | None) -> Iterator[list[Record]]:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    rows = [{"unit": packed(unit)} for unit in units]
+    if not rows:
+        return
+    gpus = 1 if _cuda(ray, job) else 0
+    most = workers or max(
+        1, int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1) // (1 if gpus else job.threads or 1))
+    )
+    done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        RayWorker,
+        fn_constructor_args=(asdict(job),),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
+        num_cpus=0 if gpus else (job.threads or 1),
+        num_gpus=gpus,
+    )
+    for row in done.iter_rows():
+        found = json.loads(row["records"])
+        if isinstance(found, dict):
+            raise BrokenInput(found["broken"])
+        yield found
+
+
+def _cuda(ray: Any, job: Job) -> bool:
+    return job.device.startswith("cuda") or (job.device == "auto" and ray.cluster_resources().get("GPU", 0) > 0)
+
+
+def packed(unit: Unit) -> str:
+    """A unit as a text."""
+    items = None if unit.items is None else [[item.name, list(item.where)] for item in unit.items]
+    return json.dumps([unit.kind, unit.source, items, unit.stem, sorted(unit.done)])
+
+
+def unpacked(text: str) -> Unit:
+    kind, source, items, stem, done = json.loads(text)
+    found = None if items is None else tuple(Item(name, tuple(where)) for name, where in items)
+    return Unit(kind, source, found, stem, frozenset(done))

@@ -1,0 +1,183 @@
+"""One worker: a network that was loaded once, and runs units of work.
+
+Notable:
+- Images are read, and results written, by threads of their own while the network computes; no more than two batches wait.
+- A batch holds images of one padded size that follow each other, so that it is the same in every run.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from winwin_hf.data.shards.packing import in_order
+from winwin_hf.inference.bulk.manifest import Record, part_of
+from winwin_hf.inference.bulk.outputs import FORMATS, SHARDS, Place, digest, encoded, shard
+from winwin_hf.inference.bulk.plan import UNIT, Unit
+from winwin_hf.inference.bulk.reading import Wanted, images_of
+from winwin_hf.inference.predictor import Predictor
+from winwin_hf.redaction import redact
+from winwin_hf.task import TASKS
+
+
+class BrokenInput(ValueError):
+    """An input that can't be read or used. The message names it."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """
+    What every worker is told.
+
+    Attributes:
+        model: a folder or a Hub repository. weights: what records say of their version.
+        output: the place of results. suffix: of each. parquet: whether results are rows of shards.
+        batch: images of one size at once. skip_broken: record what can't be read, and go on.
+        threads: of torch on a CPU; None: torch's own number.
+    """
+
+    model: str
+    task: str
+    weights: str
+    output: str
+    suffix: str
+    parquet: bool = False
+    quality: str | None = None
+    device: str = "auto"
+    batch: int = 1
+    skip_broken: bool = False
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A prediction to make, with its images, or why they can't be read."""
+
+    wanted: Wanted
+    images: list[np.ndarray]
+    error: str = ""
+
+
+class Worker:
+    """Runs units. Loading takes seconds, so a process makes one."""
+
+    def __init__(self, job: Job) -> None:
+        if job.threads is not None:
+            torch.set_num_threads(job.threads)
+        self.job = job
+        self.task = TASKS[job.task]
+        self.place = Place(job.output)
+        self.predictor = Predictor.load(job.model, job.task, job.device, quality=job.quality)
+
+    def run(self, unit: Unit) -> list[Record]:
+        """Predicts a unit, writes results and then records, and returns these. Raises BrokenInput, where that isn't to be skipped."""
+        made: list[Record] = []
+        waiting: list[tuple[Record, bytes]] = []
+        for record, content in in_order(self._stored, self._results(unit), 1):
+            waiting.append((record, content))
+            if len(waiting) == UNIT:
+                made += self._recorded(waiting)
+                waiting = []
+        made += self._recorded(waiting)
+        if unit.items is None:
+            ended = {"ended": unit.source}
+            self.place.write(*part_of([ended]))
+            made.append(ended)
+        return made
+
+    def _results(self, unit: Unit) -> Iterator[tuple[Loaded, Any]]:
+        """Each prediction of a unit, in order; None for a broken input."""
+        for batch in self._batches(unit):
+            if batch[0].error:
+                yield batch[0], None
+                continue
+            start = time.perf_counter()
+            first, *second = (list(views) for views in zip(*(loaded.images for loaded in batch), strict=True))
+            found = self.predictor.predict_batch(first, second[0] if second else None)
+            seconds = (time.perf_counter() - start) / len(batch)
+            for loaded, prediction in zip(batch, found, strict=True):
+                prediction.seconds = seconds
+                yield loaded, prediction
+
+    def _batches(self, unit: Unit) -> Iterator[list[Loaded]]:
+        batch: list[Loaded] = []
+        sizes = None
+        try:
+            for loaded in in_order(self._loaded, images_of(unit, self.task), 1 + (self.job.batch > 1)):
+                here = None if loaded.error else self.predictor.processor.input_sizes(loaded.images[0].shape[:2])
+                if batch and (here is None or here != sizes or len(batch) == self.job.batch):
+                    yield batch
+                    batch = []
+                if here is None:
+                    yield [loaded]
+                    continue
+                batch.append(loaded)
+                sizes = here
+        except (ValueError, OSError) as error:  # the file that holds the images
+            if batch:
+                yield batch
+            if isinstance(error, BrokenInput):
+                raise
+            wanted = Wanted(unit.stem or unit.source, unit.source, list)
+            yield [Loaded(wanted, [], self._broken(wanted, error))]
+            return
+        if batch:
+            yield batch
+
+    def _loaded(self, wanted: Wanted) -> Loaded:
+        try:
+            images = wanted.read()
+            if len({image.shape for image in images}) > 1:
+                sizes = " and ".join(f"{image.shape[0]}x{image.shape[1]}" for image in images)
+                raise ValueError(f"frames of {sizes} (height x width); expected frames of one size")
+        except (ValueError, OSError) as error:
+            return Loaded(wanted, [], self._broken(wanted, error))
+        return Loaded(wanted, images)
+
+    def _broken(self, wanted: Wanted, error: Exception) -> str:
+        text = redact(" ".join(str(error).split()))[:500]
+        source = redact(wanted.source)
+        said = text if source in text else f"{source}: {text}"
+        if not self.job.skip_broken:
+            raise BrokenInput(said) from error
+        return said
+
+    def _stored(self, result: tuple[Loaded, Any]) -> tuple[Record, bytes]:
+        """Writes a result, unless it becomes a row; returns its record and its bytes."""
+        loaded, prediction = result
+        record: Record = {"name": loaded.wanted.name, "input": redact(loaded.wanted.source)}
+        if prediction is None:
+            return {**record, "error": loaded.error}, b""
+        content = encoded(prediction.values, self.task, self.job.suffix)
+        output = f"{record['name']}{self.job.suffix}"
+        if not self.job.parquet:
+            self.place.write(output, content)
+        record |= {"output": output, "sha256": digest(content), "bytes": len(content)}
+        return {**record, "seconds": round(prediction.seconds, 4), "weights": self.job.weights}, content
+
+    def _recorded(self, made: list[tuple[Record, bytes]]) -> list[Record]:
+        """Writes the records of results that are there, after their shard."""
+        records = [record for record, _ in made]
+        if not records:
+            return []
+        name, _ = part_of(records)
+        if self.job.parquet:
+            file = f"{SHARDS}/{name.rpartition('/')[2].removesuffix('.jsonl')}.parquet"
+            target = self.task.target
+            kind = FORMATS[self.task.name][self.job.suffix]
+            rows = []
+            for number, (record, content) in enumerate(made):
+                if "error" in record:
+                    continue
+                cell = {"bytes": content, "path": record["output"].rpartition("/")[2]}
+                rows.append({"name": record["name"], "input": record["input"], target: cell, f"{target}_format": kind})
+                record["output"] = f"{file}#{len(rows) - 1}"
+            if rows:
+                self.place.write(file, shard(rows, self.task))
+        self.place.write(*part_of(records))
+        return records
