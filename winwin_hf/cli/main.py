@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from winwin_hf import __version__
+from winwin_hf.cli.bulk import predict
 from winwin_hf.cli.checkpoints import app as checkpoints_app
 from winwin_hf.cli.data import app as data_app
 from winwin_hf.cli.errors import Commands
@@ -53,5 +54,5 @@ def main(
         os.environ["WINWIN_TRACEBACK"] = "1"
 
 
-for command in (flow, depth, segment, video, train, evaluate, convert, export, push, demo):
+for command in (flow, depth, segment, video, predict, train, evaluate, convert, export, push, demo):
     app.command()(command)

@@ -258,22 +258,23 @@ class Predictor(Method):
         for name in ("flow", "predicted_depth", "logits"):
             if (found := getattr(outputs, name, None)) is not None and not found.isfinite().all():
                 raise FloatingPointError(f"{self.name}: {self.not_finite(name)}")
-        return [
-            Prediction(
-                _array(maps["values"]),
-                *(_array(maps[key]) if key in maps else None for key in ("confidence", "expected_error", "log_scale")),
-                passes=outputs.passes,
-                device=str(self.device),
+        made = []
+        for maps in self._maps(outputs, sizes):
+            arrays = {key: _array(value) for key, value in maps.items()}
+            confidence, error, log_scale = map(arrays.get, ("confidence", "expected_error", "log_scale"))
+            made.append(
+                Prediction(
+                    arrays["values"], confidence, error, log_scale, passes=outputs.passes, device=str(self.device)
+                )
             )
-            for maps in self._maps(outputs, sizes)
-        ]
+        return made
 
     def _maps(self, outputs: Any, sizes: list[tuple[int, int]]) -> list[dict[str, torch.Tensor]]:
         """What was predicted for each image, at its size: `values`, and what there is beside them."""
         processor = self.processor
         if self.task == "optical-flow":
             found = processor.post_process_optical_flow(outputs, sizes, scale_bounds=self.error_bounds())
-            return [{**maps, "values": maps["flow"].float()} for maps in found]
+            return [{"values": maps.pop("flow").float(), **maps} for maps in found]
         if self.task == "depth-estimation":
             found = processor.post_process_depth_estimation(outputs, target_sizes=sizes)
             return [{"values": maps["predicted_depth"].float()} for maps in found]
@@ -316,7 +317,8 @@ class Predictor(Method):
             chosen = f" {fits[0]}x{fits[1]}" if fits else ""
             options.insert(0, f"tiles (--tile{chosen})")
         return (
-            f"{f'{count} times ' * (count > 1)}{size_text((height, width))} pixels (height x width) take more memory than {memory_of(self.device)} has{known}: expected "
+            f"{f'{count} times ' * (count > 1)}{size_text((height, width))} pixels (height x width) take more memory than "
+            f"{memory_of(self.device)} has{known}: expected "
             f"{', '.join(options)}"
         )
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import multiprocessing
+import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -29,7 +31,8 @@ def run_local(job: Job, units: Iterable[Unit], workers: int) -> Iterator[list[Re
     """Units in processes of this machine; one worker is this process. Raises RuntimeError where a process ends."""
     if workers == 1:
         worker = Worker(job)
-        yield from map(worker.run, units)
+        for unit in units:
+            yield from worker.run(unit)
         return
     context = multiprocessing.get_context("spawn")
     waiting = iter(units)
@@ -46,7 +49,8 @@ def run_local(job: Job, units: Iterable[Unit], workers: int) -> Iterator[list[Re
                     yield future.result()
         except BrokenProcessPool:
             raise RuntimeError(
-                "a worker process ended, by a signal or for want of memory; expected fewer workers (--workers), or the same command to go on"
+                "a worker process ended, by a signal or for want of memory; expected fewer workers (--workers), or the same command to go "
+                "on"
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)
@@ -59,7 +63,7 @@ def _start(job: Job) -> None:
 
 def _run(unit: Unit) -> list[Record]:
     assert _worker is not None
-    return _worker.run(unit)
+    return [record for part in _worker.run(unit) for record in part]
 
 
 class RayWorker:
@@ -72,7 +76,8 @@ class RayWorker:
         records: list[str] = []
         for text in batch["unit"]:
             try:
-                records.append(json.dumps(self.worker.run(unpacked(str(text)))))
+                parts = self.worker.run(unpacked(str(text)))
+                records.append(json.dumps([record for part in parts for record in part]))
             except BrokenInput as error:  # not to be tried again on another node
                 records.append(json.dumps({"broken": str(error)}))
         return {"records": records}
@@ -87,14 +92,16 @@ def run_ray(job: Job, units: Iterable[Unit], workers: int | None, address: str) 
         address: of a cluster; "auto": the one that runs on this machine, else a new one of this machine alone.
     Raises: ImportError without Ray; ConnectionError where there is no cluster; BrokenInput as a worker does.
     """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of the run
     try:
         import ray
+        import ray.data
     except ImportError:
         raise ImportError("the engine ray needs Ray; expected `pip install 'winwin-hf[cluster]'`") from None
-    # a cluster of this machine alone ends with this call, another one stays
-    ours = not ray.is_initialized()
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    ours = not ray.is_initialized()  # a cluster that is joined stays, one that is started here ends with this call
     if ours:
-        ray.init(address=None if address == "auto" else address, log_to_driver=False, configure_logging=False)
+        ray.init(address=None if address == "auto" else address, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield from _through_ray(ray, job, units, workers)
     finally:

@@ -11,10 +11,14 @@ A record has name, input, output, sha256, bytes, seconds, weights; or name, inpu
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from winwin_hf.inference.bulk.outputs import Place, digest
 
@@ -35,10 +39,8 @@ class Manifest:
     def load(cls, place: Place) -> Manifest:
         """Raises ValueError for a file of records that can't be read."""
         found = cls(place)
-        try:
+        with contextlib.suppress(FileNotFoundError):
             found._add(WHOLE, place.read(WHOLE))
-        except FileNotFoundError:
-            pass
         for name in place.names(FOLDER):
             if name.endswith(".jsonl"):
                 found.parts.append(name)
@@ -146,10 +148,6 @@ def _unlike(place: Place, name: str, record: Record, shards: dict[str, dict[str,
 
 def rows_of(content: bytes) -> dict[str, bytes]:
     """Name -> the bytes of the result, of a shard of Parquet. Raises ValueError for anything else."""
-    import io
-
-    import pyarrow.parquet as pq
-
     try:
         table = pq.read_table(io.BytesIO(content)).to_pylist()
         return {row["name"]: next(cell["bytes"] for cell in row.values() if isinstance(cell, dict)) for row in table}

@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -146,7 +146,11 @@ def _common(files: Iterable[str]) -> str:
 
 
 def _named(root: str, files: list[str]) -> dict[str, str]:
-    """File -> the name of its result, within `root`. Two files of one stem keep their suffixes. Raises ValueError for two results of one name."""
+    """
+    File -> the name of its result, within `root`. Two files of one stem keep their suffixes.
+
+    Raises: ValueError for two results of one name.
+    """
     inside = {file: _within(root, file) for file in files}
     stems = Counter(posixpath.splitext(name)[0] for name in inside.values())
     names = {}
@@ -175,7 +179,7 @@ def _neighbours(items: list[Item]) -> list[Item]:
     """Pairs of pictures that follow each other in one folder; each has the first one's name."""
     return [
         replace(first, where=(first.where[0], second.where[0]))
-        for first, second in zip(items, items[1:], strict=False)  # the last has no neighbour
+        for first, second in pairwise(items)
         if posixpath.dirname(first.where[0]) == posixpath.dirname(second.where[0])
     ]
 

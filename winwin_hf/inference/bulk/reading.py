@@ -53,7 +53,8 @@ def _all(read: Callable[[Any], np.ndarray], places: tuple[Any, ...]) -> list[np.
 def _video(unit: Unit, task: Task) -> Iterator[Wanted]:
     wanted = None if unit.items is None else {item.where[0]: item.name for item in unit.items}
     last = max(wanted) if wanted else 0
-    with _on_disk(unit.source) as path, contextlib.closing(open_clip(path).frames()) as frames:
+    with _on_disk(unit.source) as path:
+        frames = open_clip(path).frames()
         before: np.ndarray | None = None
         for number, frame in enumerate(frames):
             images = [frame]
@@ -109,7 +110,8 @@ def _tar(unit: Unit, task: Task) -> Iterator[Wanted]:
     """Rows of a WebDataset: files whose names are the same up to the first dot follow each other."""
     system, path = filesystem(unit.source)
     with system.open(path, "rb") as file, _opened_tar(file, unit.source) as tar:
-        key, files, number = "", {}, 0
+        key, number = "", 0
+        files: dict[str, bytes] = {}
         for member in tar:
             if not member.isfile():
                 continue

@@ -109,6 +109,9 @@ def predict(
     left = [*_left(units, manifest)]
     summary = Summary(0, len(manifest.done()), [], 0.0)
     total = sum(len(unit.items or ()) for unit in left)
+    left = [
+        part for unit in left for part in _parts(unit, -(-total // (4 * count)))
+    ]  # so that no worker ends long before another
     if manifest.parts or summary.reused:
         say(f"{output}: {summary.reused} results are there; going on")
     made = (
@@ -153,6 +156,15 @@ def _left(units: list[Unit], manifest: Manifest) -> Iterator[Unit]:
         items = tuple(item for item in unit.items if item.name not in done)
         if items:
             yield replace(unit, items=items)
+
+
+def _parts(unit: Unit, most: int) -> Iterator[Unit]:
+    """A unit in pieces of at most so many items; a video stays whole, since it is decoded from its beginning."""
+    if unit.items is None or unit.kind == "video":
+        yield unit
+        return
+    for start in range(0, len(unit.items), most):
+        yield replace(unit, items=unit.items[start : start + most])
 
 
 def _task_of(model: str) -> Task:

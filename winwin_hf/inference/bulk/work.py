@@ -74,21 +74,20 @@ class Worker:
         self.place = Place(job.output)
         self.predictor = Predictor.load(job.model, job.task, job.device, quality=job.quality)
 
-    def run(self, unit: Unit) -> list[Record]:
-        """Predicts a unit, writes results and then records, and returns these. Raises BrokenInput, where that isn't to be skipped."""
-        made: list[Record] = []
+    def run(self, unit: Unit) -> Iterator[list[Record]]:
+        """Predicts a unit; gives records when they and their results are written. Raises BrokenInput, where that isn't to be skipped."""
         waiting: list[tuple[Record, bytes]] = []
         for record, content in in_order(self._stored, self._results(unit), 1):
             waiting.append((record, content))
             if len(waiting) == UNIT:
-                made += self._recorded(waiting)
+                yield self._recorded(waiting)
                 waiting = []
-        made += self._recorded(waiting)
+        if waiting:
+            yield self._recorded(waiting)
         if unit.items is None:
             ended = {"ended": unit.source}
             self.place.write(*part_of([ended]))
-            made.append(ended)
-        return made
+            yield [ended]
 
     def _results(self, unit: Unit) -> Iterator[tuple[Loaded, Any]]:
         """Each prediction of a unit, in order; None for a broken input."""
@@ -163,15 +162,13 @@ class Worker:
     def _recorded(self, made: list[tuple[Record, bytes]]) -> list[Record]:
         """Writes the records of results that are there, after their shard."""
         records = [record for record, _ in made]
-        if not records:
-            return []
         name, _ = part_of(records)
         if self.job.parquet:
             file = f"{SHARDS}/{name.rpartition('/')[2].removesuffix('.jsonl')}.parquet"
             target = self.task.target
             kind = FORMATS[self.task.name][self.job.suffix]
             rows = []
-            for number, (record, content) in enumerate(made):
+            for record, content in made:
                 if "error" in record:
                     continue
                 cell = {"bytes": content, "path": record["output"].rpartition("/")[2]}
