@@ -15,7 +15,7 @@ from huggingface_hub import snapshot_download
 from tqdm import tqdm
 
 from winwin_hf import bundled
-from winwin_hf.data.formats.files import sha256_of
+from winwin_hf.downloads import checked_downloads
 from winwin_hf.inference.bulk.engines import run_local, run_ray
 from winwin_hf.inference.bulk.manifest import Manifest, wrong
 from winwin_hf.inference.bulk.outputs import FORMATS, Place
@@ -23,6 +23,7 @@ from winwin_hf.inference.bulk.places import is_remote
 from winwin_hf.inference.bulk.plan import Unit, plan
 from winwin_hf.inference.bulk.work import Job
 from winwin_hf.inference.loading import load_config
+from winwin_hf.own_files import sha256_of
 from winwin_hf.task import ARCHITECTURES, DENSE, TASKS, Task
 
 Engine = Literal["local", "ray"]
@@ -182,7 +183,10 @@ def _task_of(model: str) -> Task:
 def _folder_of(model: str) -> Path:
     """The folder of a network's files; one of the Hub is downloaded."""
     folder = Path(bundled.resolve(model))
-    return folder if folder.is_dir() else Path(snapshot_download(model, allow_patterns=["*.json", "*.safetensors"]))
+    if folder.is_dir():
+        return folder
+    with checked_downloads(model):
+        return Path(snapshot_download(model, allow_patterns=["*.json", "*.safetensors"]))
 
 
 def _version(folder: Path) -> str:
