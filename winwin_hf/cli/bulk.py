@@ -31,6 +31,10 @@ def predict(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Networks at once. Default: one a GPU, or one for each 4 cores and 4 GB.")
     ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of a worker on a CPU. Default: the cores shared among them; 4 on a Ray cluster."),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images of one size at once. Default: 8 on a GPU, 1 on a CPU.")
     ] = None,
@@ -74,6 +78,7 @@ def predict(
         engine=engine,  # type: ignore[arg-type]
         address=address,
         workers=workers,
+        threads=threads,
         batch=batch_size,
         suffix=suffix if suffix is None or suffix.startswith(".") else f".{suffix}",
         parquet=parquet,

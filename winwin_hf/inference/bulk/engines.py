@@ -16,13 +16,14 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from winwin_hf.inference.bulk.manifest import Record
 from winwin_hf.inference.bulk.plan import Item, Unit
 from winwin_hf.inference.bulk.work import BrokenInput, Job, Worker
 
+THREADS = 4  # of a worker on a CPU: more gain little
 AHEAD = 2  # units a worker that wait or run
 _worker: Worker | None = None  # of this process
 
@@ -78,7 +79,7 @@ class RayWorker:
             try:
                 parts = self.worker.run(unpacked(str(text)))
                 records.append(json.dumps([record for part in parts for record in part]))
-            except BrokenInput as error:  # not to be tried again on another node
+            except BrokenInput as error:  # an error of its own would come back without its type
                 records.append(json.dumps({"broken": str(error)}))
         return {"records": records}
 
@@ -98,7 +99,7 @@ def run_ray(job: Job, units: Iterable[Unit], workers: int | None, address: str) 
         import ray.data
     except ImportError:
         raise ImportError("the engine ray needs Ray; expected `pip install 'winwin-hf[cluster]'`") from None
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it logs a worker's errors with all their lines
     ours = not ray.is_initialized()  # a cluster that is joined stays, one that is started here ends with this call
     if ours:
         ray.init(address=None if address == "auto" else address, log_to_driver=False, logging_level=logging.ERROR)
@@ -112,26 +113,36 @@ def run_ray(job: Job, units: Iterable[Unit], workers: int | None, address: str) 
 def _through_ray(ray: Any, job: Job, units: Iterable[Unit], workers: int | None) -> Iterator[list[Record]]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    rows = [{"unit": packed(unit)} for unit in units]
-    if not rows:
+    texts = [{"unit": packed(unit)} for unit in units]
+    if not texts:
         return
     gpus = 1 if _cuda(ray, job) else 0
-    most = workers or max(
-        1, int(ray.cluster_resources().get("GPU" if gpus else "CPU", 1) // (1 if gpus else job.threads or 1))
-    )
-    done = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+    kind = "GPU" if gpus else "CPU"
+    held = [int(node["Resources"].get(kind, 0)) for node in ray.nodes() if node["Alive"]]
+    if not any(held):
+        raise ConnectionError(f"no node of the Ray cluster has a {kind}; expected one that has")
+    # an actor that asks for more than any node has would be waited for in vain
+    threads = 1 if gpus else min(job.threads or THREADS, max(held))
+    job = replace(job, threads=None if gpus else threads)
+    most = workers or sum(number // threads for number in held)
+    done = ray.data.from_items(texts, override_num_blocks=len(texts)).map_batches(
         RayWorker,
         fn_constructor_args=(asdict(job),),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(min_size=1, max_size=most),
-        num_cpus=0 if gpus else (job.threads or 1),
+        num_cpus=0 if gpus else threads,
         num_gpus=gpus,
     )
-    for row in done.iter_rows():
-        found = json.loads(row["records"])
-        if isinstance(found, dict):
-            raise BrokenInput(found["broken"])
-        yield found
+    rows = iter(done.iter_rows())
+    try:
+        for row in rows:
+            found = json.loads(row["records"])
+            if isinstance(found, dict):
+                raise BrokenInput(found["broken"])
+            yield found
+    finally:
+        # Ray frees the actors when nothing refers to the data set any more, and the frame of an error's traceback would
+        done = rows = None
 
 
 def _cuda(ray: Any, job: Job) -> bool:

@@ -80,7 +80,7 @@ def plan(given: str, task: Task) -> Iterator[Unit]:
         names = _named(root, [file for kind in by_kind.values() for file in kind])
         pictures = by_kind.pop("files", [])
         single = [Item(names[file], (file,)) for file in pictures]
-        groups = [_neighbours(single)] if pairs else [single]
+        groups = [_neighbours(single) if pairs else single]
         units = [*_files(groups)]
         for kind, sources in by_kind.items():
             for source in sources:
@@ -89,6 +89,7 @@ def plan(given: str, task: Task) -> Iterator[Unit]:
             kinds = ", ".join((*IMAGE_SUFFIXES, *KINDS))
             what = "pairs of neighbouring pictures, or other files" if pairs and pictures else "files"
             raise ValueError(f"{given}: nothing to predict in it; expected {what} that end in {kinds}")
+    _check_names(item.name for unit in units for item in unit.items or ())
     return iter(units)
 
 
@@ -130,11 +131,16 @@ def _listed(given: str, images: int) -> list[Item]:
             continue
         if len(parts) != images:
             raise ValueError(f"{given}: line {number} has {len(parts)} names; expected {images}")
-        lines.append(tuple(part if is_remote(part) else joined(folder, part) for part in parts))
+        lines.append((number, tuple(part if is_remote(part) else joined(folder, part) for part in parts)))
     if not lines:
         raise ValueError(f"{given}: an empty list; expected an image a line")
-    names = _named(_common(line[0] for line in lines), [line[0] for line in lines])
-    return [Item(names[line[0]], line) for line in lines]
+    names = _named(_common(files[0] for _, files in lines), [files[0] for _, files in lines])
+    times = Counter(files[0] for _, files in lines)
+    items = []
+    for number, files in lines:  # a frame may be the first of several pairs
+        name = names[files[0]]
+        items.append(Item(name if times[files[0]] == 1 else f"{name}.line{number}", files))
+    return items
 
 
 def _common(files: Iterable[str]) -> str:
@@ -146,21 +152,23 @@ def _common(files: Iterable[str]) -> str:
 
 
 def _named(root: str, files: list[str]) -> dict[str, str]:
-    """
-    File -> the name of its result, within `root`. Two files of one stem keep their suffixes.
-
-    Raises: ValueError for two results of one name.
-    """
+    """File -> the name of its result, within `root`. Files of one stem keep their suffixes."""
     inside = {file: _within(root, file) for file in files}
     stems = Counter(posixpath.splitext(name)[0] for name in inside.values())
     names = {}
     for file, name in inside.items():
         stem = posixpath.splitext(name)[0]
         names[file] = stem if stems[stem] == 1 else name
-    doubled = [name for name, count in Counter(names.values()).items() if count > 1]
-    if doubled:
-        raise ValueError(f"two inputs are called {doubled[0]}; expected names that differ")
     return names
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Raises ValueError where two results would have one name."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f"two inputs are called {name}; expected names that differ")
+        seen.add(name)
 
 
 def _within(root: str, file: str) -> str:

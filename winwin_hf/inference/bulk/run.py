@@ -23,6 +23,8 @@ from winwin_hf.inference.bulk.places import is_remote
 from winwin_hf.inference.bulk.plan import Unit, plan
 from winwin_hf.inference.bulk.work import Job
 from winwin_hf.inference.loading import load_config
+from winwin_hf.inference.predictor import device_of
+from winwin_hf.model.image_processing_winwin import check_quality
 from winwin_hf.own_files import sha256_of
 from winwin_hf.task import ARCHITECTURES, DENSE, TASKS, Task
 
@@ -48,6 +50,7 @@ def predict(
     engine: Engine = "local",
     address: str = "auto",
     workers: int | None = None,
+    threads: int | None = None,
     batch: int | None = None,
     suffix: str | None = None,
     parquet: bool = False,
@@ -65,6 +68,8 @@ def predict(
         engine: "local": processes of this machine. "ray": the actors of a Ray cluster, whose nodes see `given` and `output`, see `address`
             in `engines.run_ray`.
         workers: processes that hold a network each. None: one a GPU; on CPUs one for each 4 cores and 4 GB.
+        threads: of a worker on a CPU. None: the machine's cores shared among the workers; on a cluster 4, or as many as a node has. The
+            last digits of results depend on it.
         batch: images of one size at once. None: 8 on a GPU, 1 on a CPU.
         suffix: of results: .flo or .npy; .npy (metres) or .png (16-bit millimetres); .png. parquet: results as rows of shards.
         quality: of flow, see `Predictor.load`; None: "fast".
@@ -73,11 +78,16 @@ def predict(
         FileNotFoundError: nothing is there. ValueError: an argument; an output of other settings; an input that can't be read
         (`BrokenInput`). OSError: a result can't be written.
     """
+    check_quality(quality)
     task = _task_of(model)
+    if quality is not None and task.name != "optical-flow":
+        raise ValueError(f"{model}: quality {quality!r} is for networks of flow")
+    if engine == "local":
+        device_of(device)
     suffix = suffix or next(iter(FORMATS[task.name]))
     if suffix not in FORMATS[task.name]:
         raise ValueError(f"format {suffix}: expected {' or '.join(FORMATS[task.name])} for {task.title}")
-    for name, value in (("workers", workers), ("batch", batch)):
+    for name, value in (("workers", workers), ("threads", threads), ("batch", batch)):
         if value is not None and value < 1:
             raise ValueError(f"{name} {value}: expected 1 or more")
     if quality is None and task.name == "optical-flow":
@@ -96,7 +106,7 @@ def predict(
         device=device,
         batch=batch or (8 if gpus else 1),
         skip_broken=skip_broken,
-        threads=None if gpus else max(1, _cores() // count),
+        threads=threads if gpus or engine == "ray" else threads or max(1, _cores() // count),
     )
     given = given if is_remote(given) else str(Path(given).absolute())
     units = [*plan(given, task)]

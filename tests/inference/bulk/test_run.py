@@ -1,0 +1,272 @@
+"""`winwin predict`: every input has its result once, whatever happens in between."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import datasets
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from support.space_server import tiny_checkpoints
+from typer.testing import CliRunner
+
+from winwin_hf.cli.main import app
+from winwin_hf.data import formats
+from winwin_hf.inference.bulk import engines, plan, work
+from winwin_hf.inference.bulk.engines import packed, unpacked
+from winwin_hf.inference.bulk.manifest import Manifest
+from winwin_hf.inference.bulk.outputs import Place
+from winwin_hf.inference.bulk.run import predict, verify
+from winwin_hf.inference.predictor import Predictor
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, str]:
+    return tiny_checkpoints(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture
+def frames(tmp_path) -> Path:
+    """Seven pictures of two sizes."""
+    folder = tmp_path / "frames"
+    (folder / "b").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(7):
+        size = (40, 56) if number < 5 else (33, 70)
+        name = f"{number}.png" if number < 4 else f"b/{number}.png"
+        Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8)).save(folder / name)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small_units(monkeypatch):
+    for module in (plan, work):
+        monkeypatch.setattr(module, "UNIT", 2)
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
+
+
+def run(given, output, model, **options):
+    return predict(str(given), str(output), model, progress=False, say=lambda _: None, **options)
+
+
+@pytest.mark.parametrize("task", ["depth", "segmentation"])
+def test_results_are_the_predictors(models, frames, tmp_path, task):
+    done = run(frames, tmp_path / "out", models[task])
+    assert (done.predicted, done.reused, done.broken) == (7, 0, [])
+    predictor = Predictor.load(models[task], device="cpu")
+    for file in sorted(frames.rglob("*.png")):
+        target = tmp_path / "out" / file.relative_to(frames)
+        expected = predictor(file).values
+        found = formats.read_npy(target.with_suffix(".npy")) if task == "depth" else formats.read_labels(target)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert verify(str(frames), str(tmp_path / "out"), models[task]) == (7, [])
+    records = [json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
+    assert [record["name"] for record in records] == ["0", "1", "2", "3", "b/4", "b/5", "b/6"]
+    assert all(len(record["sha256"]) == 64 and record["weights"] and record["seconds"] >= 0 for record in records)
+
+
+def test_pairs_and_batches(models, frames, tmp_path):
+    done = run(frames, tmp_path / "out", models["flow"], batch=3, skip_broken=True)
+    assert len(done.broken) == 1 and "frames of 40x56 and 33x70" in done.broken[0]
+    predictor = Predictor.load(models["flow"], device="cpu", quality="fast")
+    assert sorted(path.stem for path in (tmp_path / "out").rglob("*.flo")) == ["0", "1", "2", "5"]
+    expected = predictor(frames / "1.png", frames / "2.png").values.transpose(1, 2, 0)
+    np.testing.assert_allclose(formats.read_flo(tmp_path / "out" / "1.flo"), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_an_interrupted_run_goes_on(models, frames, tmp_path, monkeypatch):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    run(frames, whole, models["depth"])
+    true, seen = Predictor.predict_batch, []
+
+    def stops(self, images, seconds=None):
+        seen.append(1)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return true(self, images, seconds)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Predictor, "predict_batch", stops)
+        with pytest.raises(KeyboardInterrupt):
+            run(frames, out, models["depth"])
+    assert 0 < len(Manifest.load(Place(str(out))).done()) < 7
+    count, faults = verify(str(frames), str(out), models["depth"])
+    assert count < 7 and len(faults) == 7 - count and all("no result" in fault for fault in faults)
+    done = run(frames, out, models["depth"])
+    assert done.reused == count and done.predicted == 7 - count
+    assert {name: data for name, data in results(out).items() if name.endswith(".npy")} == {
+        name: data for name, data in results(whole).items() if name.endswith(".npy")
+    }
+    again = run(frames, out, models["depth"])
+    assert (again.predicted, again.reused) == (0, 7)
+    assert not list((out / "manifest").glob("part-*"))
+
+
+def test_broken_inputs(models, frames, tmp_path):
+    (frames / "2.png").write_bytes(b"no picture")
+    with pytest.raises(work.BrokenInput, match=r"2\.png: not a readable image"):
+        run(frames, tmp_path / "out", models["depth"])
+    done = run(frames, tmp_path / "out", models["depth"], skip_broken=True)
+    assert len(done.broken) == 1 and "2.png" in done.broken[0] and done.reused + done.predicted == 6
+    count, faults = verify(str(frames), str(tmp_path / "out"), models["depth"])
+    assert count == 6 and len(faults) == 1 and "not a readable image" in faults[0]
+    shutil.copy(frames / "1.png", frames / "2.png")  # mended: the same command goes on
+    assert run(frames, tmp_path / "out", models["depth"]).predicted == 1
+    assert verify(str(frames), str(tmp_path / "out"), models["depth"]) == (7, [])
+
+
+def test_what_changed_is_told(models, frames, tmp_path):
+    out = tmp_path / "out"
+    run(frames, out, models["depth"])
+    (out / "0.npy").unlink()
+    (out / "1.npy").write_bytes(b"other")
+    shutil.copy(frames / "1.png", frames / "9.png")
+    faults = verify(str(frames), str(out), models["depth"])[1]
+    assert sorted(faults) == ["0: 0.npy is missing", "1: 1.npy is not what was written", "9: no result"]
+
+
+def test_shards_of_results(models, frames, tmp_path):
+    out = tmp_path / "out"
+    run(frames, out, models["depth"], parquet=True, suffix=".png")
+    assert verify(str(frames), str(out), models["depth"]) == (7, [])
+    rows = datasets.load_dataset("parquet", data_files=str(out / "data" / "*.parquet"), split="train").sort("name")
+    assert rows["name"][:2] == ["0", "1"] and set(rows["depth_format"]) == {"png:1000"}
+    depth = formats.decode_depth(formats.Blob(rows[0]["depth"]["bytes"], "x"), rows[0]["depth_format"])
+    expected = Predictor.load(models["depth"], device="cpu")(frames / "0.png").values
+    np.testing.assert_allclose(depth, np.maximum(expected, 0), atol=6e-4)
+    shard = next((out / "data").iterdir())
+    shard.write_bytes(shard.read_bytes()[:-9])
+    assert all("can't be read" in fault for fault in verify(str(frames), str(out), models["depth"])[1])
+
+
+def test_inputs_and_outputs_behind_addresses(models, frames, tmp_path):
+    system = fsspec.filesystem("memory")
+    for file in sorted(frames.rglob("*.png")):
+        system.pipe_file(f"/in/{file.relative_to(frames)}", file.read_bytes())
+    try:
+        run("memory://in", "memory://out", models["depth"])
+        run(frames, tmp_path / "out", models["depth"])
+        for name, data in results(tmp_path / "out").items():
+            if name.endswith(".npy"):
+                assert system.cat_file(f"/out/{name}") == data
+        assert verify("memory://in", "memory://out", models["depth"]) == (7, [])
+        assert run("memory://in", "memory://out", models["depth"]).reused == 7
+    finally:
+        system.rm("/in", recursive=True)
+        system.rm("/out", recursive=True)
+
+
+def test_results_of_other_settings_do_not_mix(models, frames, tmp_path):
+    run(frames, tmp_path / "out", models["depth"])
+    before = results(tmp_path / "out")
+    for options, message in (
+        ({"suffix": ".png"}, "suffix .npy, not .png"),
+        ({"parquet": True}, "parquet False, not True"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(frames, tmp_path / "out", models["depth"], **options)
+    with pytest.raises(ValueError, match="task depth-estimation, not semantic-segmentation"):
+        run(frames, tmp_path / "out", models["segmentation"])
+    assert results(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"suffix": ".flo"}, r"format \.flo: expected \.npy or \.png for depth estimation"),
+        ({"workers": 0}, "workers 0: expected 1 or more"),
+        ({"batch": -1}, "batch -1: expected 1 or more"),
+        ({"quality": "good"}, "quality 'good': expected fast or best"),
+        ({"quality": "fast"}, "quality 'fast' is for networks of flow"),
+        ({"device": "cuda:99"}, "device 'cuda:99'"),
+    ],
+)
+def test_wrong_arguments(models, frames, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        run(frames, tmp_path / "out", models["depth"], **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_workers_are_processes(models, frames, tmp_path):
+    run(frames, tmp_path / "one", models["depth"])
+    done = run(frames, tmp_path / "two", models["depth"], workers=2)
+    assert done.predicted == 7
+    one, two = (results(tmp_path / name) for name in ("one", "two"))
+    for name in (name for name in one if name.endswith(".npy")):
+        np.testing.assert_allclose(np.load(io.BytesIO(two[name])), np.load(io.BytesIO(one[name])), rtol=1e-5)
+
+
+def test_a_worker_that_ends_is_told(models, frames, tmp_path, monkeypatch):
+    class Broken:
+        def __init__(self, *_, **__): ...
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_): ...
+        def submit(self, *_):
+            raise engines.BrokenProcessPool
+
+        def shutdown(self, **_): ...
+
+    monkeypatch.setattr(engines, "ProcessPoolExecutor", Broken)
+    with pytest.raises(RuntimeError, match="a worker process ended"):
+        run(frames, tmp_path / "out", models["depth"], workers=2)
+
+
+def test_units_travel_as_texts():
+    for unit in (
+        plan.Unit("files", "", (plan.Item("a", ("x.png", "y.png")), plan.Item("b", ("z.png",)))),
+        plan.Unit("video", "v.mp4", (plan.Item("v/frame_0001", (0, 1)),)),
+        plan.Unit("tar", "s3://b/x.tar", None, "x", frozenset({"x/row_000000"})),
+    ):
+        assert unpacked(packed(unit)) == unit
+
+
+def test_a_damaged_manifest_is_named(models, frames, tmp_path):
+    run(frames, tmp_path / "out", models["depth"])
+    for content in (b"{", b"[1]", b'{"name": 3}', b"\xff\xfe", b"[" * 100_000):
+        (tmp_path / "out" / "manifest.jsonl").write_bytes(content)
+        with pytest.raises(ValueError, match=r"manifest\.jsonl: line 1 is no record"):
+            run(frames, tmp_path / "out", models["depth"])
+    (tmp_path / "out" / "manifest.jsonl").unlink()
+    (tmp_path / "out" / "manifest" / "run.json").write_bytes(b"{")
+    with pytest.raises(ValueError, match=r"run\.json: not readable"):
+        run(frames, tmp_path / "out", models["depth"])
+
+
+def test_the_command(models, frames, tmp_path):
+    (frames / "bad.png").write_bytes(b"x")
+    words = ["predict", str(frames), str(tmp_path / "out"), "--model", models["segmentation"]]
+    runner = CliRunner()
+    failed = runner.invoke(app, words, env={"COLUMNS": "300"})
+    assert failed.exit_code == 1 and "bad.png: not a readable image" in failed.output
+    done = runner.invoke(app, [*words, "--skip-broken"], env={"COLUMNS": "300"})
+    assert done.exit_code == 0 and "1 inputs skipped" in done.output, done.output
+    (frames / "bad.png").unlink()
+    checked = runner.invoke(app, [*words, "--verify"], env={"COLUMNS": "300"})
+    assert checked.exit_code == 0 and "7 results, all as they were written" in checked.output, checked.output
+    (tmp_path / "out" / "0.png").unlink()
+    checked = runner.invoke(app, [*words, "--verify"], env={"COLUMNS": "300"})
+    assert checked.exit_code == 1 and "0: 0.png is missing" in checked.output
+    for extra, code in ((["--engine", "spark"], 2), (["--quality", "good"], 2), (["--format", "gif"], 1)):
+        assert runner.invoke(app, [*words, *extra]).exit_code == code
+    assert runner.invoke(app, ["predict", str(tmp_path / "none"), str(tmp_path / "o")]).exit_code == 2
+
+
+def test_rows_of_parquet_go_through(models, tmp_path, frames):
+    cells = [{"bytes": file.read_bytes(), "path": None} for file in sorted(frames.glob("*.png"))]
+    pq.write_table(pa.table({"image": cells}), tmp_path / "part.parquet", row_group_size=3)
+    assert run(tmp_path / "part.parquet", tmp_path / "out", models["depth"]).predicted == 4
+    one = formats.read_npy(tmp_path / "out" / "part" / "row_000001.npy")
+    run(frames, tmp_path / "files", models["depth"])
+    np.testing.assert_array_equal(one, formats.read_npy(tmp_path / "files" / "1.npy"))
