@@ -23,7 +23,7 @@ help:
 	@echo "make test       formatter, linter, types, imports, then the tests (make test PYTEST_ARGS='-k flow' for some)"
 	@echo "make test-slow  the slow tests: the installed wheel, the notebooks, long trainings"
 	@echo "make test-fault the tests that kill trainings and damage files again and again (docs/reliability.md)"
-	@echo "make test-cluster the tests of sharded and elastic trainings, in several processes"
+	@echo "make test-cluster the tests of sharded and elastic trainings, and of predictions on two Ray nodes"
 	@echo "make research   the tests of scripts/research"
 	@echo "make test-floors  the tests with the oldest and the newest versions that pyproject.toml allows, in .floors/ (half an hour a set)"
 	@echo "make lint       formatter, linter, types, imports and workflows only"
@@ -98,7 +98,11 @@ test-slow: $(VENV)/.stamp-dev
 test-fault: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest -m fault $(PYTEST_ARGS)
 
-test-cluster: $(VENV)/.stamp-dev
+$(VENV)/.stamp-cluster: $(VENV)/.stamp-dev
+	$(PIP) install -c constraints.txt -e ".[cluster]"
+	@touch $@
+
+test-cluster: $(VENV)/.stamp-cluster
 	$(BIN)/python -m pytest -m cluster $(PYTEST_ARGS)
 
 # Environments of its own. make test-floors PYTHON=python3.10 VERSIONS=oldest: another interpreter, one of the sets
