@@ -166,6 +166,18 @@ def test_inputs_and_outputs_behind_addresses(models, frames, tmp_path):
         system.rm("/out", recursive=True)
 
 
+def test_files_of_others_are_not_replaced(models, frames, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "0.npy").write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match=r"0\.npy is there, and no manifest"):
+        run(frames, out, models["depth"])
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(FileExistsError, match="file is there, and no manifest"):
+        run(frames, tmp_path / "file", models["depth"])
+    assert results(out) == {"0.npy": b"mine"}
+
+
 def test_results_of_other_settings_do_not_mix(models, frames, tmp_path):
     run(frames, tmp_path / "out", models["depth"])
     before = results(tmp_path / "out")

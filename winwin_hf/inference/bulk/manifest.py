@@ -39,7 +39,7 @@ class Manifest:
     def load(cls, place: Place) -> Manifest:
         """Raises ValueError for a file of records that can't be read."""
         found = cls(place)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             found._add(WHOLE, place.read(WHOLE))
         for name in place.names(FOLDER):
             if name.endswith(".jsonl"):
@@ -66,10 +66,10 @@ class Manifest:
                 self.records[record["name"]] = record
 
     def claim(self, settings: dict[str, Any]) -> None:
-        """Writes run.json. Raises ValueError where results of other settings are there."""
+        """Writes run.json. Raises ValueError where results of other settings are there, FileExistsError where something else is."""
         try:
             before = json.loads(self.place.read(RUN))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             before = None
         except (ValueError, RecursionError):
             raise ValueError(f"{self.place.root}/{RUN}: not readable; expected a file of `winwin predict`") from None
@@ -82,6 +82,10 @@ class Manifest:
             raise ValueError(
                 f"{self.place.root}: an earlier run with other settings left its results there ({'; '.join(other)[:300]}); expected "
                 "another output"
+            )
+        if before is None and (there := self.place.anything()):
+            raise FileExistsError(
+                f"{self.place.root}: {there} is there, and no manifest of `winwin predict`; expected a new or empty output"
             )
         if before is None:
             self.place.write(RUN, lines([settings], indent=1))

@@ -69,6 +69,15 @@ class Place:
         found = [entry.rpartition("/")[2] for entry in system.ls(path, detail=False)]
         return sorted(f"{folder}/{name}" for name in found if name and not name.startswith("."))
 
+    def anything(self) -> str:
+        """The name of something in this place; "" where it is empty or not there."""
+        system, path = filesystem(self.root)
+        if not system.exists(path):
+            return ""
+        if not system.isdir(path):
+            return path.rpartition("/")[2]
+        return next((entry.rstrip("/").rpartition("/")[2] for entry in system.ls(path, detail=False)), "")
+
     def remove(self, name: str) -> None:
         system, path = filesystem(joined(self.root, name))
         system.rm_file(path)
