@@ -94,6 +94,7 @@ def run_ray(job: Job, units: Iterable[Unit], workers: int | None, address: str) 
     Raises: ImportError without Ray; ConnectionError where there is no cluster; BrokenInput as a worker does.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told of the run
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its log files have the rest
     try:
         import ray
         import ray.data
