@@ -97,6 +97,29 @@ def test_a_new_version_replaces_the_old_one(root: Path):
     assert bundled.checkpoints()[0].installed
 
 
+def test_what_is_not_ours_stays(root: Path, tmp_path: Path):
+    snapshot = bundled.install()["winwin-test"]
+    for name in ("abc/mine", f"{'a' * 40}/config.json"):
+        (snapshot.parent / name).parent.mkdir()
+        (snapshot.parent / name).write_text("mine")
+    (root / "winwin-test" / "README.md").write_text("second version")
+    new = bundled.install()["winwin-test"]
+    assert sorted(path.name for path in new.parent.iterdir()) == sorted(["abc", "a" * 40, new.name])
+    outside = tmp_path / "outside"
+    new.parent.rename(outside)
+    new.parent.symlink_to(outside)
+    before = sorted(outside.rglob("*"))
+    with pytest.raises(ValueError, match=r"snapshots: a link or a file; expected a folder of the Hub's cache"):
+        bundled.install()
+    assert sorted(outside.rglob("*")) == before
+    new.parent.unlink()
+    outside.rename(new.parent)
+    (new.parents[1] / "refs" / "main").unlink()
+    (new.parents[1] / "refs" / "main").mkdir()
+    with pytest.raises(ValueError, match=r"main: a folder; expected a file"):
+        bundled.install()
+
+
 def test_a_damaged_snapshot_is_noticed_and_mended(root: Path):
     snapshot = bundled.install()["winwin-test"]
     whole = (snapshot / "model.safetensors").read_bytes()

@@ -148,6 +148,11 @@ def _install_one(folder: Path, repository: Path) -> Path:
     commit = _commit(folder)
     snapshots = repository / "snapshots"
     snapshot = snapshots / commit
+    for place in (repository, snapshots, repository / "refs", repository / ".no_exist"):
+        if place.is_symlink() or (place.exists() and not place.is_dir()):
+            raise ValueError(f"{place}: a link or a file; expected a folder of the Hub's cache")
+    if (repository / "refs" / "main").is_dir():
+        raise ValueError(f"{repository / 'refs' / 'main'}: a folder; expected a file of the Hub's cache")
     if not _is_whole(snapshot, commit):
         snapshots.mkdir(parents=True, exist_ok=True)
         # Beside snapshots/, not in it: huggingface_hub takes every folder in there for a revision.
@@ -174,11 +179,17 @@ def _install_one(folder: Path, repository: Path) -> Path:
         missing.parent.mkdir(parents=True, exist_ok=True)
         missing.touch()
     _write_ref(repository, commit)
-    for folder in (snapshots, repository / ".no_exist"):
-        for other in folder.iterdir():
-            if other.name != commit:
-                remove_tree(other, ignore_errors=True)
+    for other in snapshots.iterdir():
+        if other.name != commit and _is_ours(other):
+            remove_tree(other, ignore_errors=True)
+            remove_tree(repository / ".no_exist" / other.name, ignore_errors=True)
     return snapshot
+
+
+def _is_ours(snapshot: Path) -> bool:
+    """Whether it is an earlier version as it was installed: whatever somebody else put there, or changed, stays."""
+    named = re.fullmatch(r"[0-9a-f]{40}", snapshot.name) is not None
+    return named and snapshot.is_dir() and not snapshot.is_symlink() and _commit(snapshot) == snapshot.name
 
 
 def _is_whole(snapshot: Path, commit: str) -> bool:

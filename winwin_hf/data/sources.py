@@ -226,7 +226,10 @@ def _hub(path: str, split: str, settings: dict[str, Any] | None, augment: bool, 
     except Exception as error:  # of libraries below `datasets`, and messages that hold all of a README.md
         reason = reason_of(error.__cause__ or error)
         kind = OSError if isinstance(error, OSError) else ValueError
-        raise kind(f"{path}: can't be read as a data set ({reason[:300]})") from error
+        cached = f"; if it could be before, delete its copy in {datasets.config.HF_DATASETS_CACHE}"
+        raise kind(
+            f"{path}: can't be read as a data set ({reason[:300]}){'' if options.streaming else cached}"
+        ) from error
     theirs = dataset.column_names or list(next(iter(dataset)))
     wanted = {ours: (options.columns or {}).get(ours, ours) for ours in COLUMNS[options.task]}
     needed = [*TASKS[options.task].images, TASKS[options.task].target]

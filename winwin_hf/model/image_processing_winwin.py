@@ -246,6 +246,12 @@ class WinWinImageProcessor(PilBackend):
             gain = np.full(channels, options["rescale_factor"] if options["do_rescale"] else 1.0)
             bias = np.zeros(channels)
             if options["do_normalize"]:
+                for name in ("image_mean", "image_std"):
+                    if np.size(options[name]) not in (1, channels):
+                        count = np.size(options[name])
+                        raise ValueError(
+                            f"{name} has {count} numbers: expected 1, or one for each of {channels} channels."
+                        )
                 mean, std = (np.broadcast_to(options[name], (channels,)) for name in ("image_mean", "image_std"))
                 gain, bias = gain / std, -mean / std
             result = np.empty((channels, bottom, right), np.float32)
