@@ -5,15 +5,21 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import datasets
 import fsspec
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from support.places import HANGS_AFTER, ROOT
 from support.space_server import tiny_checkpoints
 from typer.testing import CliRunner
 
@@ -233,6 +239,35 @@ def test_a_worker_that_ends_is_told(models, frames, tmp_path, monkeypatch):
     monkeypatch.setattr(engines, "ProcessPoolExecutor", Broken)
     with pytest.raises(RuntimeError, match="a worker process ended"):
         run(frames, tmp_path / "out", models["depth"], workers=2)
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_command_goes_on(models, tmp_path, number):
+    """Its workers end with it, and the same command ends the work."""
+    rng, given = np.random.default_rng(0), tmp_path / "in"
+    given.mkdir()
+    for i in range(120):
+        Image.fromarray(rng.integers(0, 255, (96, 128, 3), np.uint8)).save(given / f"{i}.png")
+    words = ["predict", str(given), str(tmp_path / "out"), "--model", models["depth"], "--workers", "2"]
+    command = [sys.executable, "-m", "winwin_command", *words]
+    for seen in (3, 40):
+        process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, start_new_session=True)
+        end = time.monotonic() + HANGS_AFTER
+        while len(list((tmp_path / "out").glob("*.npy"))) < seen:
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.02)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(number)
+        process.communicate(timeout=HANGS_AFTER)
+        _, alive = psutil.wait_procs(workers, timeout=30)
+        assert process.returncode in (-number, 128 + number) and not alive
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=HANGS_AFTER)
+    assert verify(str(given), str(tmp_path / "out"), models["depth"]) == (120, [])
+    run(given, tmp_path / "whole", models["depth"], threads=1)
+    names = [f"{i}.npy" for i in range(120)]
+    assert all((tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes() for name in names)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*names, "manifest", "manifest.jsonl"])
 
 
 def test_units_travel_as_texts():

@@ -13,7 +13,10 @@ import json
 import logging
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
@@ -28,16 +31,27 @@ AHEAD = 2  # units a worker that wait or run
 _worker: Worker | None = None  # of this process
 
 
-def run_local(job: Job, units: Iterable[Unit], workers: int) -> Iterator[list[Record]]:
-    """Units in processes of this machine; one worker is this process. Raises RuntimeError where a process ends."""
+def run_local(job: Job, units: Iterable[Unit], workers: int, devices: Sequence[str] = ()) -> Iterator[list[Record]]:
+    """
+    Units in processes of this machine; one worker is this process.
+
+    Args:
+        devices: one for each worker; none: the job's for all.
+    Raises: RuntimeError where a process ends.
+    """
     if workers == 1:
         worker = Worker(job)
         for unit in units:
             yield from worker.run(unit)
         return
     context = multiprocessing.get_context("spawn")
-    waiting = iter(units)
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(job,)) as pool:
+    free = context.SimpleQueue()
+    for _, device in zip(range(workers), itertools.cycle(devices or [job.device]), strict=False):
+        free.put(device)
+    waiting, others = iter(units), set(multiprocessing.active_children())
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_start, initargs=(job, free, os.getpid())
+    ) as pool:
         running: set[Future[list[Record]]] = set()
         try:
             while True:
@@ -53,13 +67,26 @@ def run_local(job: Job, units: Iterable[Unit], workers: int) -> Iterator[list[Re
                 "a worker process ended, by a signal or for want of memory; expected fewer workers (--workers), or the same command to go "
                 "on"
             ) from None
+        except BaseException:  # results appear whole, so nothing is lost with a process
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _start(job: Job) -> None:
+def _start(job: Job, free: Any, parent: int) -> None:
+    """Makes this process a worker, on one of the free devices. It ends with its parent, however that ends."""
     global _worker
-    _worker = Worker(job)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    _worker = Worker(replace(job, device=free.get()))
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def _run(unit: Unit) -> list[Record]:

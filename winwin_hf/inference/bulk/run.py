@@ -95,6 +95,7 @@ def predict(
     folder = _folder_of(model)
     gpus = torch.cuda.device_count() if device == "auto" else int(device.startswith("cuda"))
     count = workers or gpus or _cpu_workers()
+    devices = [f"cuda:{number}" for number in range(gpus)] if device == "auto" and gpus > 1 else []
     job = Job(
         model=str(folder),
         task=task.name,
@@ -126,7 +127,9 @@ def predict(
     if manifest.parts or summary.reused:
         say(f"{output}: {summary.reused} results are there; going on")
     made = (
-        run_ray(job, left, workers, address) if engine == "ray" else run_local(job, left, min(count, max(len(left), 1)))
+        run_ray(job, left, workers, address)
+        if engine == "ray"
+        else run_local(job, left, min(count, max(len(left), 1)), devices)
     )
     with tqdm(total=total or None, unit="image", disable=not progress, desc=task.title) as bar:
         for records in made:
