@@ -152,7 +152,6 @@ def test_addresses(tmp_path):
         (lambda p: p / "none", "nothing there"),
         (lambda p: p / "*.gif", "nothing there"),
         (lambda p: (p / "a.doc").touch() or p, "nothing to predict in it"),
-        (lambda p: (p / "a.parquet").write_bytes(b"PAR1") and p, "not a readable Parquet file"),
     ],
 )
 def test_nothing_to_do(tmp_path, make, message):

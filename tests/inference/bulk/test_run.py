@@ -131,6 +131,17 @@ def test_broken_inputs(models, frames, tmp_path):
     assert verify(str(frames), str(tmp_path / "out"), models["depth"]) == (7, [])
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".parquet", ".tar"])
+def test_a_file_of_many_that_cannot_be_read(models, frames, tmp_path, suffix):
+    (frames / f"many{suffix}").write_bytes(b"damaged" * 99)
+    with pytest.raises(work.BrokenInput, match=rf"many\{suffix}: not a readable"):
+        run(frames, tmp_path / "out", models["depth"])
+    done = run(frames, tmp_path / "out", models["depth"], skip_broken=True)
+    assert len(done.broken) == 1 and done.predicted + done.reused == 7
+    assert len(run(frames, tmp_path / "out", models["depth"], skip_broken=True).broken) == 1  # is tried again
+    assert verify(str(frames), str(tmp_path / "out"), models["depth"])[0] == 7
+
+
 def test_what_changed_is_told(models, frames, tmp_path):
     out = tmp_path / "out"
     run(frames, out, models["depth"])

@@ -13,6 +13,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -98,7 +99,7 @@ def _found(given: str) -> tuple[str, list[str]]:
     system, path = filesystem(given)
     protocol = given.partition("://")[0] + "://" if is_remote(given) else ""
     if any(letter in path for letter in "*?[") and not system.exists(path):
-        found = [name for name in system.glob(path) if not system.isdir(name)]
+        found = [name for name, about in system.glob(path, detail=True).items() if about["type"] != "directory"]
         root = posixpath.commonpath([posixpath.dirname(name) for name in found]) if found else ""
     elif system.isfile(path):
         found, root = [path], posixpath.dirname(path)
@@ -202,7 +203,10 @@ def _files(groups: list[list[Item]]) -> list[Unit]:
 
 def _video(source: str, name: str, pairs: bool) -> list[Unit]:
     """A video is one unit: its frames are decoded from its beginning."""
-    count = None if is_remote(source) else open_clip(source).count()
+    count = None
+    if not is_remote(source):
+        with suppress(ValueError, OSError):  # a worker will say what is wrong with it
+            count = open_clip(source).count()
     if count is None:
         return [Unit("video", source, None, name)]
     numbers = range(count - 1 if pairs else count)
@@ -217,8 +221,8 @@ def _parquet(source: str, name: str, pairs: bool) -> list[Unit]:
         with system.open(path, "rb") as file:
             footer = pq.ParquetFile(file).metadata
             counts = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
-    except Exception as error:  # whatever pyarrow raises for a damaged file
-        raise ValueError(f"{source}: not a readable Parquet file ({str(error)[:200]})") from error
+    except Exception:  # whatever pyarrow raises for a damaged file: a worker will say it
+        return [Unit("parquet", source, None, name)]
     units, start = [], 0
     for group, count in enumerate(counts):
         items = [Item(row_name(name, start + row), (group, row)) for row in range(count)]

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from winwin_hf.data import formats
-from winwin_hf.data.formats.files import Blob, bytes_text
+from winwin_hf.data.formats.files import Blob, bytes_text, decoding
 from winwin_hf.inference.bulk.places import filesystem, is_remote, source_of
 from winwin_hf.inference.bulk.plan import Item, Unit, frame_name, row_name
 from winwin_hf.inference.clips import IMAGE_SUFFIXES, open_clip
@@ -73,9 +73,13 @@ def _parquet(unit: Unit, task: Task) -> Iterator[Wanted]:
     system, path = filesystem(unit.source)
     items = unit.items or ()
     with system.open(path, "rb") as file:
-        parquet = pq.ParquetFile(file)
+        with decoding(unit.source, "Parquet file"):
+            parquet = pq.ParquetFile(file)
+        if not items:
+            return
         columns = _columns(parquet.schema_arrow.names, task, unit.source)
-        group = parquet.read_row_group(items[0].where[0], columns=list(columns))
+        with decoding(unit.source, "Parquet file"):
+            group = parquet.read_row_group(items[0].where[0], columns=list(columns))
         for item in items:
             row = group.slice(item.where[1], 1).to_pylist()[0]
             yield Wanted(

@@ -77,14 +77,16 @@ class Worker:
     def run(self, unit: Unit) -> Iterator[list[Record]]:
         """Predicts a unit; gives records when they and their results are written. Raises BrokenInput, where that isn't to be skipped."""
         waiting: list[tuple[Record, bytes]] = []
+        whole = True
         for record, content in in_order(self._stored, self._results(unit), 1):
+            whole &= "error" not in record or record["name"] != unit.stem  # of the file that holds the images
             waiting.append((record, content))
             if len(waiting) == UNIT:
                 yield self._recorded(waiting)
                 waiting = []
         if waiting:
             yield self._recorded(waiting)
-        if unit.items is None:
+        if unit.items is None and whole:
             ended = {"ended": unit.source}
             self.place.write(*part_of([ended]))
             yield [ended]
