@@ -66,7 +66,7 @@ SKIPPED = {
     "docs/cluster.md": 1,
     "docs/inference-speed.md": 4,
     "docs/performance.md": 2,
-    "docs/predict.md": 2,
+    "docs/predict.md": 3,
     "docs/scale.md": 2,
     "docs/troubleshooting.md": 2,
     "docs/api/hub.md": 1,

@@ -197,7 +197,7 @@ def _flow_tab(demo: Demo, ready: Ready) -> None:
             size = _size_input(
                 "1080p",
                 SIZES,
-                "Larger frames are scaled down. On two CPU cores 540p takes about 4 seconds, 1080p about 12.",
+                "Larger frames are scaled down. On two CPU cores 540p takes about 4 seconds, 1080p about 14; fast takes 1 and 7.",
             )
             quality = _quality_input("best")
             run = gr.Button("Compute the motion", variant="primary", elem_id="flow-run")
