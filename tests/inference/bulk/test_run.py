@@ -142,6 +142,23 @@ def test_a_file_of_many_that_cannot_be_read(models, frames, tmp_path, suffix):
     assert verify(str(frames), str(tmp_path / "out"), models["depth"])[0] == 7
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("kind", [ValueError, FloatingPointError])
+def test_a_picture_that_the_network_refuses_is_a_broken_input(models, frames, tmp_path, monkeypatch, batch, kind):
+    true, bad = Predictor.predict_batch, formats.read_image(frames / "2.png")
+
+    def refuses(self, images, seconds=None):
+        if any(np.array_equal(image, bad) for image in images):
+            raise kind("too much for this network")
+        return true(self, images, seconds)
+
+    monkeypatch.setattr(Predictor, "predict_batch", refuses)
+    with pytest.raises(work.BrokenInput, match=r"2\.png: too much for this network"):
+        run(frames, tmp_path / "out", models["depth"], batch=batch)
+    done = run(frames, tmp_path / "out", models["depth"], batch=batch, skip_broken=True)
+    assert len(done.broken) == 1 and done.predicted + done.reused == 6
+
+
 def test_what_changed_is_told(models, frames, tmp_path):
     out = tmp_path / "out"
     run(frames, out, models["depth"])

@@ -1,8 +1,7 @@
 """Workers on this machine, or on a Ray cluster: units go in, records come out, in any order.
 
 Notable:
-- Only units travel to the workers and only records travel back, so that memory stays flat however long the input is.
-- A few units a worker are under way at once; the plan is read as they end.
+- Only units travel to the workers and only records travel back: memory grows by the names of the images alone.
 - Ray runs a unit again elsewhere where its node or its process ended. Results have the same names, so none is there twice.
 """
 

@@ -29,7 +29,6 @@ UNIT = 32  # images at most
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 KINDS = {**dict.fromkeys(VIDEO_SUFFIXES, "video"), ".parquet": "parquet", ".tar": "tar"}
 LIST_SUFFIX = ".txt"
-MAX_INPUTS = 10**8
 
 
 @dataclass(frozen=True)

@@ -204,7 +204,8 @@ def _folder_of(model: str) -> Path:
 
 def _version(folder: Path) -> str:
     """Tells weights apart: the first digits of the SHA-256 of their files' SHA-256s."""
-    digests = [sha256_of(file) for file in sorted(folder.glob("*.safetensors"))]
+    files = [*folder.glob("*.safetensors"), *folder.glob("onnx/*.onnx")]
+    digests = [sha256_of(file) for file in sorted(files)]
     return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
 
 

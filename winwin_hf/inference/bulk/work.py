@@ -1,7 +1,7 @@
 """One worker: a network that was loaded once, and runs units of work.
 
 Notable:
-- Images are read, and results written, by threads of their own while the network computes; no more than two batches wait.
+- Images are read, and results written, by threads of their own while the network computes; no more than a few images wait.
 - A batch holds images of one padded size that follow each other, so that it is the same in every run.
 """
 
@@ -97,13 +97,25 @@ class Worker:
             if batch[0].error:
                 yield batch[0], None
                 continue
-            start = time.perf_counter()
-            first, *second = (list(views) for views in zip(*(loaded.images for loaded in batch), strict=True))
+            yield from self._predicted(batch)
+
+    def _predicted(self, batch: list[Loaded]) -> Iterator[tuple[Loaded, Any]]:
+        start = time.perf_counter()
+        first, *second = (list(views) for views in zip(*(loaded.images for loaded in batch), strict=True))
+        try:
             found = self.predictor.predict_batch(first, second[0] if second else None)
-            seconds = (time.perf_counter() - start) / len(batch)
-            for loaded, prediction in zip(batch, found, strict=True):
-                prediction.seconds = seconds
-                yield loaded, prediction
+        except (ValueError, FloatingPointError) as error:  # a picture too large, a result that isn't finite
+            if len(batch) > 1:  # which of them it is
+                for loaded in batch:
+                    yield from self._predicted([loaded])
+                return
+            wanted = batch[0].wanted
+            yield Loaded(wanted, [], self._broken(wanted, error)), None
+            return
+        seconds = (time.perf_counter() - start) / len(batch)
+        for loaded, prediction in zip(batch, found, strict=True):
+            prediction.seconds = seconds
+            yield loaded, prediction
 
     def _batches(self, unit: Unit) -> Iterator[list[Loaded]]:
         batch: list[Loaded] = []
