@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 _HOME = tempfile.mkdtemp(prefix="winwin-tests-")
@@ -33,6 +33,7 @@ if hasattr(signal, "SIGHUP"):  # nohup, under which people run long things, has 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+import torch
 from support.accelerator import ACCELERATOR, on_accelerator
 from support.places import EXAMPLES, NO_REAL_DATA, ROOT, TEST_DATA
 
@@ -59,6 +60,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section(f"{len(missing)} tests skipped for want of real data (WINWIN_TEST_DATA={TEST_DATA})")
         for test, path in sorted(missing.items()):
             terminalreporter.line(f"{test}  needs {path}")
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    """A test that leaves torch another number of threads changes the last digits, and the time, of those that follow."""
+    before = torch.get_num_threads()
+    yield
+    after = torch.get_num_threads()
+    if after != before:  # setting starts a new pool
+        torch.set_num_threads(before)
+        raise AssertionError(f"the test left torch {after} threads; expected {before}, as before")
 
 
 @pytest.fixture(params=["cpu", pytest.param(ACCELERATOR, marks=pytest.mark.cuda, id="gpu")])

@@ -28,7 +28,7 @@ def unchanged_process() -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
-        for context in (_environment, _accelerate, _processes, _threads, _denormals, unchanged_random_states):
+        for context in (_environment, _accelerate, _processes, unchanged_threads, _denormals, unchanged_random_states):
             stack.enter_context(context())
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         yield
@@ -91,7 +91,8 @@ def _denormals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _threads() -> Iterator[None]:
+def unchanged_threads() -> Iterator[None]:
+    """Puts back at the end: the numbers of threads of torch and OpenCV."""
     torch_threads, cv2_threads = torch.get_num_threads(), cv2.getNumThreads()
     try:
         yield

@@ -18,6 +18,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from support.places import HANGS_AFTER, ROOT
 from support.space_server import tiny_checkpoints
@@ -61,8 +62,8 @@ def results(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
 
 
-def run(given, output, model, **options):
-    return predict(str(given), str(output), model, progress=False, say=lambda _: None, **options)
+def run(given, output, model, workers=1, **options):  # one: this process, for what tests change in it
+    return predict(str(given), str(output), model, workers=workers, progress=False, say=lambda _: None, **options)
 
 
 @pytest.mark.parametrize("task", ["depth", "segmentation"])
@@ -79,6 +80,15 @@ def test_results_are_the_predictors(models, frames, tmp_path, task):
     records = [json.loads(line) for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
     assert [record["name"] for record in records] == ["0", "1", "2", "3", "b/4", "b/5", "b/6"]
     assert all(len(record["sha256"]) == 64 and record["weights"] and record["seconds"] >= 0 for record in records)
+
+
+@pytest.mark.parametrize("threads", [None, 2])
+def test_the_callers_number_of_threads_stays(models, frames, tmp_path, monkeypatch, threads):
+    seen, true = [], Predictor.predict_batch
+    monkeypatch.setattr(Predictor, "predict_batch", lambda *given: seen.append(torch.get_num_threads()) or true(*given))
+    before = torch.get_num_threads()
+    run(frames, tmp_path / "out", models["depth"], threads=threads)
+    assert set(seen) == {threads or before} and torch.get_num_threads() == before
 
 
 def test_pairs_and_batches(models, frames, tmp_path):
@@ -277,8 +287,8 @@ def test_a_killed_command_goes_on(models, tmp_path, number):
     given.mkdir()
     for i in range(120):
         Image.fromarray(rng.integers(0, 255, (96, 128, 3), np.uint8)).save(given / f"{i}.png")
-    words = ["predict", str(given), str(tmp_path / "out"), "--model", models["depth"], "--workers", "2"]
-    command = [sys.executable, "-m", "winwin_command", *words]
+    options = ["--model", models["depth"], "--workers", "2", "--threads", "1"]
+    command = [sys.executable, "-m", "winwin_command", "predict", str(given), str(tmp_path / "out"), *options]
     for seen in (3, 40):
         process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, start_new_session=True)
         end = time.monotonic() + HANGS_AFTER
@@ -321,7 +331,7 @@ def test_a_damaged_manifest_is_named(models, frames, tmp_path):
 
 def test_the_command(models, frames, tmp_path):
     (frames / "bad.png").write_bytes(b"x")
-    words = ["predict", str(frames), str(tmp_path / "out"), "--model", models["segmentation"]]
+    words = ["predict", str(frames), str(tmp_path / "out"), "--model", models["segmentation"], "--workers", "1"]
     runner = CliRunner()
     failed = runner.invoke(app, words, env={"COLUMNS": "300"})
     assert failed.exit_code == 1 and "bad.png: not a readable image" in failed.output

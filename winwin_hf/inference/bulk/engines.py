@@ -21,6 +21,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from typing import Any
 
+from winwin_hf.host_process import unchanged_threads
 from winwin_hf.inference.bulk.manifest import Record
 from winwin_hf.inference.bulk.plan import Item, Unit
 from winwin_hf.inference.bulk.work import BrokenInput, Job, Worker
@@ -39,9 +40,10 @@ def run_local(job: Job, units: Iterable[Unit], workers: int, devices: Sequence[s
     Raises: RuntimeError where a process ends.
     """
     if workers == 1:
-        worker = Worker(job)
-        for unit in units:
-            yield from worker.run(unit)
+        with unchanged_threads():
+            worker = Worker(job)
+            for unit in units:
+                yield from worker.run(unit)
         return
     context = multiprocessing.get_context("spawn")
     free = context.SimpleQueue()

@@ -68,8 +68,8 @@ def predict(
         engine: "local": processes of this machine. "ray": the actors of a Ray cluster, whose nodes see `given` and `output`, see `address`
             in `engines.run_ray`.
         workers: processes that hold a network each. None: one a GPU; on CPUs one for each 4 cores and 4 GB.
-        threads: of a worker on a CPU. None: the machine's cores shared among the workers; on a cluster 4, or as many as a node has. The
-            last digits of results depend on it.
+        threads: of a worker on a CPU. None: the machine's cores shared among the workers, torch's own number for one; on a cluster 4, or
+            as many as a node has. The last digits of results depend on it.
         batch: images of one size at once. None: 8 on a GPU, 1 on a CPU.
         suffix: of results: .flo or .npy; .npy (metres) or .png (16-bit millimetres); .png. parquet: results as rows of shards.
         quality: of flow, see `Predictor.load`; None: "fast".
@@ -107,7 +107,7 @@ def predict(
         device=device,
         batch=batch or (8 if gpus else 1),
         skip_broken=skip_broken,
-        threads=threads if gpus or engine == "ray" else threads or max(1, _cores() // count),
+        threads=threads if gpus or engine == "ray" or count == 1 else threads or max(1, _cores() // count),
     )
     given = given if is_remote(given) else str(Path(given).absolute())
     units = [*plan(given, task)]

@@ -67,7 +67,7 @@ class Worker:
     """Runs units. Loading takes seconds, so a process makes one."""
 
     def __init__(self, job: Job) -> None:
-        if job.threads is not None:
+        if job.threads is not None and job.threads != torch.get_num_threads():
             torch.set_num_threads(job.threads)
         self.job = job
         self.task = TASKS[job.task]
