@@ -84,10 +84,15 @@ def test_results_are_the_predictors(models, frames, tmp_path, task):
 
 @pytest.mark.parametrize("threads", [None, 2])
 def test_the_callers_number_of_threads_stays(models, frames, tmp_path, monkeypatch, threads):
-    seen, true = [], Predictor.predict_batch
-    monkeypatch.setattr(Predictor, "predict_batch", lambda *given: seen.append(torch.get_num_threads()) or true(*given))
-    before = torch.get_num_threads()
-    run(frames, tmp_path / "out", models["depth"], threads=threads)
+    """Later trainings have other last digits with another; forks wait forever for threads that they don't have."""
+    seen, before = [], torch.get_num_threads()
+
+    def counts(*_):
+        seen.append(torch.get_num_threads())
+        raise ValueError("computes nothing, so that no threads start here")
+
+    monkeypatch.setattr(Predictor, "predict_batch", counts)
+    run(frames, tmp_path / "out", models["depth"], threads=threads, skip_broken=True)
     assert set(seen) == {threads or before} and torch.get_num_threads() == before
 
 
