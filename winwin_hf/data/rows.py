@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,28 +104,9 @@ def own_files_only(dataset: Any, task: DataTask, roots: Sequence[str | Path]) ->
         roots: folders whose files a cell without bytes may name; none: every cell has bytes.
     Raises: ValueError that names the column and the path; a streamed set raises it at that row.
     """
-    folders = [Path(root).resolve() for root in roots]
-
-    def check(column: str, path: str) -> None:
-        if "://" in path:
-            raise ValueError(
-                f"column {column} names {path[:200]!r}, a part of an archive; expected streaming, which reads archives"
-            )
-        if not any(Path(path.partition("::")[0]).resolve().is_relative_to(folder) for folder in folders):
-            known = f"a file in {', '.join(map(str, roots))}, or bytes" if roots else "bytes"
-            raise ValueError(f"column {column} names the file {path[:200]!r} of this machine; expected {known}")
-
-    def checked(row: dict[str, Any]) -> dict[str, Any]:
-        for column in columns:
-            found = row[column]
-            if isinstance(found, dict) and found.get("bytes") is None and found.get("path"):
-                check(column, found["path"])
-        return row
-
-    columns = [column for column in cells_of(task) if column in (dataset.column_names or ())]
     if not isinstance(dataset, Dataset):
-        return dataset.map(checked, features=dataset.features)
-    for column in columns:
+        return dataset.map(partial(own_cells, task=task, roots=roots), features=dataset.features)
+    for column in (column for column in cells_of(task) if column in dataset.column_names):
         stored = dataset.data.column(column)
         fields = {field.name for field in stored.type} if pa.types.is_struct(stored.type) else set()
         if "path" in fields:
@@ -132,5 +114,24 @@ def own_files_only(dataset: Any, task: DataTask, roots: Sequence[str | Path]) ->
             if "bytes" in fields:
                 paths = paths.filter(pc.is_null(pc.struct_field(stored, "bytes")))
             for path in paths.drop_null().unique().to_pylist():
-                check(column, path)
+                _check_own(column, path, roots)
     return dataset
+
+
+def own_cells(row: dict[str, Any], task: DataTask, roots: Sequence[str | Path]) -> dict[str, Any]:
+    """The row, see `own_files_only`."""
+    for column in cells_of(task):
+        found = row.get(column)
+        if isinstance(found, dict) and found.get("bytes") is None and found.get("path"):
+            _check_own(column, found["path"], roots)
+    return row
+
+
+def _check_own(column: str, path: str, roots: Sequence[str | Path]) -> None:
+    if "://" in path:
+        raise ValueError(
+            f"column {column} names {path[:200]!r}, a part of an archive; expected streaming, which reads archives"
+        )
+    if not any(Path(path.partition("::")[0]).resolve().is_relative_to(Path(root).resolve()) for root in roots):
+        known = f"a file in {', '.join(map(str, roots))}, or bytes" if roots else "bytes"
+        raise ValueError(f"column {column} names the file {path[:200]!r} of this machine; expected {known}")

@@ -22,7 +22,7 @@ from winwin_hf.data.formats.files import read_text
 from winwin_hf.data.readers import DepthReader, FlowReader, SegmentationReader
 from winwin_hf.data.rows import COLUMNS, own_files_only, undecoded
 from winwin_hf.data.sample import Reader
-from winwin_hf.data.shards import open_shards, shards_info
+from winwin_hf.data.shards import CachedShards, open_shards, shards_info
 from winwin_hf.data.synthetic.rooms import RoomSettings, SyntheticDepth
 from winwin_hf.data.synthetic.scenes import SyntheticFlow, scene_seed, scene_stream
 from winwin_hf.data.synthetic.settings import SceneSettings
@@ -48,7 +48,7 @@ class Source:
 
     name: str
     task: DataTask
-    dataset: datasets.Dataset | datasets.IterableDataset
+    dataset: datasets.Dataset | datasets.IterableDataset | CachedShards
     reader: Reader
     labels: tuple[str, ...] | None = None
     entry: DataSet | None = None
@@ -57,7 +57,7 @@ class Source:
 
     def examples(self, length: int | None = None, rank: int = 0, world: int = 1) -> Iterator[dict[str, Any]]:
         """Every `world`-th example from `rank` on, of the first `length`; each with its "index"."""
-        if isinstance(self.dataset, datasets.Dataset):
+        if not isinstance(self.dataset, datasets.IterableDataset):
             for index in range(rank, min(len(self.dataset), length or len(self.dataset)), world):
                 yield {"index": index, **self.dataset[index]}
             return

@@ -5,6 +5,7 @@ Notable:
   takes the next places, as many as its batches need: the same ones for any number of processes and loader processes.
 - A mixture repeats each set `weight` times an epoch (CroCo-Flow: 40 x Sintel + 4 x Things + ...) and shuffles the whole. A
   fractional weight takes turns: with 0.5, one half of the set comes in one epoch, the other half in the next.
+- Cached shards are read a few at a time, so that each comes to one machine once an epoch (`Tracks`).
 - Sets without random access (streamed shards, the Hub) are read by workers, each with its own shards. A mixture that contains
   one draws the set of each example at random, in the same proportions.
 """
@@ -14,7 +15,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -22,6 +24,7 @@ from datasets.distributed import split_dataset_by_node
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
 from winwin_hf.data.sample import Reader, Sample
+from winwin_hf.data.shards import CachedShards
 from winwin_hf.data.sources import Source
 
 SHUFFLE_BUFFER = 256  # undecoded examples of a stream from which the next is drawn
@@ -40,6 +43,10 @@ class Part:
     def streamed(self) -> bool:
         """Whether there is no random access: neither rows nor, as in synthetic scenes, examples made from their number."""
         return self.source.at is None and isinstance(self.source.dataset, datasets.IterableDataset)
+
+    @property
+    def cached(self) -> bool:
+        return isinstance(self.source.dataset, CachedShards)
 
     def size(self) -> int | None:
         """Number of examples of one pass; None where it is unknown."""
@@ -67,26 +74,124 @@ class PartReader:
         return self.readers[int(example.get("part", 0))](example, rng)
 
 
+@lru_cache(maxsize=2048)
+def _permutation(count: int, *seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(count)
+
+
+class ShardOrder:
+    """
+    Pass after pass over the rows of shards: shards in random order, and the rows of each in random order. Source: ours.
+
+    Args:
+        rows: of each shard.
+    """
+
+    def __init__(self, rows: Sequence[int] | np.ndarray, seed: int):
+        self.rows, self.seed = np.asarray(rows), seed
+        self.firsts = np.cumsum(self.rows) - self.rows
+        self.turn, self.order, self.ends = -1, np.empty(0, np.int64), np.empty(0, np.int64)
+
+    def find(self, position: int) -> tuple[int, int, int]:
+        """(number of the row, its shard, rows of that shard which follow) at a position of the endless sequence."""
+        turn, position = divmod(position, int(self.rows.sum()))
+        if turn != self.turn:
+            self.turn, self.order = turn, _permutation(len(self.rows), self.seed, turn, 0)
+            self.ends = np.cumsum(self.rows[self.order])
+        place = int(np.searchsorted(self.ends, position, side="right"))
+        shard = int(self.order[place])
+        left = int(self.ends[place]) - position - 1
+        count = int(self.rows[shard])
+        row = int(_permutation(count, self.seed, turn, 1, shard)[count - 1 - left])
+        return int(self.firsts[shard]) + row, shard, left
+
+
+class Tracks:
+    """
+    The rows of cached shards, for the places of an epoch that are theirs.
+
+    An epoch's rows, shard after shard (`ShardOrder`), are cut into `tracks` parts of equal length. Place n of the epoch is the next row of
+    part n % tracks. Processes take places in turns; if their number divides the number of tracks, each reads parts of its own,
+    and a shard comes to one process alone, but for the `tracks` - 1 that a cut divides. Source: ours.
+
+    Args:
+        part: of the mixture. alone: it has no other. world: number of processes.
+    """
+
+    def __init__(self, part: Part, seed: int, alone: bool, world: int):
+        self.shards, self.slots, self.alone = cast(CachedShards, part.source.dataset), part.slots(), alone
+        self.count = self.shards.tracks
+        counts = np.minimum(np.cumsum([shard.rows for shard in self.shards.shards]), part.size() or 0)
+        self.order = ShardOrder(np.diff(counts, prepend=0), seed)
+        self.ranks, self.ends = np.empty(0, np.int64), np.empty(0, np.int64)
+        self.asked: dict[int, int] = {}
+        self.shards.share(world)
+
+    def begin(self, places: np.ndarray, total: int) -> None:
+        """Takes the places of an epoch that are this set's, of `total`. Not needed where all are."""
+        tracks = places % self.count
+        self.ranks = np.zeros(total, np.int64)
+        self.ranks[places[np.argsort(tracks, kind="stable")]] = np.arange(len(places))
+        self.ends = np.cumsum(np.bincount(tracks, minlength=self.count))
+
+    def at(self, epoch: int, place: int) -> dict[str, Any]:
+        """The row at a place of an epoch. The shard that follows in its track comes meanwhile."""
+        track = place % self.count
+        rank, rest = self._rank(place)
+        row, shard, left = self.order.find(epoch * self.slots + rank)
+        if self.asked.get(track) != shard:
+            self.asked[track] = shard
+            if left < rest:
+                self._fetch_soon(epoch, rank + left + 1)
+            elif self.alone:  # the track goes on in the next epoch
+                epoch, place = divmod(epoch * self.slots + place + (rest + 1) * self.count, self.slots)
+                self._fetch_soon(epoch, self._rank(place)[0])
+        return self.shards[row]
+
+    def _fetch_soon(self, epoch: int, rank: int) -> None:
+        self.shards.fetch_soon(self.order.find(epoch * self.slots + rank)[1])
+
+    def _rank(self, place: int) -> tuple[int, int]:
+        """(which of the epoch's rows is at a place, how many follow in its track)."""
+        track, step = place % self.count, place // self.count
+        if not self.alone:
+            return int(self.ranks[place]), int(self.ends[track] - self.ranks[place]) - 1
+        length, more = divmod(self.slots, self.count)
+        return track * length + min(track, more) + step, length + (track < more) - step - 1
+
+
 class Mixture(Dataset):
     """Endless training on finite sets: example n belongs to epoch n // slots, and each epoch has its own order."""
 
-    def __init__(self, parts: Sequence[Part], seed: int):
+    def __init__(self, parts: Sequence[Part], seed: int, world: int = 1):
         self.parts, self.seed = list(parts), seed
         self.ends = np.cumsum([part.slots() for part in self.parts])
         self.epoch, self.order = -1, np.empty(0, dtype=np.int64)
+        alone = len(self.parts) == 1
+        self.tracks = {k: Tracks(part, seed, alone, world) for k, part in enumerate(self.parts) if part.cached}
 
     def __getitem__(self, n: int) -> dict[str, Any]:
         epoch, place = divmod(n, int(self.ends[-1]))
+        if len(self.parts) == 1 and self.tracks:  # no list of all places: there may be hundreds of millions
+            return {**self.tracks[0].at(epoch, place), "index": n, "part": 0}
         if epoch != self.epoch:
-            rng = np.random.default_rng([self.seed, epoch])
-            self.epoch, self.order = epoch, rng.permutation(int(self.ends[-1]))
+            self._begin(epoch)
         slot = int(self.order[place])
         k = int(np.searchsorted(self.ends, slot, side="right"))
         part, first = self.parts[k], int(self.ends[k - 1]) if k else 0
+        if k in self.tracks:
+            return {**self.tracks[k].at(epoch, place), "index": n, "part": k}
         count = epoch * part.slots() + slot - first  # number of examples of this set before it
         if part.source.at is not None:
             return {**part.source.at(count), "index": n, "part": k}
         return {**part.source.dataset[count % (part.size() or 1)], "index": n, "part": k}
+
+    def _begin(self, epoch: int) -> None:
+        rng = np.random.default_rng([self.seed, epoch])
+        self.epoch, self.order = epoch, rng.permutation(int(self.ends[-1]))
+        for k, tracks in self.tracks.items():
+            owners = np.searchsorted(self.ends, self.order, side="right")
+            tracks.begin(np.flatnonzero(owners == k), len(self.order))
 
 
 class Endless(Dataset):
@@ -132,7 +237,8 @@ class Streams(IterableDataset):
 
     def _stream(self, part: Part, workers: int) -> Iterator[dict[str, Any]]:
         """Passes over this worker's shards without an end, shuffled anew each time."""
-        name, stream = part.source.name, part.source.dataset.shuffle(seed=self.seed, buffer_size=SHUFFLE_BUFFER)
+        name, stream = part.source.name, cast(datasets.IterableDataset, part.source.dataset)
+        stream = stream.shuffle(seed=self.seed, buffer_size=SHUFFLE_BUFFER)
         stream = split_dataset_by_node(stream, self.rank, self.world)
         if stream.num_shards < workers:
             raise ValueError(
@@ -170,4 +276,4 @@ def ordered(
     if any(part.streamed for part in parts):
         return Streams(parts, seed, rank, world, skip=start // (world * max(1, workers))), None
     only = parts[0].source.at if len(parts) == 1 else None
-    return Mixture(parts, seed) if only is None else Endless(only), Counter(start + rank, world)
+    return Mixture(parts, seed, world) if only is None else Endless(only), Counter(start + rank, world)

@@ -93,6 +93,14 @@ def read_text(path: PathLike, errors: str = "strict") -> str:
         ) from None
 
 
+def read_bounded(file: Any) -> bytes:
+    """The bytes of an open file. Raises ValueError for more than a text has."""
+    found: bytes = file.read(MAX_TEXT_BYTES + 1)
+    if len(found) > MAX_TEXT_BYTES:
+        raise ValueError(f"more than {bytes_text(MAX_TEXT_BYTES)}; expected a text")
+    return found
+
+
 def read_json(path: PathLike) -> Any:
     """The value in a JSON file. Raises ValueError, naming the file, for anything else; OSError as `opened`."""
     text = read_text(path)

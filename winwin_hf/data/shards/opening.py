@@ -12,30 +12,22 @@ from __future__ import annotations
 
 import glob
 import json
-import tarfile
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 import datasets
-import fsspec
 
 from winwin_hf.data.benchmarks.catalog import sliced
-from winwin_hf.data.formats.files import MAX_TEXT_BYTES, bytes_text
+from winwin_hf.data.formats.files import read_bounded
+from winwin_hf.data.places import is_remote, joined, open_binary
 from winwin_hf.data.rows import COLUMNS, own_files_only, undecoded
+from winwin_hf.data.shards.cached import CACHE_GB, TRACKS, CachedShards
+from winwin_hf.data.shards.tars import read_tars
 
 Format = Literal["parquet", "webdataset"]
 SUFFIXES: dict[str, str] = {"parquet": ".parquet", "webdataset": ".tar"}
 SIDECAR = "dataset.json"
 LAYOUT = 1  # version of what is written
-
-
-def _bounded(file: Any) -> bytes:
-    """A file's bytes. Raises ValueError for more than a text has."""
-    found: bytes = file.read(MAX_TEXT_BYTES + 1)
-    if len(found) > MAX_TEXT_BYTES:
-        raise ValueError(f"more than {bytes_text(MAX_TEXT_BYTES)}; expected a text")
-    return found
 
 
 def shards_info(path: str | Path) -> dict[str, Any]:
@@ -48,17 +40,18 @@ def shards_info(path: str | Path) -> dict[str, Any]:
     Raises: FileNotFoundError where there is none; ValueError for another layout.
     """
     try:
-        with _opened(_join(path, SIDECAR)) as file:
-            info = json.loads(_bounded(file))
+        with open_binary(joined(str(path), SIDECAR)) as file:
+            info = json.loads(read_bounded(file))
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path}: no {SIDECAR}; expected a folder that `winwin data shards` has finished"
         ) from None
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{_join(path, SIDECAR)}: not readable ({error})") from None
+        raise ValueError(f"{joined(str(path), SIDECAR)}: not readable ({error})") from None
     if not isinstance(info, dict) or info.get("layout") != LAYOUT or info.get("format") not in SUFFIXES:
         raise ValueError(
-            f"{_join(path, SIDECAR)}: expected layout {LAYOUT} and the format {' or '.join(SUFFIXES)}; was it made by another version?"
+            f"{joined(str(path), SIDECAR)}: expected layout {LAYOUT} and the format {' or '.join(SUFFIXES)}; was it made by another "
+            "version?"
         )
     return info
 
@@ -76,19 +69,30 @@ def check_shards(path: str | Path, info: dict[str, Any]) -> None:
 
 
 def open_shards(
-    path: str | Path, streaming: bool = True, split: str | None = None
-) -> datasets.Dataset | datasets.IterableDataset:
+    path: str | Path,
+    streaming: bool = True,
+    split: str | None = None,
+    cached: bool | None = None,
+    cache: str | None = None,
+    cache_gb: float = CACHE_GB,
+    tracks: int = TRACKS,
+) -> datasets.Dataset | datasets.IterableDataset | CachedShards:
     """
     The rows of a folder of shards, as `rows.COLUMNS` has them, images undecoded; for `split_dataset_by_node` and a DataLoader.
 
-    Shards are divided among processes, then among their workers. A worker without a shard reads nothing (`datasets` warns).
-    If the number of processes doesn't divide the number of shards, each process reads all shards and keeps its share of the rows.
+    Streamed without a cache, shards are divided among processes, then among their workers. A worker without a shard reads nothing
+    (`datasets` warns). If the number of processes doesn't divide the number of shards, each process reads all shards and keeps its share
+    of the rows.
 
     Args:
         path: as in `shards_info`.
         streaming: False: a Dataset with random access, for which `datasets` copies everything into its cache.
         split: the shards' own, to check it; without streaming also a part of it, as "train[:80%]".
-    Raises: FileNotFoundError or ValueError for an incomplete folder or another split.
+        cached: streamed shards are copied as they are needed, and read by the numbers of their rows. None: where `path` is an address.
+        cache, cache_gb: the folder of copies, which all processes of a machine may share, and its size. Default folder: in the cache of
+            `datasets`.
+        tracks: see `CachedShards`.
+    Raises: FileNotFoundError or ValueError for an incomplete folder, another split or a cache that is too small.
     """
     info = shards_info(path)
     if split is not None and split.partition("[")[0] != info["split"] != split:
@@ -96,12 +100,15 @@ def open_shards(
     part = split is not None and split != info["split"]
     if part and streaming:
         raise ValueError(f"split {split!r}: shards are streamed whole; expected {info['split']!r}, or streaming=False")
-    files = [_join(path, file["file"]) for file in info["files"]]
-    if "://" not in str(path):
+    if not is_remote(str(path)):
         check_shards(path, info)
+    if streaming and (is_remote(str(path)) if cached is None else cached):
+        folder = Path(cache) if cache else Path(datasets.config.HF_DATASETS_CACHE) / "winwin-shards"
+        return CachedShards(str(path), info, folder, cache_gb, tracks)
     dataset: Any
+    files = [joined(str(path), file["file"]) for file in info["files"]]
     if info["format"] == "parquet":
-        exact = [file if "://" in file else glob.escape(file) for file in files]  # `datasets` takes them for patterns
+        exact = [file if is_remote(file) else glob.escape(file) for file in files]  # `datasets` takes them for patterns
         dataset = undecoded(datasets.load_dataset("parquet", data_files=exact, split="train", streaming=streaming))
     else:
         columns = datasets.Features(
@@ -110,37 +117,8 @@ def open_shards(
                 for column, feature in COLUMNS[info["task"]].items()
             }
         )
-        # `digests` is part of the cache's key: files that changed are not read from an old cache
         given = {"files": files, "digests": [file["sha256"] for file in info["files"]], "columns": tuple(columns)}
         kind = datasets.IterableDataset if streaming else datasets.Dataset
-        dataset = kind.from_generator(_read_tars, features=columns, gen_kwargs=given)
+        dataset = kind.from_generator(read_tars, features=columns, gen_kwargs=given)
     dataset = own_files_only(dataset, info["task"], ())
     return sliced(dataset, f"train[{split.partition('[')[2]}") if part and split else dataset
-
-
-def _join(path: str | Path, file: str) -> str:
-    return f"{str(path).rstrip('/')}/{file}" if "://" in str(path) else str(Path(path) / file)
-
-
-def _opened(path: str) -> Any:
-    return fsspec.open(path, "rb") if "://" in path else Path(path).open("rb")
-
-
-def _read_tars(files: list[str], digests: list[str], columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """The rows of tar files, in order. It never seeks back, so the files may come over a network."""
-    for file in files:
-        with _opened(file) as opened, tarfile.open(fileobj=opened, mode="r|") as tar:
-            contents: dict[str, bytes] = {}
-            for member in tar:
-                content = tar.extractfile(member)
-                if content is None:
-                    continue
-                field = PurePosixPath(member.name).name.partition(".")[2]
-                if field != "json":
-                    contents[field.partition(".")[0]] = content.read()
-                    continue
-                texts = json.loads(_bounded(content))  # the last file of a row
-                paths = texts.pop("path")
-                cells = {column: {"bytes": contents[column], "path": paths[column]} for column in paths}
-                yield {column: cells.get(column, texts.get(column)) for column in columns}
-                contents = {}

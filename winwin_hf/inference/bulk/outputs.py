@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 
 from winwin_hf.data import formats
 from winwin_hf.data.formats.files import write_atomic
+from winwin_hf.data.places import filesystem, is_remote, joined
 from winwin_hf.data.rows import COLUMNS, TEXT
-from winwin_hf.inference.bulk.places import filesystem, is_remote, joined
 from winwin_hf.task import Task
 
 SHARDS = "data"  # folder of Parquet

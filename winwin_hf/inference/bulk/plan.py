@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from winwin_hf.data.formats.files import read_text
-from winwin_hf.inference.bulk.places import filesystem, is_remote, joined
+from winwin_hf.data.places import filesystem, is_remote, joined
 from winwin_hf.inference.clips import IMAGE_SUFFIXES, open_clip
 from winwin_hf.task import Task
 

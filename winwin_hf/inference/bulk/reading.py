@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from winwin_hf.data import formats
 from winwin_hf.data.formats.files import Blob, bytes_text, decoding
-from winwin_hf.inference.bulk.places import filesystem, is_remote, source_of
+from winwin_hf.data.places import filesystem, is_remote, source_of
 from winwin_hf.inference.bulk.plan import Item, Unit, frame_name, row_name
 from winwin_hf.inference.clips import IMAGE_SUFFIXES, open_clip
 from winwin_hf.task import Task

@@ -15,11 +15,11 @@ from huggingface_hub import snapshot_download
 from tqdm import tqdm
 
 from winwin_hf import bundled
+from winwin_hf.data.places import is_remote
 from winwin_hf.downloads import checked_downloads
 from winwin_hf.inference.bulk.engines import run_local, run_ray
 from winwin_hf.inference.bulk.manifest import Manifest, wrong
 from winwin_hf.inference.bulk.outputs import FORMATS, Place
-from winwin_hf.inference.bulk.places import is_remote
 from winwin_hf.inference.bulk.plan import Unit, plan
 from winwin_hf.inference.bulk.work import Job
 from winwin_hf.inference.loading import load_config

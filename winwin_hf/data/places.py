@@ -28,6 +28,11 @@ def joined(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}" if is_remote(folder) else str(Path(folder) / name)
 
 
+def open_binary(address: str) -> Any:
+    """A file for reading, as a context manager."""
+    return fsspec.open(address, "rb") if is_remote(address) else Path(address).open("rb")
+
+
 def source_of(address: str) -> Source:
     """What a reader of the package takes: a path, or the bytes of what lies behind an address."""
     if not is_remote(address):

@@ -1,0 +1,299 @@
+"""Shards behind an address: rows by number, through a cache that stays small, whatever the place does that they come from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import support.shards
+from fsspec.implementations.local import LocalFileSystem
+from support.shards import make_rows
+
+from winwin_hf.data.rows import table
+from winwin_hf.data.shards import CachedShards, caching, open_shards, write_shards
+from winwin_hf.data.shards.caching import NoRoom
+from winwin_hf.data.sources import Source
+from winwin_hf.data.streams import Mixture, Part, ShardOrder, ordered
+
+ROWS = 23
+
+
+class Unreliable(LocalFileSystem):
+    """unreliable://PATH: files of this machine, whose requests are counted and fail as they are told to."""
+
+    protocol = "unreliable"
+    requests: Counter = Counter()
+    faults: list = []  # of the next requests: an exception, or the bytes that are missing; None: none
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return LocalFileSystem._strip_protocol(path.removeprefix("unreliable://"))
+
+    def cat_file(self, path, start=None, end=None, **_):
+        self.requests[Path(path).name] += 1
+        fault = self.faults.pop(0) if self.faults else None
+        if isinstance(fault, Exception):
+            raise fault
+        return super().cat_file(path, start=start, end=None if end is None else end - (fault or 0))
+
+
+@pytest.fixture(autouse=True)
+def unreliable(monkeypatch):
+    fsspec.register_implementation("unreliable", Unreliable, clobber=True)
+    monkeypatch.setattr(caching.time, "sleep", lambda _: None)
+    Unreliable.requests.clear()
+    Unreliable.faults.clear()
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    """23 rows of depth in 8 shards."""
+    folder = tmp_path_factory.mktemp("shards")
+    with pytest.MonkeyPatch.context() as patch:  # so that pictures are most of a shard
+        patch.setattr(support.shards, "H", 60)
+        patch.setattr(support.shards, "W", 80)
+        rows = table(make_rows(folder / "rows", "depth-estimation", ROWS), "depth-estimation")
+    for format in ("parquet", "webdataset"):
+        shards = write_shards(
+            rows,
+            folder / format,
+            task="depth-estimation",
+            name="s",
+            split="train",
+            shard_size=200_000,
+            multiple_of=8,
+            format=format,
+        )
+        assert len(shards) == 8
+    return folder
+
+
+def opened(
+    written: Path, folder: Path, cache_gb: float = 1.0, tracks: int = 2, format: str = "parquet"
+) -> CachedShards:
+    found = open_shards(f"unreliable://{written / format}", cache=str(folder), cache_gb=cache_gb, tracks=tracks)
+    assert isinstance(found, CachedShards)
+    return found
+
+
+def mixture(shards: CachedShards, world: int = 1, **options) -> Mixture:
+    return Mixture([Part(Source("s", "depth-estimation", shards, None), **options)], seed=5, world=world)
+
+
+def names(dataset, numbers) -> list[str]:
+    return [dataset[n]["name"] for n in numbers]
+
+
+def used(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir() if file.is_file())
+
+
+@pytest.mark.parametrize("format", ["parquet", "webdataset"])
+def test_rows_are_those_of_the_folder(written, tmp_path, format):
+    shards = opened(written, tmp_path / "cache", format=format)
+    rows = list(open_shards(written / format))
+    assert len(shards) == ROWS and [shards[number] for number in range(ROWS)] == rows == list(shards)
+    assert pickle.loads(pickle.dumps(shards))[7] == rows[7]
+    assert set(Unreliable.requests) == {file.name for file in (written / format).glob("s-*")}
+    assert set(Unreliable.requests.values()) == {1}
+    with pytest.raises(IndexError, match="row 23 of 23"):
+        shards[ROWS]
+
+
+@pytest.mark.parametrize("tracks", [1, 2, 5, 8, 40])
+def test_each_row_once_an_epoch_in_the_same_order_for_any_number_of_processes(written, tmp_path, tracks):
+    whole = names(mixture(opened(written, tmp_path, tracks=tracks)), range(3 * ROWS))
+    epochs = [whole[e * ROWS : (e + 1) * ROWS] for e in range(3)]
+    assert all(len(set(epoch)) == ROWS for epoch in epochs) and len({tuple(epoch) for epoch in epochs}) == 3
+    for world in (1, 2, 3):
+        part = Part(Source("s", "depth-estimation", opened(written, tmp_path, tracks=tracks), None))
+        for start in (0, 7, 31):
+            found: dict[int, str] = {}
+            for rank in range(world):
+                dataset, sampler = ordered([part], 5, rank, world, 2, start)
+                for n, _ in zip(sampler, range(9), strict=False):
+                    found[n] = dataset[n]["name"]
+            assert [found[n] for n in sorted(found)] == whole[start : start + 9 * world]
+
+
+def test_a_process_reads_shards_of_its_own(written, tmp_path):
+    order = ShardOrder([shard.rows for shard in opened(written, tmp_path).shards], 5)
+    for world in (2, 4):
+        shards, mixed = opened(written, tmp_path, tracks=4), None
+        mixed = mixture(shards, world)
+        assert shards.open_at_once == 4 // world
+        read = []
+        for rank in range(world):
+            places = range(rank, ROWS, world)
+            read.append({order.find(mixed.tracks[0]._rank(place)[0])[1] for place in places})
+        assert set().union(*read) == set(range(8))
+        assert sum(len(shards) for shards in read) <= 8 + 4 - 1
+
+
+def test_resuming_fetches_no_shard_that_was_read(written, tmp_path):
+    whole = mixture(opened(written, tmp_path / "a", tracks=1))
+    expected = names(whole, range(ROWS))
+    Unreliable.requests.clear()
+    assert names(mixture(opened(written, tmp_path / "b", tracks=1)), range(20, ROWS)) == expected[20:]
+    assert len(Unreliable.requests) <= 4  # those of three rows, and the next
+
+
+def test_in_a_mixture_each_row_has_its_turn(written, tmp_path):
+    def both(world: int = 1) -> Mixture:
+        other = Source("o", "depth-estimation", table([{"name": f"o{n}"} for n in range(6)], "depth-estimation"), None)
+        cached = Source("s", "depth-estimation", opened(written, tmp_path, tracks=4), None)
+        return Mixture([Part(other, weight=2), Part(cached)], seed=1, world=world)
+
+    found = names(both(), range(2 * (ROWS + 12)))
+    for epoch in (found[: ROWS + 12], found[ROWS + 12 :]):
+        tally = Counter(epoch)
+        assert all(tally[f"o{n}"] == 2 for n in range(6)) and len(tally) == ROWS + 6
+    assert names(both(2), range(30, 50)) == found[30:50]
+
+
+def test_a_lonely_set_has_the_order_of_a_mixture(written, tmp_path):
+    """The formula without a list of places, and the list."""
+    mixed = mixture(opened(written, tmp_path, tracks=5))
+    tracks = mixed.tracks[0]
+    alone = [tracks._rank(place) for place in range(ROWS)]
+    tracks.alone = False
+    tracks.begin(np.arange(ROWS), ROWS)
+    assert [tracks._rank(place) for place in range(ROWS)] == alone
+
+
+def test_length_and_weight(written, tmp_path):
+    first = [row["name"] for row in open_shards(written / "parquet")][:10]
+    found = names(mixture(opened(written, tmp_path), length=10), range(30))
+    assert all(sorted(found[start : start + 10]) == sorted(first) for start in (0, 10, 20))
+    found = names(mixture(opened(written, tmp_path), weight=2), range(2 * ROWS))
+    assert set(Counter(found).values()) == {2}
+
+
+@pytest.fixture
+def two_thirds(written, tmp_path) -> float:
+    """GB of two thirds of all copies."""
+    list(opened(written, tmp_path / "all"))
+    size = used(tmp_path / "all")
+    Unreliable.requests.clear()
+    return size / 1.5e9
+
+
+def test_the_cache_stays_small(written, tmp_path, two_thirds):
+    folder = tmp_path / "cache"
+    mixed, most = mixture(opened(written, folder, two_thirds)), 0
+    for n in range(2 * ROWS):
+        mixed[n]
+        most = max(most, used(folder))
+    assert 0 < most <= two_thirds * 1e9 and len(list(folder.glob("*.arrow"))) > 1
+    assert set(Unreliable.requests) == {file.name for file in (written / "parquet").glob("s-*")}
+
+
+def test_what_is_open_stays(written, tmp_path, two_thirds, monkeypatch):
+    monkeypatch.setattr(caching, "ROOM_WAIT", 0.0)
+    reader, other = (opened(written, tmp_path / "cache", two_thirds) for _ in range(2))
+    row, other.open_at_once = reader[0], 9
+    with pytest.raises(NoRoom, match=r"no room for .* expected a larger cache_gb than"):
+        list(other)
+    Unreliable.requests.clear()
+    assert reader[0] == row and opened(written, tmp_path / "cache", two_thirds)[0] == row and not Unreliable.requests
+    for copy in other._copies.values():
+        copy.close()
+    assert len(list(reader)) == ROWS
+
+
+@pytest.mark.parametrize("fault", [OSError("reset"), TimeoutError("slow"), RuntimeError("of a library"), 5])
+def test_a_request_that_fails_is_made_again(written, tmp_path, fault):
+    Unreliable.faults += [fault] * 3
+    assert opened(written, tmp_path)[0]["name"] and Unreliable.requests.total() == 4
+
+
+def test_after_some_attempts_the_file_is_named(written, tmp_path):
+    Unreliable.faults += [OSError("reset by ?X-Amz-Signature=secret")] * 99
+    with pytest.raises(
+        OSError, match=r"s-train-00000-of-00008\.parquet: bytes 0 to \d+ could not be read in 8 attempts"
+    ) as e:
+        opened(written, tmp_path)[0]
+    assert "secret" not in str(e.value) and used(tmp_path) == 0
+    Unreliable.faults[:] = [PermissionError("no")]
+    with pytest.raises(PermissionError, match=r"s-train-00000-of-00008\.parquet: no"):
+        opened(written, tmp_path)[0]
+    Unreliable.faults.clear()
+    assert opened(written, tmp_path)[0]["name"]
+
+
+def changed(written: Path, folder: Path, change) -> Path:
+    """A copy of the shards, whose description is changed."""
+    shutil.copytree(written / "parquet", folder)
+    info = json.loads((folder / "dataset.json").read_text())
+    change(folder, info)
+    (folder / "dataset.json").write_text(json.dumps(info))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda f, i: (f / i["files"][0]["file"]).unlink(), FileNotFoundError, "00000-of-00008.parquet: "),
+        (
+            lambda f, i: i["files"][0].update(sha256="0" * 64),
+            ValueError,
+            "not the file that its dataset.json describes",
+        ),
+        (lambda f, i: i["files"][0].update(sha256="../../x"), ValueError, "describes no shard; expected file, rows"),
+        (lambda f, i: i["files"][0].update(file="../x"), ValueError, "describes no shard; expected file, rows"),
+        (lambda f, i: i["files"][0].update(rows=True), ValueError, "describes no shard; expected file, rows"),
+        (lambda f, i: i["files"][0].update(bytes=-1), ValueError, "describes no shard; expected file, rows"),
+        (lambda f, i: i["files"].__setitem__(0, "x"), ValueError, "describes no shard; expected file, rows"),
+        (lambda f, i: i["files"][0].update(rows=99), OSError, "gone or damaged as soon as it was written"),
+    ],
+)
+def test_what_no_command_wrote(written, tmp_path, change, error, message):
+    folder = changed(written, tmp_path / "copy", change)
+    with pytest.raises(error, match=message):
+        open_shards(f"unreliable://{folder}", cache=str(tmp_path / "cache"))[0]  # type: ignore[index]
+
+
+def test_a_shard_of_other_columns(written, tmp_path):
+    def other(folder, info):
+        file = folder / info["files"][0]["file"]
+        pq.write_table(pa.table({"x": [1]}), file)
+        content = file.read_bytes()
+        info["files"][0] |= {"bytes": len(content), "rows": 1, "sha256": hashlib.sha256(content).hexdigest()}
+
+    folder = changed(written, tmp_path / "copy", other)
+    with pytest.raises(ValueError, match=r"00000-of-00008\.parquet: not a shard"):
+        open_shards(f"unreliable://{folder}", cache=str(tmp_path / "cache"))[0]  # type: ignore[index]
+
+
+def test_a_damaged_copy_is_fetched_again(written, tmp_path):
+    expected = opened(written, tmp_path)[0]
+    copy = next(tmp_path.glob("*.arrow"))
+    copy.write_bytes(copy.read_bytes()[:99])
+    assert opened(written, tmp_path)[0] == expected and Unreliable.requests.total() == 2
+
+
+def test_wrong_settings(written, tmp_path):
+    with pytest.raises(ValueError, match="tracks 0: expected 1 or more"):
+        opened(written, tmp_path, tracks=0)
+    with pytest.raises(ValueError, match=r"cache_gb 1e-06: expected at least .* since 2 shards of up to"):
+        mixture(opened(written, tmp_path, cache_gb=1e-6))
+
+
+def test_processes_that_share_no_tracks_evenly_are_told(written, tmp_path, caplog):
+    mixture(opened(written, tmp_path, tracks=4), world=3)
+    assert "3 processes read 4 tracks" in caplog.text
+
+
+def test_a_folder_is_cached_on_demand(written, tmp_path):
+    found = open_shards(written / "parquet", cached=True, cache=str(tmp_path))
+    assert isinstance(found, CachedShards) and found[3]["name"]
+    assert not isinstance(open_shards(written / "parquet"), CachedShards)

@@ -1,0 +1,163 @@
+"""Rows of shards by their numbers, while the shards stay where they are: what is needed comes into a bounded cache."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from winwin_hf.data.formats.files import bytes_text
+from winwin_hf.data.places import joined
+from winwin_hf.data.rows import COLUMNS, own_cells
+from winwin_hf.data.shards.caching import Cache, Copy, Noted
+from winwin_hf.data.shards.tars import read_tars
+from winwin_hf.redaction import redact
+from winwin_hf.task import DataTask
+
+logger = logging.getLogger(__name__)
+CACHE_GB = 50.0
+TRACKS = 8
+
+
+class CachedShards:
+    """
+    The rows of a folder of shards: like a Dataset, each is read by its number, undecoded.
+
+    Args:
+        path: the folder, or an address that fsspec knows.
+        info: its `shards_info`.
+        folder: of the cache, on a disk of this machine; all its processes may use one.
+        cache_gb: what the cache may take of the disk, in 10^9 bytes.
+        tracks: shards that a training reads at the same time, all its processes together; see `streams.ShardOrder`.
+    Raises: ValueError for a cache without room for two shards and the largest, or no track.
+    """
+
+    def __init__(self, path: str, info: dict[str, Any], folder: Path, cache_gb: float = CACHE_GB, tracks: int = TRACKS):
+        if tracks < 1:
+            raise ValueError(f"tracks {tracks}: expected 1 or more")
+        self.task, self.tracks, self.open_at_once = info["task"], tracks, 1
+        self.shards = [_noted(path, file) for file in info["files"]]
+        limit = int(cache_gb * 1e9)
+        self.ends = np.cumsum([shard.rows for shard in self.shards])
+        self.cache = Cache(folder, limit, partial(_batches, info["format"], info["task"]))
+        self._forget()
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        if not 0 <= number < len(self):
+            raise IndexError(f"row {number} of {len(self)}")
+        shard = int(np.searchsorted(self.ends, number, side="right"))
+        row = self._copy(shard).row(number - int(self.ends[shard]) + self.shards[shard].rows)
+        return own_cells(row, self.task, ())
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[number] for number in range(len(self)))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._process = os.getpid()
+        self._copies: OrderedDict[int, Copy] = OrderedDict()
+        self._coming: set[int] = set()
+
+    def share(self, world: int) -> None:
+        """Told how many processes read it together, it keeps as many shards open as one of them reads at the same time.
+        Raises ValueError for a cache that can't hold them."""
+        self.open_at_once = self.tracks // math.gcd(self.tracks, world)
+        here = min(self.tracks, self.open_at_once * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        largest = max(shard.bytes + shard.overhead for shard in self.shards)
+        needed = (here + 2) * largest  # one comes: its file and its copy
+        if self.cache.limit < needed:
+            raise ValueError(
+                f"cache_gb {self.cache.limit / 1e9:g}: expected at least {needed / 1e9:.3g}, since {here} shards of up to "
+                f"{bytes_text(largest)} are read at the same time while the next one comes"
+            )
+        if world > 1 and self.tracks % world:
+            logger.warning(
+                f"{world} processes read {self.tracks} tracks: some shards come to several machines; expected tracks to be a multiple of "
+                "the number of processes"
+            )
+
+    def fetch_soon(self, shard: int) -> None:
+        """Fetches a shard in the background. What goes wrong shows when it is read."""
+        if self._process != os.getpid():
+            self._leave()
+        if shard not in self._coming and shard not in self._copies:
+            self._coming.add(shard)
+            threading.Thread(target=self._fetch, args=(shard,), daemon=True).start()
+
+    def _fetch(self, shard: int) -> None:
+        try:
+            with suppress(OSError, ValueError):
+                self.cache.opened(self.shards[shard], wait=False).close()
+        finally:
+            self._coming.discard(shard)
+
+    def _copy(self, shard: int) -> Copy:
+        if self._process != os.getpid():
+            self._leave()
+        if shard in self._copies:
+            self._copies.move_to_end(shard)
+        else:
+            while len(self._copies) >= self.open_at_once:
+                self._copies.popitem(last=False)[1].close()
+            self._copies[shard] = self.cache.opened(self.shards[shard])
+        return self._copies[shard]
+
+    def _leave(self) -> None:
+        """In a fork: what the parent has open stays the parent's, and its threads don't exist."""
+        for copy in self._copies.values():
+            copy.close()
+        self._forget()
+
+
+def _noted(path: str, file: Any) -> Noted:
+    """Raises ValueError for what no `winwin data shards` wrote."""
+    found = isinstance(file, dict) and Noted(
+        joined(path, str(file.get("file"))), file.get("rows", 0), file.get("bytes", -1), str(file.get("sha256"))
+    )
+    numbers = found and all(type(number) is int and number > 0 for number in (found.rows, found.bytes))
+    if not found or not numbers or not re.fullmatch("[0-9a-f]{64}", found.sha256) or re.search(r"[/\\]", file["file"]):
+        raise ValueError(
+            f"{redact(path)}: {str(file)[:200]} describes no shard; expected file, rows, bytes and sha256, of `winwin data shards`"
+        )
+    return found
+
+
+def _batches(format: str, task: DataTask, file: Path) -> tuple[pa.Schema, int, Iterator[pa.RecordBatch]]:
+    """The rows of a shard, see `Cache`."""
+    features = COLUMNS[task]
+    schema = pa.schema(features.arrow_schema.remove_metadata())
+    if format == "parquet":
+        described = pq.read_metadata(file)
+        size = sum(described.row_group(number).total_byte_size for number in range(described.num_row_groups))
+        return schema, size, _parquet(file, schema)
+    rows = read_tars([str(file)], [], tuple(features))
+    return schema, file.stat().st_size, (pa.RecordBatch.from_pylist([row], schema) for row in rows)
+
+
+def _parquet(file: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(file) as opened:
+        for batch in opened.iter_batches(16):
+            table = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
+            for number in range(len(table)):
+                yield table.slice(number, 1).combine_chunks().to_batches()[0]
