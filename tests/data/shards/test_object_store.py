@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -10,9 +11,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from support.places import HANGS_AFTER, ROOT
 from support.shards import make_rows
+from support.space_server import tiny_checkpoints
 
 from winwin_hf.data.rows import table
 from winwin_hf.data.shards import open_shards, write_shards
@@ -47,11 +51,15 @@ def written(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def bucket(store, written) -> str:
+def system(store):
+    """The store, as this process sees it."""
     import s3fs
 
-    os.environ.update(store.environment)
-    system = s3fs.S3FileSystem(endpoint_url=store.environment["FSSPEC_S3_ENDPOINT_URL"], skip_instance_cache=True)
+    return s3fs.S3FileSystem(key="test", secret="test", endpoint_url=store.environment["FSSPEC_S3_ENDPOINT_URL"])
+
+
+@pytest.fixture(scope="module")
+def bucket(system, written) -> str:
     system.mkdir("bucket")
     for file in written.iterdir():
         system.pipe_file(f"bucket/set/{file.name}", file.read_bytes())
@@ -74,7 +82,11 @@ class Node:
         given = {
             "path": f"{bucket}/set",
             "options": {"cache": str(self.cache), "cache_gb": cache_gb, "tracks": TRACKS},
-            **{"rank": rank, "world": NODES, "start": start, "count": batches, "output": str(self.output)},
+            "rank": rank,
+            "world": NODES,
+            "start": start,
+            "count": batches,
+            "output": str(self.output),
         }
         environment = {**os.environ, **store.environment, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
         command = [sys.executable, "-m", "support.reading_node", json.dumps(given)]
@@ -145,3 +157,55 @@ def test_a_shard_comes_to_one_node(store, bucket, written, tmp_path):
     # an epoch: each shard once, those that a cut divides twice, and what comes early for the next epoch
     assert sum(store.sent[name] for name in sizes) / max(sizes.values()) <= SHARDS + (TRACKS - 1) + TRACKS
     assert all(store.sent[name] >= size for name, size in sizes.items())
+
+
+SMALL_TRAINING = """
+task: depth-estimation
+model:
+  config: {hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 4, patch_size: 4, head_type: linear}
+data: {name: shards, path: PATH, options: {cached: true, cache: CACHE, tracks: 4}}
+windows: {kind: windows, count: 2, size: [1, 1]}
+optimization: {steps: 6, batch_size: 2, warmup_steps: 1, num_workers: 2}
+evaluation: {every: 0, windows: 0, sets: []}
+save_every: 2
+log_every: 1
+trackers: []
+"""
+
+
+def winwin(store, *words: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, **store.environment, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "winwin_command", *words]
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=HANGS_AFTER)
+
+
+def test_a_training_reads_from_the_store(store, bucket, written, tmp_path):
+    """The losses are those of the same shards in a folder."""
+    store.every = 5
+    losses = []
+    for name, place in (("folder", str(written)), ("store", f"{bucket}/set")):
+        recipe = tmp_path / f"{name}.yaml"
+        recipe.write_text(SMALL_TRAINING.replace("PATH", place).replace("CACHE", str(tmp_path / f"cache-{name}")))
+        done = winwin(store, "train", str(recipe), "--output", str(tmp_path / name))
+        assert done.returncode == 0, done.stderr
+        lines = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        losses.append([line["loss"] for line in lines if "loss" in line])
+    assert len(losses[0]) == 6 and losses[0] == losses[1]
+
+
+def test_predictions_go_from_store_to_store(store, bucket, system, tmp_path):
+    store.every = 0
+    models = tiny_checkpoints(tmp_path)
+    rng = np.random.default_rng(0)
+    for k in range(5):
+        content = io.BytesIO()
+        Image.fromarray(rng.integers(0, 255, (40, 56, 3), np.uint8)).save(content, "png")
+        system.pipe_file(f"bucket/in/{k}.png", content.getvalue())
+    words = ["predict", f"{bucket}/in", f"{bucket}/out", "--model", models["depth"], "--workers", "1"]
+    for said in ("5", "going on", "5 results, all as they were written"):
+        done = winwin(store, *words, *(["--verify"] if "written" in said else []))
+        assert done.returncode == 0 and said in done.stdout + done.stderr, done.stdout + done.stderr
+    system.invalidate_cache()
+    assert sorted(Path(name).name for name in system.ls("bucket/out") if name.endswith(".npy")) == [
+        f"{k}.npy" for k in range(5)
+    ]
