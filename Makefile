@@ -99,7 +99,7 @@ test-fault: $(VENV)/.stamp-dev
 	$(BIN)/python -m pytest -m fault $(PYTEST_ARGS)
 
 $(VENV)/.stamp-cluster: $(VENV)/.stamp-dev
-	$(PIP) install -c constraints.txt -e ".[cluster]"
+	$(PIP) install -c constraints.txt -e ".[test-cluster]"
 	@touch $@
 
 test-cluster: $(VENV)/.stamp-cluster

@@ -235,6 +235,8 @@ def recipes_page() -> str:
                 "### `options`\n",
                 "Of each data set's own, listed with it in [Data sets](data.md); of `hub`:\n",
                 fields_table(sources.HubOptions),
+                "Of `shards`:\n",
+                fields_table(sources.ShardOptions),
             ]
     return "\n".join(parts)
 
@@ -283,7 +285,7 @@ OTHER_SOURCES = """\
 | --- | --- |
 | `synthetic-flow` | endless scenes with exact flow; its `settings` are in [Recipes](recipes.md) |
 | `synthetic-depth` | endless furnished rooms with exact depth; its `settings` are there too |
-| `shards` | a folder made by `winwin data shards`: parquet or WebDataset, streamed |
+| `shards` | a folder made by `winwin data shards`, here or [in an object store](cluster.md#shards-in-an-object-store); `options`: there |
 | `hub` | what `datasets.load_dataset` opens, streamed or not; its `options` are in [Recipes](recipes.md) |
 """
 TASKS = {

@@ -22,7 +22,7 @@ from winwin_hf.data.formats.files import read_text
 from winwin_hf.data.readers import DepthReader, FlowReader, SegmentationReader
 from winwin_hf.data.rows import COLUMNS, own_files_only, undecoded
 from winwin_hf.data.sample import Reader
-from winwin_hf.data.shards import CachedShards, open_shards, shards_info
+from winwin_hf.data.shards import CACHE_GB, TRACKS, CachedShards, open_shards, shards_info
 from winwin_hf.data.synthetic.rooms import RoomSettings, SyntheticDepth
 from winwin_hf.data.synthetic.scenes import SyntheticFlow, scene_seed, scene_stream
 from winwin_hf.data.synthetic.settings import SceneSettings
@@ -96,6 +96,39 @@ class HubOptions:
     ] = True
 
 
+@dataclass
+class ShardOptions:
+    """How shards are read: the `options` of "shards" in a recipe, see `open_shards`."""
+
+    streaming: Annotated[
+        bool,
+        Field(
+            description="Read shards as they are needed instead of copying the whole set into the cache of `datasets`."
+        ),
+    ] = True
+    cached: Annotated[
+        bool | None,
+        Field(
+            description="Copy shards to this machine's disk as they are needed, and read them in an order that resumes exactly without "
+            "skipping. Default: where the path is an address."
+        ),
+    ] = None
+    cache: Annotated[
+        str | None,
+        Field(description="Folder of the copies, for all processes of a machine. Default: in the cache of `datasets`."),
+    ] = None
+    cache_gb: Annotated[float, Field(description="What the copies may take of the disk.", gt=0)] = CACHE_GB
+    tracks: Annotated[
+        int,
+        Field(
+            description="Shards that are read at the same time: more mix an epoch better. A multiple of the number of processes, so that "
+            "each shard comes to one machine.",
+            ge=1,
+        ),
+    ] = TRACKS
+    split: Annotated[str | None, Field(description="The shards' own, to check it.")] = None
+
+
 def open_source(
     name: str,
     path: str | None = None,
@@ -117,7 +150,7 @@ def open_source(
         split: "train" or a held-out one; "train[:80%]" is a part.
         settings: fields of SceneSettings, RoomSettings, FlowAugmentation or ImageAugmentation.
         seed, length, num_shards: of the synthetic stream; see `scene_stream`.
-        options: fields of `HubOptions`, or the keywords of a catalogued set's function.
+        options: fields of `HubOptions` or `ShardOptions`, or the keywords of a catalogued set's function.
         augment: augment with the default settings where none are given.
         skip_broken: leave out examples that lack a file.
     Raises: ValueError for an unknown name, split or option; FileNotFoundError for a folder without the expected files.
@@ -142,7 +175,7 @@ def open_source(
         return _hub(path, split, settings, augment, build(HubOptions, options, f"options of {name}"))
     if name == "shards":
         info = shards_info(path)
-        dataset = open_shards(path, **{"streaming": True, **options})
+        dataset = open_shards(path, **vars(build(ShardOptions, options, "options of shards")))
         labels = tuple(info["labels"]) if info.get("labels") else None
         entry = catalog.SETS.get(info["name"])
         return Source(

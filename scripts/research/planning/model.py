@@ -60,6 +60,28 @@ class Assumptions:
     stream: float = 0.8
 
 
+@dataclass(frozen=True)
+class Store:
+    """
+    Prices of an object store in dollars, and its limits.
+
+    Attributes:
+        month: of a GB. request: of a thousand GETs.
+        region, internet: of a GB that leaves to another region of the provider, or to the internet. Within the region it costs nothing.
+        rate: GETs a second of one prefix.
+    """
+
+    month: float
+    request: float
+    region: float
+    internet: float
+    rate: float
+
+
+# Amazon S3, us-east-1, list prices of the first terabytes as reports of 2026 have them, and its documented rate.
+S3 = Store(0.023, 0.0004, 0.02, 0.09, 5500)
+SHARD_GB, REQUEST_MB = 0.5, 8 * 2**20 / 1e6  # `winwin data shards` writes the one, shards/caching.py reads by the other
+
 # Bytes for each parameter. Weights, AdamW's moments and the average of the weights (`ema_decay`) are float32, as in winwin_hf/training.
 WEIGHTS, GRADIENT, MOMENTS, AVERAGE, BUCKETS, COPY = 4, 4, 8, 4, 4, 2
 # Bytes that an update reads and writes: clipping (gradients 3 times), AdamW (16 read, 12 written), the average (8 read, 4 written).

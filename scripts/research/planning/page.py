@@ -17,7 +17,10 @@ from research.planning.model import (
     GRADIENT,
     MOMENTS,
     PAIRS,
+    REQUEST_MB,
+    S3,
     SCHEDULES,
+    SHARD_GB,
     UPDATE,
     WEIGHTS,
     Assumptions,
@@ -320,6 +323,11 @@ def page(results: dict[str, Any], cost: dict[str, Any] | None = None) -> str:
         "cores": f"{one.rate * decoding['pair_seconds']:.0f}",
         "plain_cores": f"{one.rate * decoding['plain_seconds']:.0f}",
         "fed": f"{16 / decoding['pair_seconds']:.0f}",
+        "store": store_table({"Spring, all pairs": size["files"] * PAIRS / 1e3, "100 M pictures of 0.5 MB": 50e3}, 64),
+        "store_streams": f"{many.rate / 512 * size['files'] / 85:.0f}",
+        "store_rate": f"{S3.rate:,.0f}",
+        "store_requests": short(many.rate * size["files"] / REQUEST_MB),
+        "node_rate": short(8 * many.rate / 512 * size["files"] / 1e3),
         "shards_gb": short(size["files"] * PAIRS / 1e3),
         "unpacked_gb": short(pixels * (10_000 * 3 + PAIRS * 8) / GB),
         "buffer_gb": short(buffer, 2),
@@ -334,6 +342,19 @@ def page(results: dict[str, Any], cost: dict[str, Any] | None = None) -> str:
         "h100_flops": short(h100["flops"] / 1e9, 2),
     }
     return TEMPLATE.read_text().format(**numbers)
+
+
+def store_table(sets: Mapping[str, float], tracks: int) -> str:
+    """What an epoch over shards in an object store costs. sets: name -> GB."""
+    lines = []
+    for name, size in sets.items():
+        read = size + (tracks - 1) * SHARD_GB  # shards that a cut divides are read twice
+        requests = read * 1e3 / REQUEST_MB
+        prices = [S3.month * size, S3.request * requests / 1e3, S3.region * read, S3.internet * read]
+        dollars = [f"{price:,.2f}" if price < 100 else short(price) for price in prices]
+        lines.append([name, short(size), f"{size / SHARD_GB:,.0f}", short(requests), *dollars])
+    head = ["", "GB", f"shards of {SHARD_GB:g} GB", "requests", "a month's storage, $", "requests, $"]
+    return table([*head, "out of another region, $", "out over the internet, $"], lines)
 
 
 def of_model(shown: dict[str, tuple[str, Counted]], model: str) -> dict[str, tuple[str, Counted]]:

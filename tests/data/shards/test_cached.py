@@ -49,7 +49,7 @@ class Unreliable(LocalFileSystem):
 @pytest.fixture(autouse=True)
 def unreliable(monkeypatch):
     fsspec.register_implementation("unreliable", Unreliable, clobber=True)
-    monkeypatch.setattr(caching.time, "sleep", lambda _: None)
+    monkeypatch.setattr(caching, "LONGEST_PAUSE", 0.0)
     Unreliable.requests.clear()
     Unreliable.faults.clear()
 
@@ -208,6 +208,14 @@ def test_what_is_open_stays(written, tmp_path, two_thirds, monkeypatch):
     for copy in other._copies.values():
         copy.close()
     assert len(list(reader)) == ROWS
+
+
+def test_a_file_of_many_parts(written, tmp_path, monkeypatch):
+    expected = list(opened(written, tmp_path / "a"))
+    monkeypatch.setattr(caching, "PART", 1000)
+    Unreliable.requests.clear()
+    Unreliable.faults += [None, 7, OSError("reset")] * 9
+    assert list(opened(written, tmp_path / "b")) == expected and min(Unreliable.requests.values()) > 20
 
 
 @pytest.mark.parametrize("fault", [OSError("reset"), TimeoutError("slow"), RuntimeError("of a library"), 5])

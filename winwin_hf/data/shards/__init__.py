@@ -1,7 +1,17 @@
 """Data sets as shards that can be streamed: written, opened, described."""
 
-from winwin_hf.data.shards.cached import CachedShards
+from winwin_hf.data.shards.cached import CACHE_GB, TRACKS, CachedShards
 from winwin_hf.data.shards.opening import SIDECAR, SUFFIXES, check_shards, open_shards, shards_info
 from winwin_hf.data.shards.writing import write_shards
 
-__all__ = ["SIDECAR", "SUFFIXES", "CachedShards", "check_shards", "open_shards", "shards_info", "write_shards"]
+__all__ = [
+    "CACHE_GB",
+    "SIDECAR",
+    "SUFFIXES",
+    "TRACKS",
+    "CachedShards",
+    "check_shards",
+    "open_shards",
+    "shards_info",
+    "write_shards",
+]

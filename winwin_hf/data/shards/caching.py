@@ -12,9 +12,10 @@ import hashlib
 import os
 import secrets
 import tarfile
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ import filelock
 import pyarrow as pa
 from fsspec.asyn import AsyncFileSystem
 
+from winwin_hf.data.ahead import in_order
 from winwin_hf.data.formats.files import bytes_text, told_of, write_atomic
 from winwin_hf.data.places import filesystem
 from winwin_hf.redaction import redact
@@ -32,7 +34,8 @@ try:
 except ImportError:  # Windows, which lets nobody remove a file that is open
     fcntl = None  # type: ignore[assignment]
 
-PART = 16 * 2**20  # bytes of a request
+PART = 8 * 2**20  # bytes of a request
+CONNECTIONS = 4  # requests at a time, of one file
 TIMEOUT = 60.0  # seconds of a request
 ATTEMPTS = 8
 LONGEST_PAUSE = 30.0  # seconds between two attempts
@@ -204,20 +207,26 @@ def fetch(noted: Noted, path: Path) -> None:
     Raises: FileNotFoundError, PermissionError, or OSError after `ATTEMPTS`; ValueError where it isn't what was noted.
     """
     system, there = filesystem(noted.address)
-    digest = hashlib.sha256()
-    with path.open("r+b") as file:
-        for start in range(0, noted.bytes, PART):
-            content = _part(system, there, start, min(start + PART, noted.bytes), noted.address)
-            digest.update(content)
-            with told_of(path.parent):
-                file.write(content)
+    digest, stopped = hashlib.sha256(), threading.Event()
+
+    def part(start: int) -> bytes:
+        return _part(system, there, start, min(start + PART, noted.bytes), noted.address, stopped)
+
+    with path.open("r+b") as file, closing(in_order(part, range(0, noted.bytes, PART), CONNECTIONS)) as parts:
+        try:
+            for content in parts:
+                digest.update(content)
+                with told_of(path.parent):
+                    file.write(content)
+        finally:
+            stopped.set()
     if digest.hexdigest() != noted.sha256:
         raise ValueError(
             f"{redact(noted.address)}: not the file that its dataset.json describes (SHA-256); expected it unchanged"
         )
 
 
-def _part(system: Any, path: str, start: int, end: int, address: str) -> bytes:
+def _part(system: Any, path: str, start: int, end: int, address: str, stopped: threading.Event) -> bytes:
     limit = {"timeout": TIMEOUT} if isinstance(system, AsyncFileSystem) else {}  # others have time limits of their own
     for attempt in range(ATTEMPTS):
         try:
@@ -229,9 +238,11 @@ def _part(system: Any, path: str, start: int, end: int, address: str) -> bytes:
             raise type(error)(f"{redact(address)}: {redact(str(error)) or type(error).__name__}") from error
         except Exception as error:  # of any library below fsspec: aiohttp's and botocore's are no OSErrors
             reason = f"{type(error).__name__} {redact(str(error))}".strip()
-        if attempt < ATTEMPTS - 1:
-            # not at the same moment as others; from the system's generator, since the training's must not move
-            time.sleep(min(2.0**attempt, LONGEST_PAUSE) * (0.5 + secrets.randbelow(1000) / 1000))
+        # not at the same moment as others; from the system's generator, since the training's must not move
+        if attempt == ATTEMPTS - 1 or stopped.wait(
+            min(2.0**attempt, LONGEST_PAUSE) * (0.5 + secrets.randbelow(1000) / 1000)
+        ):
+            break
     raise OSError(
         f"{redact(address)}: bytes {start} to {end} could not be read in {ATTEMPTS} attempts ({reason[:300]})"
     )

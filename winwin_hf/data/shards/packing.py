@@ -13,11 +13,9 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,27 +29,6 @@ from winwin_hf.data.shards.planning import file_name_of, suffix_of
 from winwin_hf.task import DataTask
 
 ROW_GROUP = 64 * 2**20  # bytes of files; a reader of Parquet holds one row group
-
-Item = TypeVar("Item")
-Made = TypeVar("Made")
-
-
-def in_order(function: Callable[[Item], Made], items: Iterable[Item], workers: int) -> Iterator[Made]:
-    """Like map, with `workers` threads that are a few items ahead."""
-    if workers < 1:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        ahead: deque[Future[Made]] = deque()
-        try:
-            for item in items:
-                ahead.append(pool.submit(function, item))
-                if len(ahead) > 2 * workers:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def pack(row: dict[str, Any], task: DataTask, reader: Any) -> dict[str, Any]:

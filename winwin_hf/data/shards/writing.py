@@ -19,12 +19,13 @@ from typing import Any
 import datasets
 from tqdm import tqdm
 
+from winwin_hf.data.ahead import in_order
 from winwin_hf.data.formats.files import bytes_text, read_json, told_of, write_atomic
 from winwin_hf.data.readers import plain_reader
 from winwin_hf.data.rows import COLUMNS, BrokenExample, undecoded
 from winwin_hf.data.shards.card import card
 from winwin_hf.data.shards.opening import LAYOUT, SIDECAR, SUFFIXES, Format
-from winwin_hf.data.shards.packing import ROW_GROUP, in_order, pack, write_parquet, write_tar
+from winwin_hf.data.shards.packing import ROW_GROUP, pack, write_parquet, write_tar
 from winwin_hf.data.shards.planning import Shard, cut, digest_of, file_name_of, plan, without_folders
 from winwin_hf.own_files import remove_tree, sha256_of
 from winwin_hf.task import TASKS, DataTask

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from winwin_hf.data.shards.packing import in_order
+from winwin_hf.data.ahead import in_order
 from winwin_hf.inference.bulk.manifest import Record, part_of
 from winwin_hf.inference.bulk.outputs import FORMATS, SHARDS, Place, digest, encoded, shard
 from winwin_hf.inference.bulk.plan import UNIT, Unit
