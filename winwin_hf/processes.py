@@ -182,11 +182,11 @@ def lost_process_named() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, doing: str = "training in this folder") -> Iterator[None]:
     """
     Makes a folder and keeps other processes from training in it. The kernel ends the lock with this process, however it ends.
 
-    Raises: FileExistsError: another process holds it. OSError: what is called `.lock` there is no file of a training.
+    Raises: FileExistsError: another process holds it. OSError: what is called `.lock` there is no file of a run.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
@@ -197,20 +197,16 @@ def locked(folder: Path) -> Iterator[None]:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 if error.errno not in (errno.EACCES, errno.EAGAIN):
-                    logger.warning(
-                        f"{folder}: this file system has no locks ({error}); two trainings in it aren't noticed."
-                    )
+                    logger.warning(f"{folder}: this file system has no locks ({error}); two runs in it aren't noticed.")
                     yield
                     return
                 raise FileExistsError(
-                    f"{folder}: process {file.read(200).strip() or 'unknown'} is training in this folder; choose another output "
+                    f"{folder}: process {file.read(200).strip() or 'unknown'} is {doing}; choose another output "
                     "folder, or wait for its end"
                 ) from None
         before = file.read(1000)
         if before and not re.fullmatch(HOLDER, before):
-            raise OSError(
-                f"{path}: not a training's lock, such as '123 on host'; expected none, or another output folder"
-            )
+            raise OSError(f"{path}: not a run's lock, such as '123 on host'; expected none, or another output folder")
         file.seek(0)
         file.truncate()
         try:  # without a buffer, which would be written again at the end

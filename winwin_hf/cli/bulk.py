@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
 
 from winwin_hf.cli.arguments import Device, check_choice, check_device, check_quality
 from winwin_hf.cli.errors import one_line_errors
+from winwin_hf.inference.bulk.early import import_early
 
 
 @one_line_errors
@@ -59,6 +61,8 @@ def predict(
     """Predict for everything in INPUT. If it is interrupted, run the same command to continue."""
     check_choice("--engine", engine, ("local", "ray"))
     check_quality(quality)
+    if engine == "local" and not verify and workers != 1 and (workers or os.cpu_count() or 1) > (0 if workers else 4):
+        import_early()
     from winwin_hf.inference.bulk import run
 
     if verify:

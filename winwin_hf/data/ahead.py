@@ -16,14 +16,24 @@ def in_order(function: Callable[[Item], Made], items: Iterable[Item], workers: i
     if workers < 1:
         yield from map(function, items)
         return
+    failure = None
     with ThreadPoolExecutor(workers) as pool:
         ahead: deque[Future[Made]] = deque()
+        waiting = iter(items)
         try:
-            for item in items:
-                ahead.append(pool.submit(function, item))
+            while True:
+                try:
+                    ahead.append(pool.submit(function, next(waiting)))
+                except StopIteration:
+                    break
+                except Exception as error:  # after what came before it
+                    failure = error
+                    break
                 if len(ahead) > 2 * workers:
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
         finally:
             pool.shutdown(cancel_futures=True)
+    if failure is not None:
+        raise failure

@@ -1,14 +1,26 @@
-"""Folders and files on disk or behind an address that fsspec knows (s3://, gs://, hf://, memory://, ...), by one set of functions."""
+"""Folders and files on disk or behind an address that fsspec knows (s3://, gs://, hf://, memory://, ...), by one set of functions.
+
+Notable:
+- A path is never taken for an address: whatever letters it has, it is a file of this machine.
+- Whatever a library below fsspec raises becomes an OSError that names the address.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import posixpath
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
-from winwin_hf.data.formats.files import Blob, Source
+from winwin_hf.data.formats.files import Blob, Source, bytes_text
+from winwin_hf.model.pixels_winwin import check_regular
 from winwin_hf.redaction import redact
+
+MAX_FILE = 2**30  # bytes of one picture, or of a list
 
 
 def is_remote(address: str) -> bool:
@@ -17,25 +29,72 @@ def is_remote(address: str) -> bool:
 
 def filesystem(address: str) -> tuple[Any, str]:
     """fsspec's file system of an address, and the path in it. Raises ValueError for one that fsspec doesn't know."""
+    if not is_remote(address):
+        return LocalFileSystem(), Path(address).absolute().as_posix()
     try:
         found: tuple[Any, str] = fsspec.core.url_to_fs(address)
     except (ValueError, ImportError) as error:
-        raise ValueError(f"{address}: {error}; expected a path, or an address of a protocol that fsspec has") from error
+        raise ValueError(
+            f"{redact(address)}: {error}; expected a path, or an address of a protocol that fsspec has"
+        ) from error
+    except Exception as error:  # such as an archive behind zip:// that isn't there
+        raise _told(address, error) from error
     return found
+
+
+@contextlib.contextmanager
+def reaching(address: str) -> Iterator[None]:
+    """Errors of what reads or writes an address name it. Those of paths name them already."""
+    try:
+        yield
+    except Exception as error:
+        if not is_remote(address) or isinstance(error, MemoryError):
+            raise
+        raise _told(address, error) from error
+
+
+def _told(address: str, error: Exception) -> OSError:
+    kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
+    reason = " ".join(redact(str(error)).split())[:300] or type(error).__name__
+    return kind(f"{redact(address)}: could not be reached ({reason})")
 
 
 def joined(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}" if is_remote(folder) else str(Path(folder) / name)
 
 
-def open_binary(address: str) -> Any:
-    """A file for reading, as a context manager."""
-    return fsspec.open(address, "rb") if is_remote(address) else Path(address).open("rb")
+@contextlib.contextmanager
+def open_binary(address: str) -> Iterator[Any]:
+    """A file for reading. Raises OSError, which names it; at once for what isn't a file and would never end."""
+    system, path = filesystem(address)
+    if not is_remote(address):
+        check_regular(address)
+    with contextlib.ExitStack() as stack:
+        with reaching(address):
+            file = stack.enter_context(system.open(path, "rb"))
+        yield file
+
+
+def content(address: str, most: int = MAX_FILE) -> bytes:
+    """The bytes of a file. Raises ValueError for more than `most`, FileNotFoundError, OSError."""
+    with open_binary(address) as file, reaching(address):
+        found: bytes = file.read(most + 1)
+    if len(found) > most:
+        raise ValueError(f"{redact(address)}: more than {bytes_text(most)}; expected a smaller file")
+    return found
 
 
 def source_of(address: str) -> Source:
     """What a reader of the package takes: a path, or the bytes of what lies behind an address."""
-    if not is_remote(address):
-        return address
-    system, path = filesystem(address)
-    return Blob(system.cat_file(path), redact(address))
+    return Blob(content(address), redact(address)) if is_remote(address) else address
+
+
+def outside(address: str) -> str:
+    """An address without the name and password of a user, and without what follows the path; for names that are made of it."""
+    protocol, _, rest = address.partition("://")
+    host, _, path = rest.partition("/")
+    return (
+        posixpath.join(host.rpartition("@")[2], path.partition("?")[0].partition("#")[0])
+        if protocol and rest
+        else address
+    )

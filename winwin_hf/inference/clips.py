@@ -176,6 +176,34 @@ def _probe(path: Path) -> tuple[Fraction, int | None]:
         raise ValueError(f"{path}: not a readable video ({error.strerror}).") from error
 
 
+def missing_end(path: str | Path) -> str | None:
+    """A sentence about a video file that was cut, which decoders don't tell; None where it wasn't, or where its header doesn't say."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        index = stream.index_entries
+        if "mp4" in container.format.name and len(index):
+            size = Path(path).stat().st_size
+            missing = sum(entry.pos + entry.size > size for entry in index)
+            return f"{missing} of {len(index)} frames lie beyond its end; expected a whole video" if missing else None
+        if container.format.name == "avi":  # each of its frames has a packet
+            there = sum(packet.size > 0 for packet in container.demux(stream))
+            cut = there < stream.frames
+            return f"{there} of {stream.frames} frames are there; expected a whole video" if cut else None
+        # The stream's own duration, since the file's may be that of a longer sound.
+        said = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))
+        if said:
+            seconds = 3600 * int(said[1]) + 60 * int(said[2]) + float(said[3])
+        elif stream.duration and stream.time_base:
+            seconds = float(stream.duration * stream.time_base)
+        else:
+            return None
+        times = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
+        last = float(max(times) * stream.time_base) if times and stream.time_base else 0.0
+    if last > 0.9 * seconds - 0.5:
+        return None
+    return f"it ends after {last:.1f} of {seconds:.1f} seconds; expected a whole video"
+
+
 def _picture(frame: av.VideoFrame) -> np.ndarray:
     """A decoded frame, turned upright: phones store the sensor's picture and how the phone was held."""
     turns = round(frame.rotation / 90) % 4  # counter-clockwise, as rot90's

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
+from support.bulk import picture, write
 
 from winwin_hf.inference.bulk.plan import UNIT, plan
 from winwin_hf.inference.bulk.reading import images_of
@@ -19,20 +19,6 @@ from winwin_hf.inference.clips import write_video
 from winwin_hf.task import TASKS
 
 DEPTH, FLOW = TASKS["depth-estimation"], TASKS["optical-flow"]
-
-
-def picture(value: int = 0, size: tuple[int, int] = (40, 56)) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(np.full((*size, 3), value, np.uint8)).save(file, "png")
-    return file.getvalue()
-
-
-def write(folder: Path, *names: str) -> Path:
-    for value, name in enumerate(names):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture(value))
-    return folder
 
 
 def names(given: Path | str, task=DEPTH) -> list[str]:

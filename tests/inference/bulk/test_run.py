@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import datasets
 import fsspec
@@ -20,8 +19,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
+from support.bulk import results, run
 from support.places import HANGS_AFTER, ROOT
-from support.space_server import tiny_checkpoints
 from typer.testing import CliRunner
 
 from winwin_hf.cli.main import app
@@ -30,40 +29,10 @@ from winwin_hf.inference.bulk import engines, plan, work
 from winwin_hf.inference.bulk.engines import packed, unpacked
 from winwin_hf.inference.bulk.manifest import Manifest
 from winwin_hf.inference.bulk.outputs import Place
-from winwin_hf.inference.bulk.run import predict, verify
+from winwin_hf.inference.bulk.run import verify
 from winwin_hf.inference.predictor import Predictor
 
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory) -> dict[str, str]:
-    return tiny_checkpoints(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture
-def frames(tmp_path) -> Path:
-    """Seven pictures of two sizes."""
-    folder = tmp_path / "frames"
-    (folder / "b").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for number in range(7):
-        size = (40, 56) if number < 5 else (33, 70)
-        name = f"{number}.png" if number < 4 else f"b/{number}.png"
-        Image.fromarray(rng.integers(0, 255, (*size, 3), np.uint8)).save(folder / name)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def small_units(monkeypatch):
-    for module in (plan, work):
-        monkeypatch.setattr(module, "UNIT", 2)
-
-
-def results(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
-
-
-def run(given, output, model, workers=1, **options):  # one: this process, for what tests change in it
-    return predict(str(given), str(output), model, workers=workers, progress=False, say=lambda _: None, **options)
+pytestmark = pytest.mark.usefixtures("small_units")
 
 
 @pytest.mark.parametrize("task", ["depth", "segmentation"])
@@ -120,7 +89,7 @@ def test_an_interrupted_run_goes_on(models, frames, tmp_path, monkeypatch):
         patch.setattr(Predictor, "predict_batch", stops)
         with pytest.raises(KeyboardInterrupt):
             run(frames, out, models["depth"])
-    assert 0 < len(Manifest.load(Place(str(out))).done()) < 7
+    assert 0 < len(Manifest.load(Place(str(out))).records) < 7
     count, faults = verify(str(frames), str(out), models["depth"])
     assert count < 7 and len(faults) == 7 - count and all("no result" in fault for fault in faults)
     done = run(frames, out, models["depth"])

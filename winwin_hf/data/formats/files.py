@@ -167,7 +167,8 @@ def write_atomic(path: PathLike) -> Iterator[Path]:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: its folder does not exist.")
     remove_leftovers(path.parent)
-    temporary = path.with_name(f".{path.stem[:100]}.{owner()}{secrets.token_hex(4)}{path.suffix}")
+    stem = os.fsencode(path.stem)[:100].decode("utf-8", "ignore")  # systems limit a name's bytes
+    temporary = path.with_name(f".{stem}.{owner()}{secrets.token_hex(4)}{path.suffix}")
     try:
         with told_of(path):
             yield temporary

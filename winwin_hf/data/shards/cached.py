@@ -157,7 +157,5 @@ def _batches(format: str, task: DataTask, file: Path) -> tuple[pa.Schema, int, I
 
 def _parquet(file: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     with pq.ParquetFile(file) as opened:
-        for batch in opened.iter_batches(16):
-            table = pa.Table.from_batches([batch]).select(schema.names).cast(schema)
-            for number in range(len(table)):
-                yield table.slice(number, 1).combine_chunks().to_batches()[0]
+        for batch in opened.iter_batches(1):  # equal cells are stored once: a few bytes may be many rows of megabytes
+            yield from pa.Table.from_batches([batch]).select(schema.names).cast(schema).to_batches()

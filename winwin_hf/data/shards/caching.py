@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
-import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -140,7 +139,7 @@ class Cache:
                     schema, size, batches = self.reading(fetched)
                     self._reserve(copy, size + noted.overhead, wait)
                     _write(copy, schema, batches)
-                except (pa.ArrowInvalid, pa.ArrowTypeError, tarfile.TarError, LookupError) as error:
+                except (ValueError, pa.ArrowTypeError, LookupError) as error:
                     raise ValueError(f"{redact(noted.address)}: not a shard ({str(error)[:200]})") from error
             finally:
                 fetched.unlink(missing_ok=True)

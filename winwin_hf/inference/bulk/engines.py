@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -22,13 +21,14 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from winwin_hf.host_process import unchanged_threads
+from winwin_hf.inference.bulk.early import start_method
 from winwin_hf.inference.bulk.manifest import Record
 from winwin_hf.inference.bulk.plan import Item, Unit
 from winwin_hf.inference.bulk.work import BrokenInput, Job, Worker
 
 THREADS = 4  # of a worker on a CPU: more gain little
 AHEAD = 2  # units a worker that wait or run
-_worker: Worker | None = None  # of this process
+_worker: Worker | Exception | None = None  # of this process, or why it has none
 
 
 def run_local(job: Job, units: Iterable[Unit], workers: int, devices: Sequence[str] = ()) -> Iterator[list[Record]]:
@@ -45,14 +45,12 @@ def run_local(job: Job, units: Iterable[Unit], workers: int, devices: Sequence[s
             for unit in units:
                 yield from worker.run(unit)
         return
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(start_method())
     free = context.SimpleQueue()
     for _, device in zip(range(workers), itertools.cycle(devices or [job.device]), strict=False):
         free.put(device)
     waiting, others = iter(units), set(multiprocessing.active_children())
-    with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_start, initargs=(job, free, os.getpid())
-    ) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(job, free)) as pool:
         running: set[Future[list[Record]]] = set()
         try:
             while True:
@@ -76,21 +74,27 @@ def run_local(job: Job, units: Iterable[Unit], workers: int, devices: Sequence[s
             pool.shutdown(cancel_futures=True)
 
 
-def _start(job: Job, free: Any, parent: int) -> None:
+def _start(job: Job, free: Any) -> None:
     """Makes this process a worker, on one of the free devices. It ends with its parent, however that ends."""
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _worker = Worker(replace(job, device=free.get()))
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        _worker = Worker(replace(job, device=free.get()))
+    except Exception as error:  # here it would only break the pool: the first unit raises it
+        _worker = error
 
 
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
     os._exit(1)
 
 
 def _run(unit: Unit) -> list[Record]:
+    if isinstance(_worker, Exception):
+        raise _worker
     assert _worker is not None
     return [record for part in _worker.run(unit) for record in part]
 
@@ -99,11 +103,17 @@ class RayWorker:
     """A worker as Ray Data's actors have it: rows of texts in and out."""
 
     def __init__(self, job: dict[str, Any]) -> None:
-        self.worker = Worker(Job(**job))
+        try:
+            self.worker: Worker | Exception = Worker(Job(**job))
+        except Exception as error:  # an actor that doesn't start is started again, without end
+            self.worker = error
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         records: list[str] = []
         for text in batch["unit"]:
+            if isinstance(self.worker, Exception):
+                records.append(json.dumps({"broken": str(self.worker)}))
+                continue
             try:
                 parts = self.worker.run(unpacked(str(text)))
                 records.append(json.dumps([record for part in parts for record in part]))

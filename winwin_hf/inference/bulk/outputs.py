@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +22,13 @@ import pyarrow.parquet as pq
 
 from winwin_hf.data import formats
 from winwin_hf.data.formats.files import write_atomic
-from winwin_hf.data.places import filesystem, is_remote, joined
+from winwin_hf.data.places import content, filesystem, is_remote, joined, reaching
 from winwin_hf.data.rows import COLUMNS, TEXT
+from winwin_hf.redaction import redact
 from winwin_hf.task import Task
 
 SHARDS = "data"  # folder of Parquet
+MAX_READ = 2**32  # bytes of a manifest, a result or a shard
 # Task -> what a result may be written as; the first is the default. The key in `rows.COLUMNS`' *_format is its value.
 FORMATS: dict[str, dict[str, str]] = {
     "optical-flow": {".flo": "flo", ".npy": "npy"},
@@ -40,16 +43,19 @@ class Place:
 
     root: str
 
+    @property
+    def shown(self) -> str:
+        """How messages call it."""
+        return redact(self.root)
+
     def write(self, name: str, content: bytes) -> None:
         """Writes a file that appears when it is whole. Raises OSError, which names it."""
         address = joined(self.root, name)
         if is_remote(address):
             system, path = filesystem(address)
-            try:
+            with reaching(address):
                 system.makedirs(path.rpartition("/")[0], exist_ok=True)
                 system.pipe_file(path, content)
-            except OSError as error:
-                raise OSError(f"{address}: could not be written ({error})") from error
             return
         Path(address).parent.mkdir(parents=True, exist_ok=True)
         with write_atomic(address) as temporary:
@@ -57,30 +63,48 @@ class Place:
 
     def read(self, name: str) -> bytes:
         """Raises FileNotFoundError where there is no such file."""
-        system, path = filesystem(joined(self.root, name))
-        content: bytes = system.cat_file(path)
-        return content
+        address = joined(self.root, name)
+        if not is_remote(address) and not os.path.lexists(address):  # Path.exists would follow links
+            raise FileNotFoundError(address)
+        return content(address, MAX_READ)
 
     def names(self, folder: str) -> list[str]:
         """The files in a folder of this place, without what is half written."""
         system, path = filesystem(joined(self.root, folder))
-        if not system.isdir(path):
-            return []
-        found = [entry.rpartition("/")[2] for entry in system.ls(path, detail=False)]
+        with reaching(self.root):
+            if not system.isdir(path):
+                return []
+            found = [
+                entry["name"].rpartition("/")[2] for entry in system.ls(path, detail=True) if entry["type"] == "file"
+            ]
         return sorted(f"{folder}/{name}" for name in found if name and not name.startswith("."))
 
-    def anything(self) -> str:
-        """The name of something in this place; "" where it is empty or not there."""
+    def files(self) -> frozenset[str]:
+        """The files of this place, by their names in it."""
         system, path = filesystem(self.root)
-        if not system.exists(path):
-            return ""
-        if not system.isdir(path):
-            return path.rpartition("/")[2]
-        return next((entry.rstrip("/").rpartition("/")[2] for entry in system.ls(path, detail=False)), "")
+        with reaching(self.root):
+            if not system.isdir(path):
+                return frozenset()
+            system.invalidate_cache()
+            return frozenset(name[len(path.rstrip("/")) + 1 :] for name in system.find(path))
+
+    def anything(self, but: str) -> str:
+        """The name of something in this place besides an empty folder `but`; "" where there is nothing."""
+        system, path = filesystem(self.root)
+        with reaching(self.root):
+            if not system.exists(path):
+                return ""
+            if not system.isdir(path):
+                return str(path.rpartition("/")[2])
+            found = [entry.rstrip("/").rpartition("/")[2] for entry in system.ls(path, detail=False)]
+            if but in found and not self.names(but):
+                found.remove(but)
+        return next((name for name in found if name), "")
 
     def remove(self, name: str) -> None:
         system, path = filesystem(joined(self.root, name))
-        system.rm_file(path)
+        with reaching(self.root):
+            system.rm_file(path)
 
 
 def encoded(values: np.ndarray, task: Task, suffix: str) -> bytes:

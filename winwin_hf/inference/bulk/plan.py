@@ -1,7 +1,8 @@
 """INPUT -> units of work. Nothing is decoded here, and nothing but names, headers of videos and Parquet's footers is read.
 
 Notable:
-- A unit is what a worker does at once: images that are read from the same place, up to UNIT of them. Its results are recorded together.
+- A unit is what a worker does at once: up to UNIT images that are read from the same place, whose results are recorded together; or a
+  whole video or tar file.
 - Each image (for flow: each pair) has a name, which its result gets: the file's name without its suffix, `VIDEO/frame_0001`,
   `SHARD/row_000000`. Names never come out of a shard, so no shard can name a place.
 - For flow, neighbours make pairs: pictures of one folder in the order of the numbers in their names, the frames of a video.
@@ -15,14 +16,18 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from glob import glob
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from winwin_hf.data.benchmarks.listing import gaps
 from winwin_hf.data.formats.files import read_text
-from winwin_hf.data.places import filesystem, is_remote, joined
+from winwin_hf.data.places import content, filesystem, is_remote, joined, open_binary, outside, reaching
 from winwin_hf.inference.clips import IMAGE_SUFFIXES, open_clip
+from winwin_hf.redaction import redact
 from winwin_hf.task import Task
 
 UNIT = 32  # images at most
@@ -33,10 +38,11 @@ LIST_SUFFIX = ".txt"
 
 @dataclass(frozen=True)
 class Item:
-    """One prediction to make. where: its images, as addresses, numbers of frames or numbers of rows."""
+    """One prediction to make. where: its images, as addresses, numbers of frames or numbers of rows. stamp: see `Unit`."""
 
     name: str
     where: tuple[Any, ...]
+    stamp: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ class Unit:
         kind: "files", "video", "parquet" or "tar". source: the address of what holds the images; "" for files.
         items: what to predict; None: everything in `source`, whose rows are known only when it was read.
         stem: where `items` is None, of the names. done: then names that are predicted already.
+        stamp: size and time of the file, by which a later run sees that it changed; "" where they aren't known.
+        expected: where `items` is None, how many there may be.
     """
 
     kind: str
@@ -55,91 +63,167 @@ class Unit:
     items: tuple[Item, ...] | None
     stem: str = ""
     done: frozenset[str] = frozenset()
+    stamp: str = ""
+    expected: int = 0
 
 
-def plan(given: str, task: Task) -> Iterator[Unit]:
+def plan(given: str, task: Task, output: str = "") -> Iterator[Unit]:
     """
     The units of an input.
 
     Args:
         given: a folder, a pattern with * or ?, a .txt file with an address a line (two for flow), or one file; a path, or an address.
+        output: what is in it is no input.
     Raises: FileNotFoundError where there is nothing; ValueError where nothing there can be read, or two results would have one name.
     """
     pairs = len(task.images) == 2
-    if given.lower().endswith(LIST_SUFFIX):
-        groups = [_listed(given, len(task.images))]
-        units = [*_files(groups)]
+    if not given.strip():
+        raise ValueError("INPUT is empty; expected a folder, a pattern, a list or a file")
+    if given.lower().endswith(LIST_SUFFIX) and not _is_folder(given):
+        units = _in_units("files", "", _listed(given, len(task.images)))
     else:
-        root, files = _found(given)
+        root, stamps = _found(given, output)
         by_kind: dict[str, list[str]] = {}
-        for file in sorted(files, key=_order):
+        for file in sorted(stamps, key=_order):
             suffix = posixpath.splitext(file)[1].lower()
             kind = "files" if suffix in IMAGE_SUFFIXES else KINDS.get(suffix, "")
             by_kind.setdefault(kind, []).append(file)
         by_kind.pop("", None)
         names = _named(root, [file for kind in by_kind.values() for file in kind])
         pictures = by_kind.pop("files", [])
-        single = [Item(names[file], (file,)) for file in pictures]
-        groups = [_neighbours(single) if pairs else single]
-        units = [*_files(groups)]
+        items = [Item(names[file], (file,), stamps[file]) for file in pictures]
+        units = _in_units("files", "", _neighbours(items) if pairs else items)
         for kind, sources in by_kind.items():
             for source in sources:
-                units += UNITS_OF[kind](source, names[source], pairs)
+                units += [replace(unit, stamp=stamps[source]) for unit in UNITS_OF[kind](source, names[source], pairs)]
         if not units:
             kinds = ", ".join((*IMAGE_SUFFIXES, *KINDS))
             what = "pairs of neighbouring pictures, or other files" if pairs and pictures else "files"
-            raise ValueError(f"{given}: nothing to predict in it; expected {what} that end in {kinds}")
-    _check_names(item.name for unit in units for item in unit.items or ())
+            raise ValueError(f"{redact(given)}: nothing to predict in it; expected {what} that end in {kinds}")
+    _check_names(units)
     return iter(units)
 
 
-def _found(given: str) -> tuple[str, list[str]]:
-    """The folder that an input is in, and the addresses of its files."""
+def gap_in(units: Iterable[Unit]) -> str | None:
+    """A sentence about pairs of pictures whose numbers say that others lie between them; None where there are none."""
+    folders: dict[str, list[str]] = {}
+    for unit in units:
+        for item in unit.items or ():
+            if unit.kind == "files" and len(item.where) == 2:
+                for place in item.where:
+                    folder, name = posixpath.split(place)
+                    folders.setdefault(folder, []).append(posixpath.splitext(name)[0])
+    for folder, stems in folders.items():
+        for before, missing in gaps([*dict.fromkeys(stems)]):
+            return f"{redact(folder)}: no frame {missing} after {before}; flow goes from each frame to the next one that is there"
+    return None
+
+
+def _is_folder(given: str) -> bool:
     system, path = filesystem(given)
-    protocol = given.partition("://")[0] + "://" if is_remote(given) else ""
-    if any(letter in path for letter in "*?[") and not system.exists(path):
-        found = [name for name, about in system.glob(path, detail=True).items() if about["type"] != "directory"]
-        root = posixpath.commonpath([posixpath.dirname(name) for name in found]) if found else ""
-    elif system.isfile(path):
-        found, root = [path], posixpath.dirname(path)
-    elif system.isdir(path):
-        found, root = list(system.find(path)), path
+    with reaching(given):
+        return bool(system.isdir(path))
+
+
+def _found(given: str, output: str) -> tuple[str, dict[str, str]]:
+    """The folder that an input is in, and its files: address -> stamp."""
+    if is_remote(given):
+        system, path = filesystem(given)
+        with reaching(given):
+            root, found = _remote(system, path)
     else:
-        found, root = [], ""
-    if not found:
-        raise FileNotFoundError(
-            f"{given}: nothing there; expected a folder, a pattern, a list ({LIST_SUFFIX}) or a file"
-        )
+        root, found = _local(given)
+    below = _canonical(output) + "/" if output else ""
     hidden = len(root)
-    visible = [name for name in found if not any(part.startswith(".") for part in name[hidden:].split("/"))]
-    return protocol + root, [protocol + name for name in visible]
+    visible = {
+        name: stamp
+        for name, stamp in found.items()
+        if not any(part.startswith(".") for part in name[hidden:].split("/")) and not (below and name.startswith(below))
+    }
+    if not visible:
+        raise FileNotFoundError(
+            f"{redact(given)}: nothing there; expected a folder, a pattern, a list ({LIST_SUFFIX}) or a file"
+        )
+    return root, visible
+
+
+def _canonical(address: str) -> str:
+    system, path = filesystem(address)
+    return str(system.unstrip_protocol(path)) if is_remote(address) else path
+
+
+def _remote(system: Any, path: str) -> tuple[str, dict[str, str]]:
+    if any(letter in path for letter in "*?[") and not system.exists(path):
+        about = {name: entry for name, entry in system.glob(path, detail=True).items() if entry["type"] != "directory"}
+        root = posixpath.commonpath([posixpath.dirname(name) for name in about]) if about else ""
+    elif system.isfile(path):
+        about, root = {path: system.info(path)}, posixpath.dirname(path)
+    else:
+        about, root = system.find(path, detail=True) if system.isdir(path) else {}, path
+    return system.unstrip_protocol(root), {
+        system.unstrip_protocol(name): "-".join(
+            str(entry[key]) for key in ("size", "ETag", "etag", "mtime", "LastModified", "created") if entry.get(key)
+        )
+        for name, entry in about.items()
+    }
+
+
+def _local(given: str) -> tuple[str, dict[str, str]]:
+    path = Path(given).absolute()
+    if path.is_dir():
+        root, files = path, _below(path, (path.resolve(),))
+    elif path.exists():
+        root, files = path.parent, [path]
+    else:
+        # Path.glob takes no absolute patterns
+        files = [Path(name) for name in glob(str(path), recursive=True) if not Path(name).is_dir()]  # noqa: PTH207
+        root = Path(posixpath.commonpath([file.parent.as_posix() for file in files])) if files else path
+    return root.as_posix(), {file.as_posix(): stamp_of(file) for file in files}
+
+
+def _below(folder: Path, within: tuple[Path, ...]) -> list[Path]:
+    """The files of a folder, those behind links too, but for links that lead in a circle."""
+    files = []
+    for path in folder.iterdir():
+        if not path.is_dir():
+            files.append(path)
+        elif not path.name.startswith(".") and not (path.is_symlink() and path.resolve() in within):
+            files += _below(path, (*within, path.resolve()))
+    return files
+
+
+def stamp_of(file: str | Path) -> str:
+    """Size and time of change of a file of this machine; "" where there is none."""
+    try:
+        status = Path(file).stat()
+    except OSError:
+        return ""
+    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def _listed(given: str, images: int) -> list[Item]:
     """The images that a list names, each line's relative to the list's folder."""
-    if is_remote(given):
-        system, path = filesystem(given)
-        text = system.cat_file(path).decode("utf-8-sig")
-    else:
-        text = read_text(given)
+    text = content(given).decode("utf-8-sig", "surrogateescape") if is_remote(given) else read_text(given)
     folder = given.rpartition("/")[0] or ("" if is_remote(given) else ".")
     lines = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         parts = line.split("\t") if "\t" in line else line.split() if images > 1 else [line.strip()]
         parts = [part.strip() for part in parts if part.strip()]
         if not parts:
             continue
         if len(parts) != images:
-            raise ValueError(f"{given}: line {number} has {len(parts)} names; expected {images}")
+            raise ValueError(f"{redact(given)}: line {number} has {len(parts)} names; expected {images}")
         lines.append((number, tuple(part if is_remote(part) else joined(folder, part) for part in parts)))
     if not lines:
-        raise ValueError(f"{given}: an empty list; expected an image a line")
-    names = _named(_common(files[0] for _, files in lines), [files[0] for _, files in lines])
-    times = Counter(files[0] for _, files in lines)
+        raise ValueError(f"{redact(given)}: an empty list; expected an image a line")
+    shown = [outside(files[0]) for _, files in lines]
+    names = _named(_common(shown), shown)
+    times = Counter(shown)
     items = []
-    for number, files in lines:  # a frame may be the first of several pairs
-        name = names[files[0]]
-        items.append(Item(name if times[files[0]] == 1 else f"{name}.line{number}", files))
+    for (number, files), first in zip(lines, shown, strict=True):  # a frame may be the first of several pairs
+        name = names[first]
+        stamp = " ".join(stamp_of(file) for file in files if not is_remote(file))
+        items.append(Item(name if times[first] == 1 else f"{name}.line{number}", files, stamp))
     return items
 
 
@@ -162,13 +246,17 @@ def _named(root: str, files: list[str]) -> dict[str, str]:
     return names
 
 
-def _check_names(names: Iterable[str]) -> None:
-    """Raises ValueError where two results would have one name."""
+def _check_names(units: Iterable[Unit]) -> None:
+    """Raises ValueError where two results would have one name, or a picture one that a file of many may need."""
     seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise ValueError(f"two inputs are called {name}; expected names that differ")
-        seen.add(name)
+    stems = {unit.stem for unit in units if unit.items is None}
+    for unit in units:
+        for name in [item.name for item in unit.items or ()] if unit.items is not None else [unit.stem]:
+            folders = name.split("/")
+            taken = next((stem for n in range(1, len(folders)) if (stem := "/".join(folders[:n])) in stems), None)
+            if name in seen or (taken is not None and taken != unit.stem):
+                raise ValueError(f"two inputs are called {taken or name}; expected names that differ")
+            seen.add(name)
 
 
 def _within(root: str, file: str) -> str:
@@ -185,10 +273,13 @@ def _order(file: str) -> list[Any]:
 
 def _neighbours(items: list[Item]) -> list[Item]:
     """Pairs of pictures that follow each other in one folder; each has the first one's name."""
+    folders: dict[str, list[Item]] = {}
+    for item in items:
+        folders.setdefault(posixpath.dirname(item.where[0]), []).append(item)
     return [
-        replace(first, where=(first.where[0], second.where[0]))
-        for first, second in pairwise(items)
-        if posixpath.dirname(first.where[0]) == posixpath.dirname(second.where[0])
+        replace(first, where=(first.where[0], second.where[0]), stamp=f"{first.stamp} {second.stamp}".strip())
+        for group in folders.values()
+        for first, second in pairwise(group)
     ]
 
 
@@ -196,28 +287,19 @@ def _in_units(kind: str, source: str, items: list[Item]) -> list[Unit]:
     return [Unit(kind, source, tuple(items[start : start + UNIT])) for start in range(0, len(items), UNIT)]
 
 
-def _files(groups: list[list[Item]]) -> list[Unit]:
-    return [unit for group in groups for unit in _in_units("files", "", group)]
-
-
 def _video(source: str, name: str, pairs: bool) -> list[Unit]:
-    """A video is one unit: its frames are decoded from its beginning."""
-    count = None
+    """A video is one unit: its frames are decoded from its beginning. How many there are its header only supposes."""
+    count = 0
     if not is_remote(source):
         with suppress(ValueError, OSError):  # a worker will say what is wrong with it
-            count = open_clip(source).count()
-    if count is None:
-        return [Unit("video", source, None, name)]
-    numbers = range(count - 1 if pairs else count)
-    items = [Item(frame_name(name, n), (n, n + 1) if pairs else (n,)) for n in numbers]
-    return [Unit("video", source, tuple(items))] if items else []
+            count = open_clip(source).count() or 0
+    return [Unit("video", source, None, name, expected=max(count - pairs, 0))]
 
 
 def _parquet(source: str, name: str, pairs: bool) -> list[Unit]:
     """The rows of each row group are units of their own."""
-    system, path = filesystem(source)
     try:
-        with system.open(path, "rb") as file:
+        with open_binary(source) as file:
             footer = pq.ParquetFile(file).metadata
             counts = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
     except Exception:  # whatever pyarrow raises for a damaged file: a worker will say it

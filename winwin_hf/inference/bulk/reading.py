@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,23 +17,24 @@ import pyarrow.parquet as pq
 
 from winwin_hf.data import formats
 from winwin_hf.data.formats.files import Blob, bytes_text, decoding
-from winwin_hf.data.places import filesystem, is_remote, source_of
+from winwin_hf.data.places import MAX_FILE, is_remote, open_binary, outside, reaching, source_of
+from winwin_hf.data.shards.tars import open_tar
 from winwin_hf.inference.bulk.plan import Item, Unit, frame_name, row_name
-from winwin_hf.inference.clips import IMAGE_SUFFIXES, open_clip
+from winwin_hf.inference.clips import IMAGE_SUFFIXES, missing_end, open_clip
 from winwin_hf.task import Task
 
-MAX_PICTURE = 2**30  # bytes of one file within a shard
 # Columns and files of a row that hold its image where they aren't called as the task's own are.
 USUAL = ("image", "img", "picture", "jpg", "jpeg", "png", "webp")
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A prediction to make: its name, what its input is called in records, and a function that reads its images."""
+    """A prediction to make: its name, what messages call its input, a function that reads its images; item: where these are files."""
 
     name: str
     source: str
     read: Callable[[], list[np.ndarray]]
+    item: Item | None = None
 
 
 def images_of(unit: Unit, task: Task) -> Iterator[Wanted]:
@@ -43,7 +45,7 @@ def images_of(unit: Unit, task: Task) -> Iterator[Wanted]:
 def _files(unit: Unit, task: Task) -> Iterator[Wanted]:
     picture = lru_cache(maxsize=2)(lambda address: formats.read_image(source_of(address)))  # neighbours share a frame
     for item in unit.items or ():
-        yield Wanted(item.name, item.where[0], partial(_all, picture, item.where))
+        yield Wanted(item.name, item.where[0], partial(_all, picture, item.where), item)
 
 
 def _all(read: Callable[[Any], np.ndarray], places: tuple[Any, ...]) -> list[np.ndarray]:
@@ -51,40 +53,34 @@ def _all(read: Callable[[Any], np.ndarray], places: tuple[Any, ...]) -> list[np.
 
 
 def _video(unit: Unit, task: Task) -> Iterator[Wanted]:
-    wanted = None if unit.items is None else {item.where[0]: item.name for item in unit.items}
-    last = max(wanted) if wanted else 0
     with _on_disk(unit.source) as path:
-        frames = open_clip(path).frames()
-        before: np.ndarray | None = None
-        for number, frame in enumerate(frames):
-            images = [frame]
-            if len(task.images) == 2:
-                images, before, number = [before, frame] if before is not None else [], frame, number - 1
-            if not images:
-                continue
-            name = frame_name(unit.stem, number) if wanted is None else wanted.get(number)
-            if name is not None and name not in unit.done:
-                yield Wanted(name, f"{unit.source}#{number}", partial(list, images))
-            if wanted is not None and number >= last:
-                return
+        before = None
+        for number, frame in enumerate(open_clip(path).frames()):
+            images = [frame] if len(task.images) == 1 else [before, frame]
+            place, before = (number, None) if len(task.images) == 1 else (number - 1, frame)
+            name = frame_name(unit.stem, place)
+            if place >= 0 and name not in unit.done:
+                yield Wanted(name, f"{unit.source}#{place}", partial(list, images))
+        if cut := missing_end(path):
+            raise ValueError(f"{unit.source}: {cut}")
 
 
 def _parquet(unit: Unit, task: Task) -> Iterator[Wanted]:
-    system, path = filesystem(unit.source)
-    items = unit.items or ()
-    with system.open(path, "rb") as file:
+    with open_binary(unit.source) as file:
         with decoding(unit.source, "Parquet file"):
             parquet = pq.ParquetFile(file)
-        if not items:
+        if not unit.items:
             return
         columns = _columns(parquet.schema_arrow.names, task, unit.source)
-        with decoding(unit.source, "Parquet file"):
-            group = parquet.read_row_group(items[0].where[0], columns=list(columns))
-        for item in items:
-            row = group.slice(item.where[1], 1).to_pylist()[0]
-            yield Wanted(
-                item.name, f"{unit.source}#{item.where[0]}/{item.where[1]}", partial(_cells, row, columns, item)
-            )
+        wanted = {item.where[1]: item for item in unit.items}
+        # One row after the other: equal cells are stored once, so a few bytes may be many rows of megabytes.
+        rows = parquet.iter_batches(1, row_groups=[unit.items[0].where[0]], columns=list(columns))
+        for number in range(max(wanted) + 1):
+            with reaching(unit.source), decoding(unit.source, "Parquet file"):
+                batch = next(rows)
+            if item := wanted.get(number):
+                source = f"{unit.source}#{item.where[0]}/{item.where[1]}"
+                yield Wanted(item.name, source, partial(_cells, batch.to_pylist()[0], columns, item))
 
 
 def _columns(names: list[str], task: Task, source: str) -> tuple[str, ...]:
@@ -112,41 +108,35 @@ def _cells(row: dict[str, Any], columns: tuple[str, ...], item: Item) -> list[np
 
 def _tar(unit: Unit, task: Task) -> Iterator[Wanted]:
     """Rows of a WebDataset: files whose names are the same up to the first dot follow each other."""
-    system, path = filesystem(unit.source)
-    with system.open(path, "rb") as file, _opened_tar(file, unit.source) as tar:
-        key, number = "", 0
-        files: dict[str, bytes] = {}
-        for member in tar:
-            if not member.isfile():
-                continue
-            folder, name = str(PurePosixPath(member.name).parent), PurePosixPath(member.name).name
-            stem, _, field = name.partition(".")
-            if f"{folder}/{stem}" != key:
-                if files:
-                    yield from _row(unit, task, key, number, files)
-                    number += 1
-                key, files = f"{folder}/{stem}", {}
-            if PurePosixPath(field or name).suffix.lower() in IMAGE_SUFFIXES or f".{field.lower()}" in IMAGE_SUFFIXES:
-                if member.size > MAX_PICTURE:
-                    raise ValueError(f"{unit.source}: {member.name} has {bytes_text(member.size)}; expected a picture")
-                files[field.lower()] = tar.extractfile(member).read()  # type: ignore[union-attr]
-        if files:
-            yield from _row(unit, task, key, number, files)
-
-
-@contextlib.contextmanager
-def _opened_tar(file: Any, source: str) -> Iterator[tarfile.TarFile]:
     try:
-        with tarfile.open(fileobj=file, mode="r|*") as tar:
-            yield tar
+        with open_binary(unit.source) as file, open_tar(file) as tar:
+            for number, (key, files) in enumerate(_rows(tar, unit.source)):
+                name = row_name(unit.stem, number)
+                if name not in unit.done:
+                    yield Wanted(name, f"{unit.source}#{key}", partial(_members, name, files, task))
     except tarfile.TarError as error:
-        raise ValueError(f"{source}: not a readable tar file ({error})") from error
+        raise ValueError(f"{unit.source}: not a readable tar file ({error})") from error
 
 
-def _row(unit: Unit, task: Task, key: str, number: int, files: dict[str, bytes]) -> Iterator[Wanted]:
-    name = row_name(unit.stem, number)
-    if name not in unit.done:
-        yield Wanted(name, f"{unit.source}#{key}", partial(_members, name, dict(files), task))
+def _rows(tar: tarfile.TarFile, source: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+    key, size = "", 0
+    files: dict[str, bytes] = {}
+    for member in tar:
+        if not member.isfile():
+            continue
+        folder, name = str(PurePosixPath(member.name).parent), PurePosixPath(member.name).name
+        stem, _, field = name.partition(".")
+        if f"{folder}/{stem}" != key:
+            if files:
+                yield key, files
+            key, files, size = f"{folder}/{stem}", {}, 0
+        if PurePosixPath(field or name).suffix.lower() in IMAGE_SUFFIXES or f".{field.lower()}" in IMAGE_SUFFIXES:
+            size += member.size
+            if size > MAX_FILE:
+                raise ValueError(f"{source}: the pictures of {key} have {bytes_text(size)}; expected a row's")
+            files[field.lower()] = tar.extractfile(member).read()  # type: ignore[union-attr]
+    if files:
+        yield key, files
 
 
 def _members(name: str, files: dict[str, bytes], task: Task) -> list[np.ndarray]:
@@ -166,10 +156,10 @@ def _on_disk(source: str) -> Iterator[str]:
     if not is_remote(source):
         yield source
         return
-    system, path = filesystem(source)
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / PurePosixPath(path).name
-        system.get_file(path, str(copy))
+        copy = Path(folder) / PurePosixPath(outside(source)).name
+        with open_binary(source) as file, copy.open("wb") as written, reaching(source):
+            shutil.copyfileobj(file, written, 2**20)
         yield str(copy)
 
 

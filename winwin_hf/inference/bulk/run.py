@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterator
@@ -15,20 +16,24 @@ from huggingface_hub import snapshot_download
 from tqdm import tqdm
 
 from winwin_hf import bundled
+from winwin_hf.data.formats.files import told_of
 from winwin_hf.data.places import is_remote
 from winwin_hf.downloads import checked_downloads
 from winwin_hf.inference.bulk.engines import run_local, run_ray
-from winwin_hf.inference.bulk.manifest import Manifest, wrong
-from winwin_hf.inference.bulk.outputs import FORMATS, Place
-from winwin_hf.inference.bulk.plan import Unit, plan
+from winwin_hf.inference.bulk.manifest import FOLDER, RUN, WHOLE, Manifest, differences, file_of, lines, shown, wrong
+from winwin_hf.inference.bulk.outputs import FORMATS, SHARDS, Place
+from winwin_hf.inference.bulk.plan import Unit, gap_in, plan
 from winwin_hf.inference.bulk.work import Job
 from winwin_hf.inference.loading import load_config
 from winwin_hf.inference.predictor import device_of
 from winwin_hf.model.image_processing_winwin import check_quality
-from winwin_hf.own_files import sha256_of
+from winwin_hf.own_files import remove_tree, sha256_of
+from winwin_hf.processes import LOCK, locked
+from winwin_hf.redaction import redact
 from winwin_hf.task import ARCHITECTURES, DENSE, TASKS, Task
 
 Engine = Literal["local", "ray"]
+MOST = 1024  # threads, workers or images of a batch; PyTorch ends the process where the system gives it no more threads
 WORKER_MEMORY = 4 * 10**9  # bytes of a worker with a Full HD picture, and some room
 
 
@@ -88,8 +93,8 @@ def predict(
     if suffix not in FORMATS[task.name]:
         raise ValueError(f"format {suffix}: expected {' or '.join(FORMATS[task.name])} for {task.title}")
     for name, value in (("workers", workers), ("threads", threads), ("batch", batch)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} {value}: expected 1 or more")
+        if value is not None and not 1 <= value <= MOST:
+            raise ValueError(f"{name} {value}: expected 1 or more, and at most {MOST}")
     if quality is None and task.name == "optical-flow":
         quality = "fast"
     folder = _folder_of(model)
@@ -109,23 +114,51 @@ def predict(
         skip_broken=skip_broken,
         threads=threads if gpus or engine == "ray" or count == 1 else threads or max(1, _cores() // count),
     )
-    given = given if is_remote(given) else str(Path(given).absolute())
-    units = [*plan(given, task)]
-    manifest = Manifest.load(Place(job.output))
-    manifest.claim(
-        {
-            "model": Path(model).name,
-            **{name: getattr(job, name) for name in ("task", "weights", "suffix", "parquet", "quality")},
-        }
-    )
-    left = [*_left(units, manifest)]
-    summary = Summary(0, len(manifest.done()), [], 0.0)
-    total = sum(len(unit.items or ()) for unit in left)
+    given = given if is_remote(given) else str(Path(given).absolute()) if given.strip() else given
+    place = Place(job.output)
+    settings = _settings(given, model, job)
+    there = Manifest.load(place).check(settings)
+    units = [*plan(given, task, job.output)]
+    if gap := gap_in(units):
+        say(gap)
+    _check_collisions(units, job)
+    with _alone(place):
+        manifest = Manifest.load(place)
+        if not there:
+            place.write(RUN, lines([settings], indent=1))
+        try:
+            return _predict(units, manifest, job, engine, count, devices, address, workers, task, progress, say)
+        except BaseException:
+            if not there and place.files() <= {RUN, f"{FOLDER}/{LOCK}"}:  # nothing was done
+                place.remove(RUN)
+            raise
+
+
+def _predict(
+    units: list[Unit],
+    manifest: Manifest,
+    job: Job,
+    engine: Engine,
+    count: int,
+    devices: list[str],
+    address: str,
+    workers: int | None,
+    task: Task,
+    progress: bool,
+    say: Callable[[str], Any],
+) -> Summary:
+    place = manifest.place
+    if manifest.parts:
+        manifest.fold()  # so that a later record is that of a later run
+    held = _held(units, manifest, job.parquet)
+    left = [*_left(units, held, manifest)]
+    summary = Summary(0, len(held), [], 0.0)
+    total = sum(unit.expected if unit.items is None else len(unit.items) for unit in left)
     left = [
         part for unit in left for part in _parts(unit, -(-total // (4 * count)))
     ]  # so that no worker ends long before another
-    if manifest.parts or summary.reused:
-        say(f"{output}: {summary.reused} results are there; going on")
+    if held:
+        say(f"{place.shown}: {len(held)} results are there; going on")
     made = (
         run_ray(job, left, workers, address)
         if engine == "ray"
@@ -140,36 +173,106 @@ def predict(
                     summary.predicted += 1
                     summary.seconds += record["seconds"]
             bar.update(sum("ended" not in record for record in records))
-    if left or manifest.parts:
-        Manifest.load(Place(job.output)).fold()
+    Manifest.load(place).fold()
     return summary
 
 
 def verify(given: str, output: str, model: str = "winwin-depth") -> tuple[int, list[str]]:
-    """The number of results, and what is wrong with them: inputs without one, results that are gone or not what was written."""
-    given = given if is_remote(given) else str(Path(given).absolute())
+    """The number of results, and what is wrong with them: inputs without one, results that are gone or not what was written, or of
+    other weights or inputs. Raises ValueError where there is no manifest."""
+    given = given if is_remote(given) else str(Path(given).absolute()) if given.strip() else given
+    task = _task_of(model)
     manifest = Manifest.load(Place(output))
-    names: list[str] = []
-    faults: list[str] = []
-    for unit in plan(given, _task_of(model)):
-        names += [item.name for item in unit.items or ()]
-        if unit.items is None and unit.source not in manifest.ended:
-            faults.append(f"{unit.source}: not read to its end")
-    return len(manifest.done()), [*faults, *wrong(manifest, names)]
+    before = manifest.settings()
+    if before is None:
+        raise ValueError(f"{redact(output)}: no manifest of `winwin predict`; expected its output")
+    faults = []
+    asked = {
+        "input": redact(given),
+        "model": Path(model).name,
+        "task": task.name,
+        "weights": _version(_folder_of(model)),
+    }
+    if other := differences(before, asked):
+        faults.append(f"{redact(output)}: the results are of other settings ({other})")
+    units = [*plan(given, task, output)]
+    return sum("error" not in record for record in manifest.records.values()), [*faults, *wrong(manifest, units)]
 
 
-def _left(units: list[Unit], manifest: Manifest) -> Iterator[Unit]:
+def _settings(given: str, model: str, job: Job) -> dict[str, Any]:
+    """What results that lie together have in common."""
+    named = {name: getattr(job, name) for name in ("task", "weights", "suffix", "parquet", "quality")}
+    return {"input": redact(given), "model": Path(model).name, **named}
+
+
+@contextlib.contextmanager
+def _alone(place: Place) -> Iterator[None]:
+    """Keeps other runs of this machine from the output, where it is a folder of it."""
+    folder = Path(place.root) / FOLDER
+    if is_remote(place.root):
+        yield
+        return
+    made = not folder.exists()
+    with told_of(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(folder, "predicting into it"):
+            yield
+    finally:
+        if made and not place.names(FOLDER):
+            remove_tree(folder)
+            with contextlib.suppress(OSError):
+                folder.parent.rmdir()
+
+
+def _held(units: list[Unit], manifest: Manifest, parquet: bool) -> frozenset[str]:
+    """The names of results that hold. Of shards, those with other rows are removed, so that `data` has each row once."""
+    place = manifest.place
+    held = manifest.holding(units, place.files())
+    if not parquet:
+        return held
+    planned = {item.name for unit in units for item in unit.items or ()}
+    sources = {shown(unit.source) for unit in units if unit.items is None}
+    other = {
+        file_of(record)
+        for name, record in manifest.records.items()
+        if "row" in record and name not in held and (name in planned or record.get("source") in sources)
+    }
+    known = {file_of(record) for record in manifest.records.values() if "row" in record}
+    for file in place.names(SHARDS):
+        if file in other or file not in known:
+            place.remove(file)
+    return frozenset(name for name in held if file_of(manifest.records[name]) not in other)
+
+
+def _left(units: list[Unit], held: frozenset[str], manifest: Manifest) -> Iterator[Unit]:
     """Units without what is done."""
-    done = manifest.done()
     for unit in units:
         if unit.items is None:
-            if unit.source not in manifest.ended:
-                mine = frozenset(name for name in done if name.startswith(f"{unit.stem}/"))
+            mine = frozenset(name for name in held if name.startswith(f"{unit.stem}/"))
+            source = shown(unit.source)
+            names = {name for name, record in manifest.records.items() if record.get("source") == source}
+            if manifest.ended.get(source) != unit.stamp or not names <= mine:
                 yield replace(unit, done=mine)
             continue
-        items = tuple(item for item in unit.items if item.name not in done)
+        items = tuple(item for item in unit.items if item.name not in held)
         if items:
             yield replace(unit, items=items)
+
+
+def _check_collisions(units: list[Unit], job: Job) -> None:
+    """Raises ValueError where a result's file would be another's folder, or one of the manifest's."""
+    if job.parquet:
+        return
+    files = {f"{item.name}{job.suffix}" for unit in units for item in unit.items or ()}
+    taken = {WHOLE, *(f"{unit.stem}{job.suffix}" for unit in units if unit.items is None)}
+    for name in [*files, *(f"{unit.stem}/x" for unit in units if unit.items is None)]:
+        parts = name.split("/")
+        for above in ("/".join(parts[:n]) for n in range(1, len(parts))):
+            if above in files or above in (WHOLE, FOLDER, RUN):
+                raise ValueError(f"{name}: {above} is a result, or the manifest; expected names that differ")
+    if clash := files & taken:
+        raise ValueError(f"{min(clash)}: two inputs are called so; expected names that differ")
 
 
 def _parts(unit: Unit, most: int) -> Iterator[Unit]:
@@ -203,8 +306,8 @@ def _folder_of(model: str) -> Path:
 
 
 def _version(folder: Path) -> str:
-    """Tells weights apart: the first digits of the SHA-256 of their files' SHA-256s."""
-    files = [*folder.glob("*.safetensors"), *folder.glob("onnx/*.onnx")]
+    """Tells networks apart: the first digits of the SHA-256 of the SHA-256s of their weights, config and processor."""
+    files = [*folder.glob("*.safetensors"), *folder.glob("onnx/*.onnx"), *folder.glob("*config.json")]
     digests = [sha256_of(file) for file in sorted(files)]
     return hashlib.sha256("".join(digests).encode()).hexdigest()[:16]
 

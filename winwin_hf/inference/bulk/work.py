@@ -10,13 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from winwin_hf.data.ahead import in_order
-from winwin_hf.inference.bulk.manifest import Record, part_of
+from winwin_hf.inference.bulk.manifest import Record, inputs_of, part_of, shown
 from winwin_hf.inference.bulk.outputs import FORMATS, SHARDS, Place, digest, encoded, shard
 from winwin_hf.inference.bulk.plan import UNIT, Unit
 from winwin_hf.inference.bulk.reading import Wanted, images_of
@@ -78,8 +79,8 @@ class Worker:
         """Predicts a unit; gives records when they and their results are written. Raises BrokenInput, where that isn't to be skipped."""
         waiting: list[tuple[Record, bytes]] = []
         whole = True
-        for record, content in in_order(self._stored, self._results(unit), 1):
-            whole &= "error" not in record or record["name"] != unit.stem  # of the file that holds the images
+        for record, content in in_order(partial(self._stored, unit), self._results(unit), 1):
+            whole &= "error" not in record
             waiting.append((record, content))
             if len(waiting) == UNIT:
                 yield self._recorded(waiting)
@@ -87,7 +88,7 @@ class Worker:
         if waiting:
             yield self._recorded(waiting)
         if unit.items is None and whole:
-            ended = {"ended": unit.source}
+            ended = {"ended": shown(unit.source), "stamp": unit.stamp}
             self.place.write(*part_of([ended]))
             yield [ended]
 
@@ -136,7 +137,7 @@ class Worker:
                 yield batch
             if isinstance(error, BrokenInput):
                 raise
-            wanted = Wanted(unit.stem or unit.source, unit.source, list)
+            wanted = Wanted(unit.stem or unit.source.rpartition("/")[2], unit.source, list)
             yield [Loaded(wanted, [], self._broken(wanted, error))]
             return
         if batch:
@@ -154,16 +155,20 @@ class Worker:
 
     def _broken(self, wanted: Wanted, error: Exception) -> str:
         text = redact(" ".join(str(error).split()))[:500]
-        source = redact(wanted.source)
+        source = shown(wanted.source)
         said = text if source in text else f"{source}: {text}"
         if not self.job.skip_broken:
             raise BrokenInput(said) from error
         return said
 
-    def _stored(self, result: tuple[Loaded, Any]) -> tuple[Record, bytes]:
+    def _stored(self, unit: Unit, result: tuple[Loaded, Any]) -> tuple[Record, bytes]:
         """Writes a result, unless it becomes a row; returns its record and its bytes."""
         loaded, prediction = result
-        record: Record = {"name": loaded.wanted.name, "input": redact(loaded.wanted.source)}
+        record: Record = {"name": loaded.wanted.name}
+        if loaded.wanted.item is not None:
+            record |= inputs_of(loaded.wanted.item)
+        else:
+            record |= {"input": shown(loaded.wanted.source), "source": shown(unit.source), "stamp": unit.stamp}
         if prediction is None:
             return {**record, "error": loaded.error}, b""
         content = encoded(prediction.values, self.task, self.job.suffix)
@@ -185,10 +190,16 @@ class Worker:
             for record, content in made:
                 if "error" in record:
                     continue
-                cell = {"bytes": content, "path": record["output"].rpartition("/")[2]}
-                rows.append({"name": record["name"], "input": record["input"], target: cell, f"{target}_format": kind})
-                record["output"] = f"{file}#{len(rows) - 1}"
+                cell = {"bytes": content, "path": _unicode(record["output"].rpartition("/")[2])}
+                texts = {key: _unicode(record[key]) for key in ("name", "input")}
+                rows.append({**texts, target: cell, f"{target}_format": kind})
+                record |= {"output": f"{file}#{len(rows) - 1}", "row": len(rows) - 1}
             if rows:
                 self.place.write(file, shard(rows, self.task))
         self.place.write(*part_of(records))
         return records
+
+
+def _unicode(name: str) -> str:
+    """The name of a file, which need not be Unicode, for Parquet."""
+    return name.encode("utf-8", "backslashreplace").decode()
