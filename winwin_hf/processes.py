@@ -74,12 +74,12 @@ def connect(cpu: bool = False, fsdp: bool = False) -> PartialState:
     Raises: ValueError: a launch whose processes don't find each other, or a kind of parallelism that isn't supported.
     """
     for variable, kind in UNSUPPORTED.items():
-        if parse_flag_from_env(variable) and not (fsdp and variable == FSDP):
+        if flag(variable) and not (fsdp and variable == FSDP):
             raise ValueError(f"{variable}: Accelerate is configured for {kind}, which isn't supported; {COMMANDS}")
     check_launch()
     started = next(((name, int(os.environ[name])) for name in SIZES if os.environ.get(name)), None)
     launched_alone = started is None and "ACCELERATE_DYNAMO_BACKEND" in os.environ and "MASTER_PORT" in os.environ
-    state = PartialState(cpu or parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=TIMEOUT)
+    state = PartialState(cpu or flag("ACCELERATE_USE_CPU"), timeout=TIMEOUT)
     if state.distributed_type == DistributedType.XLA:
         raise ValueError(f"Accelerate is configured for TPUs, which aren't supported; {COMMANDS}")
     if started is not None and started[1] != state.num_processes:
@@ -95,6 +95,14 @@ def connect(cpu: bool = False, fsdp: bool = False) -> PartialState:
             "(or unset MASTER_PORT if one process is wanted)"
         )
     return state
+
+
+def flag(variable: str, default: bool = False) -> bool:
+    """A variable of Accelerate that is true or false. Raises ValueError, which names it, for another value."""
+    try:
+        return bool(parse_flag_from_env(variable, default))
+    except ValueError:
+        raise ValueError(f"{variable}={os.environ[variable][:60]}: expected true or false") from None
 
 
 def check_launch() -> None:

@@ -330,6 +330,9 @@ def test_accelerate_launches_our_configuration_on_cpus(tmp_path):
             "BertLayer: expected WinWinDecoderLayer or WinWinLayer",
         ),
         ({"FSDP_IGNORED_MODULES": "head"}, "FSDP_IGNORED_MODULES=head: expected none"),
+        ({"FSDP_MIXED_PRECISION_POLICY": "fp8"}, "FSDP_MIXED_PRECISION_POLICY=fp8: expected none"),
+        ({"FSDP_OFFLOAD_PARAMS": "maybe"}, "FSDP_OFFLOAD_PARAMS=maybe: expected true or false"),
+        ({"FSDP_RESHARD_AFTER_FORWARD": "FULL_SHARD"}, "FSDP_RESHARD_AFTER_FORWARD=FULL_SHARD: expected true or false"),
     ],
 )
 def test_fsdp_of_another_kind_is_refused(variables, said, monkeypatch):

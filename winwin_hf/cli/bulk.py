@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from winwin_hf.cli.arguments import Device, check_choice, check_device, check_quality
-from winwin_hf.cli.errors import one_line_errors
+from winwin_hf.cli.errors import UsageError, one_line_errors
 from winwin_hf.inference.bulk.early import import_early
 
 
@@ -61,6 +61,10 @@ def predict(
     """Predict for everything in INPUT. If it is interrupted, run the same command to continue."""
     check_choice("--engine", engine, ("local", "ray"))
     check_quality(quality)
+    if output.startswith("memory://"):
+        raise UsageError(
+            f"OUTPUT {output}: it would end with this command; expected a folder, or an address that stays"
+        )
     if engine == "local" and not verify and workers != 1 and (workers or os.cpu_count() or 1) > (0 if workers else 4):
         import_early()
     from winwin_hf.inference.bulk import run

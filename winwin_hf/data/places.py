@@ -20,6 +20,7 @@ from winwin_hf.data.formats.files import Blob, Source, bytes_text
 from winwin_hf.model.pixels_winwin import check_regular
 from winwin_hf.redaction import redact
 
+SILENCE = 60.0  # seconds that a server may say nothing
 MAX_FILE = 2**30  # bytes of one picture, or of a list
 
 
@@ -32,7 +33,7 @@ def filesystem(address: str) -> tuple[Any, str]:
     if not is_remote(address):
         return LocalFileSystem(), Path(address).absolute().as_posix()
     try:
-        found: tuple[Any, str] = fsspec.core.url_to_fs(address)
+        found: tuple[Any, str] = fsspec.core.url_to_fs(address, **_options(address))
     except (ValueError, ImportError) as error:
         raise ValueError(
             f"{redact(address)}: {error}; expected a path, or an address of a protocol that fsspec has"
@@ -40,6 +41,14 @@ def filesystem(address: str) -> tuple[Any, str]:
     except Exception as error:  # such as an archive behind zip:// that isn't there
         raise _told(address, error) from error
     return found
+
+
+def _options(address: str) -> dict[str, Any]:
+    if not address.startswith(("http://", "https://")):
+        return {}  # other libraries have limits of their own
+    from aiohttp import ClientTimeout
+
+    return {"client_kwargs": {"timeout": ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)}}
 
 
 @contextlib.contextmanager

@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 import torch.distributed.checkpoint as dcp
-from accelerate.utils import parse_flag_from_env
 from safetensors import safe_open
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
@@ -32,6 +31,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim.swa_utils import AveragedModel
 
 from winwin_hf.model.layers_winwin import WinWinDecoderLayer, WinWinLayer
+from winwin_hf.processes import flag
 from winwin_hf.training.build import kept_share
 from winwin_hf.training.rows import Rows
 
@@ -44,6 +44,7 @@ KNOWN = {
     "FSDP_TRANSFORMER_CLS_TO_WRAP": {"", *(block.__name__ for block in BLOCKS)},
     "FSDP_IGNORED_MODULES": {""},
     "FSDP_ACTIVATION_CHECKPOINTING_OFFLOAD": {"", "false"},
+    "FSDP_MIXED_PRECISION_POLICY": {""},  # the recipe's is autocast
 }
 # Of a state, beside the names of the weights: the average's are as PyTorch's AveragedModel names them.
 AVERAGED, MOMENTS, STEPS, COUNT = "module.", ("exp_avg", "exp_avg_sq"), "optimizer.steps", "average.count"
@@ -69,7 +70,7 @@ class Sharding:
 
 def asked_for() -> Sharding | None:
     """What the launcher's variables ask for, None where they don't. Raises ValueError for FSDP of another kind, by its variable."""
-    if not parse_flag_from_env(USED):
+    if not flag(USED):
         return None
     for name, values in KNOWN.items():
         given = os.environ.get(name, "1" if name == "FSDP_VERSION" else "")
@@ -78,9 +79,9 @@ def asked_for() -> Sharding | None:
             wanted = " or ".join(sorted(filter(None, values))) or "none"
             raise ValueError(f"{name}={wrong[0][:60]}: expected {wanted}, with {USED}")
     return Sharding(
-        reshard=parse_flag_from_env("FSDP_RESHARD_AFTER_FORWARD", True),
-        offload=parse_flag_from_env("FSDP_OFFLOAD_PARAMS"),
-        checkpointing=parse_flag_from_env("FSDP_ACTIVATION_CHECKPOINTING"),
+        reshard=flag("FSDP_RESHARD_AFTER_FORWARD", True),
+        offload=flag("FSDP_OFFLOAD_PARAMS"),
+        checkpointing=flag("FSDP_ACTIVATION_CHECKPOINTING"),
     )
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+import socket
 import tarfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.bulk import picture, results, run, write
 
+from winwin_hf.data import places
 from winwin_hf.inference.bulk import engines, work
 from winwin_hf.inference.bulk.manifest import Manifest
 from winwin_hf.inference.bulk.outputs import Place
@@ -311,6 +313,21 @@ def test_what_cannot_be_reached_is_skipped_and_named(models, tmp_path):
     assert done.predicted == 1 and len(done.broken) == 3
     for name, said in zip(("http://127.0.0.1:9/2.png", "zip://a.png", "nothing://x.png"), done.broken, strict=True):
         assert name in said
+
+
+def test_a_server_that_says_nothing(models, tmp_path, monkeypatch):
+    monkeypatch.setattr(places, "SILENCE", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        (tmp_path / "l.txt").write_text(f"http://127.0.0.1:{silent.getsockname()[1]}/1.png\n")
+        with pytest.raises(BrokenInput, match=r"/1\.png: could not be reached"):
+            run(tmp_path / "l.txt", tmp_path / "out", models["depth"])
+
+
+def test_a_tar_without_pictures(models, tmp_path):
+    (tmp_path / "in").mkdir()
+    tar_of(tmp_path / "in" / "s.tar")
+    with pytest.raises(BrokenInput, match=r"s\.tar: no pictures in it"):
+        run(tmp_path / "in", tmp_path / "out", models["depth"])
 
 
 def test_more_than_a_picture_has(models, tmp_path, monkeypatch):

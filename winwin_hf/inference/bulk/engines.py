@@ -20,6 +20,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from typing import Any
 
+from tqdm import tqdm
+
 from winwin_hf.host_process import unchanged_threads
 from winwin_hf.inference.bulk.early import start_method
 from winwin_hf.inference.bulk.manifest import Record
@@ -79,6 +81,9 @@ def _start(job: Job, free: Any) -> None:
     global _worker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    tqdm.set_lock(
+        threading.RLock()
+    )  # its own one is for all processes, and the system would complain of it where this one is ended
     try:
         _worker = Worker(replace(job, device=free.get()))
     except Exception as error:  # here it would only break the pool: the first unit raises it

@@ -110,10 +110,15 @@ def _tar(unit: Unit, task: Task) -> Iterator[Wanted]:
     """Rows of a WebDataset: files whose names are the same up to the first dot follow each other."""
     try:
         with open_binary(unit.source) as file, open_tar(file) as tar:
+            number = -1
             for number, (key, files) in enumerate(_rows(tar, unit.source)):
                 name = row_name(unit.stem, number)
                 if name not in unit.done:
                     yield Wanted(name, f"{unit.source}#{key}", partial(_members, name, files, task))
+            if number < 0:
+                raise ValueError(
+                    f"{unit.source}: no pictures in it; expected files that end in {', '.join(IMAGE_SUFFIXES)}"
+                )
     except tarfile.TarError as error:
         raise ValueError(f"{unit.source}: not a readable tar file ({error})") from error
 
