@@ -12,7 +12,7 @@ import io
 import os
 import tempfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import datasets
@@ -107,18 +107,34 @@ class Place:
             system.rm_file(path)
 
 
+def written(place: Place, name: str, values: np.ndarray, task: Task) -> bytes:
+    """Writes a prediction's values as a file, whose suffix says its format; returns its bytes."""
+    if is_remote(place.root):
+        content = encoded(values, task, PurePosixPath(name).suffix)
+        place.write(name, content)
+        return content
+    path = Path(place.root) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, values, task)  # under a temporary name first, as all of these functions do
+    return path.read_bytes()
+
+
 def encoded(values: np.ndarray, task: Task, suffix: str) -> bytes:
     """A prediction's values as the bytes of a file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"result{suffix}"
-        if task.name == "optical-flow":
-            flow = np.ascontiguousarray(values.transpose(1, 2, 0))
-            (formats.write_flo if suffix == ".flo" else formats.write_npy)(path, flow)
-        elif task.name == "depth-estimation":
-            formats.write_depth(path, values)
-        else:
-            formats.write_labels(path, values)
+        _write(path, values, task)
         return path.read_bytes()
+
+
+def _write(path: Path, values: np.ndarray, task: Task) -> None:
+    if task.name == "optical-flow":
+        flow = np.ascontiguousarray(values.transpose(1, 2, 0))
+        (formats.write_flo if path.suffix == ".flo" else formats.write_npy)(path, flow)
+    elif task.name == "depth-estimation":
+        formats.write_depth(path, values)
+    else:
+        formats.write_labels(path, values)
 
 
 def digest(content: bytes) -> str:

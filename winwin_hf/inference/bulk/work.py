@@ -18,7 +18,7 @@ import torch
 
 from winwin_hf.data.ahead import in_order
 from winwin_hf.inference.bulk.manifest import Record, inputs_of, part_of, shown
-from winwin_hf.inference.bulk.outputs import FORMATS, SHARDS, Place, digest, encoded, shard
+from winwin_hf.inference.bulk.outputs import FORMATS, SHARDS, Place, digest, encoded, shard, written
 from winwin_hf.inference.bulk.plan import UNIT, Unit
 from winwin_hf.inference.bulk.reading import Wanted, images_of
 from winwin_hf.inference.predictor import Predictor
@@ -171,10 +171,11 @@ class Worker:
             record |= {"input": shown(loaded.wanted.source), "source": shown(unit.source), "stamp": unit.stamp}
         if prediction is None:
             return {**record, "error": loaded.error}, b""
-        content = encoded(prediction.values, self.task, self.job.suffix)
         output = f"{record['name']}{self.job.suffix}"
-        if not self.job.parquet:
-            self.place.write(output, content)
+        if self.job.parquet:
+            content = encoded(prediction.values, self.task, self.job.suffix)
+        else:
+            content = written(self.place, output, prediction.values, self.task)
         record |= {"output": output, "sha256": digest(content), "bytes": len(content)}
         return {**record, "seconds": round(prediction.seconds, 4), "weights": self.job.weights}, content
 
