@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from glob import glob
 from pathlib import Path
-from typing import cast
+from typing import BinaryIO, cast
 
 import av
 import cv2
@@ -30,6 +30,7 @@ from av.video.reformatter import ColorRange, Colorspace
 
 from winwin_hf.data import formats
 from winwin_hf.data.benchmarks.listing import gaps
+from winwin_hf.data.formats.files import bytes_text
 from winwin_hf.model.pixels_winwin import MAX_INPUT_PIXELS, check_pixels, check_regular, naming
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -177,31 +178,66 @@ def _probe(path: Path) -> tuple[Fraction, int | None]:
 
 
 def missing_end(path: str | Path) -> str | None:
-    """A sentence about a video file that was cut, which decoders don't tell; None where it wasn't, or where its header doesn't say."""
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        index = stream.index_entries
-        if "mp4" in container.format.name and len(index):
-            size = Path(path).stat().st_size
-            missing = sum(entry.pos + entry.size > size for entry in index)
-            return f"{missing} of {len(index)} frames lie beyond its end; expected a whole video" if missing else None
-        if container.format.name == "avi":  # each of its frames has a packet
-            there = sum(packet.size > 0 for packet in container.demux(stream))
-            cut = there < stream.frames
-            return f"{there} of {stream.frames} frames are there; expected a whole video" if cut else None
-        # The stream's own duration, since the file's may be that of a longer sound.
-        said = re.fullmatch(r"(\d+):(\d+):(\d+\.?\d*)", stream.metadata.get("DURATION", ""))
-        if said:
-            seconds = 3600 * int(said[1]) + 60 * int(said[2]) + float(said[3])
-        elif stream.duration and stream.time_base:
-            seconds = float(stream.duration * stream.time_base)
+    """A sentence about a video file that was cut, which decoders don't tell; None where all is there that its outermost parts announce."""
+    size = Path(path).stat().st_size
+    with Path(path).open("rb") as file:
+        start = file.read(12)
+        if start[:4] == b"\x1aE\xdf\xa3":
+            end = _matroska_end(file)
+        elif start[:4] == b"RIFF":
+            end = _last_end(file, size, _riff_part)
+        elif start[4:8] == b"ftyp":
+            end = _last_end(file, size, _mp4_part)
         else:
             return None
-        times = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
-        last = float(max(times) * stream.time_base) if times and stream.time_base else 0.0
-    if last > 0.9 * seconds - 0.5:
+    if end is None or end <= size:
         return None
-    return f"it ends after {last:.1f} of {seconds:.1f} seconds; expected a whole video"
+    return f"it has {bytes_text(size)} of {bytes_text(end)}; expected a whole video"
+
+
+def _matroska_end(file: BinaryIO) -> int | None:
+    """Where the segment ends; None where its writer left that open."""
+    file.seek(4)
+    file.seek(_vint(file) or 0, os.SEEK_CUR)  # the header
+    if file.read(4) != b"\x18S\x80g":
+        return None
+    length = _vint(file)
+    return None if length is None else file.tell() + length
+
+
+def _vint(file: BinaryIO) -> int | None:
+    """A number of Matroska, whose first byte says how many follow; None where all of its bits are ones: unknown."""
+    first = file.read(1)
+    if not first or not first[0]:
+        return None
+    more = 8 - first[0].bit_length()
+    value = int.from_bytes(bytes([first[0] ^ (0x80 >> more)]) + file.read(more), "big")
+    return None if value == (1 << 7 * (more + 1)) - 1 else value
+
+
+def _last_end(file: BinaryIO, size: int, part: Callable[[bytes], int | None]) -> int | None:
+    """The end of the last of a file's parts, which follow each other; None where one doesn't say."""
+    place = 0
+    while place + 8 <= size:
+        file.seek(place)
+        length = part(file.read(16))
+        if length is None:
+            return None
+        place += length
+    return place
+
+
+def _riff_part(header: bytes) -> int | None:
+    length = int.from_bytes(header[4:8], "little")
+    known = header[:4] == b"RIFF" and length not in (0, 0xFFFFFFFF)
+    return 8 + length + length % 2 if known else None
+
+
+def _mp4_part(header: bytes) -> int | None:
+    length = int.from_bytes(header[:4], "big")
+    if length == 1:
+        length = int.from_bytes(header[8:16], "big")
+    return length if length >= 8 else None  # 0: to the end of the file
 
 
 def _picture(frame: av.VideoFrame) -> np.ndarray:

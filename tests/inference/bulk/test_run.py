@@ -284,8 +284,9 @@ def test_a_killed_command_goes_on(models, tmp_path, number):
 
 def test_units_travel_as_texts():
     for unit in (
-        plan.Unit("files", "", (plan.Item("a", ("x.png", "y.png")), plan.Item("b", ("z.png",)))),
-        plan.Unit("video", "v.mp4", (plan.Item("v/frame_0001", (0, 1)),)),
+        plan.Unit("files", "", (plan.Item("a", ("x.png", "y.png"), "1-2 3-4"), plan.Item("b", ("z.png",)))),
+        plan.Unit("video", "v.mp4", None, "v", expected=7, stamp="5-6"),
+        plan.Unit("parquet", "p.parquet", (plan.Item("p/row_000001", (0, 1)),), stamp="7-8"),
         plan.Unit("tar", "s3://b/x.tar", None, "x", frozenset({"x/row_000000"})),
     ):
         assert unpacked(packed(unit)) == unit

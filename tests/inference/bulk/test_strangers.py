@@ -25,7 +25,7 @@ from winwin_hf.inference.bulk.outputs import Place
 from winwin_hf.inference.bulk.plan import plan
 from winwin_hf.inference.bulk.run import verify
 from winwin_hf.inference.bulk.work import BrokenInput
-from winwin_hf.inference.clips import write_video
+from winwin_hf.inference.clips import missing_end, write_video
 from winwin_hf.task import TASKS
 
 pytestmark = pytest.mark.usefixtures("small_units")
@@ -108,7 +108,7 @@ def test_a_tar_that_grew(models, tmp_path):
 # ---- files of many that are damaged ----
 
 
-@pytest.mark.parametrize("kind", ["bit", "in a header", "between members", "zeros in the middle"])
+@pytest.mark.parametrize("kind", ["bit", "in a header", "between members", "zeros in the middle", "two in one"])
 def test_a_damaged_tar_loses_no_rows_silently(models, tmp_path, kind):
     (tmp_path / "in").mkdir()
     path = tmp_path / "in" / "s.tar"
@@ -120,13 +120,17 @@ def test_a_damaged_tar_loses_no_rows_silently(models, tmp_path, kind):
         content = content[: third + 100]
     elif kind == "between members":
         content = content[:third]
-    else:
+    elif kind == "zeros in the middle":
         content = content[:third] + bytearray(512) + content[third:]
+    else:
+        content = content + content
     path.write_bytes(content)
     with pytest.raises(BrokenInput, match=r"s\.tar: not a readable tar file"):
         run(tmp_path / "in", tmp_path / "out", models["depth"])
     done = run(tmp_path / "in", tmp_path / "out", models["depth"], skip_broken=True)
-    assert done.predicted + done.reused == 1 and len(done.broken) == 1  # the row before may lack files
+    assert (
+        done.predicted + done.reused == (2 if kind == "two in one" else 1) and len(done.broken) == 1
+    )  # the row before may lack files
     assert any("s.tar" in fault for fault in faults(tmp_path / "in", tmp_path / "out", models["depth"]))
 
 
@@ -141,6 +145,19 @@ def test_a_broken_row_of_a_tar_is_tried_again(models, tmp_path):
     run(tmp_path / "in", tmp_path / "out", models["depth"])
     assert faults(tmp_path / "in", tmp_path / "out", models["depth"]) == []
     assert "error" not in (tmp_path / "out" / "manifest.jsonl").read_text()
+
+
+def test_links_and_hidden_files_of_a_tar(models, tmp_path):
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in" / "s.tar", "w") as tar:
+        for name, kind in (("0.png", None), ("._0.png", None), (".x/1.png", None), ("1.png", tarfile.LNKTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind or tarfile.REGTYPE, "0.png" if kind else ""
+            content = b"" if kind else picture(1)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    done = run(tmp_path / "in", tmp_path / "out", models["depth"], skip_broken=True)
+    assert done.predicted == 1 and len(done.broken) == 1 and "a link within the archive" in done.broken[0]
 
 
 def test_a_compressed_tar_is_refused(models, tmp_path):
@@ -188,20 +205,39 @@ def video(path: Path, codec: str, count: int, rate: int = 10, step: int = 1) -> 
             container.mux(packet)
 
 
-@pytest.mark.parametrize("name", ["v.mkv", "v.avi", "v.mp4"])
-def test_a_cut_video_is_a_broken_input(models, tmp_path, name):
+@pytest.mark.parametrize("share", [0.5, 0.97])
+@pytest.mark.parametrize("name", ["v.mkv", "v.avi", "v.mp4", "v.webm"])
+def test_a_cut_video_is_a_broken_input(models, tmp_path, name, share):
     (tmp_path / "in").mkdir()
     path = tmp_path / "in" / name
     if name == "v.mp4":
         write_video(path, [np.random.default_rng(n).integers(0, 255, (48, 64, 3), np.uint8) for n in range(30)], 10)
     else:
-        video(path, "mjpeg" if name == "v.avi" else "libx264", 30)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        video(path, {"v.avi": "mjpeg", "v.webm": "libvpx-vp9"}.get(name, "libx264"), 30)
+    if name == "v.mp4":  # its index before its frames, as for the web
+        whole = path.read_bytes()
+        with av.open(str(path)) as given, av.open(str(path) + ".mp4", "w", options={"movflags": "faststart"}) as made:
+            stream = made.add_stream_from_template(given.streams.video[0])
+            for packet in given.demux(video=0):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    made.mux(packet)
+        Path(str(path) + ".mp4").replace(path)
+        assert path.read_bytes() != whole
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises(BrokenInput, match=rf"{name}: .*(expected a whole video|can't be decoded)"):
         run(tmp_path / "in", tmp_path / "out", models["depth"])
     done = run(tmp_path / "in", tmp_path / "out", models["depth"], skip_broken=True)
     assert len(done.broken) == 1 and 0 < done.predicted + done.reused < 30
     assert faults(tmp_path / "in", tmp_path / "out", models["depth"])
+
+
+@pytest.mark.parametrize("name", ["v.mkv", "v.avi", "v.mp4"])
+@pytest.mark.parametrize("step", [1, 5])
+def test_a_whole_video_is_none(models, tmp_path, name, step):
+    """A slow one too, whose frames are shown for long."""
+    video(tmp_path / name, "mjpeg" if name == "v.avi" else "libx264", 6, step=step)
+    assert missing_end(tmp_path / name) is None
 
 
 def test_the_frames_of_a_video_are_those_that_are_there(models, tmp_path):
@@ -248,10 +284,14 @@ def test_any_name_of_a_folder(models, tmp_path, where):
 
 
 def test_the_output_is_no_input(models, tmp_path):
+    """However the two are spelled."""
     folder = write(tmp_path / "in", "1.png")
-    for _ in range(2):
-        run(folder, folder / "results", models["segmentation"])
-    assert len([name for name in results(folder) if name.endswith(".png")]) == 2
+    (tmp_path / "link").symlink_to(folder)
+    for given, output in (("in", "in/a"), ("in/../in", "in/../in/b"), ("in", "link/c"), ("link", "in/d")):
+        for _ in range(2):
+            run(tmp_path / given, tmp_path / output, models["segmentation"])
+        assert len([name for name in results(tmp_path / output) if name.endswith(".png")]) == 1
+        shutil.rmtree(tmp_path / output)
 
 
 def test_folders_behind_links_are_read_once(tmp_path):

@@ -20,9 +20,9 @@ class _Header(tarfile.TarInfo):
         try:
             return super().fromtarfile(tar)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            rest = tar.fileobj.read(tarfile.BLOCKSIZE)
-            if rest.strip(b"\0"):
-                raise tarfile.ReadError("data after what looks like its end") from None
+            while rest := tar.fileobj.read(2**20):
+                if rest.strip(b"\0"):
+                    raise tarfile.ReadError("data after what looks like its end") from None
             raise
         except tarfile.HeaderError as error:  # of any kind
             raise tarfile.ReadError(f"damaged or cut at byte {tar.offset}: {error}") from None

@@ -195,11 +195,12 @@ def _cuda(ray: Any, job: Job) -> bool:
 
 def packed(unit: Unit) -> str:
     """A unit as a text."""
-    items = None if unit.items is None else [[item.name, list(item.where)] for item in unit.items]
-    return json.dumps([unit.kind, unit.source, items, unit.stem, sorted(unit.done)])
+    return json.dumps({**asdict(unit), "done": sorted(unit.done)})
 
 
 def unpacked(text: str) -> Unit:
-    kind, source, items, stem, done = json.loads(text)
-    found = None if items is None else tuple(Item(name, tuple(where)) for name, where in items)
-    return Unit(kind, source, found, stem, frozenset(done))
+    given = json.loads(text)
+    items = given["items"]
+    if items is not None:
+        items = tuple(Item(**{**item, "where": tuple(item["where"])}) for item in items)
+    return Unit(**{**given, "items": items, "done": frozenset(given["done"])})

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from glob import glob
 from itertools import pairwise
 from pathlib import Path
@@ -133,12 +134,14 @@ def _found(given: str, output: str) -> tuple[str, dict[str, str]]:
             root, found = _remote(system, path)
     else:
         root, found = _local(given)
-    below = _canonical(output) + "/" if output else ""
+    place = lru_cache(_canonical)
+    results = f"{place(output)}/" if output else ""
     hidden = len(root)
     visible = {
         name: stamp
         for name, stamp in found.items()
-        if not any(part.startswith(".") for part in name[hidden:].split("/")) and not (below and name.startswith(below))
+        if not any(part.startswith(".") for part in name[hidden:].split("/"))
+        and not (results and f"{place(posixpath.dirname(name))}/".startswith(results))
     }
     if not visible:
         raise FileNotFoundError(
@@ -148,8 +151,11 @@ def _found(given: str, output: str) -> tuple[str, dict[str, str]]:
 
 
 def _canonical(address: str) -> str:
+    """An address in the one spelling that all its spellings share."""
+    if not is_remote(address):
+        return Path(address).resolve().as_posix()
     system, path = filesystem(address)
-    return str(system.unstrip_protocol(path)) if is_remote(address) else path
+    return str(system.unstrip_protocol(path)).rstrip("/")
 
 
 def _remote(system: Any, path: str) -> tuple[str, dict[str, str]]:

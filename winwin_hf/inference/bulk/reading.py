@@ -123,11 +123,12 @@ def _tar(unit: Unit, task: Task) -> Iterator[Wanted]:
         raise ValueError(f"{unit.source}: not a readable tar file ({error})") from error
 
 
-def _rows(tar: tarfile.TarFile, source: str) -> Iterator[tuple[str, dict[str, bytes]]]:
+def _rows(tar: tarfile.TarFile, source: str) -> Iterator[tuple[str, dict[str, bytes | None]]]:
     key, size = "", 0
-    files: dict[str, bytes] = {}
+    files: dict[str, bytes | None] = {}
     for member in tar:
-        if not member.isfile():
+        hidden = any(part.strip(".") and part.startswith(".") for part in PurePosixPath(member.name).parts)
+        if hidden or not (member.isfile() or member.islnk() or member.issym()):
             continue
         folder, name = str(PurePosixPath(member.name).parent), PurePosixPath(member.name).name
         stem, _, field = name.partition(".")
@@ -139,19 +140,23 @@ def _rows(tar: tarfile.TarFile, source: str) -> Iterator[tuple[str, dict[str, by
             size += member.size
             if size > MAX_FILE:
                 raise ValueError(f"{source}: the pictures of {key} have {bytes_text(size)}; expected a row's")
-            files[field.lower()] = tar.extractfile(member).read()  # type: ignore[union-attr]
+            opened = tar.extractfile(member) if member.isfile() else None
+            files[field.lower()] = opened.read() if opened else None  # what a link names may lie before it
     if files:
         yield key, files
 
 
-def _members(name: str, files: dict[str, bytes], task: Task) -> list[np.ndarray]:
+def _members(name: str, files: dict[str, bytes | None], task: Task) -> list[np.ndarray]:
     images = []
     for column in task.images:
         usual = USUAL if len(task.images) == 1 else ()
         found = [field for field in files if field.partition(".")[0] in (column, *usual)]
         if not found:
             raise ValueError(f"{name}: its files end in {', '.join(files)[:200]}; expected one for {column}")
-        images.append(formats.read_image(Blob(files[found[0]], name)))
+        content = files[found[0]]
+        if content is None:
+            raise ValueError(f"{name}: a link within the archive; expected a file")
+        images.append(formats.read_image(Blob(content, name)))
     return images
 
 
