@@ -115,17 +115,17 @@ class Tracks:
     and a shard comes to one process alone, but for the `tracks` - 1 that a cut divides. Source: ours.
 
     Args:
-        part: of the mixture. alone: it has no other. world: number of processes.
+        part: of the mixture. alone: it has no other. world: number of processes. workers: loader processes of each.
     """
 
-    def __init__(self, part: Part, seed: int, alone: bool, world: int):
+    def __init__(self, part: Part, seed: int, alone: bool, world: int, workers: int):
         self.shards, self.slots, self.alone = cast(CachedShards, part.source.dataset), part.slots(), alone
         self.count = self.shards.tracks
         counts = np.minimum(np.cumsum([shard.rows for shard in self.shards.shards]), part.size() or 0)
         self.order = ShardOrder(np.diff(counts, prepend=0), seed)
         self.ranks, self.ends = np.empty(0, np.int64), np.empty(0, np.int64)
         self.asked: dict[int, int] = {}
-        self.shards.share(world)
+        self.shards.share(world, workers)
 
     def begin(self, places: np.ndarray, total: int) -> None:
         """Takes the places of an epoch that are this set's, of `total`. Not needed where all are."""
@@ -163,12 +163,12 @@ class Tracks:
 class Mixture(Dataset):
     """Endless training on finite sets: example n belongs to epoch n // slots, and each epoch has its own order."""
 
-    def __init__(self, parts: Sequence[Part], seed: int, world: int = 1):
+    def __init__(self, parts: Sequence[Part], seed: int, world: int = 1, workers: int = 0):
         self.parts, self.seed = list(parts), seed
         self.ends = np.cumsum([part.slots() for part in self.parts])
         self.epoch, self.order = -1, np.empty(0, dtype=np.int64)
         alone = len(self.parts) == 1
-        self.tracks = {k: Tracks(part, seed, alone, world) for k, part in enumerate(self.parts) if part.cached}
+        self.tracks = {k: Tracks(part, seed, alone, world, workers) for k, part in enumerate(self.parts) if part.cached}
 
     def __getitem__(self, n: int) -> dict[str, Any]:
         epoch, place = divmod(n, int(self.ends[-1]))
@@ -232,7 +232,7 @@ class Streams(IterableDataset):
 
     def _rows(self, part: Part, place: int, lanes: int) -> Iterator[dict[str, Any]]:
         """Every `lanes`-th example of an endless shuffled pass over a set with random access."""
-        mixture = Mixture([Part(part.source, length=part.length)], self.seed)
+        mixture = Mixture([Part(part.source, length=part.length)], self.seed, 1, lanes)
         return (mixture[n] for n in itertools.count(place, lanes))
 
     def _stream(self, part: Part, workers: int) -> Iterator[dict[str, Any]]:
@@ -276,4 +276,4 @@ def ordered(
     if any(part.streamed for part in parts):
         return Streams(parts, seed, rank, world, skip=start // (world * max(1, workers))), None
     only = parts[0].source.at if len(parts) == 1 else None
-    return Mixture(parts, seed, world) if only is None else Endless(only), Counter(start + rank, world)
+    return Mixture(parts, seed, world, workers) if only is None else Endless(only), Counter(start + rank, world)

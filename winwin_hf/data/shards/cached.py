@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -23,7 +22,6 @@ from winwin_hf.data.places import joined
 from winwin_hf.data.rows import COLUMNS, own_cells
 from winwin_hf.data.shards.caching import Cache, Copy, Noted
 from winwin_hf.data.shards.tars import read_tars
-from winwin_hf.redaction import redact
 from winwin_hf.task import DataTask
 
 logger = logging.getLogger(__name__)
@@ -48,7 +46,9 @@ class CachedShards:
         if tracks < 1:
             raise ValueError(f"tracks {tracks}: expected 1 or more")
         self.task, self.tracks, self.open_at_once = info["task"], tracks, 1
-        self.shards = [_noted(path, file) for file in info["files"]]
+        self.shards = [
+            Noted(joined(path, file["file"]), file["rows"], file["bytes"], file["sha256"]) for file in info["files"]
+        ]
         limit = int(cache_gb * 1e9)
         self.ends = np.cumsum([shard.rows for shard in self.shards])
         self.cache = Cache(folder, limit, partial(_batches, info["format"], info["task"]))
@@ -79,17 +79,18 @@ class CachedShards:
         self._copies: OrderedDict[int, Copy] = OrderedDict()
         self._coming: set[int] = set()
 
-    def share(self, world: int) -> None:
-        """Told how many processes read it together, it keeps as many shards open as one of them reads at the same time.
-        Raises ValueError for a cache that can't hold them."""
+    def share(self, world: int, workers: int = 0) -> None:
+        """Told how many processes read it together, each with so many loader processes, it keeps as many shards open as one of them
+        reads at the same time. Raises ValueError for a cache that can't hold them."""
         self.open_at_once = self.tracks // math.gcd(self.tracks, world)
-        here = min(self.tracks, self.open_at_once * int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        here = self.open_at_once * max(1, workers) * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        here = min(here, len(self.shards))
         largest = max(shard.bytes + shard.overhead for shard in self.shards)
-        needed = (here + 2) * largest  # one comes: its file and its copy
+        needed = (here + 3) * largest  # one comes, its file and its copy, and an evaluation reads one
         if self.cache.limit < needed:
             raise ValueError(
                 f"cache_gb {self.cache.limit / 1e9:g}: expected at least {needed / 1e9:.3g}, since {here} shards of up to "
-                f"{bytes_text(largest)} are read at the same time while the next one comes"
+                f"{bytes_text(largest)} are open at the same time while others come"
             )
         if world > 1 and self.tracks % world:
             logger.warning(
@@ -128,19 +129,6 @@ class CachedShards:
         for copy in self._copies.values():
             copy.close()
         self._forget()
-
-
-def _noted(path: str, file: Any) -> Noted:
-    """Raises ValueError for what no `winwin data shards` wrote."""
-    found = isinstance(file, dict) and Noted(
-        joined(path, str(file.get("file"))), file.get("rows", 0), file.get("bytes", -1), str(file.get("sha256"))
-    )
-    numbers = found and all(type(number) is int and number > 0 for number in (found.rows, found.bytes))
-    if not found or not numbers or not re.fullmatch("[0-9a-f]{64}", found.sha256) or re.search(r"[/\\]", file["file"]):
-        raise ValueError(
-            f"{redact(path)}: {str(file)[:200]} describes no shard; expected file, rows, bytes and sha256, of `winwin data shards`"
-        )
-    return found
 
 
 def _batches(format: str, task: DataTask, file: Path) -> tuple[pa.Schema, int, Iterator[pa.RecordBatch]]:

@@ -26,6 +26,7 @@ from fsspec.asyn import AsyncFileSystem
 from winwin_hf.data.ahead import in_order
 from winwin_hf.data.formats.files import bytes_text, told_of, write_atomic
 from winwin_hf.data.places import filesystem
+from winwin_hf.model.pixels_winwin import check_regular
 from winwin_hf.redaction import redact
 
 try:
@@ -57,6 +58,11 @@ class Noted:
     sha256: str
 
     @property
+    def mark(self) -> dict[bytes, bytes]:
+        """By which a copy is known."""
+        return {b"sha256": self.sha256.encode(), b"rows": str(self.rows).encode()}
+
+    @property
     def overhead(self) -> int:
         """Bytes of its copy besides the contents, at most."""
         return OVERHEAD * (self.rows + 1)
@@ -65,9 +71,10 @@ class Noted:
 class Copy:
     """A copy that is open for reading: an Arrow file with a batch for each row. While it is open, nobody removes it."""
 
-    def __init__(self, path: Path, rows: int):
-        """Raises FileNotFoundError where there is no whole copy."""
-        self.number = os.open(path, os.O_RDONLY)
+    def __init__(self, path: Path, noted: Noted):
+        """Raises FileNotFoundError where there is no whole copy, OSError where something else is in its place."""
+        check_regular(path)
+        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
         try:
             if fcntl is not None:
                 fcntl.flock(self.number, fcntl.LOCK_SH)
@@ -78,7 +85,7 @@ class Copy:
                 self.batches = pa.ipc.open_file(self.file)
             except pa.ArrowInvalid:
                 self.batches = None
-            if self.batches is None or self.batches.num_record_batches != rows:  # damaged
+            if self.batches is None or self.batches.schema.metadata != noted.mark:  # damaged, or another shard's
                 path.unlink(missing_ok=True)
                 raise FileNotFoundError(path)
             os.utime(path)
@@ -121,7 +128,7 @@ class Cache:
         path = self.folder / f"{noted.sha256}.arrow"
         for _ in range(3):
             with suppress(FileNotFoundError):
-                return Copy(path, noted.rows)
+                return Copy(path, noted)
             with told_of(self.folder):
                 self.folder.joinpath(".locks").mkdir(parents=True, exist_ok=True)
             with self._lock(str(int(noted.sha256[:8], 16) % LOCKS)):
@@ -138,7 +145,9 @@ class Cache:
                 try:
                     schema, size, batches = self.reading(fetched)
                     self._reserve(copy, size + noted.overhead, wait)
-                    _write(copy, schema, batches)
+                    rows = _write(copy, schema.with_metadata(noted.mark), batches)
+                    if rows != noted.rows:
+                        raise ValueError(f"{rows} rows; expected {noted.rows}, by its dataset.json")
                 except (ValueError, pa.ArrowTypeError, LookupError) as error:
                     raise ValueError(f"{redact(noted.address)}: not a shard ({str(error)[:200]})") from error
             finally:
@@ -247,10 +256,13 @@ def _part(system: Any, path: str, start: int, end: int, address: str, stopped: t
     )
 
 
-def _write(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
-    """An Arrow file in the place that was reserved for it."""
+def _write(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> int:
+    """Writes an Arrow file in the place that was reserved for it; returns the number of batches."""
+    count = 0
     with told_of(path.parent), path.open("r+b") as file:
         with pa.ipc.new_file(file, schema) as writer:
             for batch in batches:
-                writer.write_batch(batch)
+                writer.write_batch(batch.replace_schema_metadata(schema.metadata))
+                count += 1
         file.truncate(file.tell())
+    return count

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import glob
 import json
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from winwin_hf.data.shards.tars import read_tars
 Format = Literal["parquet", "webdataset"]
 SUFFIXES: dict[str, str] = {"parquet": ".parquet", "webdataset": ".tar"}
 SIDECAR = "dataset.json"
+MAX_ROWS = 10**8  # of a shard
 LAYOUT = 1  # version of what is written
 
 
@@ -48,12 +50,50 @@ def shards_info(path: str | Path) -> dict[str, Any]:
         ) from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{joined(str(path), SIDECAR)}: not readable ({error})") from None
-    if not isinstance(info, dict) or info.get("layout") != LAYOUT or info.get("format") not in SUFFIXES:
+    if not isinstance(info, dict) or info.get("layout") != LAYOUT or str(info.get("format")) not in SUFFIXES:
         raise ValueError(
             f"{joined(str(path), SIDECAR)}: expected layout {LAYOUT} and the format {' or '.join(SUFFIXES)}; was it made by another "
             "version?"
         )
+    _check_described(info, joined(str(path), SIDECAR))
     return info
+
+
+def _check_described(info: dict[str, Any], where: str) -> None:
+    """Raises ValueError, naming the field, for a description that `winwin data shards` can't have written."""
+
+    def is_text(value: Any) -> bool:
+        return isinstance(value, str)
+
+    def is_file(value: Any) -> bool:
+        if not isinstance(value, dict) or not all(is_text(value.get(key)) for key in ("file", "sha256")):
+            return False
+        numbers = [value.get("rows"), value.get("bytes")]
+        counted = all(
+            type(number) is int and 0 < number <= most for number, most in zip(numbers, (MAX_ROWS, 2**50), strict=True)
+        )
+        plain = not re.search(r"[/\\]", value["file"]) and value["file"] not in ("", ".", "..")
+        return counted and plain and re.fullmatch("[0-9a-f]{64}", value["sha256"]) is not None
+
+    labels, files = info.get("labels"), info.get("files")
+    expected = {
+        "name": (is_text(info.get("name")), "a text"),
+        "split": (is_text(info.get("split")), "a text"),
+        "task": (is_text(info.get("task")) and info["task"] in COLUMNS, " or ".join(COLUMNS)),
+        "labels": (labels is None or (isinstance(labels, list) and all(map(is_text, labels))), "class names, or null"),
+        "files": (
+            isinstance(files, list) and bool(files) and all(map(is_file, files)),
+            "file, rows, bytes and sha256 of each shard",
+        ),
+    }
+    for field, (right, what) in expected.items():
+        if not right:
+            wrong = info.get(field)
+            if field == "files" and isinstance(files, list):
+                wrong = next((file for file in files if not is_file(file)), files)
+            raise ValueError(
+                f"{where}: {field} has {str(wrong)[:200]}; expected {what}, as `winwin data shards` writes it"
+            )
 
 
 def check_shards(path: str | Path, info: dict[str, Any]) -> None:
