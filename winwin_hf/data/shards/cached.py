@@ -85,7 +85,7 @@ class CachedShards:
         self.open_at_once = self.tracks // math.gcd(self.tracks, world)
         here = self.open_at_once * max(1, workers) * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         here = min(here, len(self.shards))
-        largest = max(shard.bytes + shard.overhead for shard in self.shards)
+        largest = max(shard.size + shard.overhead for shard in self.shards)
         needed = (here + 3) * largest  # one comes, its file and its copy, and an evaluation reads one
         if self.cache.limit < needed:
             raise ValueError(

@@ -54,7 +54,7 @@ class Noted:
 
     address: str
     rows: int
-    bytes: int
+    size: int
     sha256: str
 
     @property
@@ -140,7 +140,7 @@ class Cache:
         with write_atomic(path) as copy:
             fetched = copy.with_suffix(".fetched")
             try:
-                self._reserve(fetched, noted.bytes, wait)
+                self._reserve(fetched, noted.size, wait)
                 fetch(noted, fetched)
                 try:
                     schema, size, batches = self.reading(fetched)
@@ -218,9 +218,9 @@ def fetch(noted: Noted, path: Path) -> None:
     digest, stopped = hashlib.sha256(), threading.Event()
 
     def part(start: int) -> bytes:
-        return _part(system, there, start, min(start + PART, noted.bytes), noted.address, stopped)
+        return _part(system, there, start, min(start + PART, noted.size), noted.address, stopped)
 
-    with path.open("r+b") as file, closing(in_order(part, range(0, noted.bytes, PART), CONNECTIONS)) as parts:
+    with path.open("r+b") as file, closing(in_order(part, range(0, noted.size, PART), CONNECTIONS)) as parts:
         try:
             for content in parts:
                 digest.update(content)
