@@ -20,13 +20,15 @@ import support.shards
 from fsspec.implementations.local import LocalFileSystem
 from support.shards import make_rows
 
-from winwin_hf.data.rows import table
+from winwin_hf.data.rows import COLUMNS, table
 from winwin_hf.data.shards import CachedShards, caching, open_shards, write_shards
 from winwin_hf.data.shards.caching import NoRoom
 from winwin_hf.data.sources import Source
 from winwin_hf.data.streams import Mixture, Part, ShardOrder, ordered
 
 ROWS = 23
+CELL = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+KINDS = [pa.string(), CELL, CELL, pa.string()]
 
 
 class Unreliable(LocalFileSystem):
@@ -191,11 +193,11 @@ def most_of_it(written, tmp_path) -> float:
 
 def test_the_cache_stays_small(written, tmp_path, most_of_it):
     folder = tmp_path / "cache"
-    mixed, most = mixture(opened(written, folder, most_of_it)), 0
+    mixed, most = mixture(opened(written, folder, most_of_it, tracks=1)), 0
     for n in range(2 * ROWS):
         mixed[n]
         most = max(most, used(folder))
-    assert 0 < most <= most_of_it * 1e9 and len(list(folder.glob("*.arrow"))) > 1
+    assert 0 < most <= most_of_it * 1e9 and len(list(folder.glob("*.rows"))) > 1
     assert set(Unreliable.requests) == {file.name for file in (written / "parquet").glob("s-*")}
 
 
@@ -310,14 +312,70 @@ def test_a_shard_of_other_columns(written, tmp_path):
 
 def test_a_damaged_copy_is_fetched_again(written, tmp_path):
     expected = opened(written, tmp_path)[0]
-    copy = next(tmp_path.glob("*.arrow"))
+    copy = next(tmp_path.glob("*.rows"))
     copy.write_bytes(copy.read_bytes()[:99])
     assert opened(written, tmp_path)[0] == expected and Unreliable.requests.total() == 2
 
 
+def test_any_flipped_bit_of_a_copy_is_seen(written, tmp_path):
+    expected = list(opened(written, tmp_path))
+    copy = next(tmp_path.glob("*.rows"))
+    whole = copy.read_bytes()
+    for place in np.linspace(0, len(whole) - 1, 40).astype(int):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        copy.write_bytes(damaged)
+        Unreliable.requests.clear()
+        assert list(opened(written, tmp_path)) == expected and Unreliable.requests.total() == 1
+        assert copy.read_bytes() == whole
+
+
+def test_what_others_left_in_the_folder(written, tmp_path, most_of_it):
+    """Unfinished copies of a machine that is gone, and files that are none of the cache's."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    left = folder / f".{'0' * 64}.wffffp7-0123abcd.fetched"
+    for path in (left, folder / "mine.bin"):
+        path.write_bytes(b"")
+        os.truncate(path, 10**9)
+    os.utime(left, (0, 0))
+    assert len(list(opened(written, folder, most_of_it))) == ROWS
+    assert not left.exists() and (folder / "mine.bin").exists()
+
+
+def test_rows_of_more_bytes_than_a_shard_says(written, tmp_path):
+    """Equal cells are stored once."""
+
+    def other(folder, info):
+        file = folder / info["files"][0]["file"]
+        columns = {
+            name: pa.array([None] * 50, kind) for name, kind in zip(COLUMNS["depth-estimation"], KINDS, strict=True)
+        }
+        cell = pa.array([{"bytes": bytes(10**5), "path": "x"}], KINDS[1])
+        columns["image"] = pa.concat_arrays([cell] * 50)
+        pq.write_table(pa.table(columns), file, compression="zstd")
+        content = file.read_bytes()
+        assert len(content) < 10**5
+        info["files"][0] |= {"bytes": len(content), "rows": 50, "sha256": hashlib.sha256(content).hexdigest()}
+
+    folder = changed(written, tmp_path / "copy", other)
+    with pytest.raises(ValueError, match=r"00000-of-00008\.parquet: not a shard \(its rows take more than it says"):
+        open_shards(f"unreliable://{folder}", cache=str(tmp_path / "cache"))[0]  # type: ignore[index]
+    assert used(tmp_path / "cache") == 0
+
+
+def test_a_home_folder_and_one_that_is_not_ones_own(written, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    opened(written, "~/cache")[0]
+    assert list((tmp_path / "cache").glob("*.rows"))
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        opened(written, tmp_path / "file")[0]
+
+
 def test_a_copy_under_another_name_is_none(written, tmp_path):
     expected = list(opened(written, tmp_path))
-    first, second = sorted(tmp_path.glob("*.arrow"))[:2]
+    first, second = sorted(tmp_path.glob("*.rows"))[:2]
     first.rename(tmp_path / "x")
     second.rename(first)
     (tmp_path / "x").rename(second)
@@ -327,10 +385,10 @@ def test_a_copy_under_another_name_is_none(written, tmp_path):
 @pytest.mark.parametrize("kind", ["a pipe", "a folder"])
 def test_something_else_in_the_place_of_a_copy(written, tmp_path, kind):
     opened(written, tmp_path)[0]
-    copy = next(tmp_path.glob("*.arrow"))
+    copy = next(tmp_path.glob("*.rows"))
     copy.unlink()
     os.mkfifo(copy) if kind == "a pipe" else copy.mkdir()
-    with pytest.raises(OSError, match=rf"\.arrow: {kind}; expected a file"):
+    with pytest.raises(OSError, match=rf"\.rows: {kind}; expected a file"):
         opened(written, tmp_path)[0]
 
 

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from winwin_hf.data.formats.files import bytes_text
 from winwin_hf.data.places import joined
 from winwin_hf.data.rows import COLUMNS, own_cells
-from winwin_hf.data.shards.caching import Cache, Copy, Noted
+from winwin_hf.data.shards.caching import Cache, Copy, Damaged, Noted
 from winwin_hf.data.shards.tars import read_tars
 from winwin_hf.task import DataTask
 
@@ -51,7 +50,7 @@ class CachedShards:
         ]
         limit = int(cache_gb * 1e9)
         self.ends = np.cumsum([shard.rows for shard in self.shards])
-        self.cache = Cache(folder, limit, partial(_batches, info["format"], info["task"]))
+        self.cache = Cache(folder, limit, partial(_rows, info["format"], info["task"]))
         self._forget()
 
     def __len__(self) -> int:
@@ -61,7 +60,12 @@ class CachedShards:
         if not 0 <= number < len(self):
             raise IndexError(f"row {number} of {len(self)}")
         shard = int(np.searchsorted(self.ends, number, side="right"))
-        row = self._copy(shard).row(number - int(self.ends[shard]) + self.shards[shard].rows)
+        place = number - int(self.ends[shard]) + self.shards[shard].rows
+        try:
+            row = self._copy(shard).row(place)
+        except Damaged:  # fetched again
+            self._copies.pop(shard).close()
+            row = self._copy(shard).row(place)
         return own_cells(row, self.task, ())
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -131,19 +135,18 @@ class CachedShards:
         self._forget()
 
 
-def _batches(format: str, task: DataTask, file: Path) -> tuple[pa.Schema, int, Iterator[pa.RecordBatch]]:
+def _rows(format: str, task: DataTask, file: Path) -> tuple[int, Iterator[dict[str, Any]]]:
     """The rows of a shard, see `Cache`."""
-    features = COLUMNS[task]
-    schema = pa.schema(features.arrow_schema.remove_metadata())
-    if format == "parquet":
-        described = pq.read_metadata(file)
-        size = sum(described.row_group(number).total_byte_size for number in range(described.num_row_groups))
-        return schema, size, _parquet(file, schema)
-    rows = read_tars([str(file)], [], tuple(features))
-    return schema, file.stat().st_size, (pa.RecordBatch.from_pylist([row], schema) for row in rows)
+    columns = tuple(COLUMNS[task])
+    if format != "parquet":
+        return file.stat().st_size, read_tars([str(file)], [], columns)
+    footer = pq.read_metadata(file)
+    size = sum(footer.row_group(number).total_byte_size for number in range(footer.num_row_groups))
+    return size, _parquet(file, columns)
 
 
-def _parquet(file: Path, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _parquet(file: Path, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     with pq.ParquetFile(file) as opened:
         for batch in opened.iter_batches(1):  # equal cells are stored once: a few bytes may be many rows of megabytes
-            yield from pa.Table.from_batches([batch]).select(schema.names).cast(schema).to_batches()
+            row = batch.to_pylist()[0]
+            yield {column: row[column] for column in columns}

@@ -9,12 +9,16 @@ Notable:
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import secrets
+import struct
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +44,10 @@ TIMEOUT = 60.0  # seconds of a request
 ATTEMPTS = 8
 LONGEST_PAUSE = 30.0  # seconds between two attempts
 ROOM_WAIT = 60.0  # seconds to wait until others have read what they have open
-OVERHEAD = 2048  # bytes of a row besides its files, and of an Arrow file besides its rows
+OVERHEAD = 4096  # bytes of a row besides its files, and of a copy besides its rows
+ABANDONED = 3600.0  # seconds after which nobody writes to an unfinished copy any more
+SUFFIX, TRAILER = ".rows", struct.Struct("<QI")
+COPIES = re.compile(r"[0-9a-f]{64}\.rows|\.[0-9a-f]{64}\.w[0-9a-f]{4}p\d+-[0-9a-f]+\.(rows|fetched)")
 LOCKS = 64  # files, so that a cache of many shards doesn't have as many
 
 
@@ -58,51 +65,100 @@ class Noted:
     sha256: str
 
     @property
-    def mark(self) -> dict[bytes, bytes]:
-        """By which a copy is known."""
-        return {b"sha256": self.sha256.encode(), b"rows": str(self.rows).encode()}
-
-    @property
     def overhead(self) -> int:
         """Bytes of its copy besides the contents, at most."""
         return OVERHEAD * (self.rows + 1)
 
 
+class Damaged(OSError):
+    """A copy doesn't hold what was written. It is gone now."""
+
+
 class Copy:
-    """A copy that is open for reading: an Arrow file with a batch for each row. While it is open, nobody removes it."""
+    """
+    A copy that is open for reading. While it is open, nobody removes it.
+
+    It holds the rows one after the other (`packed`), then as JSON the shard's SHA-256 and of each row place, length and CRC-32, then
+    `TRAILER`: where that begins, and its own CRC-32.
+    """
 
     def __init__(self, path: Path, noted: Noted):
         """Raises FileNotFoundError where there is no whole copy, OSError where something else is in its place."""
         check_regular(path)
-        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        self.path = path
+        self.file = os.fdopen(
+            os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)), "rb"
+        )
         try:
             if fcntl is not None:
-                fcntl.flock(self.number, fcntl.LOCK_SH)
-                if os.fstat(self.number).st_ino != path.stat().st_ino:
+                fcntl.flock(self.file, fcntl.LOCK_SH)
+                if os.fstat(self.file.fileno()).st_ino != path.stat().st_ino:
                     raise FileNotFoundError(path)  # it was removed while this waited
-            try:
-                self.file = pa.memory_map(str(path))
-                self.batches = pa.ipc.open_file(self.file)
-            except pa.ArrowInvalid:
-                self.batches = None
-            if self.batches is None or self.batches.schema.metadata != noted.mark:  # damaged, or another shard's
-                path.unlink(missing_ok=True)
-                raise FileNotFoundError(path)
+            self.index = self._read_index(noted)
             os.utime(path)
         except BaseException:
-            os.close(self.number)
+            self.close()
             raise
 
+    def _read_index(self, noted: Noted) -> list[tuple[int, int, int]]:
+        try:
+            end = self.file.seek(-TRAILER.size, os.SEEK_END)
+            start, checksum = TRAILER.unpack(self.file.read(TRAILER.size))
+            self.file.seek(start)
+            text = self.file.read(max(end - start, 0))
+            if zlib.crc32(text) == checksum:
+                found = json.loads(text)
+                if found["sha256"] == noted.sha256 and len(found["rows"]) == noted.rows:
+                    return [(int(start), int(size), int(crc)) for start, size, crc in found["rows"]]
+        except (ValueError, LookupError, TypeError, OSError, struct.error):
+            pass
+        self.path.unlink(missing_ok=True)  # damaged, or another shard's
+        raise FileNotFoundError(self.path)
+
     def row(self, number: int) -> dict[str, Any]:
-        found: dict[str, Any] = self.batches.get_batch(number).to_pylist()[0]
-        return found
+        """Raises Damaged."""
+        start, size, checksum = self.index[number]
+        self.file.seek(start)
+        content = self.file.read(size)
+        if zlib.crc32(content) != checksum:
+            self.path.unlink(missing_ok=True)
+            raise Damaged(f"{self.path}: row {number} isn't what was written")
+        return unpacked(content)
 
     def close(self) -> None:
         self.file.close()
-        os.close(self.number)
 
 
-Reading = Callable[[Path], tuple[pa.Schema, int, Iterator[pa.RecordBatch]]]
+def packed(row: dict[str, Any]) -> bytes:
+    """A row as bytes: the length of a text, a JSON of texts and lengths, the contents of files. Raises ValueError for another row."""
+    head: dict[str, Any] = {}
+    contents = []
+    for column, value in row.items():
+        head[column] = value
+        if isinstance(value, dict):
+            content, path = value.get("bytes"), value.get("path")
+            if not isinstance(content, bytes | None) or not isinstance(path, str | None):
+                raise ValueError(f"column {column} holds no file")
+            head[column] = {"size": None if content is None else len(content), "path": path}
+            contents.append(content or b"")
+        elif not isinstance(value, str | None):
+            raise ValueError(f"column {column} holds neither a text nor a file")
+    text = json.dumps(head, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return b"".join([len(text).to_bytes(4, "little"), text, *contents])
+
+
+def unpacked(content: bytes) -> dict[str, Any]:
+    place = 4 + int.from_bytes(content[:4], "little")
+    row: dict[str, Any] = json.loads(content[4:place].decode("utf-8", "surrogatepass"))
+    for column, value in row.items():
+        if isinstance(value, dict):
+            size = value["size"]
+            cell = None if size is None else content[place : place + size]
+            row[column], place = {"bytes": cell, "path": value["path"]}, place + (size or 0)
+    return row
+
+
+Reading = Callable[[Path], tuple[int, Iterator[dict[str, Any]]]]
 
 
 class Cache:
@@ -110,8 +166,8 @@ class Cache:
     A folder of copies.
 
     Args:
-        limit: bytes of all files in it.
-        reading: a fetched file -> the schema of its rows, their bytes in memory, and a batch for each.
+        limit: bytes of all copies in it. Other files are none of its business.
+        reading: a fetched file -> the bytes of its rows, and the rows.
     """
 
     def __init__(self, folder: Path, limit: int, reading: Reading):
@@ -125,12 +181,10 @@ class Cache:
             wait: for others to close theirs, where there is no room.
         Raises: OSError: it can't be fetched or stored. NoRoom: all that is there is in use. ValueError: it isn't what was noted.
         """
-        path = self.folder / f"{noted.sha256}.arrow"
+        path = self.folder / f"{noted.sha256}{SUFFIX}"
         for _ in range(3):
             with suppress(FileNotFoundError):
                 return Copy(path, noted)
-            with told_of(self.folder):
-                self.folder.joinpath(".locks").mkdir(parents=True, exist_ok=True)
             with self._lock(str(int(noted.sha256[:8], 16) % LOCKS)):
                 if not path.exists():
                     self._fetch(noted, path, wait)
@@ -143,11 +197,9 @@ class Cache:
                 self._reserve(fetched, noted.size, wait)
                 fetch(noted, fetched)
                 try:
-                    schema, size, batches = self.reading(fetched)
+                    size, rows = self.reading(fetched)
                     self._reserve(copy, size + noted.overhead, wait)
-                    rows = _write(copy, schema.with_metadata(noted.mark), batches)
-                    if rows != noted.rows:
-                        raise ValueError(f"{rows} rows; expected {noted.rows}, by its dataset.json")
+                    _write(copy, noted, rows, size + noted.overhead)
                 except (ValueError, pa.ArrowTypeError, LookupError) as error:
                     raise ValueError(f"{redact(noted.address)}: not a shard ({str(error)[:200]})") from error
             finally:
@@ -155,7 +207,7 @@ class Cache:
 
     def _reserve(self, path: Path, size: int, wait: bool) -> None:
         """Makes a file of `size` bytes, which take no place on the disk until they are written; removes copies for it. Raises NoRoom."""
-        end = time.monotonic() + (ROOM_WAIT if wait else 0)
+        end = time.monotonic() + (ROOM_WAIT if wait and size <= self.limit else 0)
         while True:
             with self._lock("room"):
                 if self._make_room(size):
@@ -174,19 +226,34 @@ class Cache:
         found = []
         for file in self.folder.iterdir():
             with suppress(FileNotFoundError):
-                if file.is_file():
+                if COPIES.fullmatch(file.name) and file.is_file():
                     status = file.stat()
-                    found.append((status.st_mtime, status.st_size, file))
-        excess = sum(stored for _, stored, _ in found) + size - self.limit
-        for _, stored, file in sorted(found):
-            if excess <= 0:
+                    unfinished = file.name.startswith(".")
+                    if (
+                        unfinished and time.time() - status.st_mtime > ABANDONED
+                    ):  # perhaps of another machine, or of that name
+                        file.unlink()
+                        continue
+                    found.append((unfinished, status.st_mtime, status.st_size, file))
+        excess = sum(stored for *_, stored, _ in found) + size - self.limit
+        for unfinished, _, stored, file in sorted(found):
+            if excess <= 0 or unfinished:
                 break
-            if file.suffix == ".arrow" and not file.name.startswith(".") and _removed(file):
+            if _removed(file):
                 excess -= stored
         return excess <= 0
 
-    def _lock(self, name: str) -> filelock.BaseFileLock:
-        return filelock.FileLock(self.folder / ".locks" / f"{name}.lock")
+    @contextmanager
+    def _lock(self, name: str) -> Iterator[None]:
+        folder = self.folder / ".locks"
+        with told_of(self.folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(folder / f"{name}.lock")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 def _removed(file: Path) -> bool:
@@ -256,13 +323,21 @@ def _part(system: Any, path: str, start: int, end: int, address: str, stopped: t
     )
 
 
-def _write(path: Path, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> int:
-    """Writes an Arrow file in the place that was reserved for it; returns the number of batches."""
-    count = 0
-    with told_of(path.parent), path.open("r+b") as file:
-        with pa.ipc.new_file(file, schema) as writer:
-            for batch in batches:
-                writer.write_batch(batch.replace_schema_metadata(schema.metadata))
-                count += 1
-        file.truncate(file.tell())
-    return count
+def _write(path: Path, noted: Noted, rows: Iterator[dict[str, Any]], most: int) -> None:
+    """A copy in the place that was reserved for it. Raises ValueError for rows of more than `most` bytes, or another number of them."""
+    index = []
+    with path.open("r+b") as file:
+        for row in rows:
+            content = packed(row)
+            if file.tell() + len(content) > most:
+                raise ValueError("its rows take more than it says")
+            index.append((file.tell(), len(content), zlib.crc32(content)))
+            with told_of(path.parent):
+                file.write(content)
+        if len(index) != noted.rows:
+            raise ValueError(f"{len(index)} rows; expected {noted.rows}, by its dataset.json")
+        text = json.dumps({"sha256": noted.sha256, "rows": index}).encode()
+        with told_of(path.parent):
+            trailer = TRAILER.pack(file.tell(), zlib.crc32(text))
+            file.write(text + trailer)
+            file.truncate()

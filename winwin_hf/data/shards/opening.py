@@ -143,7 +143,7 @@ def open_shards(
     if not is_remote(str(path)):
         check_shards(path, info)
     if streaming and (is_remote(str(path)) if cached is None else cached):
-        folder = Path(cache) if cache else Path(datasets.config.HF_DATASETS_CACHE) / "winwin-shards"
+        folder = Path(cache).expanduser() if cache else Path(datasets.config.HF_DATASETS_CACHE) / "winwin-shards"
         return CachedShards(str(path), info, folder, cache_gb, tracks)
     dataset: Any
     files = [joined(str(path), file["file"]) for file in info["files"]]
