@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import socket
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from winwin_hf.inference.bulk.plan import plan
 from winwin_hf.inference.bulk.run import verify
 from winwin_hf.inference.bulk.work import BrokenInput
 from winwin_hf.inference.clips import missing_end, write_video
+from winwin_hf.processes import locked
 from winwin_hf.task import TASKS
 
 pytestmark = pytest.mark.usefixtures("small_units")
@@ -158,6 +161,49 @@ def test_links_and_hidden_files_of_a_tar(models, tmp_path):
             tar.addfile(member, io.BytesIO(content))
     done = run(tmp_path / "in", tmp_path / "out", models["depth"], skip_broken=True)
     assert done.predicted == 1 and len(done.broken) == 1 and "a link within the archive" in done.broken[0]
+
+
+def test_a_sparse_file_of_a_tar(models, tmp_path):
+    """3 GB in 10 kB."""
+    (tmp_path / "in").mkdir()
+    big, tar = tmp_path / "x.png", shutil.which("tar")
+    big.touch()
+    os.truncate(big, 3 * 2**30)
+    made = tar and subprocess.run(
+        [tar, "-C", str(tmp_path), "-S", "-cf", str(tmp_path / "in/s.tar"), "x.png"], check=False
+    )
+    if not made or made.returncode or (tmp_path / "in/s.tar").stat().st_size > 2**20:
+        pytest.skip("needs GNU tar")
+    with pytest.raises(BrokenInput, match=r"s\.tar: .*x\.png is a sparse file"):
+        run(tmp_path / "in", tmp_path / "out", models["depth"])
+
+
+def test_going_on_with_many_files_looks_at_each_record_a_few_times(models, tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    for number in range(20):
+        tar_of(tmp_path / "in" / f"{number}.tar", 1, 2)
+    run(tmp_path / "in", tmp_path / "out", models["depth"])
+    looked: list[int] = []
+
+    class Counting(dict):
+        def items(self):
+            looked.append(len(self))
+            return super().items()
+
+        def values(self):
+            looked.append(len(self))
+            return super().values()
+
+    true = Manifest.load
+
+    def counted(place):
+        found = true(place)
+        found.records = Counting(found.records)
+        return found
+
+    monkeypatch.setattr(Manifest, "load", counted)
+    assert run(tmp_path / "in", tmp_path / "out", models["depth"]).predicted == 0
+    assert len(looked) < 15
 
 
 def test_a_compressed_tar_is_refused(models, tmp_path):
@@ -501,11 +547,6 @@ def test_pipes_in_the_output(models, frames, tmp_path, name):
 
 
 def test_a_second_run_into_one_output_is_refused(models, frames, tmp_path, monkeypatch):
-    import subprocess
-    import sys
-
-    from winwin_hf.processes import locked
-
     (tmp_path / "out").mkdir()
     held = "import sys, time, pathlib; sys.path.insert(0, sys.argv[2])\nfrom winwin_hf.processes import locked\n"
     held += "with locked(pathlib.Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"

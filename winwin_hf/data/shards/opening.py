@@ -24,6 +24,7 @@ from winwin_hf.data.places import is_remote, joined, open_binary
 from winwin_hf.data.rows import COLUMNS, own_files_only, undecoded
 from winwin_hf.data.shards.cached import CACHE_GB, TRACKS, CachedShards
 from winwin_hf.data.shards.tars import read_tars
+from winwin_hf.redaction import redact
 
 Format = Literal["parquet", "webdataset"]
 SUFFIXES: dict[str, str] = {"parquet": ".parquet", "webdataset": ".tar"}
@@ -44,9 +45,10 @@ def shards_info(path: str | Path) -> dict[str, Any]:
     try:
         with open_binary(joined(str(path), SIDECAR)) as file:
             info = json.loads(read_bounded(file))
-    except FileNotFoundError:
+    except FileNotFoundError as error:  # fsspec raises it too where a server can't be reached
+        reason = f" ({error})" if is_remote(str(path)) else ""
         raise FileNotFoundError(
-            f"{path}: no {SIDECAR}; expected a folder that `winwin data shards` has finished"
+            f"{redact(str(path))}: no {SIDECAR}{reason}; expected a folder that `winwin data shards` has finished"
         ) from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{joined(str(path), SIDECAR)}: not readable ({error})") from None

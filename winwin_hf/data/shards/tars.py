@@ -18,7 +18,10 @@ class _Header(tarfile.TarInfo):
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> Any:
         try:
-            return super().fromtarfile(tar)
+            found = super().fromtarfile(tar)
+            if found.issparse():  # a few bytes that would be read as gigabytes
+                raise tarfile.ReadError(f"{found.name} is a sparse file; expected plain ones")
+            return found
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
             while rest := tar.fileobj.read(2**20):
                 if rest.strip(b"\0"):

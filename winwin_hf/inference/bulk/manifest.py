@@ -117,11 +117,17 @@ class Manifest:
             self.place.remove(part)
         self.parts = []
 
+    def of_sources(self) -> dict[str, list[Record]]:
+        """The records of each file of many."""
+        found: dict[str, list[Record]] = {}
+        for record in self.records.values():
+            if "source" in record:
+                found.setdefault(record["source"], []).append(record)
+        return found
+
     def holding(self, units: Iterable[Unit], files: frozenset[str]) -> frozenset[str]:
         """The names of units' results that needn't be made again, of those that are among `files`."""
-        of_sources: dict[str, list[Record]] = {}
-        for record in self.records.values():
-            of_sources.setdefault(record.get("source", ""), []).append(record)
+        of_sources = self.of_sources()
 
         def holds(record: Record | None, **asked: str) -> bool:
             if record is None or "error" in record or file_of(record) not in files:
@@ -191,15 +197,13 @@ def wrong(manifest: Manifest, units: Iterable[Unit]) -> Iterator[str]:
     """What is wrong with the results of a run, a sentence each: inputs without one, results that are gone or changed."""
     units = list(units)
     held = manifest.holding(units, frozenset(file_of(r) for r in manifest.records.values() if "output" in r))
-    errors: dict[str, list[Record]] = {}
-    for record in manifest.records.values():
-        if "error" in record:
-            errors.setdefault(record.get("source", ""), []).append(record)
+    of_sources = manifest.of_sources()
     for unit in units:
         if unit.items is None:
             source = shown(unit.source)
-            for record in errors.get(source, []):
-                yield f"{record['name']}: {record['error']}"
+            for record in of_sources.get(source, []):
+                if "error" in record:
+                    yield f"{record['name']}: {record['error']}"
             if manifest.ended.get(source) != unit.stamp:
                 yield f"{source}: {'changed since it was read' if source in manifest.ended else 'not read to its end'}"
         for item in unit.items or ():
@@ -214,9 +218,9 @@ def wrong(manifest: Manifest, units: Iterable[Unit]) -> Iterator[str]:
     for name, record in sorted(manifest.records.items(), key=lambda entry: entry[1].get("output", "")):
         if "error" not in record:
             yield from _unlike(manifest.place, name, record, shards)
-    known = {file_of(record) for record in manifest.records.values() if "output" in record}
-    for file in manifest.place.names(SHARDS):
-        if any("row" in record for record in manifest.records.values()) and file not in known:
+    known = {file_of(record) for record in manifest.records.values() if "row" in record}
+    for file in manifest.place.names(SHARDS) if known else ():
+        if file not in known:
             yield f"{file}: rows that belong to no record"
 
 

@@ -2,7 +2,7 @@
 
 Notable:
 - A unit is what a worker does at once: up to UNIT images that are read from the same place, whose results are recorded together; or a
-  whole video or tar file.
+  whole video, tar file or row group.
 - Each image (for flow: each pair) has a name, which its result gets: the file's name without its suffix, `VIDEO/frame_0001`,
   `SHARD/row_000000`. Names never come out of a shard, so no shard can name a place.
 - For flow, neighbours make pairs: pictures of one folder in the order of the numbers in their names, the frames of a video.
@@ -303,17 +303,18 @@ def _video(source: str, name: str, pairs: bool) -> list[Unit]:
 
 
 def _parquet(source: str, name: str, pairs: bool) -> list[Unit]:
-    """The rows of each row group are units of their own."""
+    """Each row group is a unit, since it is read from its beginning."""
     try:
         with open_binary(source) as file:
             footer = pq.ParquetFile(file).metadata
             counts = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
     except Exception:  # whatever pyarrow raises for a damaged file: a worker will say it
         return [Unit("parquet", source, None, name)]
-    units, start = [], 0
+    units: list[Unit] = []
+    start = 0
     for group, count in enumerate(counts):
         items = [Item(row_name(name, start + row), (group, row)) for row in range(count)]
-        units += _in_units("parquet", source, items)
+        units.append(Unit("parquet", source, tuple(items)))
         start += count
     return units
 

@@ -247,13 +247,13 @@ def _held(units: list[Unit], manifest: Manifest, parquet: bool) -> frozenset[str
 
 def _left(units: list[Unit], held: frozenset[str], manifest: Manifest) -> Iterator[Unit]:
     """Units without what is done."""
+    of_sources = manifest.of_sources()
     for unit in units:
         if unit.items is None:
-            mine = frozenset(name for name in held if name.startswith(f"{unit.stem}/"))
             source = shown(unit.source)
-            names = {name for name, record in manifest.records.items() if record.get("source") == source}
-            if manifest.ended.get(source) != unit.stamp or not names <= mine:
-                yield replace(unit, done=mine)
+            names = frozenset(record["name"] for record in of_sources.get(source, ()))
+            if manifest.ended.get(source) != unit.stamp or not names <= held:
+                yield replace(unit, done=names & held)
             continue
         items = tuple(item for item in unit.items if item.name not in held)
         if items:
