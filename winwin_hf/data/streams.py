@@ -125,7 +125,7 @@ class Tracks:
         self.order = ShardOrder(np.diff(counts, prepend=0), seed)
         self.ranks, self.ends = np.empty(0, np.int64), np.empty(0, np.int64)
         self.asked: dict[int, int] = {}
-        self.shards.share(world, workers)
+        self.takes = self.shards.share(world, workers)
 
     def begin(self, places: np.ndarray, total: int) -> None:
         """Takes the places of an epoch that are this set's, of `total`. Not needed where all are."""
@@ -160,6 +160,17 @@ class Tracks:
         return track * length + min(track, more) + step, length + (track < more) - step - 1
 
 
+def check_caches(sets: Sequence[tuple[CachedShards, int]]) -> None:
+    """Raises ValueError where sets need more of a cache than it may hold; several may share one. sets: each with the bytes it takes."""
+    for cache in {shards.cache.folder: shards.cache for shards, _ in sets}.values():
+        needed = sum(takes for shards, takes in sets if shards.cache.folder == cache.folder)
+        if cache.limit < needed:
+            raise ValueError(
+                f"cache_gb {cache.limit / 1e9:g}: expected at least {needed / 1e9:.3g} for {cache.folder}, by the shards that are open at "
+                "the same time while others come; or fewer tracks or loader processes"
+            )
+
+
 class Mixture(Dataset):
     """Endless training on finite sets: example n belongs to epoch n // slots, and each epoch has its own order."""
 
@@ -169,6 +180,7 @@ class Mixture(Dataset):
         self.epoch, self.order = -1, np.empty(0, dtype=np.int64)
         alone = len(self.parts) == 1
         self.tracks = {k: Tracks(part, seed, alone, world, workers) for k, part in enumerate(self.parts) if part.cached}
+        check_caches([(tracks.shards, tracks.takes) for tracks in self.tracks.values()])
 
     def __getitem__(self, n: int) -> dict[str, Any]:
         epoch, place = divmod(n, int(self.ends[-1]))

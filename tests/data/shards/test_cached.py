@@ -369,7 +369,7 @@ def test_a_home_folder_and_one_that_is_not_ones_own(written, tmp_path, monkeypat
     opened(written, "~/cache")[0]
     assert list((tmp_path / "cache").glob("*.rows"))
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(OSError, match=r"file: no place for a cache .* expected a folder that can be written"):
         opened(written, tmp_path / "file")[0]
 
 
@@ -395,7 +395,7 @@ def test_something_else_in_the_place_of_a_copy(written, tmp_path, kind):
 def test_wrong_settings(written, tmp_path):
     with pytest.raises(ValueError, match="tracks 0: expected 1 or more"):
         opened(written, tmp_path, tracks=0)
-    with pytest.raises(ValueError, match=r"cache_gb 1e-06: expected at least .* since 2 shards of up to"):
+    with pytest.raises(ValueError, match=r"cache_gb 1e-06: expected at least .* by the shards that are open"):
         mixture(opened(written, tmp_path, cache_gb=1e-6))
 
 
@@ -404,15 +404,27 @@ def test_the_least_cache_is_enough_for_loader_processes(written, tmp_path, monke
     for tracks, workers in ((1, 3), (2, 3), (4, 2)):
         folder = tmp_path / f"{tracks}-{workers}"
         part = Part(Source("s", "depth-estimation", opened(written, folder, 1e-6, tracks), None))
-        with pytest.raises(ValueError, match=r"expected at least (\S+), since") as error:
+        with pytest.raises(ValueError, match=r"expected at least (\S+) for") as error:
             ordered([part], 5, 0, 1, workers, 0)
-        least = float(re.search(r"at least (\S+),", str(error.value))[1]) * 1.001  # type: ignore[index]
+        least = float(re.search(r"at least (\S+) for", str(error.value))[1]) * 1.001  # type: ignore[index]
         readers = []
         for _ in range(workers):  # each is a copy of the data set, as in a process of its own
             part = Part(Source("s", "depth-estimation", opened(written, folder, least, tracks), None))
             readers.append(ordered([part], 5, 0, 1, workers, 0)[0])
         for n in range(2 * ROWS):
             assert readers[n // 3 % workers][n]["name"]
+
+
+def test_sets_that_share_a_cache_need_room_for_all(written, tmp_path):
+    def parts(gb: float) -> list[Part]:
+        sets = [opened(written, tmp_path, gb, format=format) for format in ("parquet", "webdataset")]
+        return [Part(Source("s", "depth-estimation", shards, None)) for shards in sets]
+
+    alone = max(part.source.dataset.share(1) for part in parts(1.0)) / 1e9
+    with pytest.raises(ValueError, match=r"cache_gb .*: expected at least"):
+        Mixture(parts(1.2 * alone), seed=0)
+    both = Mixture(parts(2 * alone), seed=0)
+    assert len({both[n]["name"] for n in range(2 * ROWS)}) == ROWS
 
 
 def test_processes_that_share_no_tracks_evenly_are_told(written, tmp_path, caplog):

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from winwin_hf.data.formats.files import bytes_text
 from winwin_hf.data.places import joined
 from winwin_hf.data.rows import COLUMNS, own_cells
 from winwin_hf.data.shards.caching import Cache, Copy, Damaged, Noted
@@ -83,24 +82,19 @@ class CachedShards:
         self._copies: OrderedDict[int, Copy] = OrderedDict()
         self._coming: set[int] = set()
 
-    def share(self, world: int, workers: int = 0) -> None:
+    def share(self, world: int, workers: int = 0) -> int:
         """Told how many processes read it together, each with so many loader processes, it keeps as many shards open as one of them
-        reads at the same time. Raises ValueError for a cache that can't hold them."""
+        reads at the same time. Returns the bytes of the cache that this takes at most."""
         self.open_at_once = self.tracks // math.gcd(self.tracks, world)
         here = self.open_at_once * max(1, workers) * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         here = min(here, len(self.shards))
         largest = max(shard.size + shard.overhead for shard in self.shards)
-        needed = (here + 3) * largest  # one comes, its file and its copy, and an evaluation reads one
-        if self.cache.limit < needed:
-            raise ValueError(
-                f"cache_gb {self.cache.limit / 1e9:g}: expected at least {needed / 1e9:.3g}, since {here} shards of up to "
-                f"{bytes_text(largest)} are open at the same time while others come"
-            )
         if world > 1 and self.tracks % world:
             logger.warning(
                 f"{world} processes read {self.tracks} tracks: some shards come to several machines; expected tracks to be a multiple of "
                 "the number of processes"
             )
+        return (here + 3) * largest  # one comes, its file and its copy, and an evaluation reads one
 
     def fetch_soon(self, shard: int) -> None:
         """Fetches a shard in the background. What goes wrong shows when it is read."""

@@ -70,6 +70,10 @@ class Noted:
         return OVERHEAD * (self.rows + 1)
 
 
+class Shortened(ValueError):
+    """A file behind an address has fewer bytes than were noted."""
+
+
 class Damaged(OSError):
     """A copy doesn't hold what was written. It is gone now."""
 
@@ -182,6 +186,8 @@ class Cache:
         Raises: OSError: it can't be fetched or stored. NoRoom: all that is there is in use. ValueError: it isn't what was noted.
         """
         path = self.folder / f"{noted.sha256}{SUFFIX}"
+        with self._writable():
+            pass
         for _ in range(3):
             with suppress(FileNotFoundError):
                 return Copy(path, noted)
@@ -245,15 +251,23 @@ class Cache:
 
     @contextmanager
     def _lock(self, name: str) -> Iterator[None]:
-        folder = self.folder / ".locks"
-        with told_of(self.folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(folder / f"{name}.lock")
+        lock = filelock.FileLock(self.folder / ".locks" / f"{name}.lock")
+        with self._writable():
             lock.acquire()
         try:
             yield
         finally:
             lock.release()
+
+    @contextmanager
+    def _writable(self) -> Iterator[None]:
+        try:
+            self.folder.joinpath(".locks").mkdir(parents=True, exist_ok=True)
+            yield
+        except OSError as error:
+            raise OSError(
+                f"{self.folder}: no place for a cache ({error.strerror or error}); expected a folder that can be written"
+            ) from error
 
 
 def _removed(file: Path) -> bool:
@@ -309,7 +323,12 @@ def _part(system: Any, path: str, start: int, end: int, address: str, stopped: t
             if len(content) == end - start:
                 return content
             reason = f"{len(content)} of {end - start} bytes came"
-        except (FileNotFoundError, PermissionError) as error:  # another attempt wouldn't help
+            there = system.info(path, **limit).get("size")
+            if isinstance(there, int) and there < end:  # another attempt wouldn't help
+                raise Shortened(f"{redact(address)}: {there} bytes; expected more, by its dataset.json")
+        except Shortened:
+            raise
+        except (FileNotFoundError, PermissionError) as error:  # nor here
             raise type(error)(f"{redact(address)}: {redact(str(error)) or type(error).__name__}") from error
         except Exception as error:  # of any library below fsspec: aiohttp's and botocore's are no OSErrors
             reason = f"{type(error).__name__} {redact(str(error))}".strip()
