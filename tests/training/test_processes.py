@@ -19,6 +19,7 @@ import psutil
 import pytest
 import torch
 import typer
+import yaml
 from support.places import HANGS_AFTER, ROOT
 from support.small_training import SMALL, same, train, weights, write
 from support.two_processes import TwoProcesses
@@ -142,6 +143,32 @@ def test_another_number_of_examples_a_step_is_said(tmp_path, caplog):
     state.check_same_recipe(recipe, saved, processes=2)
     with pytest.raises(ValueError, match=r"optimization\.batch_size: 2, now 1"):
         state.check_same_recipe(recipe, saved, processes=1)
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_another_cache_of_shards_is_the_same_training(tmp_path, mixed):
+    """The machine that goes on has other disks; in another order it would be another training."""
+    saved = tmp_path / "run" / "state-00000001"
+    saved.mkdir(parents=True)
+    chosen = {"name": "shards", "path": "s3://b/x", "options": {"cache": "/a", "cache_gb": 5, "tracks": 4}}
+    recipe = loop.load_recipe(_shards(tmp_path, chosen, mixed))
+    (saved / "recipe.yaml").write_text((tmp_path / "recipe.yaml").read_text())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(state, "read_manifest", lambda _: {"processes": 1})
+        options = recipe.data.parts()[0].options
+        options.update(cache="/b", cache_gb=9)
+        state.check_same_recipe(recipe, saved, processes=1)
+        options["tracks"] = 8
+        with pytest.raises(ValueError, match="started with another recipe"):
+            state.check_same_recipe(recipe, saved, processes=1)
+
+
+def _shards(folder: Path, chosen: dict, mixed: bool) -> Path:
+    path = write(folder)
+    values = yaml.safe_load(path.read_text())
+    values["data"] = {"sets": [chosen]} if mixed else chosen
+    path.write_text(yaml.safe_dump(values))
+    return path
 
 
 def drawn(rank: int, state_folder: Path) -> None:

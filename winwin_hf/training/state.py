@@ -64,6 +64,7 @@ TEMPORARY = re.compile(r"state-\d{8,}\.tmp")
 DAMAGED = re.compile(r"state-\d{8,}\.damaged")
 # Sections that may differ between a training and its resumption; all others must be the same.
 FREE = {"evaluation", "output", "save_every", "log_every", "trackers"}
+CACHE = ("cache", "cache_gb")  # options of shards: where they are copied to. Another machine has another disk
 Answer = TypeVar("Answer")
 logger = logging.getLogger(__name__)
 
@@ -445,7 +446,7 @@ def check_same_recipe(recipe: Recipe, state: Path, processes: int) -> None:
     stored, processes_before = load_recipe(state / "recipe.yaml"), read_manifest(state)["processes"]
     examples_before = stored.optimization.examples_per_step(processes_before)
     examples = recipe.optimization.examples_per_step(processes)
-    before, now = (flatten(asdict(found)) for found in (stored, recipe))
+    before, now = (flatten(_without_caches(asdict(found))) for found in (stored, recipe))
     free = {f"optimization.{name}" for name in ("batch_size", "accumulation")} if examples == examples_before else set()
     changed = [
         f"{key}: {before.get(key)!r}, now {now.get(key)!r}"
@@ -462,6 +463,12 @@ def check_same_recipe(recipe: Recipe, state: Path, processes: int) -> None:
             f"{state.parent}: {processes_before} process(es) trained before, and {processes} do now: a step has {examples} examples "
             f"instead of {examples_before}, with the same learning rate; another batch_size or accumulation can make them equal"
         )
+
+
+def _without_caches(values: dict[str, Any]) -> dict[str, Any]:
+    for chosen in (values["data"], *(values["data"]["sets"] or ())):
+        chosen["options"] = {key: value for key, value in chosen["options"].items() if key not in CACHE}
+    return values
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
