@@ -229,11 +229,12 @@ def test_a_sidecar_that_is_something_else(tmp_path, content):
 
 
 def test_shards_outside_of_the_folder(tmp_path):
-    shard = {"file": "../x-00000-of-00001.parquet", "bytes": 1, "sha256": "0"}
-    info = {"layout": LAYOUT, "format": "parquet", "files": [shard], "name": "x", "terms": ""}
+    shard = {"file": "../x-00000-of-00001.parquet", "rows": 1, "bytes": 1, "sha256": "0" * 64}
+    info = {"layout": LAYOUT, "format": "parquet", "files": [shard], "name": "x", "terms": "", "split": "train"}
+    info["task"] = "optical-flow"
     (tmp_path / "dataset.json").write_text(json.dumps(info))
     (tmp_path.parent / "x-00000-of-00001.parquet").write_text("x")
-    with pytest.raises(FileNotFoundError, match=r"\.\./x"):
+    with pytest.raises(ValueError, match=r"dataset\.json: files has .*\.\./x"):
         dataset_contents(tmp_path)
 
 

@@ -276,7 +276,9 @@ def test_an_encoder_that_differs_from_its_nearest_family_does_not_go_back(option
         to_transformers(WinWinModel(config))
 
 
-@pytest.mark.parametrize("name", ["dinov3", "dinov2", "siglip"])
+@pytest.mark.parametrize(
+    "name", ["dinov3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("dinov2", "siglip"))]
+)
 @torch.no_grad()
 def test_an_exported_encoder_takes_any_size(name, tmp_path):
     make(name).save_pretrained(tmp_path)

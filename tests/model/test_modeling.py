@@ -253,7 +253,8 @@ def test_encoder_compiles_without_graph_breaks(variant):
 
 
 @on_each_device
-@pytest.mark.parametrize("variant", [pytest.param("dpt", marks=pytest.mark.slow), "matching"])
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["dpt", "matching"])
 @torch.no_grad()
 def test_flow_compiles_without_graph_breaks(variant):
     model = make("optical-flow", variant, num_hidden_layers=2, decoder_num_hidden_layers=2)

@@ -322,7 +322,7 @@ def pre_train_there(recipe: str, folder: str, by_content: bool) -> None:
 
 
 @pytest.mark.usefixtures("plain_sgd")
-@pytest.mark.parametrize("by_content", [True, False])
+@pytest.mark.parametrize("by_content", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_pre_training_in_two_processes_has_the_same_windows_and_with_the_same_masks_the_same_loss(tmp_path, by_content):
     """Which patches are hidden, each process draws for itself, so otherwise losses agree in the mean alone."""
     pre_train_there(str(write_recipe(tmp_path, "pre-training", "linear", 4, 1, 2)), str(tmp_path / "one"), by_content)

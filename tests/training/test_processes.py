@@ -446,7 +446,7 @@ def test_a_lock_that_is_no_lock_is_left_as_it_is(tmp_path, lay):
         "file": lambda: lock.write_text("mine"),
     }[lay]()
     with (
-        pytest.raises(OSError, match=rf"{lock}: (a link, which is|a pipe;|a folder;|not a training's lock)"),
+        pytest.raises(OSError, match=rf"{lock}: (a link, which is|a pipe;|a folder;|not a run's lock)"),
         locked(folder),
     ):
         pass

@@ -161,6 +161,7 @@ def shards_with(rank: int, variables: dict[str, str], recipe: Path, output: Path
     sharded(rank, recipe, output, **variables)
 
 
+@pytest.mark.slow
 def test_two_steps_are_those_of_ddp(tmp_path):
     """The least of all this, for every run of the tests."""
     recipe = write(tmp_path, optimization={**UNCLIPPED, "steps": 2})

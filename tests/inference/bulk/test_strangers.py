@@ -448,6 +448,7 @@ def test_an_output_stays_free_where_nothing_was_done(models, frames, tmp_path):
     assert run(frames, tmp_path / "out", models["depth"]).predicted == 7
 
 
+@pytest.mark.slow
 def test_workers_say_why_they_cannot_begin(models, frames, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(models["depth"], broken)
@@ -546,6 +547,7 @@ def test_pipes_in_the_output(models, frames, tmp_path, name):
             faults(frames, out, models["depth"])
 
 
+@pytest.mark.slow
 def test_a_second_run_into_one_output_is_refused(models, frames, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     held = "import sys, time, pathlib; sys.path.insert(0, sys.argv[2])\nfrom winwin_hf.processes import locked\n"
