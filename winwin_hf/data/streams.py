@@ -162,11 +162,12 @@ class Tracks:
 
 def check_caches(sets: Sequence[tuple[CachedShards, int]]) -> None:
     """Raises ValueError where sets need more of a cache than it may hold; several may share one. sets: each with the bytes it takes."""
-    for cache in {shards.cache.folder: shards.cache for shards, _ in sets}.values():
-        needed = sum(takes for shards, takes in sets if shards.cache.folder == cache.folder)
-        if cache.limit < needed:
+    for folder in {shards.cache.folder.resolve() for shards, _ in sets}:
+        here = [(shards.cache.limit, takes) for shards, takes in sets if shards.cache.folder.resolve() == folder]
+        limit, needed = min(limit for limit, _ in here), sum(takes for _, takes in here)
+        if limit < needed:
             raise ValueError(
-                f"cache_gb {cache.limit / 1e9:g}: expected at least {needed / 1e9:.3g} for {cache.folder}, by the shards that are open at "
+                f"cache_gb {limit / 1e9:g}: expected at least {needed / 1e9:.3g} for {folder}, by the shards that are open at "
                 "the same time while others come; or fewer tracks or loader processes"
             )
 

@@ -34,6 +34,7 @@ from winwin_hf.data.formats.files import bytes_text
 from winwin_hf.model.pixels_winwin import MAX_INPUT_PIXELS, check_pixels, check_regular, naming
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+RIFF_SLACK = 9  # bytes: some writers count the part's own header, or leave out the last byte of an odd one
 IMAGE_RATE = Fraction(10)  # frames a second of a video made from images
 
 # Encoders of formats that browsers play, the best first, with options for high quality.
@@ -178,28 +179,38 @@ def _probe(path: Path) -> tuple[Fraction, int | None]:
 
 
 def missing_end(path: str | Path) -> str | None:
-    """A sentence about a video file that was cut, which decoders don't tell; None where all is there that its outermost parts announce."""
+    """A sentence about a video file that was cut, which decoders don't tell; None where all is there that its header announces."""
     size = Path(path).stat().st_size
     with Path(path).open("rb") as file:
-        start = file.read(12)
-        if start[:4] == b"\x1aE\xdf\xa3":
+        start = file.read(4)
+        if start == b"\x1aE\xdf\xa3":
             end = _matroska_end(file)
-        elif start[:4] == b"RIFF":
-            end = _last_end(file, size, _riff_part)
-        elif start[4:8] == b"ftyp":
-            end = _last_end(file, size, _mp4_part)
+        elif start == b"RIFF":
+            end = _riff_end(file, size)
         else:
-            return None
-    if end is None or end <= size:
+            return _missing_frames(path, size)
+    if end is None or end <= size + RIFF_SLACK:
         return None
     return f"it has {bytes_text(size)} of {bytes_text(end)}; expected a whole video"
+
+
+def _missing_frames(path: str | Path, size: int) -> str | None:
+    """Of MP4 and QuickTime, whose index says where each frame lies."""
+    with av.open(str(path)) as container:
+        if "mp4" not in container.format.name:
+            return None
+        index = container.streams.video[0].index_entries
+        missing = sum(entry.pos + entry.size > size for entry in index)
+        return f"{missing} of {len(index)} frames lie beyond its end; expected a whole video" if missing else None
 
 
 def _matroska_end(file: BinaryIO) -> int | None:
     """Where the segment ends; None where its writer left that open."""
     file.seek(4)
     file.seek(_vint(file) or 0, os.SEEK_CUR)  # the header
-    if file.read(4) != b"\x18S\x80g":
+    while (kind := file.read(1)) == b"\xec":  # space that was left for later
+        file.seek(_vint(file) or 0, os.SEEK_CUR)
+    if kind + file.read(3) != b"\x18S\x80g":
         return None
     length = _vint(file)
     return None if length is None else file.tell() + length
@@ -215,29 +226,18 @@ def _vint(file: BinaryIO) -> int | None:
     return None if value == (1 << 7 * (more + 1)) - 1 else value
 
 
-def _last_end(file: BinaryIO, size: int, part: Callable[[bytes], int | None]) -> int | None:
-    """The end of the last of a file's parts, which follow each other; None where one doesn't say."""
+def _riff_end(file: BinaryIO, size: int) -> int | None:
+    """The end of an AVI's last part, which follow each other; None where one doesn't say."""
     place = 0
     while place + 8 <= size:
         file.seek(place)
-        length = part(file.read(16))
-        if length is None:
+        kind, length = file.read(4), int.from_bytes(file.read(4), "little")
+        if kind != b"RIFF":  # something else follows
+            return place
+        if length in (0, 0xFFFFFFFF):
             return None
-        place += length
+        place += 8 + length + length % 2
     return place
-
-
-def _riff_part(header: bytes) -> int | None:
-    length = int.from_bytes(header[4:8], "little")
-    known = header[:4] == b"RIFF" and length not in (0, 0xFFFFFFFF)
-    return 8 + length + length % 2 if known else None
-
-
-def _mp4_part(header: bytes) -> int | None:
-    length = int.from_bytes(header[:4], "big")
-    if length == 1:
-        length = int.from_bytes(header[8:16], "big")
-    return length if length >= 8 else None  # 0: to the end of the file
 
 
 def _picture(frame: av.VideoFrame) -> np.ndarray:

@@ -352,8 +352,16 @@ def store_table(sets: Mapping[str, float], tracks: int) -> str:
         requests = read * 1e3 / REQUEST_MB
         prices = [S3.month * size, S3.request * requests / 1e3, S3.region * read, S3.internet * read]
         dollars = [f"{price:,.2f}" if price < 100 else short(price) for price in prices]
-        lines.append([name, short(size), f"{size / SHARD_GB:,.0f}", short(requests), *dollars])
-    head = ["", "GB", f"shards of {SHARD_GB:g} GB", "requests", "a month's storage, $", "requests, $"]
+        lines.append([name, short(size), f"{size / SHARD_GB:,.0f}", short(read), short(requests), *dollars])
+    head = [
+        "",
+        "GB",
+        f"shards of {SHARD_GB:g} GB",
+        "read an epoch, GB",
+        "requests",
+        "a month's storage, $",
+        "requests, $",
+    ]
     return table([*head, "out of another region, $", "out over the internet, $"], lines)
 
 
@@ -417,6 +425,13 @@ def assumptions(gpu: Gpu, given: Assumptions) -> str:
             "Spring",
             f"{PAIRS:,} pairs with flow; 13.4 GB for 5,000 frames, 47.2 GB for 4,963 flow fields",
             "[its archives](https://doi.org/10.18419/darus-3376), sizes as users of them report",
+        ],
+        [
+            "an object store",
+            f"$ {S3.month} a GB and month, {S3.request} a thousand requests, {S3.region} a GB to another region, {S3.internet} to the "
+            f"internet; {S3.rate:,.0f} requests a second, 85 MB/s each",
+            "S3's list prices in us-east-1 as [reported in 2026](https://cloudburn.io/blog/amazon-s3-pricing) and its documented rate of "
+            "a prefix; the speed of a request is our estimate",
         ],
         [
             "schedules",

@@ -423,6 +423,13 @@ def test_sets_that_share_a_cache_need_room_for_all(written, tmp_path):
     alone = max(part.source.dataset.share(1) for part in parts(1.0)) / 1e9
     with pytest.raises(ValueError, match=r"cache_gb .*: expected at least"):
         Mixture(parts(1.2 * alone), seed=0)
+    with pytest.raises(
+        ValueError, match=r"cache_gb .*: expected at least"
+    ):  # the smaller of two limits, however the folder is spelled
+        first, second = parts(2 * alone)[0], parts(1.0)[1]
+        second.source.dataset.cache.folder = tmp_path / ".." / tmp_path.name
+        first.source.dataset.cache.limit = int(1.2e9 * alone)
+        Mixture([first, second], seed=0)
     both = Mixture(parts(2 * alone), seed=0)
     assert len({both[n]["name"] for n in range(2 * ROWS)}) == ROWS
 

@@ -22,6 +22,7 @@ from support.bulk import picture, results, run, write
 
 from winwin_hf.data import places
 from winwin_hf.inference.bulk import engines, work
+from winwin_hf.inference.bulk import run as runs
 from winwin_hf.inference.bulk.manifest import Manifest
 from winwin_hf.inference.bulk.outputs import Place
 from winwin_hf.inference.bulk.plan import plan
@@ -95,6 +96,21 @@ def test_a_list_whose_lines_are_others(models, tmp_path):
     (folder / "l.txt").write_text("1.png 3.png\n1.png 2.png\n")
     assert len(faults(folder / "l.txt", tmp_path / "out", models["flow"])) == 2
     assert run(folder / "l.txt", tmp_path / "out", models["flow"]).predicted == 2
+
+
+def test_a_list_of_addresses_whose_pictures_changed(models, tmp_path):
+    write(tmp_path, "1.png", "2.png")
+    (tmp_path / "l.txt").write_text("".join(f"file://{tmp_path}/{name}.png\n" for name in (1, 2)))
+    run(tmp_path / "l.txt", tmp_path / "out", models["depth"])
+    assert run(tmp_path / "l.txt", tmp_path / "out", models["depth"]).reused == 2
+    (tmp_path / "1.png").write_bytes(picture(9, (48, 64)))
+    assert len(faults(tmp_path / "l.txt", tmp_path / "out", models["depth"])) == 1
+    assert run(tmp_path / "l.txt", tmp_path / "out", models["depth"]).predicted == 1
+
+
+def test_a_chained_address(models, tmp_path):
+    with pytest.raises(ValueError, match="a chained address; expected one without ::"):
+        run("zip://x::a.zip", tmp_path / "out", models["depth"])
 
 
 def test_a_tar_that_grew(models, tmp_path):
@@ -281,9 +297,19 @@ def test_a_cut_video_is_a_broken_input(models, tmp_path, name, share):
 @pytest.mark.parametrize("name", ["v.mkv", "v.avi", "v.mp4"])
 @pytest.mark.parametrize("step", [1, 5])
 def test_a_whole_video_is_none(models, tmp_path, name, step):
-    """A slow one too, whose frames are shown for long."""
+    """A slow one too, whose frames are shown for long, and one that something follows."""
     video(tmp_path / name, "mjpeg" if name == "v.avi" else "libx264", 6, step=step)
     assert missing_end(tmp_path / name) is None
+    with (tmp_path / name).open("ab") as file:
+        file.write(b"TAG of another program" * 9)
+    assert missing_end(tmp_path / name) is None
+
+
+def test_rows_that_take_no_bytes(models, tmp_path):
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"image": pa.nulls(1_500_000, pa.binary())}), tmp_path / "in" / "p.parquet")
+    with pytest.raises(ValueError, match=r"p\.parquet: 1,500,000 rows in .*; expected pictures"):
+        run(tmp_path / "in", tmp_path / "out", models["depth"])
 
 
 def test_the_frames_of_a_video_are_those_that_are_there(models, tmp_path):
@@ -545,6 +571,22 @@ def test_pipes_in_the_output(models, frames, tmp_path, name):
     else:
         with pytest.raises(OSError, match="a pipe; expected a file"):
             faults(frames, out, models["depth"])
+
+
+def test_a_run_that_came_while_the_input_was_listed(models, tmp_path, monkeypatch):
+    one, two = write(tmp_path / "one", "1.png"), write(tmp_path / "two", "1.png")
+    true = runs.plan
+
+    def slow(given, *others):
+        found = [*true(given, *others)]
+        if given == str(two):
+            run(one, tmp_path / "out", models["depth"])
+        return iter(found)
+
+    monkeypatch.setattr(runs, "plan", slow)
+    with pytest.raises(ValueError, match="an earlier run with other settings"):
+        run(two, tmp_path / "out", models["depth"])
+    assert faults(one, tmp_path / "out", models["depth"]) == []
 
 
 @pytest.mark.slow

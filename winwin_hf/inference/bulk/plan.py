@@ -10,6 +10,7 @@ Notable:
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from collections import Counter
@@ -24,14 +25,16 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from winwin_hf.data.ahead import in_order
 from winwin_hf.data.benchmarks.listing import gaps
-from winwin_hf.data.formats.files import read_text
+from winwin_hf.data.formats.files import bytes_text, read_text
 from winwin_hf.data.places import content, filesystem, is_remote, joined, open_binary, outside, reaching
 from winwin_hf.inference.clips import IMAGE_SUFFIXES, open_clip
 from winwin_hf.redaction import redact
 from winwin_hf.task import Task
 
 UNIT = 32  # images at most
+STAMPS = 8  # requests at a time
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v")
 KINDS = {**dict.fromkeys(VIDEO_SUFFIXES, "video"), ".parquet": "parquet", ".tar": "tar"}
 LIST_SUFFIX = ".txt"
@@ -129,6 +132,8 @@ def _is_folder(given: str) -> bool:
 def _found(given: str, output: str) -> tuple[str, dict[str, str]]:
     """The folder that an input is in, and its files: address -> stamp."""
     if is_remote(given):
+        if "::" in given:
+            raise ValueError(f"{redact(given)}: a chained address; expected one without ::, or a list that names it")
         system, path = filesystem(given)
         with reaching(given):
             root, found = _remote(system, path)
@@ -167,11 +172,14 @@ def _remote(system: Any, path: str) -> tuple[str, dict[str, str]]:
     else:
         about, root = system.find(path, detail=True) if system.isdir(path) else {}, path
     return system.unstrip_protocol(root), {
-        system.unstrip_protocol(name): "-".join(
-            str(entry[key]) for key in ("size", "ETag", "etag", "mtime", "LastModified", "created") if entry.get(key)
-        )
-        for name, entry in about.items()
+        system.unstrip_protocol(name): _stamp(entry) for name, entry in about.items()
     }
+
+
+def _stamp(entry: dict[str, Any]) -> str:
+    """What a file system says of a file that changes with it."""
+    keys = ("size", "ETag", "etag", "mtime", "LastModified", "created")
+    return "-".join(str(entry[key]) for key in keys if entry.get(key))
 
 
 def _local(given: str) -> tuple[str, dict[str, str]]:
@@ -199,7 +207,13 @@ def _below(folder: Path, within: tuple[Path, ...]) -> list[Path]:
 
 
 def stamp_of(file: str | Path) -> str:
-    """Size and time of change of a file of this machine; "" where there is none."""
+    """Size and time of change of a file, as its place says them; "" where there is none."""
+    if is_remote(str(file)):
+        try:
+            system, path = filesystem(str(file))
+            return _stamp(system.info(path))
+        except Exception:  # of any library below fsspec; reading it will say it
+            return ""
     try:
         status = Path(file).stat()
     except OSError:
@@ -226,9 +240,11 @@ def _listed(given: str, images: int) -> list[Item]:
     names = _named(_common(shown), shown)
     times = Counter(shown)
     items = []
-    for (number, files), first in zip(lines, shown, strict=True):  # a frame may be the first of several pairs
+    asked = in_order(lambda files: " ".join(map(stamp_of, files)).strip(), [files for _, files in lines], STAMPS)
+    for (number, files), first, stamp in zip(
+        lines, shown, asked, strict=True
+    ):  # a frame may be the first of several pairs
         name = names[first]
-        stamp = " ".join(stamp_of(file) for file in files if not is_remote(file))
         items.append(Item(name if times[first] == 1 else f"{name}.line{number}", files, stamp))
     return items
 
@@ -308,8 +324,11 @@ def _parquet(source: str, name: str, pairs: bool) -> list[Unit]:
         with open_binary(source) as file:
             footer = pq.ParquetFile(file).metadata
             counts = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
+            size = file.seek(0, os.SEEK_END)
     except Exception:  # whatever pyarrow raises for a damaged file: a worker will say it
         return [Unit("parquet", source, None, name)]
+    if sum(counts) > size:
+        raise ValueError(f"{redact(source)}: {sum(counts):,} rows in {bytes_text(size)}; expected pictures")
     units: list[Unit] = []
     start = 0
     for group, count in enumerate(counts):

@@ -77,7 +77,9 @@ def _parquet(unit: Unit, task: Task) -> Iterator[Wanted]:
         rows = parquet.iter_batches(1, row_groups=[unit.items[0].where[0]], columns=list(columns))
         for number in range(max(wanted) + 1):
             with reaching(unit.source), decoding(unit.source, "Parquet file"):
-                batch = next(rows)
+                batch = next(rows, None)
+            if batch is None:
+                raise ValueError(f"{unit.source}: fewer rows than its footer said")
             if item := wanted.get(number):
                 source = f"{unit.source}#{item.where[0]}/{item.where[1]}"
                 yield Wanted(item.name, source, partial(_cells, batch.to_pylist()[0], columns, item))

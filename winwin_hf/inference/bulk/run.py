@@ -117,13 +117,14 @@ def predict(
     given = given if is_remote(given) else str(Path(given).absolute()) if given.strip() else given
     place = Place(job.output)
     settings = _settings(given, model, job)
-    there = Manifest.load(place).check(settings)
+    Manifest.load(place).check(settings)
     units = [*plan(given, task, job.output)]
     if gap := gap_in(units):
         say(gap)
     _check_collisions(units, job)
     with _alone(place):
         manifest = Manifest.load(place)
+        there = manifest.check(settings)  # once more: another run may have come while the input was listed
         if not there:
             place.write(RUN, lines([settings], indent=1))
         try:
