@@ -28,6 +28,11 @@ def is_remote(address: str) -> bool:
     return "://" in address
 
 
+def plain(address: str) -> str:
+    """An address; of this machine's own disk (file://, local://) the path."""
+    return str(LocalFileSystem._strip_protocol(address)) if address.startswith(("file://", "local://")) else address
+
+
 def filesystem(address: str) -> tuple[Any, str]:
     """fsspec's file system of an address, and the path in it. Raises ValueError for one that fsspec doesn't know."""
     if not is_remote(address):

@@ -442,4 +442,5 @@ def test_processes_that_share_no_tracks_evenly_are_told(written, tmp_path, caplo
 def test_a_folder_is_cached_on_demand(written, tmp_path):
     found = open_shards(written / "parquet", cached=True, cache=str(tmp_path))
     assert isinstance(found, CachedShards) and found[3]["name"]
+    assert isinstance(open_shards(written / "parquet", streaming=False, cached=True, cache=str(tmp_path)), CachedShards)
     assert not isinstance(open_shards(written / "parquet"), CachedShards)

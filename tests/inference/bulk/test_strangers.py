@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import av
 import datasets
+import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +23,7 @@ import pytest
 from support.bulk import picture, results, run, write
 
 from winwin_hf.data import places
-from winwin_hf.inference.bulk import engines, work
+from winwin_hf.inference.bulk import engines, outputs, work
 from winwin_hf.inference.bulk import run as runs
 from winwin_hf.inference.bulk.manifest import Manifest
 from winwin_hf.inference.bulk.outputs import Place
@@ -359,9 +361,11 @@ def test_the_output_is_no_input(models, tmp_path):
     """However the two are spelled."""
     folder = write(tmp_path / "in", "1.png")
     (tmp_path / "link").symlink_to(folder)
-    for given, output in (("in", "in/a"), ("in/../in", "in/../in/b"), ("in", "link/c"), ("link", "in/d")):
+    spellings = [("in", "in/a"), ("in/../in", "in/../in/b"), ("in", "link/c"), ("link", "in/d")]
+    protocols = [("", ""), ("file://", ""), ("", "file://"), ("local://", "file://")]
+    for (given, output), (first, second) in itertools.product(spellings, protocols):
         for _ in range(2):
-            run(tmp_path / given, tmp_path / output, models["segmentation"])
+            run(f"{first}{tmp_path}/{given}", f"{second}{tmp_path}/{output}", models["segmentation"])
         assert len([name for name in results(tmp_path / output) if name.endswith(".png")]) == 1
         shutil.rmtree(tmp_path / output)
 
@@ -443,8 +447,6 @@ def test_a_tar_without_pictures(models, tmp_path):
 
 
 def test_more_than_a_picture_has(models, tmp_path, monkeypatch):
-    import fsspec
-
     monkeypatch.setattr("winwin_hf.data.places.content.__defaults__", (20,))
     fsspec.filesystem("memory").pipe_file("/many/1.png", picture())
     try:
@@ -608,6 +610,20 @@ def test_a_second_run_into_one_output_is_refused(models, frames, tmp_path, monke
     with locked(tmp_path / "out" / "manifest"):
         pass
     assert run(frames, tmp_path / "out", models["depth"]).predicted == 7
+
+
+def test_a_file_of_another_machine_appears_when_it_is_whole(monkeypatch):
+    monkeypatch.setattr(outputs, "FILES", {"memory"})
+    system, seen = fsspec.filesystem("memory"), []
+    true = type(system).pipe_file
+    monkeypatch.setattr(
+        type(system), "pipe_file", lambda self, path, *given: seen.append(path) or true(self, path, *given)
+    )
+    try:
+        Place("memory://whole").write("a/1.npy", b"x")
+        assert seen == ["/whole/a/.1.npy.part"] and system.find("/whole") == ["/whole/a/1.npy"]
+    finally:
+        system.rm("/whole", recursive=True)
 
 
 def test_too_many_threads(models, frames, tmp_path):

@@ -20,7 +20,7 @@ import datasets
 
 from winwin_hf.data.benchmarks.catalog import sliced
 from winwin_hf.data.formats.files import read_bounded
-from winwin_hf.data.places import is_remote, joined, open_binary
+from winwin_hf.data.places import is_remote, joined, open_binary, plain
 from winwin_hf.data.rows import COLUMNS, own_files_only, undecoded
 from winwin_hf.data.shards.cached import CACHE_GB, TRACKS, CachedShards
 from winwin_hf.data.shards.tars import read_tars
@@ -42,6 +42,7 @@ def shards_info(path: str | Path) -> dict[str, Any]:
         path: the folder, or an address that fsspec knows, such as hf://datasets/USER/NAME.
     Raises: FileNotFoundError where there is none; ValueError for another layout.
     """
+    path = plain(str(path))
     try:
         with open_binary(joined(str(path), SIDECAR)) as file:
             info = json.loads(read_bounded(file))
@@ -130,12 +131,14 @@ def open_shards(
         path: as in `shards_info`.
         streaming: False: a Dataset with random access, for which `datasets` copies everything into its cache.
         split: the shards' own, to check it; without streaming also a part of it, as "train[:80%]".
-        cached: streamed shards are copied as they are needed, and read by the numbers of their rows. None: where `path` is an address.
+        cached: shards are copied as they are needed, and read by the numbers of their rows, whatever `streaming` says. None: where
+            `path` is an address that would be streamed.
         cache, cache_gb: the folder of copies, which all processes of a machine may share, and its size. Default folder: in the cache of
             `datasets`.
         tracks: see `CachedShards`.
     Raises: FileNotFoundError or ValueError for an incomplete folder, another split or a cache that is too small.
     """
+    path = plain(str(path))
     info = shards_info(path)
     if split is not None and split.partition("[")[0] != info["split"] != split:
         raise ValueError(f"{path}: holds the split {info['split']!r}, not {split!r}")
@@ -144,7 +147,7 @@ def open_shards(
         raise ValueError(f"split {split!r}: shards are streamed whole; expected {info['split']!r}, or streaming=False")
     if not is_remote(str(path)):
         check_shards(path, info)
-    if streaming and (is_remote(str(path)) if cached is None else cached):
+    if (streaming and is_remote(str(path))) if cached is None else cached:
         folder = Path(cache).expanduser() if cache else Path(datasets.config.HF_DATASETS_CACHE) / "winwin-shards"
         return CachedShards(str(path), info, folder, cache_gb, tracks)
     dataset: Any

@@ -28,6 +28,7 @@ from winwin_hf.redaction import redact
 from winwin_hf.task import Task
 
 SHARDS = "data"  # folder of Parquet
+FILES = {"ftp", "hdfs", "sftp", "smb", "ssh", "webhdfs"}  # where a file shows before it is whole, unlike an object
 MAX_READ = 2**32  # bytes of a manifest, a result or a shard
 # Task -> what a result may be written as; the first is the default. The key in `rows.COLUMNS`' *_format is its value.
 FORMATS: dict[str, dict[str, str]] = {
@@ -53,9 +54,14 @@ class Place:
         address = joined(self.root, name)
         if is_remote(address):
             system, path = filesystem(address)
+            folder, _, file = path.rpartition("/")
             with reaching(address):
-                system.makedirs(path.rpartition("/")[0], exist_ok=True)
-                system.pipe_file(path, content)
+                system.makedirs(folder, exist_ok=True)
+                if address.partition("://")[0] in FILES:
+                    system.pipe_file(f"{folder}/.{file}.part", content)
+                    system.mv(f"{folder}/.{file}.part", path)
+                else:
+                    system.pipe_file(path, content)
             return
         Path(address).parent.mkdir(parents=True, exist_ok=True)
         with write_atomic(address) as temporary:

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from winwin_hf.data.ahead import in_order
 from winwin_hf.data.benchmarks.listing import gaps
 from winwin_hf.data.formats.files import bytes_text, read_text
-from winwin_hf.data.places import content, filesystem, is_remote, joined, open_binary, outside, reaching
+from winwin_hf.data.places import content, filesystem, is_remote, joined, open_binary, outside, plain, reaching
 from winwin_hf.inference.clips import IMAGE_SUFFIXES, open_clip
 from winwin_hf.redaction import redact
 from winwin_hf.task import Task
@@ -233,7 +233,7 @@ def _listed(given: str, images: int) -> list[Item]:
             continue
         if len(parts) != images:
             raise ValueError(f"{redact(given)}: line {number} has {len(parts)} names; expected {images}")
-        lines.append((number, tuple(part if is_remote(part) else joined(folder, part) for part in parts)))
+        lines.append((number, tuple(part if is_remote(part) else joined(folder, part) for part in map(plain, parts))))
     if not lines:
         raise ValueError(f"{redact(given)}: an empty list; expected an image a line")
     shown = [outside(files[0]) for _, files in lines]

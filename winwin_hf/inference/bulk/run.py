@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from winwin_hf import bundled
 from winwin_hf.data.formats.files import told_of
-from winwin_hf.data.places import is_remote
+from winwin_hf.data.places import is_remote, plain
 from winwin_hf.downloads import checked_downloads
 from winwin_hf.inference.bulk.engines import run_local, run_ray
 from winwin_hf.inference.bulk.manifest import FOLDER, RUN, WHOLE, Manifest, differences, file_of, lines, shown, wrong
@@ -84,6 +84,7 @@ def predict(
         (`BrokenInput`). OSError: a result can't be written.
     """
     check_quality(quality)
+    given, output = plain(given), plain(output)
     task = _task_of(model)
     if quality is not None and task.name != "optical-flow":
         raise ValueError(f"{model}: quality {quality!r} is for networks of flow")
@@ -181,6 +182,7 @@ def _predict(
 def verify(given: str, output: str, model: str = "winwin-depth") -> tuple[int, list[str]]:
     """The number of results, and what is wrong with them: inputs without one, results that are gone or not what was written, or of
     other weights or inputs. Raises ValueError where there is no manifest."""
+    given, output = plain(given), plain(output)
     given = given if is_remote(given) else str(Path(given).absolute()) if given.strip() else given
     task = _task_of(model)
     manifest = Manifest.load(Place(output))
