@@ -65,7 +65,8 @@ def predict(
         raise UsageError(
             f"OUTPUT {output}: it would end with this command; expected a folder, or an address that stays"
         )
-    if engine == "local" and not verify and workers != 1 and (workers or os.cpu_count() or 1) > (0 if workers else 4):
+    several = workers > 1 if workers else (os.cpu_count() or 1) > 4  # as `run.predict` decides without a GPU
+    if engine == "local" and not verify and several:
         import_early()
     from winwin_hf.inference.bulk import run
 

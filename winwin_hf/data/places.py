@@ -103,12 +103,10 @@ def source_of(address: str) -> Source:
     return Blob(content(address), redact(address)) if is_remote(address) else address
 
 
-def outside(address: str) -> str:
+def public_path(address: str) -> str:
     """An address without the name and password of a user, and without what follows the path; for names that are made of it."""
-    protocol, _, rest = address.partition("://")
+    _, _, rest = address.partition("://")
+    if not rest:
+        return address
     host, _, path = rest.partition("/")
-    return (
-        posixpath.join(host.rpartition("@")[2], path.partition("?")[0].partition("#")[0])
-        if protocol and rest
-        else address
-    )
+    return posixpath.join(host.rpartition("@")[2], path.partition("?")[0].partition("#")[0])

@@ -310,8 +310,11 @@ def test_a_whole_video_is_none(models, tmp_path, name, step):
 def test_rows_that_take_no_bytes(models, tmp_path):
     (tmp_path / "in").mkdir()
     pq.write_table(pa.table({"image": pa.nulls(1_500_000, pa.binary())}), tmp_path / "in" / "p.parquet")
-    with pytest.raises(ValueError, match=r"p\.parquet: 1,500,000 rows in .*; expected pictures"):
+    with pytest.raises(BrokenInput, match=r"p\.parquet: 1,500,000 rows in .*; expected pictures"):
         run(tmp_path / "in", tmp_path / "out", models["depth"])
+    write(tmp_path / "in", "1.png")
+    done = run(tmp_path / "in", tmp_path / "out", models["depth"], skip_broken=True)
+    assert done.predicted == 1 and len(done.broken) == 1
 
 
 def test_the_frames_of_a_video_are_those_that_are_there(models, tmp_path):

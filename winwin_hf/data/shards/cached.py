@@ -36,8 +36,8 @@ class CachedShards:
         info: its `shards_info`.
         folder: of the cache, on a disk of this machine; all its processes may use one.
         cache_gb: what the cache may take of the disk, in 10^9 bytes.
-        tracks: shards that a training reads at the same time, all its processes together; see `streams.ShardOrder`.
-    Raises: ValueError for a cache without room for two shards and the largest, or no track.
+        tracks: shards that a training reads at the same time, all its processes together; see `streams.Tracks`.
+    Raises: ValueError for no track.
     """
 
     def __init__(self, path: str, info: dict[str, Any], folder: Path, cache_gb: float = CACHE_GB, tracks: int = TRACKS):

@@ -136,7 +136,7 @@ def open_shards(
         cache, cache_gb: the folder of copies, which all processes of a machine may share, and its size. Default folder: in the cache of
             `datasets`.
         tracks: see `CachedShards`.
-    Raises: FileNotFoundError or ValueError for an incomplete folder, another split or a cache that is too small.
+    Raises: FileNotFoundError or ValueError for an incomplete folder, another split or no track.
     """
     path = plain(str(path))
     info = shards_info(path)

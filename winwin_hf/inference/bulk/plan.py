@@ -27,8 +27,8 @@ import pyarrow.parquet as pq
 
 from winwin_hf.data.ahead import in_order
 from winwin_hf.data.benchmarks.listing import gaps
-from winwin_hf.data.formats.files import bytes_text, read_text
-from winwin_hf.data.places import content, filesystem, is_remote, joined, open_binary, outside, plain, reaching
+from winwin_hf.data.formats.files import read_text
+from winwin_hf.data.places import content, filesystem, is_remote, joined, open_binary, plain, public_path, reaching
 from winwin_hf.inference.clips import IMAGE_SUFFIXES, open_clip
 from winwin_hf.redaction import redact
 from winwin_hf.task import Task
@@ -236,7 +236,7 @@ def _listed(given: str, images: int) -> list[Item]:
         lines.append((number, tuple(part if is_remote(part) else joined(folder, part) for part in map(plain, parts))))
     if not lines:
         raise ValueError(f"{redact(given)}: an empty list; expected an image a line")
-    shown = [outside(files[0]) for _, files in lines]
+    shown = [public_path(files[0]) for _, files in lines]
     names = _named(_common(shown), shown)
     times = Counter(shown)
     items = []
@@ -327,8 +327,8 @@ def _parquet(source: str, name: str, pairs: bool) -> list[Unit]:
             size = file.seek(0, os.SEEK_END)
     except Exception:  # whatever pyarrow raises for a damaged file: a worker will say it
         return [Unit("parquet", source, None, name)]
-    if sum(counts) > size:
-        raise ValueError(f"{redact(source)}: {sum(counts):,} rows in {bytes_text(size)}; expected pictures")
+    if sum(counts) > size:  # no pictures, and too many to list: a worker will say it
+        return [Unit("parquet", source, None, name)]
     units: list[Unit] = []
     start = 0
     for group, count in enumerate(counts):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tarfile
 import tempfile
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 
 from winwin_hf.data import formats
 from winwin_hf.data.formats.files import Blob, bytes_text, decoding
-from winwin_hf.data.places import MAX_FILE, is_remote, open_binary, outside, reaching, source_of
+from winwin_hf.data.places import MAX_FILE, is_remote, open_binary, public_path, reaching, source_of
 from winwin_hf.data.shards.tars import open_tar
 from winwin_hf.inference.bulk.plan import Item, Unit, frame_name, row_name
 from winwin_hf.inference.clips import IMAGE_SUFFIXES, missing_end, open_clip
@@ -70,7 +71,8 @@ def _parquet(unit: Unit, task: Task) -> Iterator[Wanted]:
         with decoding(unit.source, "Parquet file"):
             parquet = pq.ParquetFile(file)
         if not unit.items:
-            return
+            size = bytes_text(file.seek(0, os.SEEK_END))
+            raise ValueError(f"{unit.source}: {parquet.metadata.num_rows:,} rows in {size}; expected pictures")
         columns = _columns(parquet.schema_arrow.names, task, unit.source)
         wanted = {item.where[1]: item for item in unit.items}
         # One row after the other: equal cells are stored once, so a few bytes may be many rows of megabytes.
@@ -169,7 +171,7 @@ def _on_disk(source: str) -> Iterator[str]:
         yield source
         return
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / PurePosixPath(outside(source)).name
+        copy = Path(folder) / PurePosixPath(public_path(source)).name
         with open_binary(source) as file, copy.open("wb") as written, reaching(source):
             shutil.copyfileobj(file, written, 2**20)
         yield str(copy)

@@ -20,7 +20,18 @@ from winwin_hf.data.formats.files import told_of
 from winwin_hf.data.places import is_remote, plain
 from winwin_hf.downloads import checked_downloads
 from winwin_hf.inference.bulk.engines import run_local, run_ray
-from winwin_hf.inference.bulk.manifest import FOLDER, RUN, WHOLE, Manifest, differences, file_of, lines, shown, wrong
+from winwin_hf.inference.bulk.manifest import (
+    FOLDER,
+    RUN,
+    WHOLE,
+    Manifest,
+    Record,
+    differences,
+    file_of,
+    lines,
+    shown,
+    wrong,
+)
 from winwin_hf.inference.bulk.outputs import FORMATS, SHARDS, Place
 from winwin_hf.inference.bulk.plan import Unit, gap_in, plan
 from winwin_hf.inference.bulk.work import Job
@@ -123,13 +134,19 @@ def predict(
     if gap := gap_in(units):
         say(gap)
     _check_collisions(units, job)
+
+    def start(left: list[Unit]) -> Iterator[list[Record]]:
+        if engine == "ray":
+            return run_ray(job, left, workers, address)
+        return run_local(job, left, min(count, max(len(left), 1)), devices)
+
     with _alone(place):
         manifest = Manifest.load(place)
         there = manifest.check(settings)  # once more: another run may have come while the input was listed
         if not there:
             place.write(RUN, lines([settings], indent=1))
         try:
-            return _predict(units, manifest, job, engine, count, devices, address, workers, task, progress, say)
+            return _predict(units, manifest, job, count, start, progress, say)
         except BaseException:
             if not there and place.files() <= {RUN, f"{FOLDER}/{LOCK}"}:  # nothing was done
                 place.remove(RUN)
@@ -140,15 +157,12 @@ def _predict(
     units: list[Unit],
     manifest: Manifest,
     job: Job,
-    engine: Engine,
     count: int,
-    devices: list[str],
-    address: str,
-    workers: int | None,
-    task: Task,
+    start: Callable[[list[Unit]], Iterator[list[Record]]],
     progress: bool,
     say: Callable[[str], Any],
 ) -> Summary:
+    """Predicts what is left. start: gives the records of units, of which `count` are done at once."""
     place = manifest.place
     if manifest.parts:
         manifest.fold()  # so that a later record is that of a later run
@@ -156,18 +170,12 @@ def _predict(
     left = [*_left(units, held, manifest)]
     summary = Summary(0, len(held), [], 0.0)
     total = sum(unit.expected if unit.items is None else len(unit.items) for unit in left)
-    left = [
-        part for unit in left for part in _parts(unit, -(-total // (4 * count)))
-    ]  # so that no worker ends long before another
+    most = -(-total // (4 * count))  # of a piece, so that no worker ends long before another
+    left = [part for unit in left for part in _parts(unit, most)]
     if held:
         say(f"{place.shown}: {len(held)} results are there; going on")
-    made = (
-        run_ray(job, left, workers, address)
-        if engine == "ray"
-        else run_local(job, left, min(count, max(len(left), 1)), devices)
-    )
-    with tqdm(total=total or None, unit="image", disable=not progress, desc=task.title) as bar:
-        for records in made:
+    with tqdm(total=total or None, unit="image", disable=not progress, desc=TASKS[job.task].title) as bar:
+        for records in start(left):
             for record in records:
                 if "error" in record:
                     summary.broken.append(record["error"])
@@ -279,8 +287,8 @@ def _check_collisions(units: list[Unit], job: Job) -> None:
 
 
 def _parts(unit: Unit, most: int) -> Iterator[Unit]:
-    """A unit in pieces of at most so many items; a video stays whole, since it is decoded from its beginning."""
-    if unit.items is None or unit.kind == "video":
+    """A unit in pieces of at most so many items; a video or tar file stays whole, since it is read from its beginning."""
+    if unit.items is None:
         yield unit
         return
     for start in range(0, len(unit.items), most):
