@@ -178,12 +178,14 @@ class DepthReader:
 class SegmentationReader:
     """Row of `rows.COLUMNS["semantic-segmentation"]` -> a sample with labels, 255 where ignored.
 
-    num_labels: ids below it are classes. format: of the labels, where rows have no `label_format`.
+    num_labels: ids below it are classes. format: of the labels, where rows have no `label_format`. table: uint8 (256,), label of the
+    set -> label to learn (merging.py).
     """
 
     num_labels: int
     augmentation: ImageAugmentation | None = None
     format: str | None = "ids"
+    table: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.num_labels > IGNORE:
@@ -206,7 +208,7 @@ class SegmentationReader:
                     raise ValueError(
                         f"its annotation holds the ids {ids}; expected 0 to {self.num_labels - 1}, or {IGNORE} where ignored"
                     )
-                label = label.astype(np.uint8)
+                label = label.astype(np.uint8) if self.table is None else self.table[label]
             return image, label
 
     def __call__(self, example: dict[str, Any], rng: np.random.Generator) -> ImageSample:

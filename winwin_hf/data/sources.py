@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +19,7 @@ from winwin_hf.data.augmentation import FlowAugmentation, ImageAugmentation
 from winwin_hf.data.benchmarks import catalog
 from winwin_hf.data.benchmarks.entry import DataSet
 from winwin_hf.data.formats.files import read_text
+from winwin_hf.data.merging import Classes, merge_table
 from winwin_hf.data.readers import DepthReader, FlowReader, SegmentationReader
 from winwin_hf.data.rows import COLUMNS, own_files_only, undecoded
 from winwin_hf.data.sample import Reader
@@ -26,14 +27,19 @@ from winwin_hf.data.shards import CACHE_GB, TRACKS, CachedShards, open_shards, s
 from winwin_hf.data.synthetic.rooms import RoomSettings, SyntheticDepth
 from winwin_hf.data.synthetic.scenes import SyntheticFlow, scene_seed, scene_stream
 from winwin_hf.data.synthetic.settings import SceneSettings
+from winwin_hf.data.worlds.kinds import CLASSES
+from winwin_hf.data.worlds.reader import SyntheticWorlds
+from winwin_hf.data.worlds.settings import WorldSettings
 from winwin_hf.downloads import checked_downloads
 from winwin_hf.model.weights_winwin import reason_of
 from winwin_hf.task import TASKS, DataTask
 
+WORLDS = "synthetic-worlds"
 HELD_OUT = 1_000_003  # added to the seeds of held-out scenes and textures
 SYNTHETIC: dict[str, tuple[DataTask, Any, Any]] = {  # task, settings and reader
     "synthetic-flow": ("optical-flow", SceneSettings, SyntheticFlow),
     "synthetic-depth": ("depth-estimation", RoomSettings, SyntheticDepth),
+    WORLDS: ("optical-flow", WorldSettings, SyntheticWorlds),  # or what its settings say
 }
 OTHERS = (*SYNTHETIC, "shards", "hub")
 
@@ -43,7 +49,7 @@ class Source:
     """
     dataset: examples, undecoded. reader: example -> Sample. labels: class names (segmentation only).
     entry: the catalogue's, of a catalogued set. missing: paths of files that left-out examples lack.
-    at: number -> example, of endless sets.
+    at: number -> example, of endless sets. groups: of merged classes, see merging.py.
     """
 
     name: str
@@ -54,6 +60,14 @@ class Source:
     entry: DataSet | None = None
     missing: tuple[str, ...] = ()
     at: Callable[[int], dict[str, Any]] | None = None
+    groups: list[tuple[int, ...]] = field(default_factory=list)
+
+    def merge(self, labels: list[str], classes: Classes, groups: list[tuple[int, ...]]) -> None:
+        """Takes other classes for its own, see `merge_table`, which raises ValueError."""
+        if self.labels is None:
+            raise ValueError(f"{self.name} has no classes to merge; expected sets for semantic segmentation")
+        self.reader.table = merge_table(self.labels, labels, classes, groups)  # type: ignore[attr-defined]
+        self.labels = tuple(labels)
 
     def examples(self, length: int | None = None, rank: int = 0, world: int = 1) -> Iterator[dict[str, Any]]:
         """Every `world`-th example from `rank` on, of the first `length`; each with its "index"."""
@@ -146,9 +160,9 @@ def open_source(
 
     Args:
         name: a catalogued set (`winwin data list`), one of `SYNTHETIC`, "shards" (made by `winwin data shards`) or "hub".
-        path: its folder; for the Hub the repository; for synthetic scenes an optional folder of photographs.
+        path: its folder; for the Hub the repository; for synthetic scenes an optional folder of photographs, for worlds of meshes.
         split: "train" or a held-out one; "train[:80%]" is a part.
-        settings: fields of SceneSettings, RoomSettings, FlowAugmentation or ImageAugmentation.
+        settings: fields of SceneSettings, RoomSettings, WorldSettings, FlowAugmentation or ImageAugmentation.
         seed, length, num_shards: of the synthetic stream; see `scene_stream`.
         options: fields of `HubOptions` or `ShardOptions`, or the keywords of a catalogued set's function.
         augment: augment with the default settings where none are given.
@@ -162,10 +176,15 @@ def open_source(
             raise ValueError(f"split {split!r} of {name}, whose scenes have no end; expected train, val or test")
         if options:
             raise ValueError(f"options of {name}: unknown {', '.join(options)}; expected none, but settings")
-        scene = build(kind, {**({"textures": path} if path else {}), **(settings or {})}, where)
+        photographs = {"textures": path} if path and name != WORLDS else {}
+        scene = build(kind, {**photographs, **(settings or {})}, where)
         if split != "train":
             seed, scene = seed + HELD_OUT, scene.held_out(HELD_OUT)
         stream = scene_stream(seed, num_shards, length)
+        if name == WORLDS:
+            labels = CLASSES if scene.task == "semantic-segmentation" else None
+            reader = SyntheticWorlds(scene, path)
+            return Source(name, scene.task, stream, reader, labels, at=partial(_scene, seed, num_shards))
         return Source(name, task, stream, scenes(scene), at=partial(_scene, seed, num_shards))
     if name not in OTHERS:
         catalog.entry_of(name)

@@ -15,6 +15,7 @@ from accelerate.utils import broadcast_object_list
 
 from winwin_hf.data.benchmarks import catalog
 from winwin_hf.data.formats.files import NEW, owner, read_text, remove_leftovers, told_of
+from winwin_hf.data.merging import translation
 from winwin_hf.data.sources import OTHERS, SYNTHETIC, Source, open_source
 from winwin_hf.evaluation import report, submission, worst
 from winwin_hf.evaluation.methods import load
@@ -211,7 +212,7 @@ def _evaluate_one(
     result = score(
         predictor,
         source,
-        new_metric(source, settings.double, settings.align),
+        new_metric(source, settings.double, settings.align, predictor.labels, predictor.synonyms),
         accelerator,
         settings.length,
         settings.skip_broken,
@@ -250,7 +251,11 @@ def _check_fits(predictor: Method, data_set: _DataSet) -> None:
         raise ValueError(
             f"{predictor.name} is for {TASKS[predictor.task].title}, {name} is for {TASKS[source.task].title}"
         )
-    if predictor.labels is not None and predictor.labels != source.labels:
+    if (
+        predictor.labels is not None
+        and predictor.labels != source.labels
+        and translation(predictor.labels, source.labels or (), predictor.synonyms) is None
+    ):
         raise ValueError(
             f"{predictor.name} knows {len(predictor.labels)} classes ({', '.join(predictor.labels[:4])}, ...), {name} has "
             f"{len(source.labels or ())} ({', '.join((source.labels or ())[:4])}, ...); expected the same. If only "

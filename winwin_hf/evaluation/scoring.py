@@ -7,7 +7,7 @@ gives the same figures, to the last digit.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from winwin_hf.data.merging import translation
 from winwin_hf.data.readers import DepthReader, FlowReader, SegmentationReader
 from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.sources import Source
@@ -88,20 +89,28 @@ class Result:
         return float(np.median([image.seconds for image in self.images])) if self.images else float("nan")
 
 
-def new_metric(source: Source, double: str = "best", align: str | None = None) -> Metric:
+def new_metric(
+    source: Source,
+    double: str = "best",
+    align: str | None = None,
+    labels: Sequence[str] | None = None,
+    synonyms: Mapping[str, Sequence[str]] | None = None,
+) -> Metric:
     """
     An empty metric for a source, with its classes or its benchmark's depth range and crop.
 
     Args:
         double: for flow, see `FlowMetric`; "best" is how Spring's benchmark scores.
         align: for depth, see `DepthMetric`.
+        labels, synonyms: of the network, where its classes may differ from the set's (`translation`).
     """
     entry = source.entry
     if source.task == "optical-flow":
         return FlowMetric(double=double)
     if source.task == "semantic-segmentation":
-        labels = source.labels or ()
-        return SegmentationMetric(len(labels), names=labels)
+        names = source.labels or ()
+        table = translation(labels, names, synonyms) if labels is not None and tuple(labels) != names else None
+        return SegmentationMetric(len(names), names=names, table=table)
     low, high = entry.depth_range if entry else (1e-3, float("inf"))
     return DepthMetric(low, high, crop=entry.crop if entry else None, align=align)
 
@@ -165,7 +174,7 @@ def score(
             broken.append((int(example["index"]), str(example.get("name", example["index"])), str(error)))
             continue
         predicted = method(frame.image, frame.second)
-        prediction = predicted.values
+        prediction = metric.fitted(predicted.values)
         row = None
         if frame.target is not None:
             maps = {}

@@ -55,7 +55,8 @@ class Prediction:
         values: flow (2, H, W) float32, (right, down) in pixels; depth (H, W) float32, metres; class ids (H, W) uint8, or
             int32 of a network with more than 256 classes.
         confidence: of a network's flow, (H, W) float32 in 0..1; otherwise None.
-        expected_error: of a network's flow, (H, W) float32: by how many pixels the network expects u and v to be wrong; otherwise None.
+        expected_error: (H, W) float32: by how many pixels a network of flow expects u and v to be wrong, or by how many metres one of depth
+            that says so expects its depth to be; otherwise None.
         log_scale: of a network's flow, (H, W) float32: the raw channel that confidence is made of; it grows with the expected error.
         seconds: pre-processing, network and post-processing, without reading files.
         passes: forward passes of the network; 0 for a method without one.
@@ -87,6 +88,11 @@ class Method(ABC):
     @property
     def labels(self) -> tuple[str, ...] | None:
         """Class names in the order of their ids (segmentation), None for other tasks."""
+        return None
+
+    @property
+    def synonyms(self) -> dict[str, list[str]] | None:
+        """Class -> what data sets call it, or something that it is a part of; None without such names."""
         return None
 
     def __call__(self, image: Image, second: Image | None = None) -> Prediction:
@@ -234,6 +240,10 @@ class Predictor(Method):
         names = self.model.config.id2label
         return tuple(names[index] for index in range(len(names))) if self.task == "semantic-segmentation" else None
 
+    @property
+    def synonyms(self) -> dict[str, list[str]] | None:
+        return self.model.config.label_synonyms
+
     def predict(self, image: np.ndarray, second: np.ndarray | None) -> Prediction:
         return self.predict_batch([image], None if second is None else [second])[0]
 
@@ -277,7 +287,7 @@ class Predictor(Method):
             return [{"values": maps.pop("flow").float(), **maps} for maps in found]
         if self.task == "depth-estimation":
             found = processor.post_process_depth_estimation(outputs, target_sizes=sizes)
-            return [{"values": maps["predicted_depth"].float()} for maps in found]
+            return [{"values": maps.pop("predicted_depth").float(), **maps} for maps in found]
         dtype = torch.uint8 if self.model.config.num_labels <= 256 else torch.int32
         found = processor.post_process_semantic_segmentation(outputs, target_sizes=sizes)
         return [{"values": ids.to(dtype)} for ids in found]

@@ -86,6 +86,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "refinement_iterations": (0, 1000),
     "min_depth": (0, 1e9),
     "max_depth": (0, 1e9),
+    "depth_error_weight": (0, 1e9),
+    "depth_edge_weight": (0, 1e9),
     "min_flow_scale": (0, 1e9),
     "max_flow_scale": (0, 1e9),
     "flow_scale_penalty": (0, 1e6),
@@ -266,6 +268,12 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
             Number of times that the flow is refined at each of those strides, with the same weights.
         min_depth, max_depth (`float`, default to 0.1 and 10.0):
             Range of the predicted depth in metres; the network's output is linear in the logarithm of depth.
+        depth_error (`bool`, defaults to `False`):
+            Whether the depth head also predicts the relative error that it expects at each pixel (ours).
+        depth_error_weight (`float`, defaults to 0.1):
+            Weight of that in the loss; no gradient of it reaches the depth itself.
+        depth_edge_weight (`float`, defaults to 0.0):
+            Weight in the depth loss of differences between neighbours, which makes edges sharp.
         min_flow_scale, max_flow_scale (`float`, default to 0.25 and 4.0):
             Bounds in pixels of the Laplacian's scale in the flow loss (CroCo-Flow).
         flow_scale_penalty (`float`, defaults to 0.0):
@@ -276,6 +284,10 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
         semantic_loss_weights (`list[float]`, *optional*):
             Weight of each class in the segmentation loss, in the order of the labels. Default: all alike. Other labels drop the weights
             of those before, with a warning.
+        semantic_label_groups (`list[list[int]]`, *optional*):
+            Classes of which any is right, for pixels that a data set doesn't tell apart: the label `num_labels + n` is the group n (ours).
+        label_synonyms (`dict[str, list[str]]`, *optional*):
+            What data sets call a class, or something that it is a part of; by these names the network is scored on their classes (ours).
         num_labels (`int`, *optional*), id2label (`dict[int, str]`, *optional*), label2id (`dict[str, int]`, *optional*):
             The classes of segmentation. One of them is enough; `id2label` and `label2id` always agree.
         mask_ratio (`float`, defaults to 0.9):
@@ -344,11 +356,16 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
     refinement_iterations: int = 1
     min_depth: float | int = 0.1
     max_depth: float | int = 10.0
+    depth_error: bool = False
+    depth_error_weight: float | int = 0.1
+    depth_edge_weight: float | int = 0.0
     min_flow_scale: float | int = 0.25
     max_flow_scale: float | int = 4.0
     flow_scale_penalty: float | int = 0.0
     semantic_loss_ignore_index: int = 255
     semantic_loss_weights: list[float | int] | tuple[float | int, ...] | None = None
+    semantic_label_groups: list[list[int] | tuple[int, ...]] | tuple[list[int] | tuple[int, ...], ...] | None = None
+    label_synonyms: dict[str, list[str] | tuple[str, ...]] | None = None
     mask_ratio: float | int = 0.9
     _out_features: list[str] | None = None
     _out_indices: list[int] | None = None
@@ -410,6 +427,8 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
         before, names = self.id2label or {}, agreed_labels(**{key: value})
         super().__setattr__("id2label", names)
         super().__setattr__("label2id", {name: i for i, name in names.items()})
+        if names != before:
+            self.semantic_label_groups = self.label_synonyms = None
         if self.semantic_loss_weights is not None and names != before:
             logger.warning(
                 f"semantic_loss_weights={list(self.semantic_loss_weights)} belong to the labels {', '.join(map(str, before.values()))}: "
@@ -664,6 +683,9 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
         weights = self.semantic_loss_weights
         if weights is not None and (min(weights, default=-1) < 0 or not 0 < sum(weights) < math.inf):
             raise ValueError(f"semantic_loss_weights={list(weights)}: expected one for each label, none negative.")
+        groups, labels = self.semantic_label_groups or (), len(self.id2label or ())
+        if any(len(set(group)) < 2 or not all(0 <= index < labels for index in group) for group in groups):
+            raise ValueError(f"semantic_label_groups={groups}: expected lists of two classes or more, below {labels}.")
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"mask_ratio={self.mask_ratio}: expected a share between 0 and 1.")
 

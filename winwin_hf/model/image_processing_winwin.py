@@ -32,7 +32,7 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import logging
 
 from .image_arrays_winwin import as_label_list, as_list, image_array, label_array, resize, target_list
-from .losses_winwin import IGNORE_LABEL, check_shape, laplacian_scale
+from .losses_winwin import DEPTH_ERRORS, IGNORE_LABEL, check_shape, laplacian_scale
 from .pixels_winwin import check_pixels, naming, size_text, to_255, to_rgb
 
 logger = logging.get_logger(__name__)
@@ -422,9 +422,21 @@ class WinWinImageProcessor(PilBackend):
     def post_process_depth_estimation(
         self, outputs: Any, target_sizes: Any = None, **options: Any
     ) -> list[dict[str, torch.Tensor]]:
-        """`predicted_depth` (B, H, W) -> per image {"predicted_depth": (H, W) float32, metres}. Arguments as for flow."""
-        depth = _field(outputs, "predicted_depth")
-        return [{"predicted_depth": item[0]} for item, _ in self._restore(depth[:, None], target_sizes, options)]
+        """`predicted_depth` (B, H, W) -> per image {"predicted_depth": (H, W) float32, metres}. Arguments as for flow.
+
+        With `log_scale` also `expected_error` (H, W), by how many metres the model expects to be wrong, `confidence` (H, W) in [0, 1]
+        and `log_scale`, as for flow.
+        """
+        depth, log_scale = _field(outputs, "predicted_depth"), _field(outputs, "log_scale", required=False)
+        results = [{"predicted_depth": item[0]} for item, _ in self._restore(depth[:, None], target_sizes, options)]
+        if log_scale is not None:
+            check_shape("log_scale", log_scale, depth.shape)
+            restored = self._restore(log_scale[:, None], target_sizes, options)
+            for result, (c, _) in zip(results, restored, strict=True):
+                result["log_scale"] = c[0]
+                result["expected_error"] = laplacian_scale(c[0], *DEPTH_ERRORS) * result["predicted_depth"]
+                result["confidence"] = torch.sigmoid(-c[0])
+        return results
 
     def post_process_semantic_segmentation(
         self, outputs: Any, target_sizes: Any = None, return_segmentation_scores: bool = False, **options: Any

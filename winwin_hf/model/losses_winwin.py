@@ -92,7 +92,11 @@ def flow_count(labels: Tensor, max_flow: float = UNKNOWN_FLOW) -> Tensor:
 
 
 def semantic_loss(
-    logits: Tensor, labels: Tensor, ignore_index: int = IGNORE_LABEL, weights: Sequence[float] | None = None
+    logits: Tensor,
+    labels: Tensor,
+    ignore_index: int = IGNORE_LABEL,
+    weights: Sequence[float] | None = None,
+    groups: Sequence[Sequence[int]] | None = None,
 ) -> Tensor:
     """Cross-entropy, averaged over the pixels that are not `ignore_index`.
 
@@ -100,16 +104,31 @@ def semantic_loss(
         logits: (..., L, H, W): the class axis is the third from the end, as in (B, L, H, W) and (B, N, L, h, w).
         labels: integers (..., H, W).
         weights: of each class, L numbers; the average is then a weighted one. None: all alike.
+        groups: label L + n means any of the classes groups[n]: the loss is that of the sum of their probabilities, and the weight that of
+            the first (ours).
     Raises: ValueError: shapes differ, or labels aren't integers, or (on a CPU; a GPU would have to wait for its answer) one is no class.
     """
     check_shape("labels", labels, (*logits.shape[:-3], *logits.shape[-2:]))
     if labels.is_floating_point():
         raise ValueError(f"labels are of {labels.dtype}: expected integers, the classes.")
     labels = labels.long()
-    weight = _class_weights(weights, logits.device)
+    weight = _class_weights(weights, logits.device, groups)
+    scores = logits.float().reshape(-1, *logits.shape[-3:])
+    if groups:  # log-probabilities of the groups beside those of the classes: no softmax may run over both
+        one = scores.log_softmax(1)
+        return _mean_loss(
+            F.nll_loss(
+                torch.cat([one, *(one[:, list(group)].logsumexp(1, keepdim=True) for group in groups)], dim=1),
+                labels.reshape(-1, *labels.shape[-2:]),
+                weight=weight,
+                ignore_index=ignore_index,
+                reduction="none",
+            ),
+            semantic_count(labels, ignore_index, weights, groups),
+        )
     try:
         per_pixel = F.cross_entropy(
-            logits.float().reshape(-1, *logits.shape[-3:]),
+            scores,
             labels.reshape(-1, *labels.shape[-2:]),
             weight=weight,
             ignore_index=ignore_index,
@@ -122,19 +141,31 @@ def semantic_loss(
             f"labels hold the class ids {', '.join(map(str, wrong[:8]))}, and num_labels is {classes}: expected 0 to {classes - 1}, or "
             f"{ignore_index} (semantic_loss_ignore_index) where a pixel doesn't count."
         ) from error
-    total = semantic_count(labels, ignore_index, weights)
+    return _mean_loss(per_pixel, semantic_count(labels, ignore_index, weights))
+
+
+def _mean_loss(per_pixel: Tensor, total: Tensor) -> Tensor:
     return per_pixel.sum() / torch.where(total > 0, total, 1)  # weights may be far below 1
 
 
-def semantic_count(labels: Tensor, ignore_index: int = IGNORE_LABEL, weights: Sequence[float] | None = None) -> Tensor:
+def semantic_count(
+    labels: Tensor,
+    ignore_index: int = IGNORE_LABEL,
+    weights: Sequence[float] | None = None,
+    groups: Sequence[Sequence[int]] | None = None,
+) -> Tensor:
     """Number of known pixels, or the sum of their classes' weights: what `semantic_loss` divides by."""
-    labels, weight = labels.long(), _class_weights(weights, labels.device)
+    labels, weight = labels.long(), _class_weights(weights, labels.device, groups)
     known = labels != ignore_index
     return known.sum() if weight is None else (weight[torch.where(known, labels, 0)] * known).sum()
 
 
-def _class_weights(weights: Sequence[float] | None, device: torch.device) -> Tensor | None:
-    return None if weights is None else torch.tensor(weights, dtype=torch.float32, device=device)
+def _class_weights(
+    weights: Sequence[float] | None, device: torch.device, groups: Sequence[Sequence[int]] | None = None
+) -> Tensor | None:
+    if weights is None:
+        return None
+    return torch.tensor([*weights, *(weights[group[0]] for group in groups or ())], dtype=torch.float32, device=device)
 
 
 def scale_invariant_log_loss(
@@ -167,6 +198,54 @@ def scale_invariant_log_loss(
     variance = deviation.square().sum(dim=1) / count
     inner = variance + (1 - variance_focus) * mean.square()
     return _mean_where((inner + eps).sqrt() - eps**0.5, known.any(dim=1))
+
+
+DEPTH_ERRORS = (0.01, 1.0)  # least and largest relative error of depth that a network can say
+EDGE_STEPS = (1, 2, 4, 8)  # pixels between those whose difference of log depth is compared
+
+
+def depth_edge_loss(depth: Tensor, labels: Tensor) -> Tensor:
+    """
+    Mean error of the differences of log depth between pixels that are 1, 2, 4 and 8 apart, right and down (after Li and Snavely 2018).
+
+    It makes edges sharp, where the other term is content with a mean. Arguments and errors of `scale_invariant_log_loss`; averaged over
+    the same images.
+    """
+    check_shape("labels", labels, depth.shape)
+    target = labels.float()
+    known = _known_depth(target, None)
+    one = torch.ones((), device=target.device)
+    g = depth.float().clamp(min=1e-6).log() - torch.where(known, target, one).log()
+    total, count = (torch.zeros(len(g), device=g.device) for _ in range(2))
+    for step in EDGE_STEPS:
+        for axis in (-1, -2):
+            size = g.shape[axis] - step
+            if size <= 0:
+                continue
+            both = known.narrow(axis, 0, size) & known.narrow(axis, step, size)
+            change = (g.narrow(axis, step, size) - g.narrow(axis, 0, size)).abs()
+            total = total + torch.where(both, change, 0).flatten(1).sum(1)
+            count = count + both.flatten(1).sum(1)
+    return _mean_where(total / count.clamp(min=1), known.flatten(1).any(dim=1))
+
+
+def depth_error_loss(log_scale: Tensor, depth: Tensor, labels: Tensor) -> Tensor:
+    """
+    Negative log-likelihood of the errors of log depth under Laplacians of the predicted scales (ours). No gradient reaches the depth.
+
+    log_scale: (B, ..., H, W) raw channel, see `laplacian_scale`, between `DEPTH_ERRORS`. Other arguments and errors of
+    `scale_invariant_log_loss`; averaged over the same images.
+    """
+    check_shape("labels", labels, depth.shape)
+    check_shape("log_scale", log_scale, depth.shape)
+    target = labels.float()
+    known = _known_depth(target, None)
+    one = torch.ones((), device=target.device)
+    error = (depth.detach().float().clamp(min=1e-6).log() - torch.where(known, target, one).log()).abs()
+    scale = laplacian_scale(log_scale, *DEPTH_ERRORS)
+    each = torch.where(known, error / scale + scale.log(), 0).flatten(1)
+    known = known.flatten(1)
+    return _mean_where(each.sum(1) / known.sum(1).clamp(min=1), known.any(dim=1))
 
 
 def depth_count(labels: Tensor, max_depth: float | None = None) -> Tensor:

@@ -30,7 +30,7 @@ from transformers.backbone_utils import BackboneMixin, filter_output_hidden_stat
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.modeling_outputs import BackboneOutput, DepthEstimatorOutput, SemanticSegmenterOutput
+from transformers.modeling_outputs import BackboneOutput, SemanticSegmenterOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, auto_docstring, logging
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
@@ -57,6 +57,8 @@ from .losses_winwin import (
     bounded_laplacian_loss,
     check_shape,
     depth_count,
+    depth_edge_loss,
+    depth_error_loss,
     flow_count,
     normalised_pixel_loss,
     scale_invariant_log_loss,
@@ -67,6 +69,7 @@ from .matching_winwin import Matching, MatchingFeatures, matching_counts, matchi
 from .outputs_winwin import (
     EncodedView,
     WinWinDecoderOutput,
+    WinWinDepthOutput,
     WinWinModelOutput,
     WinWinOpticalFlowOutput,
     WinWinPreTrainingOutput,
@@ -519,7 +522,13 @@ class WinWinForSemanticSegmentation(WinWinPreTrainedModel):
         loss = None
         if labels is not None:
             config = self.config
-            loss = semantic_loss(logits, labels, config.semantic_loss_ignore_index, config.semantic_loss_weights)
+            loss = semantic_loss(
+                logits,
+                labels,
+                config.semantic_loss_ignore_index,
+                config.semantic_loss_weights,
+                config.semantic_label_groups,
+            )
             loss = loss if loss_weights is None else loss_weights[0] * loss
         return SemanticSegmenterOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
@@ -528,7 +537,9 @@ class WinWinForSemanticSegmentation(WinWinPreTrainedModel):
     def loss_counts(self, labels: torch.Tensor, **_: Any) -> torch.Tensor:
         """What the loss of a batch is divided by: the number of known pixels, or their classes' weights. (1,) float32."""
         config = self.config
-        count = semantic_count(labels, config.semantic_loss_ignore_index, config.semantic_loss_weights)
+        count = semantic_count(
+            labels, config.semantic_loss_ignore_index, config.semantic_loss_weights, config.semantic_label_groups
+        )
         return count.float()[None]
 
 
@@ -537,7 +548,7 @@ class WinWinForDepthEstimation(WinWinPreTrainedModel):
     def __init__(self, config: WinWinConfig):
         super().__init__(config)
         self.winwin = WinWinModel(config)
-        self.head = WinWinHead(config, 1)
+        self.head = WinWinHead(config, 1 + config.depth_error)
         self.post_init()
 
     @can_return_tuple
@@ -550,7 +561,7 @@ class WinWinForDepthEstimation(WinWinPreTrainedModel):
         frame_sizes: torch.Tensor | None = None,
         loss_weights: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> DepthEstimatorOutput:
+    ) -> WinWinDepthOutput:
         r"""
         window_positions (`torch.LongTensor` of shape `(batch_size, windows, 2)`, *optional*):
             (row, column) of each window's top-left patch in the full frame; with windows only.
@@ -568,15 +579,24 @@ class WinWinForDepthEstimation(WinWinPreTrainedModel):
         outputs = self.winwin(
             pixel_values, window_positions, taps=taps, frame_sizes=frame_sizes, return_dict=True, **kwargs
         )
-        share = layout.to_output(self.head(layout, outputs)).squeeze(-3).sigmoid()
+        maps = layout.to_output(self.head(layout, outputs))
+        share, log_scale = maps.select(-3, 0).sigmoid(), maps.select(-3, 1) if self.config.depth_error else None
         low, high = log(self.config.min_depth), log(self.config.max_depth)
         depth = torch.exp(low + (high - low) * share)
         loss = None
         if labels is not None:
             loss = scale_invariant_log_loss(depth, labels)
+            if self.config.depth_edge_weight:
+                loss = loss + self.config.depth_edge_weight * depth_edge_loss(depth, labels)
+            if log_scale is not None:
+                loss = loss + self.config.depth_error_weight * depth_error_loss(log_scale, depth, labels)
             loss = loss if loss_weights is None else loss_weights[0] * loss
-        return DepthEstimatorOutput(
-            loss=loss, predicted_depth=depth, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        return WinWinDepthOutput(
+            loss=loss,
+            predicted_depth=depth,
+            log_scale=log_scale,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
         )
 
     def loss_counts(self, labels: torch.Tensor, **_: Any) -> torch.Tensor:

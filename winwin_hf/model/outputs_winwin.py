@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+from transformers.modeling_outputs import DepthEstimatorOutput
 from transformers.utils import ModelOutput, auto_docstring
 
 from .layers_winwin import Layout
@@ -101,6 +102,25 @@ class WinWinOpticalFlowOutput(ModelOutput):
     decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
     decoder_attentions: tuple[torch.Tensor, ...] | None = None
     cross_attentions: tuple[torch.Tensor, ...] | None = None
+
+
+@auto_docstring(custom_intro="Metric depth of one view.")
+@dataclass
+class WinWinDepthOutput(DepthEstimatorOutput):
+    r"""
+    loss (`torch.FloatTensor`, *optional*, returned when `labels` is given):
+        Scale-invariant error of log depth, plus the terms that the config asks for.
+    predicted_depth (`torch.FloatTensor` of shape `(batch_size, height, width)`, or with windows after the batch):
+        Depth in metres.
+    log_scale (`torch.FloatTensor` of the same shape, *optional*, with `config.depth_error`):
+        Uncertainty as a raw channel c: the relative error that the network expects is 0.99 * sigmoid(c) + 0.01.
+    hidden_states (`tuple(torch.FloatTensor)`, *optional*):
+        Tokens after the embedding and each encoder block.
+    attentions (`tuple(torch.FloatTensor)`, *optional*):
+        Encoder attention weights, for each block.
+    """
+
+    log_scale: torch.Tensor | None = None
 
 
 @auto_docstring(

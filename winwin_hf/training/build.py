@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from winwin_hf.data.formats.files import bytes_text
+from winwin_hf.data.merging import synonyms_of
 from winwin_hf.data.sources import Source, open_source
 from winwin_hf.data.streams import Part, PartReader, ordered
 from winwin_hf.model.configuration_winwin import WinWinConfig
@@ -57,6 +58,7 @@ def open_parts(recipe: Recipe) -> list[Part]:
     """The training's data sets; all must be for one task, with the same classes. Raises ValueError if they aren't."""
     data, options = recipe.data, recipe.optimization
     parts = []
+    groups: list[tuple[int, ...]] = []
     for i, chosen in enumerate(data.parts()):
         with in_field(f"data.sets.{i}" if data.sets else "data"):
             source = open_source(
@@ -70,7 +72,11 @@ def open_parts(recipe: Recipe) -> list[Part]:
                 augment=True,
                 skip_broken=data.skip_broken,
             )
+            if data.labels is not None:
+                source.merge(data.labels, chosen.classes, groups)
         parts.append(Part(source, chosen.weight, chosen.length))
+    for part in parts:
+        part.source.groups = groups
     first = parts[0].source
     for part in parts[1:]:
         other = part.source
@@ -120,6 +126,9 @@ def make_model(recipe: Recipe, source: Source, rows: Rows | None = None) -> tupl
     if source.task != task.data:
         raise ValueError(f"task {recipe.task!r} needs data for {task.data}, but {source.name!r} is for {source.task}")
     labels: dict[str, Any] = {"id2label": dict(enumerate(source.labels))} if source.labels else {}
+    if recipe.data.labels is not None:
+        labels["semantic_label_groups"] = [list(group) for group in source.groups] or None
+        labels["label_synonyms"] = synonyms_of([chosen.classes for chosen in recipe.data.sets]) or None
     start = read_start(recipe.model.init, len(task.images) == 2) if recipe.model.init else None
     config = recipe.config(start.config, start.free, **labels) if start else recipe.config(**labels)
     if recipe.initial_flow.probability and (recipe.task != "optical-flow" or config.matching_stride is None):

@@ -19,6 +19,7 @@ from winwin_hf.data.sample import Reader
 from winwin_hf.data.skipping import SkippingReader
 from winwin_hf.data.sources import SYNTHETIC, Source, open_source
 from winwin_hf.evaluation.figures import FIGURE_LABELS, figure_text
+from winwin_hf.evaluation.metrics import Metric
 from winwin_hf.evaluation.scoring import new_metric, score
 from winwin_hf.host_process import unchanged_process
 from winwin_hf.inference.loading import load_network, load_processor
@@ -81,7 +82,7 @@ def evaluate_windows(
     """Scores held-out examples, read by the training's own collator. In pre-training: the mean loss."""
     source, options = open_set(recipe), recipe.optimization
     collator = make_collator(recipe, source, processor, options.seed + 1, None, recipe.data.skip_broken)
-    metric, loss, seconds = new_metric(source), np.zeros(2), 0.0
+    metric, loss, seconds = metric_of(model, source), np.zeros(2), 0.0
     world, rank = accelerator.num_processes, accelerator.process_index
     examples = list(source.examples(recipe.evaluation.windows, rank, world))
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
@@ -100,7 +101,7 @@ def evaluate_windows(
                 loss += [float(outputs.loss) * len(targets), len(targets)]
                 continue
             for prediction, target in zip(prediction_of(outputs).flatten(0, 1), targets.flatten(0, 1), strict=True):
-                metric.update(prediction.cpu().numpy(), target.numpy())
+                metric.update(metric.fitted(prediction.cpu().numpy()), target.numpy())
     count = reduce(np.array([len(examples)], dtype=np.float64), accelerator)
     timing = {"images": int(count[0]), "seconds": seconds / max(1, len(examples))}
     if recipe.task == "pre-training":
@@ -123,7 +124,7 @@ def evaluate_frames(
         model, at_own_size(processor), source.task, device=accelerator.device, autocast=accelerator.autocast
     )
     title = f"evaluate {chosen.label}"
-    result = score(network, source, new_metric(source), accelerator, chosen.length, skip_broken, title=title)
+    result = score(network, source, metric_of(model, source), accelerator, chosen.length, skip_broken, title=title)
     scores = {
         **result.figures,
         "images": len(result.images),
@@ -131,6 +132,12 @@ def evaluate_frames(
         "size": list(result.images[-1].size),
     }
     return {**scores, "broken": len(result.broken)} if result.broken else scores
+
+
+def metric_of(model: Any, source: Source) -> Metric:
+    """An empty metric for a network, in the classes of the source."""
+    names = tuple((model.config.id2label or {}).values())
+    return new_metric(source, labels=names, synonyms=getattr(model.config, "label_synonyms", None))
 
 
 def at_own_size(processor: WinWinImageProcessor) -> WinWinImageProcessor:

@@ -116,6 +116,13 @@ class DataSetRecipe:
     split: SetSplit = "train"
     settings: SetSettings = dataclasses.field(default_factory=dict)
     options: SetOptions = dataclasses.field(default_factory=dict)
+    classes: Annotated[
+        dict[str, str | list[str] | None],
+        Field(
+            description="With `labels` of the mixture: one of them for each class of the set; several, where any may be right; null: "
+            "ignored. A class of the same name needn't be here."
+        ),
+    ] = dataclasses.field(default_factory=dict)
     weight: Annotated[float, Field(gt=0, le=1e6, description="How often an epoch of a mixture repeats the set.")] = 1.0
     length: Annotated[
         int | None,
@@ -136,6 +143,9 @@ class DataRecipe:
     sets: Annotated[list[DataSetRecipe], Field(description="The data sets of a mixture.")] = dataclasses.field(
         default_factory=list
     )
+    labels: Annotated[
+        list[str] | None, Field(description="The classes of a mixture for segmentation whose sets have different ones.")
+    ] = None
     skip_broken: Annotated[
         bool,
         Field(
@@ -150,6 +160,10 @@ class DataRecipe:
             raise ValueError("expected either one data set (name, path, ...) or several (sets)")
         if self.sets and (self.path or self.settings or self.options or self.split != "train"):
             raise ValueError("path, split, settings and options belong to each entry of sets")
+        if self.labels is not None and (not self.sets or len(set(self.labels)) != len(self.labels) or not self.labels):
+            raise ValueError("labels: expected different names, of a mixture (sets)")
+        if self.labels is None and any(chosen.classes for chosen in self.sets):
+            raise ValueError("classes of a set need the labels that they are mapped to (data.labels)")
 
     def parts(self) -> list[DataSetRecipe]:
         """The data sets, one or several."""

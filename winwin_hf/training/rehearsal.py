@@ -21,6 +21,7 @@ from accelerate import Accelerator
 
 from winwin_hf.data.formats import IGNORE
 from winwin_hf.data.formats.files import bytes_text
+from winwin_hf.data.merging import translation
 from winwin_hf.data.readers import WHAT_255_MEANS, FlowFrames
 from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.sample import Sample
@@ -100,6 +101,8 @@ def check_space(folder: Path, model: torch.nn.Module, average: bool) -> None:
 def check_labels(source: Source, model: Any) -> None:
     """Raises ValueError where a segmentation model has other classes than the data, by number; other names are the user's business."""
     names = list((model.config.id2label or {}).values())
+    if source.labels is not None and translation(names, source.labels, model.config.label_synonyms) is not None:
+        return
     if source.labels is not None and len(source.labels) != len(names):
         raise ValueError(
             f"{source.name} has {len(source.labels)} classes ({', '.join(source.labels)}), and the model {len(names)} "
@@ -196,7 +199,9 @@ def look_at(source: Source, targets: Iterable[np.ndarray | None], classes: int =
     if not seen:
         raise ValueError(f"{source.name}: no pixel of {count} examples has a known value; is this the right format?")
     labels = source.labels or ()
-    text = f"{source.name}: the masks of {count} examples hold a single class ({labels[min(seen)]})"
+    least = min(seen)
+    name = labels[least] if least < len(labels) else f"group {least - len(labels)}"
+    text = f"{source.name}: the masks of {count} examples hold a single class ({name})"
     if unknown:
         raise ValueError(f"{text}, from which nothing can be learnt: {WHAT_255_MEANS}")
     if len(labels) == 1 or (source.at is None and hasattr(source.dataset, "__len__") and count == len(source)):

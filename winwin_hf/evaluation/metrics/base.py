@@ -28,6 +28,10 @@ class Metric(ABC):
     def row(self, prediction: np.ndarray, target: np.ndarray, *args: Any, **kwargs: Any) -> np.ndarray:
         """The sums of one image, float64, none negative; `state` does not change. Further arguments: maps that a metric can use."""
 
+    def fitted(self, prediction: np.ndarray) -> np.ndarray:
+        """A method's prediction in the set's terms, where they differ."""
+        return prediction
+
     def update(self, prediction: np.ndarray, target: np.ndarray, *args: Any, **kwargs: Any) -> None:
         """Adds one image; arguments of `row`."""
         self.state = self.state + self.row(prediction, target, *args, **kwargs)
