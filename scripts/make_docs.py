@@ -27,6 +27,7 @@ from winwin_hf.data.collator import SecondStrategy
 from winwin_hf.data.guesses import GuessStrategy
 from winwin_hf.data.synthetic.rooms import RoomSettings
 from winwin_hf.data.synthetic.settings import SceneSettings
+from winwin_hf.data.worlds.settings import WorldSettings
 from winwin_hf.model.configuration_winwin import PRESETS, WinWinConfig
 from winwin_hf.training import recipe
 from winwin_hf.windows import Strategy
@@ -49,6 +50,7 @@ SECTIONS: dict[str, type] = {  # key of a recipe -> what its section may hold
 SETTINGS: dict[str, type] = {  # what the `settings` of a data set may hold, by the kind of set
     "synthetic-flow": SceneSettings,
     "synthetic-depth": RoomSettings,
+    "synthetic-worlds": WorldSettings,
     "flow and stereo sets": FlowAugmentation,
     "depth and segmentation sets": ImageAugmentation,
 }
@@ -285,6 +287,7 @@ OTHER_SOURCES = """\
 | --- | --- |
 | `synthetic-flow` | endless scenes with exact flow; its `settings` are in [Recipes](recipes.md) |
 | `synthetic-depth` | endless furnished rooms with exact depth; its `settings` are there too |
+| `synthetic-worlds` | endless streets, landscapes and rooms of meshes with exact flow, depth or classes: [Worlds](worlds.md) |
 | `shards` | a folder made by `winwin data shards`, here or [in an object store](cluster.md#shards-in-an-object-store); `options`: there |
 | `hub` | what `datasets.load_dataset` opens, streamed or not; its `options` are in [Recipes](recipes.md) |
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Annotated
@@ -60,13 +62,22 @@ def data_check(
     quick: Annotated[bool, typer.Option("--quick", help="List files only, decode none.")] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Also write the report as JSON.")] = None,
 ) -> None:
-    """What FOLDER holds, what is missing and what is broken, before a training is started. Exit code 1 if anything is."""
+    """
+    What FOLDER holds, what is missing and what is broken, before a training is started. Exit code 1 if anything is.
+
+    A folder of meshes is checked with --name synthetic-worlds.
+    """
     if not folder.is_dir():
         raise UsageError(f"{folder}: {'a file; expected a folder' if folder.exists() else 'no such folder'}")
     if output is not None:
         check_output("--output", output, (".json",))
     from winwin_hf.checked import plain_yaml
 
+    if name == "synthetic-worlds":
+        if option or split:
+            raise UsageError(f"--{'option' if option else 'split'}: a folder of meshes has none")
+        _check_meshes(folder, quick, output)
+        return
     options = {}
     for item in option or []:
         key, equals, text = item.partition("=")
@@ -90,6 +101,42 @@ def data_check(
         raise typer.Exit(1)
 
 
+def _check_meshes(folder: Path, quick: bool, output: Path | None) -> None:
+    """Reads every mesh of a folder, and tells the kinds that there are. Exit code 1 if one can't be read."""
+    from rich.progress import track
+
+    from winwin_hf.data.formats import write_atomic
+    from winwin_hf.data.worlds.kinds import KINDS
+    from winwin_hf.data.worlds.meshes import find_meshes, read_mesh
+
+    found, broken = find_meshes(folder), []
+    report = {}
+    table = Table("kind", "where", "files", "triangles", "with textures", "size, m")
+    console = Console(width=max(Console().width, 120))
+    for kind, paths in sorted(found.items()):
+        meshes = []
+        for path in track(paths, f"read {kind}", console=Console(stderr=True), transient=True) if not quick else ():
+            try:
+                meshes.append(read_mesh(path, kind))
+            except (ValueError, OSError) as error:
+                broken.append(str(error))
+        textured = sum(any(m.texture.shape[0] > 1 for m in mesh.materials) for mesh in meshes)  # type: ignore[union-attr]
+        sizes = sorted(float((mesh.bounds[1] - mesh.bounds[0]).max()) for mesh in meshes)
+        triangles = sum(len(mesh.faces) for mesh in meshes)
+        report[kind] = {"files": len(paths), "triangles": triangles, "textured": textured, "sizes": sizes}
+        span = f"{sizes[0]:.2g} to {sizes[-1]:.2g}" if sizes else "-"
+        where = ", ".join(KINDS[kind].places) or "nowhere"
+        table.add_row(kind, where, str(len(paths)), f"{triangles:,}" if meshes else "-", str(textured), span)
+    console.print(table)
+    for reason in broken:
+        typer.echo(f"can't be read: {reason}")
+    if output is not None:
+        with write_atomic(output) as temporary:
+            temporary.write_text(json.dumps({"root": str(folder), "kinds": report, "broken": broken}, indent=1) + "\n")
+    if broken:
+        raise typer.Exit(1)
+
+
 @app.command("shards")
 @one_line_errors
 def data_shards(
@@ -105,8 +152,21 @@ def data_shards(
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Leave out what can't be read, and count it.")
     ] = False,
+    length: Annotated[
+        int | None, typer.Option(min=1, help="Number of scenes of a synthetic set, which are rendered first.")
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="A setting of a synthetic set, such as task=depth-estimation; repeatable."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of a synthetic set.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that render; 0: this one.")] = 0,
 ) -> None:
-    """Turn a data set into shards that `datasets` streams, files embedded as they are."""
+    """
+    Turn a data set into shards that `datasets` streams, files embedded as they are.
+
+    A synthetic set is rendered first: whole frames, --length of them. Started again, it goes on where it stopped.
+    """
     match = re.fullmatch(r"([1-9]\d*)\s*(kb|mb|gb|)", shard_size.strip().lower())
     if match is None:
         raise UsageError(f"--shard-size {shard_size}: expected a size such as 500MB")
@@ -115,10 +175,21 @@ def data_shards(
     check_output_folder("--output", output)
     from winwin_hf.data.benchmarks import catalog
     from winwin_hf.data.shards import write_shards
+    from winwin_hf.data.sources import SYNTHETIC
     from winwin_hf.evaluation.run import parse_data
 
+    shard_bytes = int(match[1]) * SIZES[match[2]]
     with misuse():
         name, split, path = parse_data(data)
+    if name in SYNTHETIC:
+        if length is None:
+            raise UsageError(f"{name}: its scenes have no end; expected --length")
+        chosen = _settings(option)
+        _render_shards(name, split or "train", path, chosen, length, seed, workers, output, format, shard_bytes, multiple_of)
+        return
+    if length is not None or option or seed or workers:
+        raise UsageError(f"--length, --option, --seed and --workers are for synthetic sets; {name} has files")
+    with misuse():
         entry = catalog.entry_of(name)
     split = split or entry.splits[0]
     written = write_shards(
@@ -126,7 +197,7 @@ def data_shards(
         output,
         task=entry.task,
         format=format,  # type: ignore[arg-type]  # checked above
-        shard_size=int(match[1]) * SIZES[match[2]],
+        shard_size=shard_bytes,
         name=name,
         split=split,
         labels=catalog.labels_of(name, path),
@@ -136,6 +207,66 @@ def data_shards(
         progress=True,
         skip_broken=skip_broken,
     )
+    _tell(written, multiple_of)
+
+
+def _settings(option: list[str] | None) -> dict[str, object]:
+    """--option KEY=VALUE, as a mapping; KEY.NAME=VALUE is an entry of a mapping."""
+    from winwin_hf.checked import plain_yaml
+
+    options = {}
+    for item in option or []:
+        key, equals, text = item.partition("=")
+        if not (key and equals):
+            raise UsageError(f"--option {item}: expected KEY=VALUE")
+        options[key] = plain_yaml(text, f"--option {item}")
+    return options
+
+
+def _render_shards(
+    name: str,
+    split: str,
+    path: str,
+    settings: dict[str, object],
+    length: int,
+    seed: int,
+    workers: int,
+    output: Path,
+    format: str,
+    shard_size: int,
+    multiple_of: int,
+) -> None:
+    """Renders scenes into a folder beside the output, makes shards of them, and removes it."""
+    from winwin_hf.data.frames import render_frames
+    from winwin_hf.data.licences import terms_of_set
+    from winwin_hf.data.shards import write_shards
+    from winwin_hf.data.sources import open_source
+    from winwin_hf.own_files import remove_tree
+
+    with misuse():
+        source = open_source(name, None if path == "none" else path, split, settings, seed=seed, length=length)
+    described = json.dumps([name, split, path, settings, seed], sort_keys=True, default=str)
+    frames = output.parent / f".{output.name}-{hashlib.sha256(described.encode()).hexdigest()[:12]}.frames"
+    rows = render_frames(source, frames, length, workers, progress=True)
+    written = write_shards(
+        rows,
+        output,
+        task=source.task,
+        format=format,  # type: ignore[arg-type]  # checked above
+        shard_size=shard_size,
+        name=name,
+        split=split,
+        labels=source.labels,
+        source="rendered by winwin data shards",
+        terms=terms_of_set(name).text,
+        multiple_of=multiple_of,
+        progress=True,
+    )
+    remove_tree(frames)
+    _tell(written, multiple_of)
+
+
+def _tell(written: list[Path], multiple_of: int) -> None:
     if len(written) % multiple_of:
         typer.echo(
             f"warning: {len(written)} shards, no multiple of {multiple_of}: there are too few examples", err=True

