@@ -14,7 +14,9 @@ OURS = ["sky", "building", "tree", "door", "window"]
 
 def test_labels_become_ours_groups_or_ignored():
     groups = []
-    table = merge_table(["sky", "building", "moss"], OURS, {"building": ["building", "door", "window"], "moss": None}, groups)
+    table = merge_table(
+        ["sky", "building", "moss"], OURS, {"building": ["building", "door", "window"], "moss": None}, groups
+    )
     assert groups == [(1, 3, 4)]
     assert table[[0, 1, 2, 255]].tolist() == [0, 5, 255, 255]
     table = merge_table(["vegetation", "window"], OURS, {"vegetation": "tree"}, groups)
@@ -61,7 +63,9 @@ def test_the_loss_of_a_group_is_that_of_its_common_probability():
 
 def test_the_loss_without_groups_pixels_is_unchanged():
     logits, labels = torch.randn(1, 5, 3, 4), torch.randint(0, 5, (1, 3, 4))
-    assert semantic_loss(logits, labels, groups=[[1, 3]]).item() == pytest.approx(semantic_loss(logits, labels).item(), rel=1e-5)
+    assert semantic_loss(logits, labels, groups=[[1, 3]]).item() == pytest.approx(
+        semantic_loss(logits, labels).item(), rel=1e-5
+    )
 
 
 def test_scores_are_in_the_sets_own_classes():

@@ -157,7 +157,9 @@ def data_shards(
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="A setting of a synthetic set, such as task=depth-estimation; repeatable."),
+        typer.Option(
+            metavar="KEY=VALUE", help="A setting of a synthetic set, such as task=depth-estimation; repeatable."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of a synthetic set.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes that render; 0: this one.")] = 0,
@@ -185,7 +187,9 @@ def data_shards(
         if length is None:
             raise UsageError(f"{name}: its scenes have no end; expected --length")
         chosen = _settings(option)
-        _render_shards(name, split or "train", path, chosen, length, seed, workers, output, format, shard_bytes, multiple_of)
+        _render_shards(
+            name, split or "train", path, chosen, length, seed, workers, output, format, shard_bytes, multiple_of
+        )
         return
     if length is not None or option or seed or workers:
         raise UsageError(f"--length, --option, --seed and --workers are for synthetic sets; {name} has files")

@@ -45,7 +45,9 @@ def render_frames(
                 write(n)
                 shown.update()
     rows = [json.loads((folder / f"{_name(n)}.json").read_text()) for n in range(count)]
-    return table([{k: cell(folder / v) if k in CELLS and v else v for k, v in row.items()} for row in rows], source.task)
+    return table(
+        [{k: cell(folder / v) if k in CELLS and v else v for k, v in row.items()} for row in rows], source.task
+    )
 
 
 CELLS = ("image", "image1", "image2", "flow", "occluded", "depth", "label")

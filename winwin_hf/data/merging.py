@@ -32,14 +32,18 @@ def merge_table(
     table = np.full(256, IGNORE, np.uint8)
     for i, name in enumerate(theirs):
         if name not in classes and name not in ours:
-            raise ValueError(f"classes: {name!r} is none of {', '.join(ours)}; expected one of them, a list of them, or null")
+            raise ValueError(
+                f"classes: {name!r} is none of {', '.join(ours)}; expected one of them, a list of them, or null"
+            )
         meant = classes.get(name, name)
         if meant is None:
             continue
         names = [meant] if isinstance(meant, str) else list(meant)
         wrong = [n for n in names if n not in ours]
         if wrong or not names:
-            raise ValueError(f"classes: {name!r} is mapped to {wrong or 'nothing'}; expected classes among {', '.join(ours)}")
+            raise ValueError(
+                f"classes: {name!r} is mapped to {wrong or 'nothing'}; expected classes among {', '.join(ours)}"
+            )
         members = tuple(ours.index(n) for n in names)
         if len(members) > 1 and members not in groups:
             groups.append(members)

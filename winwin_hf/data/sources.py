@@ -182,9 +182,9 @@ def open_source(
             seed, scene = seed + HELD_OUT, scene.held_out(HELD_OUT)
         stream = scene_stream(seed, num_shards, length)
         if name == WORLDS:
-            labels = CLASSES if scene.task == "semantic-segmentation" else None
-            reader = SyntheticWorlds(scene, path)
-            return Source(name, scene.task, stream, reader, labels, at=partial(_scene, seed, num_shards))
+            classes = CLASSES if scene.task == "semantic-segmentation" else None
+            worlds = SyntheticWorlds(scene, path)
+            return Source(name, scene.task, stream, worlds, classes, at=partial(_scene, seed, num_shards))
         return Source(name, task, stream, scenes(scene), at=partial(_scene, seed, num_shards))
     if name not in OTHERS:
         catalog.entry_of(name)

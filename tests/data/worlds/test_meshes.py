@@ -32,9 +32,9 @@ def test_formats(tmp_path, suffix):
     if suffix == ".dae":
         pytest.importorskip("collada", reason="DAE needs pycollada")
     path = tmp_path / f"box{suffix}"
-    trimesh.Scene([trimesh.creation.box((1.0, 1.5, 0.5))]).export(str(path)) if suffix == ".gltf" else trimesh.creation.box(
-        (1.0, 1.5, 0.5)
-    ).export(str(path))
+    trimesh.Scene([trimesh.creation.box((1.0, 1.5, 0.5))]).export(
+        str(path)
+    ) if suffix == ".gltf" else trimesh.creation.box((1.0, 1.5, 0.5)).export(str(path))
     if not path.exists():
         pytest.skip("trimesh writes this one as several files")
     mesh = read_mesh(path)
@@ -54,8 +54,14 @@ def test_a_texture_comes_with_its_mesh(tmp_path):
 
 
 def test_a_mesh_in_millimetres_or_of_a_toy_gets_the_size_of_its_kind(tmp_path):
-    for kind, size, expected in (("person", 1750.0, (1.1, 1.95)), ("car", 0.08, (3.4, 5.2)), ("chair", 0.9, (0.9, 0.9))):
-        trimesh.creation.box((size / 2, size, size / 2) if kind != "car" else (size, size / 3, size / 2)).export(tmp_path / "a.glb")
+    for kind, size, expected in (
+        ("person", 1750.0, (1.1, 1.95)),
+        ("car", 0.08, (3.4, 5.2)),
+        ("chair", 0.9, (0.9, 0.9)),
+    ):
+        trimesh.creation.box((size / 2, size, size / 2) if kind != "car" else (size, size / 3, size / 2)).export(
+            tmp_path / "a.glb"
+        )
         mesh = read_mesh(tmp_path / "a.glb", kind)
         extent = mesh.bounds[1] - mesh.bounds[0]
         length = extent[2] if kind == "car" else extent[1]

@@ -29,7 +29,14 @@ FULL = (0, 0, HEIGHT, WIDTH)
 
 
 def plain(**options):
-    quiet = {"photometric": 0.0, "blur": 0.0, "noise": 0.0, "compression": 0.0, "texture_count": 4, "texture_weights": {"noise": 1}}
+    quiet = {
+        "photometric": 0.0,
+        "blur": 0.0,
+        "noise": 0.0,
+        "compression": 0.0,
+        "texture_count": 4,
+        "texture_weights": {"noise": 1},
+    }
     return WorldSettings(height=HEIGHT, width=WIDTH, **{**quiet, **options})
 
 
@@ -141,7 +148,9 @@ def test_occlusion_is_what_a_nearer_thing_covers_and_what_leaves_the_frame():
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("task", ["optical-flow", "depth-estimation", "semantic-segmentation"])
 def test_a_window_is_the_crop_of_the_full_frame_bit_for_bit(place, task):
-    settings = WorldSettings(height=96, width=128, places={place: 1.0}, task=task, texture_count=4, compression=1.0, blur=1.0)
+    settings = WorldSettings(
+        height=96, width=128, places={place: 1.0}, task=task, texture_count=4, compression=1.0, blur=1.0
+    )
     settings = replace(settings, texture_weights={"noise": 1.0})
     read = SyntheticWorlds(settings)
     for seed in range(2):
@@ -157,7 +166,11 @@ def test_a_window_is_the_crop_of_the_full_frame_bit_for_bit(place, task):
 
 
 def test_beyond_the_frame_nothing_is_known():
-    for task, unknown in (("optical-flow", np.isnan), ("depth-estimation", np.isnan), ("semantic-segmentation", lambda t: t == UNNAMED)):
+    for task, unknown in (
+        ("optical-flow", np.isnan),
+        ("depth-estimation", np.isnan),
+        ("semantic-segmentation", lambda t: t == UNNAMED),
+    ):
         world = world_of([(wall(5.0), still((0, 0, 0)))], task=task)
         image, target = world.first((HEIGHT - 8, WIDTH - 8, 16, 16))
         assert image.shape == (16, 16, 3)
@@ -215,7 +228,10 @@ def test_what_is_drawn_follows_from_the_seed():
 
 
 def test_the_task_changes_the_target_alone():
-    images = [SyntheticWorlds(plain(task=t))({"seed": 3}).first(FULL)[0] for t in ("depth-estimation", "semantic-segmentation")]
+    images = [
+        SyntheticWorlds(plain(task=t))({"seed": 3}).first(FULL)[0]
+        for t in ("depth-estimation", "semantic-segmentation")
+    ]
     assert np.array_equal(*images)
 
 

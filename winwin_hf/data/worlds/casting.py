@@ -12,7 +12,7 @@ World: metres, y up. Camera: x right, y down, z forward. Pixel centres at intege
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,12 @@ from winwin_hf.data.worlds.meshes import Mesh
 NOTHING = -1  # body of a ray that ends in the sky
 HOLES = 12  # surfaces with holes that a ray goes through at most
 STEP = 1e-4  # metres, and share of the depth, by which a ray that went through a hole goes on behind it
+
+
+def vectors(parts: Iterable[np.ndarray]) -> Vectors:
+    """Three arrays, x, y and z, as vectors."""
+    x, y, z = parts
+    return x, y, z
 
 
 def turned(omega: np.ndarray) -> np.ndarray:
@@ -102,7 +108,7 @@ class Body:
         """Points of its own in the world."""
         axes, place = self.pose.at(time)
         moved = rotate(axes, points)
-        return tuple(p + c for p, c in zip(moved, place.tolist(), strict=True))
+        return vectors(p + c for p, c in zip(moved, place.tolist(), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +206,7 @@ def _trace(
     focal: float,
     atlas: Atlas,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(face, depth, u, v) at which rays in the body's coordinates first meet it, where nothing nearer than `limit` hides it; inf without."""
+    """(face, depth, u, v) at which rays in the body's coordinates first meet it, where nothing nearer than `limit` hides it."""
     mesh = body.mesh
     tree = mesh.tree(time)
     rays, eye = np.empty((len(limit), 3), np.float32), np.empty((len(limit), 3), np.float32)
@@ -225,7 +231,8 @@ def _trace(
         far = start + hit["tfar"]
         found = (hit["primID"] >= 0) & (far < limit[todo])
         todo = todo[found]
-        faces[todo], depth[todo], u[todo], v[todo] = (hit[k][found] if k != "tfar" else far[found] for k in ("primID", "tfar", "u", "v"))
+        faces[todo], depth[todo] = hit["primID"][found], far[found]
+        u[todo], v[todo] = hit["u"][found], hit["v"][found]
     return faces, depth, u, v
 
 
@@ -258,7 +265,7 @@ def _refined(
         corners, vertices = one.mesh.faces[face[mine]], one.mesh.at(time)
         a = vertices[corners[:, 0]]
         e, g = vertices[corners[:, 1]] - a, vertices[corners[:, 2]] - a
-        s = tuple(o[k] - a[:, k] for k in range(3))
+        s = vectors(o[k] - a[:, k] for k in range(3))
         p, q = _cross(d, tuple(g.T)), _cross(s, tuple(e.T))
         with np.errstate(divide="ignore", invalid="ignore"):
             inverse = 1 / _dot(tuple(e.T), p)
@@ -284,16 +291,16 @@ def points_of(bodies: Sequence[Body], hits: Hits, time: float, view: View, infin
     infinite: direction of each ray; the sky's points lie far along it.
     """
     _, eye = view.pose.at(time)
-    out = tuple(np.empty(len(hits.body)) for _ in range(3))
+    out = vectors(np.empty(len(hits.body)) for _ in range(3))
     sky = hits.body == NOTHING
     for index in np.unique(hits.body).tolist():
         mine = np.flatnonzero(hits.body == index)
         if index == NOTHING:
-            points = tuple(e + 1e9 * d for e, d in zip(eye.tolist(), take(infinite, sky), strict=True))
+            points = vectors(e + 1e9 * d for e, d in zip(eye.tolist(), take(infinite, sky), strict=True))
         else:
             one = bodies[index]
             corners = one.mesh.faces[hits.face[mine]]
-            points = one.outward(_within(one.mesh.at(time), corners, hits.u[mine], hits.v[mine]), time)
+            points = one.outward(vectors(_within(one.mesh.at(time), corners, hits.u[mine], hits.v[mine])), time)
         for whole, part in zip(out, points, strict=True):
             whole[mine] = part
     return out
@@ -310,12 +317,14 @@ class Surfaces:
     footprint: np.ndarray
 
 
-def surfaces_of(bodies: Sequence[Body], hits: Hits, time: float, direction: Vectors, focal: float, atlas: Atlas) -> Surfaces:
+def surfaces_of(
+    bodies: Sequence[Body], hits: Hits, time: float, direction: Vectors, focal: float, atlas: Atlas
+) -> Surfaces:
     """hits: none of them the sky's."""
     count = len(hits.body)
     material = np.zeros(count, np.int32)
     u, v, density = (np.zeros(count, np.float32) for _ in range(3))
-    normal = tuple(np.zeros(count, np.float32) for _ in range(3))
+    normal = vectors(np.zeros(count, np.float32) for _ in range(3))
     for index in np.unique(hits.body).tolist():
         mine, one = np.flatnonzero(hits.body == index), bodies[index]
         face, s, t = hits.face[mine], hits.u[mine], hits.v[mine]
@@ -324,15 +333,15 @@ def surfaces_of(bodies: Sequence[Body], hits: Hits, time: float, direction: Vect
         u[mine], v[mine] = _within(one.mesh.uv, corners, s, t)
         density[mine] = one.mesh.density[face]
         axes, _ = one.pose.at(time)
-        for whole, part in zip(normal, rotate(axes, _within(one.mesh.normals, corners, s, t)), strict=True):
+        for whole, part in zip(normal, rotate(axes, vectors(_within(one.mesh.normals, corners, s, t))), strict=True):
             whole[mine] = part
     length = np.sqrt(np.maximum(_dot(normal, normal), 1e-12))
-    ray = tuple(np.asarray(d, np.float32) for d in direction)
+    ray = vectors(np.asarray(d, np.float32) for d in direction)
     along = _dot(normal, ray) / length
     sign = np.where(along > 0, -1.0, 1.0).astype(np.float32) / length
     slant = np.maximum(np.abs(along) / np.sqrt(_dot(ray, ray)), 0.15)
     footprint = (hits.depth / focal).astype(np.float32) * density * atlas.side[material] / np.sqrt(slant)
-    return Surfaces(material, tuple(n * sign for n in normal), u, v, footprint)
+    return Surfaces(material, vectors(n * sign for n in normal), u, v, footprint)
 
 
 def hidden(
@@ -346,10 +355,10 @@ def hidden(
     out = np.zeros(len(points[0]), bool)
     for one in bodies:
         middle, radius = one.ball(time)
-        to = tuple(m - p for m, p in zip(middle.tolist(), points, strict=True))
+        to = vectors(m - p for m, p in zip(middle.tolist(), points, strict=True))
         square = _dot(towards, towards)
         along = np.clip(_dot(to, towards) / square, 0, distance)
-        off = tuple(t - along * d for t, d in zip(to, towards, strict=True))
+        off = vectors(t - along * d for t, d in zip(to, towards, strict=True))
         near = np.flatnonzero(~out & (_dot(off, off) < radius * radius))
         if not len(near):
             continue

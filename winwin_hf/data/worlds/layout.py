@@ -68,6 +68,7 @@ class Builder:
         self.moving: list[tuple[Mesh, Pose]] = []
         self.taken: list[tuple[float, float, float]] = []  # x, z and radius of what stands on the ground
         self.height: Callable[[float, float], float] = lambda x, z: 0.0
+        self.curve = 0.0  # of a road along z: its middle is at x = curve * z^2
         self.paint = [self.coat() for _ in range(10)]
         self.leaves = Material(foliage(rng), (1.0, 1.0, 1.0), cut=True)
 
@@ -111,7 +112,9 @@ class Builder:
         nature, axes = KINDS[kind], yawed(yaw)
         ahead = speed * self.seconds * (axes @ [0, 0, 1.0])
         rise = self.height(x + ahead[0], z + ahead[2]) - self.height(x, z)
-        place = np.array([x, self.height(x, z), z])
+        place = self.along(np.array([[x, self.height(x, z), z]]))[0]
+        turn = yawed(self.heading(z))
+        axes, ahead = turn @ axes, turn @ ahead
         if nature.walks and speed > 0:
             mesh = swung(mesh, float(rng.normal(0, 3.0) * min(self.seconds, 0.3)))
         elif nature.sways and rng.random() < 0.3 and self.s.task == "optical-flow":
@@ -122,6 +125,20 @@ class Builder:
         spin = np.array([0.0, rng.normal(0, 0.3) * self.seconds, 0.0]) if speed > 0 else np.zeros(3)
         self.moving.append((mesh, Pose(place, axes, ahead + [0, rise, 0], spin, (low + high) / 2)))
         return True
+
+    def heading(self, z: float) -> float:
+        """The road's direction, as a yaw in radians."""
+        return math.atan(2 * self.curve * z)
+
+    def along(self, points: np.ndarray) -> np.ndarray:
+        """Points (n, 3) beside a straight road, beside the curved one."""
+        x, y, z = points.T
+        turn = np.arctan(2 * self.curve * z)
+        return np.stack([self.curve * z * z + x * np.cos(turn), y, z - x * np.sin(turn)], 1)
+
+    def strip(self, mesh: Mesh) -> None:
+        """A part of the road, or beside it, that is bent as the road is."""
+        self.fixed.append(replace(mesh, vertices=self.along(mesh.vertices), _trees={}))
 
     def fly(self, mesh: Mesh, place: np.ndarray, reach: float) -> None:
         """Puts a thing anywhere in the air, turned at random, with a motion of about `reach` metres."""
@@ -157,7 +174,8 @@ class Builder:
 
     def scene(self, view: View, light: Light) -> Scene:
         fixed = [(joined(self.fixed), still(np.zeros(3)))] if self.fixed else []
-        bodies, materials = [], []
+        bodies: list[Body] = []
+        materials: list[Material] = []
         for mesh, pose in (*fixed, *self.moving):
             bodies.append(Body(mesh, pose, len(materials)))
             materials += mesh.materials
@@ -171,7 +189,9 @@ class Builder:
         sun = np.array([math.cos(up) * math.cos(around), math.sin(up), math.cos(up) * math.sin(around)])
         overcast = rng.random() < 0.35
         warm = np.array([1.0, 0.95, 0.85]) ** rng.uniform(0, 3)
-        blue = np.array([0.45, 0.65, 1.0]) ** rng.uniform(0.3, 1.2) if not overcast else np.ones(3) * rng.uniform(0.6, 1)
+        blue = (
+            np.array([0.45, 0.65, 1.0]) ** rng.uniform(0.3, 1.2) if not overcast else np.ones(3) * rng.uniform(0.6, 1)
+        )
         horizon = 0.4 * blue + 0.6 * rng.uniform(0.7, 1.0)
         fog = math.exp(rng.uniform(math.log(0.002), math.log(0.04))) if rng.random() < self.s.fog else 0.0
         clouds = self.fresh_texture + int(rng.integers(self.s.texture_count)) if rng.random() < 0.6 else None
@@ -223,6 +243,7 @@ def street(b: Builder) -> Scene:
     setback = rng.uniform(0, 5) if rng.random() < 0.5 else 0.0
     slope = rng.normal(0, 0.02)
     b.height = lambda x, z: slope * z
+    b.curve = rng.normal(0, 0.0015) if rng.random() < 0.5 else 0.0
     edge, wall = lanes / 2, lanes / 2 + walk
     xs = np.array([-edge, edge])
     zs = np.linspace(-20, 160, 40)
@@ -230,22 +251,23 @@ def street(b: Builder) -> Scene:
     flat = np.zeros((len(zs), 2)) + slope * zs[:, None]
     piece = ground(flat, xs, zs, road)
     across = (piece.vertices[:, 0] + edge) / lanes
-    b.fixed.append(replace(piece, uv=np.stack([across, piece.vertices[:, 2] / 8.0], 1).astype(np.float32)))
+    b.strip(replace(piece, uv=np.stack([across, piece.vertices[:, 2] / 8.0], 1).astype(np.float32)))
     kerb = rng.uniform(0.06, 0.18)
     stone = b.coat(0.5, "pavement", (0.35, 0.75))
     beyond = replace(b.coat(0.1, "tree"), tint=(0.45, 0.6, 0.3)) if setback else stone
     for side in (-1, 1):
         for inner, outer, material in ((edge, wall, stone), (wall, wall + max(setback, 0.01) + 60, beyond)):
             strip = np.sort(np.array([side * inner, side * outer]))
-            b.fixed.append(ground(flat + kerb, strip, zs, material))
-        riser = np.array([[side * edge, -0.4, zs[0]], [side * edge, -0.4, zs[-1]], [side * edge, kerb, zs[-1]], [side * edge, kerb, zs[0]]])
-        riser[:, 1] += slope * riser[:, 2]
-        b.fixed.append(quad(riser, stone))
+            b.strip(ground(flat + kerb, strip, zs, material))
+        foot, top = (np.stack([np.full(len(zs), side * edge), y + slope * zs, zs], 1) for y in (-0.4, kerb))
+        b.strip(quads(np.stack([foot[:-1], foot[1:], top[1:], top[:-1]], 1), (stone,)))
         _houses(b, side, wall + setback, slope)
     plain = b.height
     b.height = lambda x, z: plain(x, z) + (kerb if abs(x) > edge else 0.0)
     driving = rng.random() < 0.6
-    eye = np.array([rng.uniform(-0.35, 0.35) * lanes if driving else rng.choice([-1, 1]) * rng.uniform(edge, wall), 0.0, 0.0])
+    eye = np.array(
+        [rng.uniform(-0.35, 0.35) * lanes if driving else rng.choice([-1, 1]) * rng.uniform(edge, wall), 0.0, 0.0]
+    )
     b.free(eye[0], 0.0, 1.2)
     for _ in range(int(rng.integers(2, 14))):  # parked and moving
         kind = str(rng.choice(["car", "truck", "motorcycle", "bicycle"], p=[0.7, 0.1, 0.08, 0.12]))
@@ -319,7 +341,9 @@ def _houses(b: Builder, side: int, wall: float, slope: float) -> None:
         if panels:
             corners, which = zip(*panels, strict=True)
             parts.append(quads(np.stack(corners), (pane, frame, door), np.array(which)))
-        b.fixed += parts
+        middle = z + wide / 2
+        turn, there = yawed(b.heading(middle)), (b.curve * middle**2, 0.0, middle)
+        b.fixed += [at(at(part, (0.0, 0.0, -middle)), there, turn) for part in parts]
         z += wide + (rng.uniform(0, 6) if rng.random() < 0.3 else 0)
 
 
@@ -331,7 +355,9 @@ def _panel(side: int, x: float, z: float, y: float, wide: float, high: float) ->
 
 def _gable(deep: float, wide: float, base: float, material: Material) -> Mesh:
     w, d, ridge = wide / 2, deep / 2, base + 0.35 * deep
-    slopes = [np.array([[s * (d + 0.3), base, -w], [s * (d + 0.3), base, w], [0, ridge, w], [0, ridge, -w]]) for s in (-1, 1)]
+    slopes = [
+        np.array([[s * (d + 0.3), base, -w], [s * (d + 0.3), base, w], [0, ridge, w], [0, ridge, -w]]) for s in (-1, 1)
+    ]
     ends = [np.array([[-d, base, z], [d, base, z], [0, ridge, z], [0, ridge, z]]) for z in (-w, w)]
     return joined([quad(corners, material) for corners in (*slopes, *ends)])
 
@@ -341,7 +367,9 @@ def asphalt(rng: np.random.Generator, lanes: float) -> np.ndarray:
     import cv2
 
     grey = rng.uniform(50, 125)
-    coarse = cv2.resize(rng.normal(0, rng.uniform(2, 9), (32, 32)).astype(np.float32), (256, 256), interpolation=cv2.INTER_CUBIC)
+    coarse = cv2.resize(
+        rng.normal(0, rng.uniform(2, 9), (32, 32)).astype(np.float32), (256, 256), interpolation=cv2.INTER_CUBIC
+    )
     image = grey + coarse[..., None] + rng.normal(0, rng.uniform(2, 10), (256, 256, 1)) + rng.normal(0, 2, 3)
     image = np.clip(np.repeat(image, 3, 2) if image.shape[2] == 1 else image, 0, 255).astype(np.uint8)
     white, thin = int(rng.uniform(150, 240)), max(2, round(0.13 / lanes * 256))
@@ -371,7 +399,18 @@ def land(b: Builder) -> Scene:
     b.height = _surface(heights, xs, zs)
     b.free(0, 0, 1.5)
     crowd = rng.uniform(0.3, 1.5)
-    for kind, count in (("tree", 16), ("bush", 12), ("rock", 8), ("person", 6), ("animal", 7), ("building", 3), ("fence", 3), ("bench", 1), ("other", 2), ("boat", 1)):
+    for kind, count in (
+        ("tree", 16),
+        ("bush", 12),
+        ("rock", 8),
+        ("person", 6),
+        ("animal", 7),
+        ("building", 3),
+        ("fence", 3),
+        ("bench", 1),
+        ("other", 2),
+        ("boat", 1),
+    ):
         for _ in range(int(rng.integers(0, max(1, round(count * crowd)) + 1))):
             z = (4 if kind in ("person", "animal", "rock", "bush") else 8) + rng.exponential(20)
             x = rng.uniform(-0.75, 0.75) * (z + 3)
@@ -417,7 +456,7 @@ def room(b: Builder) -> Scene:
     b.free(place[0], place[2], 0.45)
     kinds = ["chair", "table", "sofa", "bed", "cabinet", "lamp", "appliance", "plant", "person", "thing", "other"]
     weights = np.array([5, 3, 1.5, 1, 4, 1, 2, 1.5, 0.7, 2, 0.5])
-    for _ in range(int(rng.integers(4, 22))):
+    for _ in range(int(rng.integers(6, 28))):
         kind = str(rng.choice(kinds, p=weights / weights.sum()))
         mesh = b.mesh(kind)
         size = mesh.bounds[1] - mesh.bounds[0]
@@ -438,7 +477,9 @@ def room(b: Builder) -> Scene:
         if kind in ("table", "cabinet", "appliance") and 0.25 < size[1] < 1.4:
             for _ in range(int(rng.integers(0, 5))):
                 _put(b, x, z, yaw, size)
-    lamps = np.stack([rng.uniform(-0.4, 0.4, 2) * wide, rng.uniform(0.75, 0.97, 2) * tall, rng.uniform(-0.4, 0.4, 2) * long], 1)
+    lamps = np.stack(
+        [rng.uniform(-0.4, 0.4, 2) * wide, rng.uniform(0.75, 0.97, 2) * tall, rng.uniform(-0.4, 0.4, 2) * long], 1
+    )
     aim = np.array([rng.uniform(-0.35, 0.35) * wide, place[1] + rng.normal(-0.35, 0.35), rng.uniform(0.1, 0.5) * long])
     move, spin = b.hand(0.8)
     move = np.clip(place + move, *(np.array([[-0.45, 0.2, -0.47], [0.45, 0.9, 0.45]]) * [wide, tall, long])) - place
@@ -458,9 +499,9 @@ def _put(b: Builder, x: float, z: float, yaw: float, size: np.ndarray) -> None:
 
 def _walls(b: Builder, wide: float, long: float, tall: float) -> None:
     rng, x, z = b.rng, wide / 2, long / 2
-    paper = b.coat(0.6, None, (0.4, 0.95))
+    paper = b.coat(0.75, None, (0.4, 0.95))
     walls = [paper if rng.random() < 0.7 else b.coat(0.5, None, (0.3, 0.95)) for _ in range(4)]
-    floor, ceiling = b.coat(0.2, None, (0.2, 0.8)), b.coat(0.85, None, (0.7, 1.0))
+    floor, ceiling = b.coat(0.35, None, (0.2, 0.8)), b.coat(0.85, None, (0.7, 1.0))
     corners = {
         "left": ((-x, 0, -z), (-x, 0, z), (-x, tall, z), (-x, tall, -z)),
         "right": ((x, 0, z), (x, 0, -z), (x, tall, -z), (x, tall, z)),
@@ -483,7 +524,11 @@ def _walls(b: Builder, wide: float, long: float, tall: float) -> None:
         if low + h > tall - 0.05:
             continue
         glass = what == "window" and rng.random() < 0.6
-        material = Material(WHITE, (0.95, 0.97, 1.0), label_of("window")) if glass else b.coat(0.3 if what == "picture" else 0.6)
+        material = (
+            Material(WHITE, (0.95, 0.97, 1.0), label_of("window"))
+            if glass
+            else b.coat(0.3 if what == "picture" else 0.6)
+        )
         panel = box((w, h, 0.03), replace(material, label=label_of({"door": "door", "window": "window"}.get(what))))
         border = box((w + 0.12, h + 0.1, 0.02), edge)
         if (where := int(rng.integers(3))) == 2:

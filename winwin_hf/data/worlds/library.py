@@ -92,7 +92,7 @@ def _size(mesh: Mesh) -> int:
 def swung(mesh: Mesh, angle: float) -> Mesh:
     """A person or an animal whose limbs swing by an angle, radians, until frame 2: legs about the hips, arms about the shoulders."""
     low, high = mesh.bounds
-    x, y, z = mesh.vertices.T
+    _, y, z = mesh.vertices.T
     tall, wide = high[1] - low[1], max(high[0] - low[0], high[2] - low[2])
     across, along = 0, 2
     side = np.tanh(mesh.vertices[:, across] / (0.02 * max(wide, 1e-6)))

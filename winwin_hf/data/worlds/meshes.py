@@ -1,6 +1,7 @@
 """Triangle meshes: what one is, and how files of them are read.
 
-`trimesh` reads GLB, glTF, OBJ, PLY, DAE, STL and OFF; here they become arrays in one form: y up, metres, the middle of the base at the origin.
+`trimesh` reads GLB, glTF, OBJ, PLY, DAE, STL and OFF; here they become arrays in one form: y up, metres, the middle of the base at the
+origin.
 """
 
 from __future__ import annotations

@@ -29,7 +29,13 @@ class SyntheticWorlds(SceneReader[WorldSettings]):
         _ = self.library  # a missing folder is an error here, not in a worker
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "meshes": self.meshes, "table": self.table, "_library": None, "_pyramids": None}
+        return {
+            **super().__getstate__(),
+            "meshes": self.meshes,
+            "table": self.table,
+            "_library": None,
+            "_pyramids": None,
+        }
 
     @property
     def library(self) -> Library:

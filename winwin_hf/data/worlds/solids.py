@@ -85,7 +85,14 @@ def lathe(radii: np.ndarray, heights: np.ndarray, material: Material, around: in
     y = np.broadcast_to(heights[:, None], x.shape)
     vertices = np.stack([x, y, z], -1).reshape(-1, 3)
     slope_r, slope_y = np.gradient(radii), np.gradient(heights)
-    normal = np.stack([slope_y[:, None] * np.cos(angles), np.broadcast_to(-slope_r[:, None], x.shape), slope_y[:, None] * np.sin(angles)], -1)
+    normal = np.stack(
+        [
+            slope_y[:, None] * np.cos(angles),
+            np.broadcast_to(-slope_r[:, None], x.shape),
+            slope_y[:, None] * np.sin(angles),
+        ],
+        -1,
+    )
     normal = normal.reshape(-1, 3) / np.maximum(np.linalg.norm(normal.reshape(-1, 3), axis=1, keepdims=True), 1e-9)
     length = np.concatenate([[0], np.cumsum(np.hypot(np.diff(radii), np.diff(heights)))])
     turn = angles * max(float(radii.max()), 1e-3)
@@ -108,7 +115,9 @@ def ball(radius: float, material: Material, around: int = 20) -> Mesh:
 def cylinder(radius: float, height: float, material: Material, top: float | None = None, around: int = 16) -> Mesh:
     """top: radius at its upper end; 0: a cone."""
     top = radius if top is None else top
-    return lathe(np.array([0, radius, radius, top, top, 0.0]), np.array([0, 0, 0, height, height, height]), material, around)
+    return lathe(
+        np.array([0, radius, radius, top, top, 0.0]), np.array([0, 0, 0, height, height, height]), material, around
+    )
 
 
 def at(mesh: Mesh, place: tuple[float, float, float], axes: np.ndarray | None = None) -> Mesh:
@@ -125,9 +134,7 @@ def yawed(angle: float) -> np.ndarray:
     return np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
 
 
-def ground(
-    heights: np.ndarray, xs: np.ndarray, zs: np.ndarray, material: Material, tile: float = TILE
-) -> Mesh:
+def ground(heights: np.ndarray, xs: np.ndarray, zs: np.ndarray, material: Material, tile: float = TILE) -> Mesh:
     """A surface of heights (len(zs), len(xs)) over a grid, with smooth normals."""
     x, z = np.meshgrid(xs, zs)
     down_z, down_x = np.gradient(heights, zs, xs)
@@ -135,7 +142,11 @@ def ground(
     normals /= np.linalg.norm(normals, axis=1, keepdims=True)
     vertices = np.stack([x, heights, z], -1).reshape(-1, 3)
     return make_mesh(
-        vertices, grid_faces(len(zs), len(xs)), (material,), uv=np.stack([x, z], -1).reshape(-1, 2) / tile, normals=normals
+        vertices,
+        grid_faces(len(zs), len(xs)),
+        (material,),
+        uv=np.stack([x, z], -1).reshape(-1, 2) / tile,
+        normals=normals,
     )
 
 
@@ -256,15 +267,21 @@ def _walker(rng: np.random.Generator, some, animal: bool) -> Mesh:
         skin = some()
         body = at(ball(0.5, skin).scaled(np.array([0.4 * high, 0.5 * high, long])), (0, 0.5 * high, 0))
         legs = [
-            at(cylinder(0.06 * high, 0.6 * high, skin), (x * 0.12 * high, 0, z * 0.35 * long)) for x in (-1, 1) for z in (-1, 1)
+            at(cylinder(0.06 * high, 0.6 * high, skin), (x * 0.12 * high, 0, z * 0.35 * long))
+            for x in (-1, 1)
+            for z in (-1, 1)
         ]
         head = at(ball(0.18 * high, skin), (0, 0.85 * high, 0.55 * long))
         return joined([body, head, *legs], "animal")
     tall = rng.uniform(1.2, 1.95)
     skin, shirt, trousers = some(), some(), some()
     legs = [at(cylinder(0.05 * tall, 0.48 * tall, trousers, 0.06 * tall), (x * 0.055 * tall, 0, 0)) for x in (-1, 1)]
-    arms = [at(cylinder(0.028 * tall, 0.36 * tall, shirt, 0.035 * tall), (x * 0.15 * tall, 0.44 * tall, 0)) for x in (-1, 1)]
-    body = at(cylinder(0.09 * tall, 0.36 * tall, shirt, 0.12 * tall).scaled(np.array([1.1, 1, 0.7])), (0, 0.46 * tall, 0))
+    arms = [
+        at(cylinder(0.028 * tall, 0.36 * tall, shirt, 0.035 * tall), (x * 0.15 * tall, 0.44 * tall, 0)) for x in (-1, 1)
+    ]
+    body = at(
+        cylinder(0.09 * tall, 0.36 * tall, shirt, 0.12 * tall).scaled(np.array([1.1, 1, 0.7])), (0, 0.46 * tall, 0)
+    )
     head = at(ball(0.065 * tall, skin).scaled(np.array([0.9, 1.2, 1.0])), (0, 0.84 * tall, 0))
     return joined([body, head, *legs, *arms], "person")
 
@@ -275,21 +292,34 @@ def _car(rng: np.random.Generator, some, truck: bool) -> Mesh:
     rubber = replace(rubber, tint=(0.1, 0.1, 0.1))
     parts = [at(box((wide, 0.45 * high, long), paint), (0, 0.22 * high, 0))]
     cabin = long * (0.25 if truck else 0.5)
-    parts.append(at(box((0.86 * wide, 0.36 * high, cabin), glass, lid=paint), (0, 0.66 * high, long * (0.36 if truck else -0.05))))
+    parts.append(
+        at(
+            box((0.86 * wide, 0.36 * high, cabin), glass, lid=paint),
+            (0, 0.66 * high, long * (0.36 if truck else -0.05)),
+        )
+    )
     if truck:
         parts.append(at(box((wide, 0.75 * high, 0.7 * long), some()), (0, 0.3 * high, -0.14 * long)))
     upright = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
     for x in (-1, 1):
         for z in (-0.32, 0.32):
-            wheel = at(cylinder(0.22 * min(high, 1.8), 0.2, rubber), (x * wide / 2 + 0.1, 0.2 * min(high, 1.8), z * long), upright)
+            wheel = at(
+                cylinder(0.22 * min(high, 1.8), 0.2, rubber),
+                (x * wide / 2 + 0.1, 0.2 * min(high, 1.8), z * long),
+                upright,
+            )
             parts.append(wheel)
     return joined(parts, "truck" if truck else "car")
 
 
 def _seat(rng: np.random.Generator, some, kind: str) -> Mesh:
     wide = {"table": (0.6, 1.8), "chair": (0.4, 0.6), "bench": (1.2, 2.0), "bed": (0.9, 1.8), "sofa": (1.2, 2.2)}[kind]
-    deep = {"table": (0.5, 1.0), "chair": (0.4, 0.55), "bench": (0.35, 0.5), "bed": (1.9, 2.1), "sofa": (0.8, 1.0)}[kind]
-    high = {"table": (0.4, 0.8), "chair": (0.4, 0.5), "bench": (0.4, 0.5), "bed": (0.35, 0.6), "sofa": (0.35, 0.45)}[kind]
+    deep = {"table": (0.5, 1.0), "chair": (0.4, 0.55), "bench": (0.35, 0.5), "bed": (1.9, 2.1), "sofa": (0.8, 1.0)}[
+        kind
+    ]
+    high = {"table": (0.4, 0.8), "chair": (0.4, 0.5), "bench": (0.4, 0.5), "bed": (0.35, 0.6), "sofa": (0.35, 0.45)}[
+        kind
+    ]
     w, d, h = rng.uniform(*wide), rng.uniform(*deep), rng.uniform(*high)
     wood, cloth = some(), some()
     thick = 0.04 if kind in ("table", "chair", "bench") else h * 0.7

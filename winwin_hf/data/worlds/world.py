@@ -28,6 +28,7 @@ from winwin_hf.data.worlds.casting import (
     hits_at,
     points_of,
     surfaces_of,
+    vectors,
 )
 from winwin_hf.data.worlds.kinds import CLASSES
 from winwin_hf.data.worlds.layout import Scene
@@ -167,7 +168,11 @@ class World:
             flat = np.maximum(y / length, 0.03) * length
             material = np.full(len(x), len(self.atlas.side) - 1, np.int32)
             footprint = (4.0 * length / np.maximum(y / length, 0.03) / self.view.focal * 40).astype(np.float32)
-            cloud = LINEAR[self.atlas.sample(material, 0.15 * x / flat, 0.15 * z / flat, footprint)[:, :3].mean(-1).astype(np.int32)]
+            cloud = LINEAR[
+                self.atlas.sample(material, 0.15 * x / flat, 0.15 * z / flat, footprint)[:, :3]
+                .mean(-1)
+                .astype(np.int32)
+            ]
             share = np.clip(2.2 * cloud - 0.25, 0, 1)[:, None] * np.minimum(1, 4 * up)
             sky = sky + share * (1.0 - sky)
         if lit.sun is not None:
@@ -184,11 +189,11 @@ class World:
         albedo = LINEAR[texel.astype(np.int32)] * self.atlas.tint[found.material] ** np.float32(2.2)
         gloss = self.atlas.gloss[found.material]
         points = points_of(bodies, hits, time, self.view, direction)
-        ray = tuple(np.asarray(d, np.float32) for d in direction)
+        ray = vectors(np.asarray(d, np.float32) for d in direction)
         reach = np.sqrt(ray[0] ** 2 + ray[1] ** 2 + ray[2] ** 2)
         nx, ny, nz = found.normal
         lift = LIFT * (1 + hits.depth)
-        start = tuple(p + lift * n for p, n in zip(points, found.normal, strict=True))
+        start = vectors(p + lift * n for p, n in zip(points, found.normal, strict=True))
         around = np.float32(lit.ambient) * (0.7 + 0.3 * ny)
         if lit.sun is not None:
             falling = self._sun(start, found.normal, time)
@@ -212,7 +217,7 @@ class World:
         a, b, c = sun.tolist()
         falling = np.maximum(normal[0] * a + normal[1] * b + normal[2] * c, 0).astype(np.float32)
         facing = np.flatnonzero(falling > 0)
-        towards = tuple(np.full(len(facing), value) for value in (a, b, c))
+        towards = vectors(np.full(len(facing), value) for value in (a, b, c))
         dark = hidden(self.scene.bodies, time, take(start, facing), towards, self.atlas, np.inf, np.inf)
         falling[facing[dark]] = 0
         return falling
@@ -222,7 +227,7 @@ class World:
         assert lamps is not None
         total = np.zeros(len(start[0]), np.float32)
         for i, lamp in enumerate(lamps.tolist()):
-            towards = tuple(to - p for to, p in zip(lamp, start, strict=True))
+            towards = vectors(to - p for to, p in zip(lamp, start, strict=True))
             square = towards[0] ** 2 + towards[1] ** 2 + towards[2] ** 2
             cosine = (normal[0] * towards[0] + normal[1] * towards[1] + normal[2] * towards[2]) / np.sqrt(square)
             falling = (np.maximum(cosine, 0) * (3.0 / (1.0 + square))).astype(np.float32)
@@ -307,4 +312,3 @@ class World:
         at, before = depth[inside], seen.depth
         gone[inside] = before < at - TOLERANCE * (1 + np.minimum(at, 1e4))
         return gone.reshape(box[2:]) | self.outside(box)
-
