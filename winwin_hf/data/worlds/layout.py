@@ -531,10 +531,11 @@ def _walls(b: Builder, wide: float, long: float, tall: float) -> None:
         )
         panel = box((w, h, 0.03), replace(material, label=label_of({"door": "door", "window": "window"}.get(what))))
         border = box((w + 0.12, h + 0.1, 0.02), edge)
+        inset = rng.uniform(0.015, 0.035)  # no two in one plane
         if (where := int(rng.integers(3))) == 2:
-            turn, spot = 0.0, (rng.uniform(-0.5, 0.5) * max(wide - w, 0), low, z - 0.02)
+            turn, spot = 0.0, (rng.uniform(-0.5, 0.5) * max(wide - w, 0), low, z - inset)
         else:
-            turn, spot = math.pi / 2, ((-1, 1)[where] * (x - 0.02), low, rng.uniform(-0.5, 0.5) * max(long - w, 0))
+            turn, spot = math.pi / 2, ((-1, 1)[where] * (x - inset), low, rng.uniform(-0.5, 0.5) * max(long - w, 0))
         b.fixed += [at(border, (spot[0], max(0, spot[1] - 0.05), spot[2]), yawed(turn)), at(panel, spot, yawed(turn))]
 
 

@@ -1,0 +1,103 @@
+"""Synthetic scenes as files and as shards: what is written is what was rendered; what is done stays."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+pytest.importorskip("embreex", reason="needs winwin-hf[worlds]")
+trimesh = pytest.importorskip("trimesh", reason="needs winwin-hf[worlds]")
+
+from winwin_hf.cli.main import app
+from winwin_hf.data.frames import render_frames
+from winwin_hf.data.readers import plain_reader
+from winwin_hf.data.sources import open_source
+
+SMALL = {"height": 48, "width": 64, "texture_count": 2, "texture_weights": {"noise": 1.0}, "places": {"room": 1.0}}
+
+
+def source_of(task):
+    return open_source("synthetic-worlds", settings={**SMALL, "task": task}, seed=3, length=3)
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "200"})
+
+
+@pytest.mark.parametrize("task", ["optical-flow", "depth-estimation", "semantic-segmentation"])
+def test_files_hold_what_was_rendered(tmp_path, task):
+    source = source_of(task)
+    rows = render_frames(source, tmp_path / "frames", 2)
+    reader = plain_reader(task, source.labels)
+    for n in range(2):
+        world = source.reader(source.at(n), np.random.default_rng(n))
+        image, target = world.first((0, 0, 48, 64))
+        read = reader.decode(rows[n])
+        if task == "optical-flow":
+            assert np.array_equal(read.image1, image)
+            assert np.array_equal(read.image2, world.second((0, 0, 48, 64)))
+            assert np.array_equal(read.flow, target, equal_nan=True)
+            assert np.array_equal(read.occluded, world.occlusion((0, 0, 48, 64)))
+        else:
+            assert np.array_equal(read[0], image)
+            assert np.array_equal(read[1], target, equal_nan=task == "depth-estimation")
+
+
+def test_what_is_done_is_not_rendered_again(tmp_path):
+    source = source_of("depth-estimation")
+    render_frames(source, tmp_path, 2)
+    kept = (tmp_path / "scene-0000000.png").stat().st_mtime_ns
+    (tmp_path / "scene-0000001.json").unlink()
+    rows = render_frames(source, tmp_path, 3)
+    assert len(rows) == 3
+    assert (tmp_path / "scene-0000000.png").stat().st_mtime_ns == kept
+
+
+def test_shards_of_worlds(tmp_path):
+    options = [word for key, value in SMALL.items() for word in ("--option", f"{key}={json.dumps(value)}")]
+    shards = tmp_path / "shards"
+    found = run(
+        "data", "shards", "synthetic-worlds=none", "--length", 3, "--option", "task=depth-estimation", *options, "-o", shards
+    )
+    assert found.exit_code == 0, found.output
+    assert not list(tmp_path.glob(".*"))
+    opened = open_source("shards", str(shards))
+    assert opened.task == "depth-estimation"
+    examples = list(opened.examples())
+    assert len(examples) == 3
+    sample = opened.reader(examples[0], np.random.default_rng(0))
+    assert sample.first((0, 0, 16, 16))[0].shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["synthetic-worlds=none"], "--length"),
+        (["synthetic-worlds=none", "--length", "2", "--option", "task=cooking"], "task"),
+        (["synthetic-worlds=none", "--length", "2", "--option", "moon"], "moon"),
+        (["synthetic-worlds=/nowhere/at/all", "--length", "2"], "nowhere"),
+        (["camvid=/nowhere", "--length", "2"], "--length"),
+    ],
+)
+def test_shards_refuse_what_makes_no_sense(tmp_path, arguments, named):
+    found = run("data", "shards", *arguments, "-o", tmp_path / "out")
+    assert found.exit_code in (1, 2)
+    assert named in found.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_meshes_is_checked(tmp_path):
+    for kind in ("car", "chair"):
+        (tmp_path / kind).mkdir()
+        trimesh.creation.box((1, 1, 1)).export(tmp_path / kind / "a.glb")
+    found = run("data", "check", tmp_path, "--name", "synthetic-worlds", "-o", tmp_path / "report.json")
+    assert found.exit_code == 0, found.output
+    assert "car" in found.stdout and "street" in found.stdout
+    assert json.loads((tmp_path / "report.json").read_text())["kinds"]["car"]["files"] == 1
+    (tmp_path / "car" / "b.glb").write_bytes(b"no mesh")
+    found = run("data", "check", tmp_path, "--name", "synthetic-worlds")
+    assert found.exit_code == 1
+    assert "b.glb" in found.stdout
+    found = run("data", "check", tmp_path, "--name", "synthetic-worlds", "--option", "a=1")
+    assert found.exit_code == 2
