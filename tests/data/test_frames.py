@@ -58,7 +58,16 @@ def test_shards_of_worlds(tmp_path):
     options = [word for key, value in SMALL.items() for word in ("--option", f"{key}={json.dumps(value)}")]
     shards = tmp_path / "shards"
     found = run(
-        "data", "shards", "synthetic-worlds=none", "--length", 3, "--option", "task=depth-estimation", *options, "-o", shards
+        "data",
+        "shards",
+        "synthetic-worlds=none",
+        "--length",
+        3,
+        "--option",
+        "task=depth-estimation",
+        *options,
+        "-o",
+        shards,
     )
     assert found.exit_code == 0, found.output
     assert not list(tmp_path.glob(".*"))

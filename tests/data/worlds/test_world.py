@@ -125,6 +125,24 @@ def test_flow_of_a_body_that_moves_and_spins():
     assert np.abs(flow - expected)[on].max() < 1e-3
 
 
+def test_a_body_that_is_larger_than_its_mesh():
+    """A card of 1 x 1 m enlarged three times, as far away as its own size says, and the same card at its true size."""
+    small, large = box((1.0, 1.0, 0.01), GREY), box((3.0, 3.0, 0.03), GREY)
+    motion = {"axes": turned(np.array([0, 0.3, 0])), "move": np.array([0.1, 0, 0]), "spin": np.array([0, 0, 0.2])}
+    place = np.array([0.2, -1.0, 5.0])
+    poses = [
+        Pose(place, middle=m, scale=k, **motion)
+        for m, k in ((np.array([0, 0.5, 0]), 3.0), (np.array([0, 1.5, 0]), 1.0))
+    ]
+    (_, a), (_, b) = (world_of([(m, p)]).first(FULL) for m, p in zip((small, large), poses, strict=True))
+    assert np.abs(a - b).max() < 1e-6
+    one, two = (
+        world_of([(m, p)], task="depth-estimation").first(FULL)[1] for m, p in zip((small, large), poses, strict=True)
+    )
+    assert np.array_equal(np.isnan(one), np.isnan(two))
+    assert np.nanmax(np.abs(one - two)) < 1e-5
+
+
 def test_stereo_flow_is_focal_times_baseline_over_depth():
     world = world_of([(wall(8.0), still((0, 0, 0)))], move=(-0.5, 0, 0))  # the camera moves to its right
     _, flow = world.first(FULL)
@@ -309,9 +327,15 @@ def test_caches_keep_to_their_limits(tmp_path):
         library.draw("thing", rng, 0, 50, 0.0, [GREY], GREY)
         assert library.held_bytes <= 400_000 or len(library.kept) == 1
     pyramids = Pyramids(TextureBank(weights={"noise": 1.0}), 3_000_000)
+    first = Atlas([Material(0)], pyramids)
+    place = (np.zeros(1, np.int32), np.array([0.3]), np.array([0.2]), np.ones(1, np.float32))
+    before = first.sample(*place)
     for i in range(6):
-        pyramids.of(Material(i))
-    assert pyramids.held <= 3_000_000
+        Atlas([Material(i)], pyramids)
+        assert pyramids.pixels.nbytes <= 3_000_000
+    assert np.array_equal(first.sample(*place), before)  # although the array has begun anew
+    Atlas([Material(i) for i in range(6)], pyramids)  # a world that needs more
+    assert len(pyramids.kept) == 6
 
 
 @pytest.mark.parametrize(

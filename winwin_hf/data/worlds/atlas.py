@@ -34,25 +34,49 @@ class Pyramid:
 
 
 class Pyramids:
-    """The pyramids of materials, kept while `limit` bytes last. One for each process."""
+    """
+    The pyramids of materials in one array of a process, from which worlds read them.
+
+    When it is full, it begins anew with an empty one; worlds that still read the old one keep it.
+    """
 
     def __init__(self, bank: TextureBank, limit: int):
-        self.bank, self.limit, self.held = bank, limit, 0
-        self.kept: dict[object, tuple[object, Pyramid]] = {}
+        """limit: bytes of the array; a world that needs more gets a larger one."""
+        self.bank = bank
+        self.begin(max(limit // 4, 1))
 
-    def of(self, material: Material) -> Pyramid:
+    def begin(self, pixels: int) -> None:
+        self.pixels = np.empty((pixels, 4), np.uint8)
+        self.used = 0
+        self.kept: dict[object, tuple[object, int, list[tuple[int, int]]]] = {}
+
+    def place(self, material: Material) -> tuple[int, list[tuple[int, int]]] | None:
+        """(first pixel, sizes of the levels) of a material's texture; None where it doesn't fit any more."""
         texture = material.texture
         key: object = texture if isinstance(texture, int) else id(texture)
-        if key in self.kept:
-            self.kept[key] = self.kept.pop(key)  # the latest used is the last
-            return self.kept[key][1]
-        pyramid = Pyramid.of(self.bank.make(texture) if isinstance(texture, int) else texture)
-        self.kept[key] = (texture, pyramid)  # holding the array keeps its id its own
-        self.held += pyramid.pixels.nbytes
-        while self.held > self.limit and len(self.kept) > 1:
-            _, old = self.kept.pop(next(iter(self.kept)))
-            self.held -= old.pixels.nbytes
-        return pyramid
+        if key not in self.kept:
+            pyramid = Pyramid.of(self.bank.make(texture) if isinstance(texture, int) else texture)
+            end = self.used + len(pyramid.pixels)
+            if end > len(self.pixels):
+                return None
+            self.pixels[self.used : end] = pyramid.pixels
+            self.kept[key] = (texture, self.used, pyramid.sizes)  # holding the array keeps its id its own
+            self.used = end
+        return self.kept[key][1:]
+
+    def places(self, materials: list[Material]) -> list[tuple[int, list[tuple[int, int]]]]:
+        """Of all materials of a world, in one array."""
+        while True:
+            fresh = not self.kept
+            found = []
+            for material in materials:
+                place = self.place(material)
+                if place is None:
+                    break
+                found.append(place)
+            else:
+                return found
+            self.begin(len(self.pixels) * 2 if fresh else len(self.pixels))
 
 
 class Atlas:
@@ -63,24 +87,15 @@ class Atlas:
     """
 
     def __init__(self, materials: list[Material], pyramids: Pyramids):
-        mine: dict[int, int] = {}  # id of a pyramid -> its first pixel
-        parts: list[np.ndarray] = []
         shape = (len(materials), MAX_LEVELS)
         self.start, self.height, self.width = (np.ones(shape, np.int32) for _ in range(3))
         self.levels = np.ones(len(materials), np.int32)
-        held = [pyramids.of(material) for material in materials]
-        total = 0
-        for i, pyramid in enumerate(held):
-            if id(pyramid) not in mine:
-                mine[id(pyramid)] = total
-                parts.append(pyramid.pixels)
-                total += len(pyramid.pixels)
-            at = mine[id(pyramid)]
-            self.levels[i] = len(pyramid.sizes)
-            for level, (height, width) in enumerate(pyramid.sizes):
+        for i, (first, sizes) in enumerate(pyramids.places(materials)):
+            at, self.levels[i] = first, len(sizes)
+            for level, (height, width) in enumerate(sizes):
                 self.start[i, level], self.height[i, level], self.width[i, level] = at, height, width
                 at += height * width
-        self.pixels = np.concatenate(parts)
+        self.pixels = pyramids.pixels
         self.tint = np.array([m.tint for m in materials], np.float32)
         self.label = np.array([m.label for m in materials], np.uint8)
         self.gloss = np.array([m.gloss for m in materials], np.float32)

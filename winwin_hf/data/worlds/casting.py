@@ -49,7 +49,7 @@ class Pose:
     Where something is at any time from frame 1 (0) to frame 2 (1).
 
     place: (3,) at frame 1. axes: (3, 3) rotation from its own directions to the world's. move: (3,) metres and spin: (3,) radians, in
-    the world, until frame 2. middle: (3,) in its own coordinates, the point that it spins about.
+    the world, until frame 2. middle: (3,) in its own coordinates, the point that it spins about. scale: by which it is larger than itself.
     """
 
     place: np.ndarray
@@ -57,21 +57,23 @@ class Pose:
     move: np.ndarray
     spin: np.ndarray
     middle: np.ndarray
+    scale: float = 1.0
     _known: dict[float, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict, repr=False)
 
     def at(self, time: float) -> tuple[np.ndarray, np.ndarray]:
-        """(axes (3, 3), place (3,)): a point p of its own is at axes @ p + place."""
+        """(axes (3, 3), place (3,)): a point p of its own is at scale * axes @ p + place."""
         if time not in self._known:
             axes = turned(time * self.spin) @ self.axes
-            place = self.place + self.axes @ self.middle + time * self.move - axes @ self.middle
+            middle = self.scale * self.middle
+            place = self.place + self.axes @ middle + time * self.move - axes @ middle
             self._known[time] = axes, place
         return self._known[time]
 
 
-def still(place: Sequence[float] | np.ndarray, axes: np.ndarray | None = None) -> Pose:
+def still(place: Sequence[float] | np.ndarray, axes: np.ndarray | None = None, scale: float = 1.0) -> Pose:
     """A pose without motion."""
     zero = np.zeros(3)
-    return Pose(np.asarray(place, np.float64), np.eye(3) if axes is None else axes, zero, zero, zero)
+    return Pose(np.asarray(place, np.float64), np.eye(3) if axes is None else axes, zero, zero, zero, scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +91,7 @@ class Body:
             axes, place = self.pose.at(time)
             low, high = self.mesh.bounds
             box = np.where(SIGNS > 0, high, low)
-            self._corners[time] = box @ axes.T + place
+            self._corners[time] = self.pose.scale * box @ axes.T + place
         return self._corners[time]
 
     def ball(self, time: float) -> tuple[np.ndarray, float]:
@@ -102,12 +104,17 @@ class Body:
         """Points of the world in its own coordinates."""
         axes, place = self.pose.at(time)
         x, y, z = place.tolist()
-        return rotate(axes.T, (points[0] - x, points[1] - y, points[2] - z))
+        return rotate(axes.T / self.pose.scale, (points[0] - x, points[1] - y, points[2] - z))
+
+    def inward_direction(self, direction: Vectors, time: float) -> Vectors:
+        """Directions of the world in its own coordinates; a ray's parameter stays the same."""
+        axes, _ = self.pose.at(time)
+        return rotate(axes.T / self.pose.scale, direction)
 
     def outward(self, points: Vectors, time: float) -> Vectors:
         """Points of its own in the world."""
         axes, place = self.pose.at(time)
-        moved = rotate(axes, points)
+        moved = rotate(axes * self.pose.scale, points)
         return vectors(p + c for p, c in zip(moved, place.tolist(), strict=True))
 
 
@@ -184,8 +191,7 @@ def cast(
         if not len(near):
             continue
         origin = one.inward(tuple(eye.tolist()), time)
-        axes, _ = one.pose.at(time)
-        inner = rotate(axes.T, take(direction, near))
+        inner = one.inward_direction(take(direction, near), time)
         limit = depth[near]
         found, far, s, t = _trace(one, time, origin, inner, limit, view.focal, atlas)
         nearer = far < limit
@@ -241,7 +247,7 @@ def _alpha(
 ) -> np.ndarray:
     material = body.first + body.mesh.material[face].astype(np.int32)
     s, t = _within(body.mesh.uv, body.mesh.faces[face], u, v)
-    footprint = depth / focal * body.mesh.density[face] * atlas.side[material]
+    footprint = depth / focal * (body.mesh.density[face] / np.float32(body.pose.scale)) * atlas.side[material]
     return atlas.sample(material, s, t, footprint)[:, 3]
 
 
@@ -259,8 +265,7 @@ def _refined(
     u, v, depth = np.zeros(len(body)), np.zeros(len(body)), np.full(len(body), np.inf)
     for index in np.unique(body[body >= 0]).tolist():
         mine, one = np.flatnonzero(body == index), bodies[index]
-        axes, _ = one.pose.at(time)
-        d = rotate(axes.T, take(direction, mine))
+        d = one.inward_direction(take(direction, mine), time)
         o = one.inward(tuple(eye.tolist()), time)
         corners, vertices = one.mesh.faces[face[mine]], one.mesh.at(time)
         a = vertices[corners[:, 0]]
@@ -331,7 +336,7 @@ def surfaces_of(
         corners = one.mesh.faces[face]
         material[mine] = one.first + one.mesh.material[face]
         u[mine], v[mine] = _within(one.mesh.uv, corners, s, t)
-        density[mine] = one.mesh.density[face]
+        density[mine] = one.mesh.density[face] / np.float32(one.pose.scale)
         axes, _ = one.pose.at(time)
         for whole, part in zip(normal, rotate(axes, vectors(_within(one.mesh.normals, corners, s, t))), strict=True):
             whole[mine] = part
@@ -362,9 +367,8 @@ def hidden(
         near = np.flatnonzero(~out & (_dot(off, off) < radius * radius))
         if not len(near):
             continue
-        axes, _ = one.pose.at(time)
         origin = one.inward(take(points, near), time)
-        inner = rotate(axes.T, take(towards, near))
+        inner = one.inward_direction(take(towards, near), time)
         limit = np.full(len(near), distance, np.float32)
         _, far, _, _ = _trace(one, time, origin, inner, limit, 1e3 if not np.isfinite(focal) else focal, atlas)
         out[near] = np.isfinite(far)

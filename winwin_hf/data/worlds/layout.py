@@ -90,7 +90,7 @@ class Builder:
     def mesh(self, kind: str) -> Mesh:
         s = self.s
         drawn = self.library.draw(kind, self.rng, self.fresh_mesh, s.mesh_count, s.own_shapes, self.paint, self.leaves)
-        return drawn.scaled(float(self.rng.uniform(0.9, 1.1)))
+        return drawn
 
     def free(self, x: float, z: float, radius: float) -> bool:
         """Whether nothing stands within a radius of a place; if so, the place is taken."""
@@ -104,10 +104,10 @@ class Builder:
     ) -> bool:
         """Puts a thing on the ground, turned and moving ahead; False if there is no room for it."""
         rng = self.rng
-        mesh = self.mesh(kind) if mesh is None else mesh
+        mesh, scale = self.mesh(kind) if mesh is None else mesh, float(rng.uniform(0.9, 1.1))
         yaw = rng.uniform(-math.pi, math.pi) if yaw is None else yaw
         low, high = mesh.bounds
-        if not self.free(x, z, 0.45 * float(np.hypot(high[0] - low[0], high[2] - low[2]))):
+        if not self.free(x, z, 0.45 * scale * float(np.hypot(high[0] - low[0], high[2] - low[2]))):
             return False
         nature, axes = KINDS[kind], yawed(yaw)
         ahead = speed * self.seconds * (axes @ [0, 0, 1.0])
@@ -120,10 +120,10 @@ class Builder:
         elif nature.sways and rng.random() < 0.3 and self.s.task == "optical-flow":
             mesh = swayed(mesh, rng.normal(0, 0.1, 2) * min(self.seconds * 10, 3.0))
         if speed == 0 and mesh.moved is None:
-            self.moving.append((mesh, still(place, axes)))
+            self.moving.append((mesh, still(place, axes, scale)))
             return True
         spin = np.array([0.0, rng.normal(0, 0.3) * self.seconds, 0.0]) if speed > 0 else np.zeros(3)
-        self.moving.append((mesh, Pose(place, axes, ahead + [0, rise, 0], spin, (low + high) / 2)))
+        self.moving.append((mesh, Pose(place, axes, ahead + [0, rise, 0], spin, (low + high) / 2, scale)))
         return True
 
     def heading(self, z: float) -> float:
@@ -140,15 +140,15 @@ class Builder:
         """A part of the road, or beside it, that is bent as the road is."""
         self.fixed.append(replace(mesh, vertices=self.along(mesh.vertices), _trees={}))
 
-    def fly(self, mesh: Mesh, place: np.ndarray, reach: float) -> None:
-        """Puts a thing anywhere in the air, turned at random, with a motion of about `reach` metres."""
+    def fly(self, mesh: Mesh, place: np.ndarray, reach: float, scale: float = 1.0) -> None:
+        """Puts a thing anywhere in the air, turned at random and so much larger, with a motion of about `reach` metres."""
         rng = self.rng
         axes = turned(rng.normal(size=3) * rng.uniform(0, 2))
         low, high = mesh.bounds
         middle = (low + high) / 2
         move = rng.normal(0, reach, 3) * np.exp(rng.normal(0, 0.7))
         spin = rng.normal(0, 0.15, 3) * np.exp(rng.normal(0, 0.7)) * min(self.seconds * 10, 4)
-        self.moving.append((mesh, Pose(place - axes @ middle, axes, move, spin, middle)))
+        self.moving.append((mesh, Pose(place - scale * axes @ middle, axes, move, spin, middle, scale)))
 
     def look(self, place: np.ndarray, aim: np.ndarray, roll: float, move: np.ndarray, spin: np.ndarray) -> View:
         """A camera at a place that looks at a point."""
@@ -553,9 +553,9 @@ def heap(b: Builder) -> Scene:
         depth = rng.uniform(0.12, 0.85) * back
         size = depth * math.exp(rng.uniform(math.log(0.08), math.log(0.6)))
         mesh = any_solid(rng, b.coat(0.2), 1.0) if rng.random() < 0.25 else b.mesh(kind)
-        mesh = mesh.scaled(float(size / np.linalg.norm(mesh.bounds[1] - mesh.bounds[0])))
+        scale = float(size / np.linalg.norm(mesh.bounds[1] - mesh.bounds[0]))
         place = np.array([rng.uniform(-0.8, 0.8) * depth, rng.uniform(-0.6, 0.6) * depth, depth])
-        b.fly(mesh, place, 0.03 * depth * min(b.seconds * 10, 4))
+        b.fly(mesh, place, 0.03 * depth * min(b.seconds * 10, 4), scale)
     move, spin = b.hand(0.5)
     light = replace(b.daylight(), fog=0.0)
     if light.sun is not None:  # never from behind the wall alone

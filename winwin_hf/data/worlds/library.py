@@ -36,7 +36,8 @@ class Library:
             for kind, paths in find_meshes(folder).items():
                 mine = [p for p in paths if _is_held(p) == held] or paths  # of few files all are seen
                 self.files[kind] = mine
-        self.kept: OrderedDict[Path, tuple[Mesh | None, int]] = OrderedDict()
+        self.kept: OrderedDict[Path, tuple[Mesh, int]] = OrderedDict()
+        self.broken: set[Path] = set()
 
     def kinds(self, place: str) -> list[str]:
         """The kinds of things that are found in a place."""
@@ -60,15 +61,18 @@ class Library:
 
     def _read(self, path: Path, kind: str) -> Mesh | None:
         """A file's mesh, None if it can't be read, which is told once."""
+        if path in self.broken:
+            return None
         if path in self.kept:
             self.kept.move_to_end(path)
             return self.kept[path][0]
         try:
-            mesh: Mesh | None = read_mesh(path, kind)
+            mesh = read_mesh(path, kind)
         except (ValueError, OSError) as error:
             logger.warning(f"{error}; a shape of our own stands in its place")
-            mesh = None
-        size = 0 if mesh is None else _size(mesh)
+            self.broken.add(path)
+            return None
+        size = _size(mesh)
         self.kept[path] = (mesh, size)
         self.held_bytes += size
         while self.held_bytes > self.limit and len(self.kept) > 1:

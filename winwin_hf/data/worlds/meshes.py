@@ -17,7 +17,7 @@ import numpy as np
 from winwin_hf.data.worlds.kinds import KINDS, UNNAMED, label_of
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".dae", ".stl", ".off")
-TEXTURE_SIDE = 512  # pixels; larger textures are reduced
+TEXTURE_SIDE = 256  # pixels; larger textures are reduced: a world shows a hundred of them
 MAX_TRIANGLES = 200_000
 MAX_BYTES = 2**28  # of a file
 WHITE = np.full((1, 1, 4), 255, np.uint8)

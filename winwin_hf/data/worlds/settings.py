@@ -12,7 +12,6 @@ from winwin_hf.checked import FORBID
 from winwin_hf.data.synthetic.settings import (
     Blur,
     BlurSigma,
-    CacheMb,
     Compression,
     Count,
     Length,
@@ -75,7 +74,7 @@ class WorldSettings:
     ] = True
     mesh_count: Annotated[
         int, Field(ge=1, le=10**6, description="Number of meshes of each kind that worlds draw from at one time.")
-    ] = 12
+    ] = 6
     mesh_steps: Annotated[
         int,
         Field(
@@ -83,7 +82,7 @@ class WorldSettings:
             le=10**9,
             description="Number of worlds, times `num_workers`, after which a new mesh of each kind replaces the oldest one; 0: never.",
         ),
-    ] = 25
+    ] = 60
     own_shapes: Annotated[
         Probability, Field(description="Share of things that are of our own simple shapes although there are meshes.")
     ] = 0.15
@@ -103,9 +102,11 @@ class WorldSettings:
     texture_weights: TextureWeights = field(default_factory=lambda: {"noise": 0.4, "leaves": 0.2, "photographs": 0.4})
     texture_seed: TextureSeed = 0
     texture_count: TextureCount = 96
-    texture_steps: TextureSteps = 20
+    texture_steps: TextureSteps = 30
     texture_side: TextureSide = 512
-    cache_mb: CacheMb = 384.0
+    cache_mb: Annotated[
+        float, Field(ge=0, le=10**6, description="Memory for meshes and textures in each process, MB: half for each.")
+    ] = 1024.0
     held: Annotated[bool, Field(description="Draw the meshes that training doesn't see, a tenth of them.")] = False
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
