@@ -6,7 +6,7 @@ import torch
 
 from winwin_hf.data.merging import merge_table, synonyms_of, translation
 from winwin_hf.data.readers import SegmentationReader
-from winwin_hf.evaluation.metrics import SegmentationMetric
+from winwin_hf.evaluation.metrics import TranslatedMetric
 from winwin_hf.model.losses_winwin import semantic_count, semantic_loss
 
 OURS = ["sky", "building", "tree", "door", "window"]
@@ -74,7 +74,7 @@ def test_scores_are_in_the_sets_own_classes():
     assert translation(OURS, ["building", "sky"], synonyms).tolist() == [1, 0, 255, 0, 0]
     table = translation(OURS, ["vegetation", "door", "building"], synonyms)
     assert table.tolist() == [255, 2, 0, 1, 2]
-    metric = SegmentationMetric(3, names=["vegetation", "door", "building"], table=table)
+    metric = TranslatedMetric(table, ["vegetation", "door", "building"])
     target = np.array([[0, 0, 1, 2, 2, 255]])
     prediction = np.array([[2, 0, 3, 1, 4, 0]])  # tree, sky, door, building, window, sky
     metric.update(metric.fitted(prediction), target)

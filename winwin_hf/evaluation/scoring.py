@@ -20,7 +20,7 @@ from winwin_hf.data.merging import translation
 from winwin_hf.data.readers import DepthReader, FlowReader, SegmentationReader
 from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.sources import Source
-from winwin_hf.evaluation.metrics import DepthMetric, FlowMetric, Metric, SegmentationMetric, sum_rows
+from winwin_hf.evaluation.metrics import DepthMetric, FlowMetric, Metric, SegmentationMetric, TranslatedMetric, sum_rows
 from winwin_hf.inference.predictor import Prediction
 from winwin_hf.task import TASKS
 
@@ -110,7 +110,7 @@ def new_metric(
     if source.task == "semantic-segmentation":
         names = source.labels or ()
         table = translation(labels, names, synonyms) if labels is not None and tuple(labels) != names else None
-        return SegmentationMetric(len(names), names=names, table=table)
+        return SegmentationMetric(len(names), names=names) if table is None else TranslatedMetric(table, names)
     low, high = entry.depth_range if entry else (1e-3, float("inf"))
     return DepthMetric(low, high, crop=entry.crop if entry else None, align=align)
 

@@ -93,6 +93,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "flow_scale_penalty": (0, 1e6),
     "semantic_loss_ignore_index": (-(2**31), 2**31),
     "semantic_loss_weights": (-1, 1e9),
+    "semantic_label_groups": (0, 100_000),
     "mask_ratio": (0, 1),
 }
 MAX_LABELS = 100_000  # ImageNet-21k has 21,841
@@ -475,6 +476,8 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
         for field, (low, high) in RANGES.items():
             value = getattr(self, field)
             values = () if value is None else value if isinstance(value, list | tuple) else (value,)
+            if field == "semantic_label_groups":
+                values = [number for group in values for number in group]
             if len(values) > MAX_LIST:
                 raise ValueError(f"{field} of {len(values)} values: expected at most {MAX_LIST:,}.")
             for number in values:

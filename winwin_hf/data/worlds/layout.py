@@ -89,8 +89,7 @@ class Builder:
 
     def mesh(self, kind: str) -> Mesh:
         s = self.s
-        drawn = self.library.draw(kind, self.rng, self.fresh_mesh, s.mesh_count, s.own_shapes, self.paint, self.leaves)
-        return drawn
+        return self.library.draw(kind, self.rng, self.fresh_mesh, s.mesh_count, s.own_shapes, self.paint, self.leaves)
 
     def free(self, x: float, z: float, radius: float) -> bool:
         """Whether nothing stands within a radius of a place; if so, the place is taken."""

@@ -12,13 +12,14 @@ A metric is a sum over images, so parts of a data set can be scored in any batch
 from winwin_hf.evaluation.metrics.base import Metric, sum_rows
 from winwin_hf.evaluation.metrics.depth import DepthMetric
 from winwin_hf.evaluation.metrics.flow import FlowMetric, flow_errors, flow_sums, sparsification
-from winwin_hf.evaluation.metrics.segmentation import SegmentationMetric, segmentation_confusion
+from winwin_hf.evaluation.metrics.segmentation import SegmentationMetric, TranslatedMetric, segmentation_confusion
 
 __all__ = [
     "DepthMetric",
     "FlowMetric",
     "Metric",
     "SegmentationMetric",
+    "TranslatedMetric",
     "flow_errors",
     "flow_sums",
     "segmentation_confusion",

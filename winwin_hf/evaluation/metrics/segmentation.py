@@ -92,44 +92,26 @@ class SegmentationMetric(Metric):
         num_labels: number of classes.
         ignore: the label of pixels that don't count.
         names: of the classes; default "0", "1", ...
-        table: a method's class -> the set's, for a method with others; 255 for one that the set doesn't have, which is wrong wherever a
-            label is known.
     """
 
-    def __init__(
-        self,
-        num_labels: int,
-        ignore: int = 255,
-        names: Sequence[str] | None = None,
-        table: np.ndarray | None = None,
-    ) -> None:
+    def __init__(self, num_labels: int, ignore: int = 255, names: Sequence[str] | None = None) -> None:
         if num_labels < 1:
             raise ValueError(f"num_labels is {num_labels}; expected at least 1")
-        self.columns = num_labels + (table is not None)
-        super().__init__(num_labels * self.columns)
-        self.num_labels, self.ignore, self.table = num_labels, ignore, table
+        super().__init__(num_labels**2)
+        self.num_labels, self.ignore = num_labels, ignore
         self.names = list(names) if names is not None else [str(i) for i in range(num_labels)]
         if len(set(self.names)) != num_labels:
             raise ValueError(f"names has {len(set(self.names))} different entries; expected {num_labels}, one a class")
-        predicted = [*self.names, "none"][: self.columns]
-        self.row_names = [f"{true} as {other}" for true in self.names for other in predicted]
-
-    def fitted(self, prediction: np.ndarray) -> np.ndarray:
-        return prediction if self.table is None else self.table[prediction]
+        self.row_names = [f"{true} as {predicted}" for true in self.names for predicted in self.names]
 
     def row(self, prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
         """The confusion matrix of one image, flat; arguments and errors of `segmentation_confusion`."""
-        if self.table is not None:
-            prediction = np.where(prediction == IGNORE, self.num_labels, prediction)
-            confusion = segmentation_confusion(prediction, target, self.columns, self.ignore)[: self.num_labels]
-            return confusion.ravel().astype(np.float64)
         return segmentation_confusion(prediction, target, self.num_labels, self.ignore).ravel().astype(np.float64)
 
     def compute(self, state: np.ndarray | None = None) -> dict[str, Any]:
         """miou, accuracy, mean_accuracy and iou; NaN for a class that doesn't occur, and everywhere where no pixel was known."""
-        confusion = (self.state if state is None else state).reshape(self.num_labels, self.columns)
-        true = confusion.sum(axis=1)
-        confusion = confusion[:, : self.num_labels]
+        confusion = (self.state if state is None else state).reshape(self.num_labels, -1)
+        true, confusion = confusion.sum(axis=1), confusion[:, : self.num_labels]
         correct, predicted = np.diag(confusion), confusion.sum(axis=0)
         nan = np.full(self.num_labels, np.nan)
         iou = 100 * np.divide(correct, true + predicted - correct, out=nan.copy(), where=true + predicted > 0)
@@ -141,3 +123,27 @@ class SegmentationMetric(Metric):
             "mean_accuracy": float(np.nanmean(recall)) if total else float("nan"),
             "iou": dict(zip(self.names, iou.tolist(), strict=True)),
         }
+
+
+class TranslatedMetric(SegmentationMetric):
+    """
+    Scores, in the classes of a set, of a method that has others.
+
+    Args:
+        table: the method's class -> the set's; 255 for one that the set doesn't have, which is wrong wherever a label is known.
+    """
+
+    def __init__(self, table: np.ndarray, names: Sequence[str], ignore: int = 255) -> None:
+        super().__init__(len(names), ignore, names)
+        self.table, self.state = table, np.zeros(len(names) * (len(names) + 1))
+        self.row_names = [f"{true} as {predicted}" for true in self.names for predicted in (*self.names, "none")]
+
+    def fitted(self, prediction: np.ndarray) -> np.ndarray:
+        return self.table[prediction]
+
+    def row(self, prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """prediction: `fitted`."""
+        prediction = np.where(prediction == IGNORE, self.num_labels, prediction)
+        known = np.where(target == self.ignore, IGNORE, target)
+        confusion = segmentation_confusion(prediction, known, self.num_labels + 1, IGNORE)
+        return confusion[: self.num_labels].ravel().astype(np.float64)
