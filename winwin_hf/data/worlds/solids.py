@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from winwin_hf.data.worlds.kinds import label_of
+from winwin_hf.data.worlds.kinds import KINDS, label_of
 from winwin_hf.data.worlds.meshes import Material, Mesh, joined, make_mesh
 
 TILE = 2.0  # metres
@@ -212,8 +212,6 @@ def own_shape(kind: str, rng: np.random.Generator, paint: Paints, leaves: Materi
 
 
 def label_of_kind(kind: str) -> int:
-    from winwin_hf.data.worlds.kinds import KINDS
-
     return label_of(KINDS[kind].label)
 
 
