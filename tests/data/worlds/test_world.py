@@ -245,6 +245,15 @@ def test_what_is_drawn_follows_from_the_seed():
     assert not np.array_equal(first.first(FULL)[0], other.first(FULL)[0])
 
 
+def test_stereo_pairs_have_disparity_alone():
+    for place in ("street", "room"):
+        world = SyntheticWorlds(plain(places={place: 1.0}, stereo=1.0))({"seed": 4})
+        _, flow = world.first(FULL)
+        assert np.nanmax(np.abs(flow[..., 1])) < 1e-3
+        near = np.isfinite(world._cast(0.0, *world._grid(FULL)).depth).reshape(HEIGHT, WIDTH)
+        assert (flow[..., 0][near] < 0).all()
+
+
 def test_the_task_changes_the_target_alone():
     images = [
         SyntheticWorlds(plain(task=t))({"seed": 3}).first(FULL)[0]

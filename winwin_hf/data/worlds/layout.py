@@ -64,6 +64,9 @@ class Builder:
         self.fresh_mesh = step // settings.mesh_steps if settings.mesh_steps else 0
         self.fresh_texture = step // settings.texture_steps if settings.texture_steps else 0
         self.seconds = 0.1 * settings.motion * math.exp(rng.normal(0, 0.8))
+        self.stereo = bool(rng.random() < settings.stereo)
+        if self.stereo:  # both frames of one moment
+            self.seconds = 0.0
         self.fixed: list[Mesh] = []
         self.moving: list[tuple[Mesh, Pose]] = []
         self.taken: list[tuple[float, float, float]] = []  # x, z and radius of what stands on the ground
@@ -116,7 +119,7 @@ class Builder:
         axes, ahead = turn @ axes, turn @ ahead
         if nature.walks and speed > 0:
             mesh = swung(mesh, float(rng.normal(0, 3.0) * min(self.seconds, 0.3)))
-        elif nature.sways and rng.random() < 0.3 and self.s.task == "optical-flow":
+        elif nature.sways and rng.random() < 0.3:
             mesh = swayed(mesh, rng.normal(0, 0.1, 2) * min(self.seconds * 10, 3.0))
         if speed == 0 and mesh.moved is None:
             self.moving.append((mesh, still(place, axes, scale)))
@@ -159,10 +162,12 @@ class Builder:
         right, down = math.cos(roll) * right + math.sin(roll) * down, math.cos(roll) * down - math.sin(roll) * right
         focal = s.width / 2 / math.tan(math.radians(rng.uniform(*s.field_of_view)) / 2)
         axes = np.stack([right, down, forward], 1)
+        if self.stereo:  # the second camera stands beside the first
+            move, spin = right * rng.uniform(0.03, 0.6) * s.motion, np.zeros(3)
         return View(Pose(place, axes, move, spin, np.zeros(3)), focal, ((s.width - 1) / 2, (s.height - 1) / 2))
 
     def hand(self, strength: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-        """(move, spin) of a camera that is held by hand, pans, or is one of a stereo pair (in which nothing else moves)."""
+        """(move, spin) of a camera that is held by hand, or pans."""
         rng, t = self.rng, min(self.seconds * 10, 6.0)
         move, spin = rng.normal(0, 0.03, 3) * t * strength, rng.normal(0, 0.012, 3) * t * strength
         if rng.random() < 0.3:

@@ -62,6 +62,10 @@ class WorldSettings:
             description="How fast everything moves, 1: as it does between frames of a video of 10 a second. Half of the worlds are slower.",
         ),
     ] = 1.0
+    stereo: Annotated[
+        Probability,
+        Field(description="Share of the worlds whose frames are a stereo pair: of one moment, by cameras side by side."),
+    ] = 0.1
     far: Annotated[
         float, Field(gt=0, le=1e6, description="Depth beyond which it is unknown, metres; the sky's always is.")
     ] = 120.0
