@@ -16,13 +16,13 @@ FURNITURE = """
 table: glass table, football table
 cabinet: glass door cabinet
 door: glass door, elevator door, screen door, shower door
-thing: hot dog, roasted chicken, woman shoes, skateboard, tv remote control, table tennis bat, hanging clothes
-other: indoor bike, dog house, aquarium
+thing: deer, hot dog, roasted chicken, woman shoes, skateboard, tv remote control, table tennis bat, hanging clothes
+other: child hut, chimney, indoor bike, dog house, aquarium
 chair: piano bench, wheelchair
-appliance: chest freezer, apple imac, apple ibook, toilets unit, propane stove
+appliance: island bath, chest freezer, apple i mac, apple i book, toilets unit, propane stove
 plant: bonsai tree, plant box, flower box
 car: seat leon
-left out: plug, switch, socket, bill, parking slot, pedestrian crossing, arrow~, concrete sidewalk, rails
+left out: barnum, plug, switch, socket, bill, parking slot, pedestrian crossing, arrow~, concrete sidewalk, rails
 left out: swimming pool, contemporary living room, shower curtain, towel rack, smoke detector
 lamp: light, lamp, lantern, chandelier, spotlight, fluorescent strip, candle, flashlight
 table: pool table, football table, table tennis, dressing table, changing table, desk table, coffee table, bar table
@@ -37,7 +37,7 @@ chair: chair, armchair, stool, seat, ottoman, lounge
 bench: bench, abdominal bench
 cabinet: cabinet, wardrobe, bookcase, shelves, cupboard, dresser, chest, vanity, locker, tv stand, rack, drawers
 table: table, desk, workbench, island, island extension
-appliance: fridge, refrigerator, oven, stove, cooker, cooktop, washing machine, dryer machine, tv, imac, ibook
+appliance: fridge, refrigerator, oven, stove, cooker, cooktop, washing machine, dryer machine, tv, laptop
 appliance: laptop, microwave, sink, bath, bathtub, washbasin, basin, bidet, toilet, toilets unit, urinal
 appliance: shower stall, hood, freezer, furnace, boiler, heater, radiator, air conditioning, blender, toaster, mixer
 appliance: coffee maker, fan, coffee machine, coffee brewer, deep fryer, printer, speaker, amplifier, stereo
@@ -58,7 +58,7 @@ rock: rock
 bush: bush, hedge
 tree: acacia, blue pine, coconut tree, beech, cypress, maple, poplar, palm, palm tree, peach blossom, pine, tree
 plant: plant, ficus, bamboo, cactus, bonsai, flowers, orchid, tulip, lily, spathiphyllum, yucca, flower box
-building: garden hut, child hut, barnum, dog house, camping tent, chimney
+building: garden hut, camping tent
 carpet: carpet, rug, doormat, tatami, bathmat
 other: stair~, escalator, elevator, piano, fountain, football goal, football table, seesaw, swing, trampoline
 other: sandpit, treadmill, fitness tower, shipping container, children game, diving board, step ladder, snowman
@@ -85,19 +85,25 @@ FURNITURE_CATEGORIES = {"Lights": "lamp", "Doors and windows": "window", "Vehicl
 
 # Actors of units and fauna in 0ad-data.
 UNITS = """
-left out: r, d, packed, pivot, siege, ram, shoal, circle, flaming, fin, tower, dead, test, whale fin, rider, driver
-boat: trireme, bireme, quinquereme, ship, boat, merchant, fishing boat, juggernaut, pentekonter
-animal: mastiff, dog, m, horse, camel, elephant, cavalry, trader h
+left out: r, d, packed, pivot, siege, ram, shoal, circle, flaming, fin, tower, dead, test, rider, driver
+boat: trireme, bireme, quinquereme, ship, boat, merchant, juggernaut, pentekonter
+animal: mastiff, dog, h
+person: infantry, operator
 other: trader, chariot, ballista, oxybeles, scorpion, catapult, lithobolos, cart, wagon, bolt, polybolos
+animal: m, horse, camel, elephant, cavalry
 """
 STRUCTURES = """
-boat: rowboat, merchantman, trireme, bireme, quinquereme, merchant, fishing ship, fishing boat, fireship, longship, pentekonter, ship, boat
+left out: merchant sail
+other: gravestone, statue~, bixie
+boat: rowboat, warship, merchantman, trireme, bireme, quinquereme, merchant, fishing ship, fireship, longship
+boat: pentekonter, ship, boat
 other: siege~
 left out: field, decal, foundation, fndn, fnd, rubble, destruct~, scaffold~, plan, test, water~, wall~, palisade~
 left out: struct, prop, actor, placeholder, blank, flag, columns, construction~, plot, sb, uber, tree, wonder ground
 left out: ashlar
 """
 EYECANDY = """
+left out: cliffs, berries, apples, pond, prop, windswept, acacia large
 left out: decal, ground, road, path, puddles, water, waves, runway, tile~, dummy, delimitator, test, biome, grain
 left out: field, dirt, buried, floating, awning, leaves, needles, branches, deadbranches, top, cap, shadow, stem
 left out: patch, grass~, woodbit, edge, shields, detail, effect, smoke, light, sail, deco~, lily~, lotus, seaweed
@@ -129,10 +135,12 @@ KART_LIBRARY = """
 left out: sky beam, neon arrow, cartraffic, rocket booster, flags, flag, vertical, reef, grid, cliff~, jet blast
 left out: light flash, support beam, rail landscape, anim grass, low anim grass, liana, balcony, alcove, screen mail
 left out: moving map plane, seaweed, roots, light bulb group, projector, ferry wheels, xmas light, pink ribbon
-left out: papi airport, advertising~, camera rig
-person: girl, guy, women, guardian male, poseidon, mermaid, princess sara departure airport, wilbert security
-person: beach guy
-animal: animal pig, bird, butterfly, gnu, kiki, konqi, monkey, crab, parrot, piranha, fish skeleton
+left out: papi airport, departure airport, advertising~, camera rig, guardian male, speed trap, dead branch, candle, chimney
+left out: fish skeleton, fence gate, future light, runway beacon, industrial lamp, oldschool lamp, aztek torch, classchair
+left out: chest top, water lily
+person: girl, guy, women
+other: poseidon, mermaid, wilbert security, tree stump, radio tower, love gate, welcome aboard
+animal: animal pig, bird, butterfly, gnu, kiki, konqi, monkey, crab, parrot, piranha
 tree: tree, pinetree, palm tree, accacia, birch, willow, cypress
 bush: bush, fern, agave, sagebrush, cattail, corn plant, tropical plant
 building: house, hut, igloo, lodge, housing, kiosk, tower, watertower, radio tower, windpump, chimney, tori~, gate
@@ -152,33 +160,29 @@ cabinet: chest~, wood old chest
 appliance: computer, air conditioner, loudspeaker
 sign: mailbox sign
 thing: vase, cabbage, carrot, barrel, plastic bag, gramophone, hay ball, lantern, luggage, cocktail, pallet, pumpkin
-thing: shell, mushroom, smartphone, easel, sand castle, pencil~, jack olantern, red shell, mudpot, water lily, tire~
+thing: shell, mushroom, smartphone, easel, sand castle, pencil~, jack olantern, red shell, mudpot, tire~
 thing: mailbox
 """
 # Meshes of its tracks and models; only what has one of the words is taken.
 KART_TRACKS = """
-left out: track, field, water, bubble, invisible, physics, start, broken, wall, road, rail, grass, flower, physic
-left out: part, rope, garage, chunk, garden, bubblegum, swatter nolok, mountain, key, lid, shortcut, starting
-left out: ship mouth, closed, open, holder, drive, board, shadow, ramp, gate, train rail, glow, front, mountain
-animal: cow, duck, snake, nessy, gnu, dinosaur, ending gnu
-person: nolok, sara, tux intro, ending tux, aliens, monster
-tree: fir tree, ekasia tree, pine, pine tree, sakura, sakura pine, tree, tree mod, treelow, coconut tree
-bush: bush, fern, cactus
-fence: log barrier
+left out: track, field, water, bubble, invisible, physics, start, wall, road, grass, garden, key, lid, hit
+left out: dinosaur, warning sign, crystal ball, golfball cannon, low, swatter, ruler, anim
+animal: duck, nessy
+person: sara
+tree: fir tree, ekasia tree, pine tree, sakura pine, tree mod, treelow
+bush: cactus, fern
 bench: bench
 chair: chair
-table: desk, house table, small table, table
+table: desk, house table
 bed: bed
-cabinet: bookshelf, chest
-door: door
-sign: warning sign, wooden sign, sign
-boat: ship, shipwreck
-building: pagoda, castel, wood lodge, mill
-pole: mini lamp post
-other: rocket, cart, fishing buoy, cannon, robot, toy train, roller coaster train, container, gondola, fountain
-thing: book, books, hat, pencil, brick, log, stump, anchor, banana, bomb, bowling, cake, gift box, easter egg, tire
-thing: trophy, nitrotank, plunger, rubber ball, swatter, soccer ball, beachball, golfball, coconut, skull, spear
-thing: teller, topf, balloon, woodpile, crystal ball, box, puck, wooden box
+cabinet: chest
+sign: wooden sign
+boat: shipwreck
+building: wood lodge
+other: rocket, cart, cannon, roller coaster train, gondola
+thing: christmas hat, log, anchor, banana, bomb, bowling, cake, gift box, easter egg, tire, trophy
+thing: nitrotank, plunger, rubber ball, soccer ball, beachball, golfball, coconut, skull, teller, topf, balloon
+thing: woodpile, box, wooden box
 """
 
 # Metres: "height", "longest" or "length" of a class, for models without a unit.
@@ -218,8 +222,8 @@ ANIMALS = {
     "baby elephant": 2.0, "elephant": 5.0, "baby giraffe": 2.2, "giraffe": 4.8, "whale": 12.0, "shark": 4.0, "rhino": 3.6,
     "hippopotamus": 3.4, "crocodile": 3.5, "walrus": 3.0, "camel": 2.8, "dragon": 5.0, "bear": 1.9, "muskox": 2.2,
     "wildebeest": 2.1, "zebra": 2.3, "pony": 1.9, "donkey": 1.9, "horse": 2.4, "bull": 2.4, "cow": 2.3, "cattle": 2.3,
-    "zebu": 2.3, "mastiff": 1.2, "tiger": 2.6, "lioness": 2.3, "lion": 2.5, "deer": 1.9, "gazelle": 1.3, "boar": 1.4, "pig": 1.3,
-    "piglet": 0.6, "wolf": 1.5, "dog": 1.1, "sheep": 1.2, "goat": 1.2, "fox": 1.0, "peacock": 1.8,
+    "zebu": 2.3, "mastiff": 1.2, "tiger": 2.6, "lioness": 2.3, "lion": 2.5, "deer": 1.9, "gazelle": 1.3, "boar": 1.4,
+    "piglet": 0.6, "pig": 1.3, "wolf": 1.5, "dog": 1.1, "sheep": 1.2, "goat": 1.2, "fox": 1.0, "peacock": 1.8,
     "chicken": 0.45, "rabbit": 0.4, "crow": 0.5, "hawk": 1.1, "seagull": 1.2, "tuna": 1.8, "fish": 0.5, "duck": 0.5,
     "penguin": 0.8, "cat": 0.5, "frog": 0.3, "bird": 0.5, "owl": 0.5, "snail": 0.3, "butterfly": 0.2, "gnu": 1.6,
 }  # fmt: skip
@@ -252,7 +256,7 @@ def animal_length(name: str) -> float:
     """Metres of the first animal of the table in the name; the class's size for others."""
     words = words_of(name)
     for animal, metres in ANIMALS.items():
-        if all(re.search(rf"\b{word}s?\b", words) for word in animal.split()):
+        if all(re.search(rf"\b{word}", words) for word in animal.split()):
             return metres
     return SIZES["animal"][1]
 

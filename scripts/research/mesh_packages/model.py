@@ -15,6 +15,7 @@ from PIL import Image
 
 MAX_TRIANGLES = 20_000
 MAX_TEXTURED_TRIANGLES = 60_000  # a simplified mesh has no texture coordinates, so textured ones stay as they are
+THINNED_TRIANGLES = 45_000  # of the textured parts of a tree that has too many
 LEAF_TRIANGLES = 64  # connected triangles of a leaf, or of a twig with leaves
 FLAT = 0.004  # a model whose second-longest side is shorter than this share of its longest is a line
 
@@ -125,14 +126,15 @@ def simplified(parts: list[Part]) -> list[Part]:
         return parts
     plain = sum(len(part.faces) for part in parts if part.material.image is None)
     share = max(MAX_TRIANGLES - (total - plain), 0.05 * plain) / plain if plain else 1.0
-    if total - plain > MAX_TEXTURED_TRIANGLES:
-        share_of_leaves = MAX_TEXTURED_TRIANGLES / (total - plain)
+    if total > MAX_TEXTURED_TRIANGLES and total - plain > THINNED_TRIANGLES:
+        share_of_leaves = THINNED_TRIANGLES / (total - plain)
         parts = [thinned(part, share_of_leaves) if part.material.image is not None else part for part in parts]
-    parts = [reduced(part, share) if part.material.image is None and len(part.faces) > 100 else part for part in parts]
-    total = sum(len(part.faces) for part in parts)
-    if total > MAX_TEXTURED_TRIANGLES:
-        raise UnusableModel(f"{total:,} triangles")
-    return parts
+    for aggression in (4, 7):  # 7, the usual one, loses table legs
+        found = [reduced(part, share, aggression) if part.material.image is None else part for part in parts]
+        total = sum(len(part.faces) for part in found)
+        if total <= MAX_TEXTURED_TRIANGLES:
+            return found
+    raise UnusableModel(f"{total:,} triangles")
 
 
 def above_ground(part: Part) -> Part:
@@ -178,11 +180,14 @@ def thinned(part: Part, share: float) -> Part:
     return welded(Part(part.material, positions.reshape(-1, 3), np.arange(len(faces)).reshape(-1, 3), uv, normals))
 
 
-def reduced(part: Part, share: float) -> Part:
-    """An untextured part with about that share of its triangles, without normals."""
+def reduced(part: Part, share: float, aggression: int) -> Part:
+    """An untextured part with about that share of its triangles, without normals; small parts stay as they are."""
     import fast_simplification  # not among the project's own dependencies
 
+    if len(part.faces) <= 100:
+        return part
     points, inverse = np.unique(part.positions.astype(np.float32), axis=0, return_inverse=True)
     faces = inverse.reshape(-1)[part.faces].astype(np.int32)
-    points, faces = fast_simplification.simplify(points, faces, target_reduction=1 - share)
-    return welded(Part(part.material, np.asarray(points, np.float64), np.asarray(faces, np.int64)))
+    unit = 100 / np.ptp(points, axis=0).max()  # its thresholds are absolute
+    points, faces = fast_simplification.simplify(points * unit, faces, target_reduction=1 - share, agg=aggression)
+    return welded(Part(part.material, np.asarray(points, np.float64) / unit, np.asarray(faces, np.int64)))

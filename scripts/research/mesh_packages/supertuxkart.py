@@ -21,7 +21,7 @@ from research.mesh_packages.spm import read_spm
 GAME = "games/supertuxkart/data"
 CUT_OUT = ("alphatest", "grass", "alphablend")  # shaders with holes
 INVISIBLE = ("additive", "displace", "decal")  # light, heat and marks
-LESS_DETAIL = re.compile(r"_?(lod_?\w?\d*|high|hight|hi|mid|medium|med|low|lo|LOD_?\w?\d*|main)$", re.IGNORECASE)
+LESS_DETAIL = re.compile(r"[_-]?(lod_?\w?\d*|high|hight|hi|mid|medium|med|low|lo|LOD_?\w?\d*|main)$", re.IGNORECASE)
 IDENTITY = np.eye(4)
 
 
