@@ -89,7 +89,7 @@ left out: r, d, packed, pivot, siege, ram, shoal, circle, flaming, fin, tower, d
 boat: trireme, bireme, quinquereme, ship, boat, merchant, juggernaut, pentekonter
 animal: mastiff, dog, h
 person: infantry, operator
-other: trader, chariot, ballista, oxybeles, scorpion, catapult, lithobolos, cart, wagon, bolt, polybolos
+other: hero elephantry, trader, chariot, ballista, oxybeles, scorpion, catapult, lithobolos, cart, wagon, bolt, polybolos
 animal: m, horse, camel, elephant, cavalry
 """
 STRUCTURES = """
@@ -252,13 +252,13 @@ def furniture_class(name: str, category: str, file: str) -> str | None:
     return None if found == LEFT_OUT else found or FURNITURE_CATEGORIES.get(category, "thing")
 
 
-def animal_length(name: str) -> float:
-    """Metres of the first animal of the table in the name; the class's size for others."""
+def animal_length(name: str, default: float = SIZES["animal"][1]) -> float:
+    """Metres of the first animal of the table in the name."""
     words = words_of(name)
     for animal, metres in ANIMALS.items():
         if all(re.search(rf"\b{word}", words) for word in animal.split()):
             return metres
-    return SIZES["animal"][1]
+    return default
 
 
 def usual_size(class_name: str, name: str) -> tuple[float | None, float | None, float | None] | float:

@@ -21,7 +21,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from research.mesh_packages.classes import EYECANDY, LEFT_OUT, STRUCTURES, UNITS, animal_length, first_match
+from research.mesh_packages.classes import ANIMALS, EYECANDY, LEFT_OUT, STRUCTURES, UNITS, animal_length, first_match
 from research.mesh_packages.images import cached, has_holes
 from research.mesh_packages.model import Item, Material, Part, UnusableModel, above_ground
 
@@ -50,7 +50,9 @@ PLAYER_COLOURS = (
     (60, 60, 62),
 )
 ATTACHED_TO_RIDERS = ("rider", "driver", "mount")
-UNWANTED_TEXTURES = ("props/shield/maur_shield_curved_b.png",)  # an old Indian sign that is read as another one today
+UNWANTED_TEXTURES = re.compile(
+    "maur_shield_curved_b|blanket_maur|naked|topless"
+)  # an old Indian sign, misread today; nudes
 IDENTITY = np.eye(4)
 
 
@@ -75,7 +77,7 @@ def kind_of(folder: str, stem: str) -> tuple[str | None, float | None, int]:
     if folder.startswith("units/"):
         class_name = first_match(stem, UNITS) or "person"
         many = re.search(r"citizen|hero|healer|support|champion|trader", stem)
-        size = animal_length(f"{stem} horse") if class_name == "animal" else None
+        size = animal_length(stem, ANIMALS["horse"]) if class_name == "animal" else None
         return class_name, size, 2 if many else 1
     if folder.startswith("flora") or folder == "props/flora":
         return first_match(stem, EYECANDY) or ("tree" if folder.endswith("trees") else "bush"), None, 1
@@ -209,6 +211,7 @@ def read_actor(archive: zipfile.ZipFile, file: str, rng: random.Random, selectio
     actor.material = (root.findtext("material") or "").strip()
     for group in root.iter("group"):
         chains = [variant_chain(archive, variant) for variant in group.findall("variant")]
+        chains = [chain for chain in chains if not any(map(is_unwanted, chain))]
         if not chains:
             continue
         frequencies = [
@@ -221,6 +224,10 @@ def read_actor(archive: zipfile.ZipFile, file: str, rng: random.Random, selectio
         for variant in reversed(named[0] if named else rng.choices(chains, weights)[0]):
             add_variant(actor, variant)
     return actor
+
+
+def is_unwanted(variant: ElementTree.Element) -> bool:
+    return any(UNWANTED_TEXTURES.search(texture.get("file", "")) for texture in variant.iter("texture"))
 
 
 def variant_chain(archive: zipfile.ZipFile, variant: ElementTree.Element) -> list[ElementTree.Element]:
@@ -300,13 +307,19 @@ def actor_parts(
     parts, pose, animation = [], None, ""
     if mesh is not None:
         pose = mesh.rest
-        animation = next(iter(choices(actor, wanted, parent_animation, rng)), "")
-        frames = read_animation(archive, animation) if animation and len(mesh.rest) else None
-        if frames is not None and frames.shape[1] == len(mesh.rest):
+        animation = (
+            parent_animation
+            if fits(archive, parent_animation, mesh)
+            else choice(actor, wanted, rng) or parent_animation
+        )
+        if fits(archive, animation, mesh):
+            frames = read_animation(archive, animation)
             pose = frames[min(int(moment * len(frames)), len(frames) - 1)]
         positions, normals = posed(mesh, pose) if len(mesh.rest) else (mesh.positions, mesh.normals)
         positions, normals = positions @ place[:3, :3].T + place[:3, 3], normals @ place[:3, :3].T
         material = material_of(archive, actor, colour)
+        if material is None and depth == 0 and len(mesh.rest):
+            raise UnusableModel("a body without a texture")
         if material is not None:
             parts.append(Part(material, positions, mesh.faces, mesh.uv if material.image else None, normals))
     for point, files in actor.props.items():
@@ -337,15 +350,18 @@ def actor_parts(
     return parts
 
 
-def choices(actor: Actor, wanted: str, parent: str, rng: random.Random) -> list[str]:
-    """The animation to take: the parent's where the actor has it too, else one with the wanted name, else standing still."""
-    files = [file for named in actor.animations.values() for file in named]
-    if parent and (parent in files or not files):
-        return [parent]
+def fits(archive: zipfile.ZipFile, animation: str, mesh: Mesh) -> bool:
+    """Whether the animation moves as many bones as the mesh has."""
+    frames = read_animation(archive, animation) if animation and len(mesh.rest) else None
+    return frames is not None and frames.shape[1] == len(mesh.rest)
+
+
+def choice(actor: Actor, wanted: str, rng: random.Random) -> str:
+    """One of the actor's animations of that name, else of standing still, else its first."""
     for name in (wanted, "idle"):
         if actor.animations.get(name):
-            return [rng.choice(actor.animations[name])]
-    return files[:1]
+            return rng.choice(actor.animations[name])
+    return next((file for files in actor.animations.values() for file in files), "")
 
 
 @lru_cache(maxsize=512)
@@ -370,7 +386,7 @@ def material_of_texture(
     archive: zipfile.ZipFile, texture: str, kind: str, colour: tuple[int, int, int]
 ) -> Material | None:
     """The texture's alpha is a hole, or where the player's colour shows, or of no meaning."""
-    if texture in UNWANTED_TEXTURES:
+    if UNWANTED_TEXTURES.search(texture):
         return None
     stem = texture.rpartition(".")[0]
     for name in (texture, f"{stem}.png", f"{stem}.dds", f"{stem}.tga"):
