@@ -45,6 +45,7 @@ def bundle_command(
     photographs: Annotated[
         str | None, typer.Option(help="Textures of synthetic scenes: whose, and their licence.")
     ] = None,
+    meshes: Annotated[str | None, typer.Option(help="Meshes of synthetic worlds: whose, and their licence.")] = None,
     results: Annotated[list[Path] | None, typer.Option(help="results.json of `winwin evaluate --output`.")] = None,
     machine: Annotated[str | None, typer.Option(help="The machine that trained.")] = None,
     worst: Annotated[list[Path] | None, typer.Option(help="A picture of a worst case; repeatable.")] = None,
@@ -77,7 +78,7 @@ def bundle_command(
         key: plain_yaml(value, f"--processor {key}")
         for key, _, value in (item.partition("=") for item in processor or [])
     }
-    bundle(run, destination, limits, photographs, results, machine, shown, publishable, init_licence, options)
+    bundle(run, destination, limits, photographs, results, machine, shown, publishable, init_licence, options, meshes)
     size = sum(path.stat().st_size for path in destination.iterdir())
     typer.echo(f"{destination}: {size / 1e6:.1f} MB")
 
@@ -103,6 +104,7 @@ def bundle(
     publishable: bool = False,
     init_licence: str | None = None,
     processor: dict[str, Any] | None = None,
+    meshes: str | None = None,
 ) -> Path:
     """
     Makes a bundled checkpoint of a finished training.
@@ -114,13 +116,14 @@ def bundle(
         worst: a sentence about the worst cases, and their pictures as `winwin evaluate --output` draws them.
         publishable: their frames and truth may be shown, not only predictions and errors.
         processor: options of the image processor beside those of the run's, such as a working size (`do_resize`, `size`).
-        limits, photographs, machine, init_licence: see `Facts`.
+        limits, photographs, meshes, machine, init_licence: see `Facts`.
     Raises: FileNotFoundError if the training has not ended.
     """
     if not (run / "model" / "config.json").is_file():
         raise FileNotFoundError(f"{run / 'model'}: no model there; has the training ended?")
     facts = read_facts(run / "model")
     facts.limits, facts.photographs, facts.init_licence = limits, photographs or facts.photographs, init_licence
+    facts.meshes = meshes or facts.meshes
     facts.results = [read_results(path, {"model", run.name, destination.name}) for path in results or []]
     config, old = json.loads((run / "model" / "config.json").read_text()), destination / "config.json"
     if old.is_file() and (others := json.loads(old.read_text())["architectures"]) != config["architectures"]:

@@ -1,6 +1,7 @@
 """Rendered pairs of synthetic worlds a second and core: the windows of a flow recipe against whole frames.
 
-Two windows of 8x8 patches of frame 1 with their flow, and two of 16x16 of frame 2, as in flow-wide-windows; medians of five blocks of worlds.
+Two windows of 8x8 patches of frame 1 with their flow, and two of 16x16 of frame 2, as in
+flow-wide-windows; medians of five blocks of worlds.
 """
 
 from __future__ import annotations

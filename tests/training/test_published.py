@@ -37,6 +37,25 @@ def test_a_recipe_without_folders_of_the_machine():
     assert base_model(recipe_of("camvid", model={"init": "runs/base"})) is None
 
 
+def test_folders_of_textures_and_caches_are_forgotten():
+    data = {
+        "sets": [
+            {
+                "name": "synthetic-worlds",
+                "path": "/me/meshes",
+                "length": 5,
+                "settings": {"textures": "/me/photos", "far": 9.0},
+            },
+            {"name": "shards", "path": "hf://datasets/them/set", "options": {"cache": "/me/cache", "tracks": 2}},
+        ]
+    }
+    recipe = build(Recipe, {"task": "optical-flow", "data": data}, "test")
+    forget_folders(recipe)
+    worlds, shards = recipe.data.sets
+    assert (worlds.path, worlds.settings) == (None, {"far": 9.0})
+    assert (shards.path, shards.options) == ("hf://datasets/them/set", {"tracks": 2})
+
+
 def test_the_packages_recipe_of_a_checkpoint():
     found = {name: package_recipe(load_recipe(folder / "recipe.yaml")) for name, folder in bundled.folders().items()}
     known = {"winwin-depth": "depth-rooms", "winwin-flow": "flow-wide-windows", "winwin-seg": "camvid"}

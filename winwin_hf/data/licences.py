@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 
 from winwin_hf.data.benchmarks.catalog import SETS
-from winwin_hf.data.sources import SYNTHETIC
+from winwin_hf.data.sources import SYNTHETIC, WORLDS
 
 
 @dataclass(frozen=True)
@@ -67,21 +67,27 @@ RESTRICTED = re.compile(
     r"\bNC\b|non-?commercial|not for commerce|commercial use is prohibited|not-for-profit|research only", re.I
 )
 UNKNOWN = re.compile(r"not (stated|verified|given|noted)|unknown", re.I)
+UNKNOWN_MESHES = "meshes. The licence of these meshes is unknown"
 UNKNOWN_PHOTOGRAPHS = "photographs. The licence of these photographs is unknown"
 
 
-def terms_of_set(name: str, path: str | None = None, photographs: str | None = None) -> Terms:
+def terms_of_set(
+    name: str, path: str | None = None, photographs: str | None = None, meshes: str | None = None
+) -> Terms:
     """
     The terms of a training set.
 
     Args:
         name, path: as in a recipe.
-        photographs: textures of synthetic scenes: whose, and their licence.
+        photographs: textures of synthetic scenes: whose, and their licence. meshes: those of synthetic worlds, likewise.
     """
     if name in SYNTHETIC:
         plain = DATA[name]
         text = f"{plain.text} and, in part, {photographs}" if photographs else plain.text
-        restricted, unknown = (bool(pattern.search(photographs or "")) for pattern in (RESTRICTED, UNKNOWN))
+        given = f"{photographs or ''} {meshes or ''}" if name == WORLDS else photographs or ""
+        if name == WORLDS and meshes:
+            text += f"; shapes are also {meshes}"
+        restricted, unknown = (bool(pattern.search(given)) for pattern in (RESTRICTED, UNKNOWN))
         return _other(text, restricted, unknown) if restricted or unknown else Terms(text, plain.licence)
     if name in DATA:
         return DATA[name]

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from winwin_hf.data.formats.files import read_json, write_atomic
-from winwin_hf.data.licences import UNKNOWN_PHOTOGRAPHS, Terms, terms_of_set, terms_of_weights
-from winwin_hf.data.sources import SYNTHETIC
+from winwin_hf.data.licences import UNKNOWN_MESHES, UNKNOWN_PHOTOGRAPHS, Terms, terms_of_set, terms_of_weights
+from winwin_hf.data.sources import SYNTHETIC, WORLDS
 from winwin_hf.evaluation.results import ONE_PASS, WINDOWS, Results, Score, finite
 from winwin_hf.model.configuration_winwin import WinWinConfig
 from winwin_hf.model.weights_winwin import count_parameters
@@ -22,7 +22,7 @@ from winwin_hf.training.published import forget_folders, last_evaluation
 from winwin_hf.training.recipe import EvaluationSet, Recipe, load_recipe
 
 FACTS = "card.json"
-NOTES = ("limits", "photographs", "step", "init_licence", "hours", "machine", "training_notes", "worst")
+NOTES = ("limits", "photographs", "meshes", "step", "init_licence", "hours", "machine", "training_notes", "worst")
 
 
 @dataclass
@@ -33,7 +33,8 @@ class Facts:
     Attributes:
         recipe: without folders of the machine that trained. step: at which the training ended.
         evaluation: label of the set -> scores at the end of the training.
-        limits: what somebody who uses the weights should know. photographs: textures of synthetic scenes: whose, and their licence.
+        limits: what somebody who uses the weights should know. photographs: textures of synthetic scenes: whose, and their licence;
+            meshes: those of synthetic worlds.
         init_licence: of the weights that the training started from.
         hours, machine: of the training. training_notes: what else to know of it. worst: what the picture of worst cases shows.
     """
@@ -47,6 +48,7 @@ class Facts:
     results: list[Results] = field(default_factory=list)
     limits: str | None = None
     photographs: str | None = None
+    meshes: str | None = None
     init_licence: str | None = None
     hours: float | None = None
     machine: str | None = None
@@ -63,7 +65,7 @@ class Facts:
         if self.recipe is None:
             return None
         parts = self.recipe.data.parts()
-        sets = {f"{p.weight:g} x {p.name}": terms_of_set(p.name, p.path, self.photographs) for p in parts}
+        sets = {f"{p.weight:g} x {p.name}": terms_of_set(p.name, p.path, self.photographs, self.meshes) for p in parts}
         return terms_of_weights(sets, bool(self.recipe.model.init) and self.init_licence != "apache-2.0")
 
     def scores(self) -> list[Score]:
@@ -105,8 +107,11 @@ def read_facts(folder: str | Path) -> Facts:
     facts = Facts(WinWinConfig.from_pretrained(folder), architecture, parameters)
     if (folder / "recipe.yaml").is_file():
         facts.recipe = load_recipe(folder / "recipe.yaml")
-        if any(part.name in SYNTHETIC and part.path for part in facts.recipe.data.parts()):
-            facts.photographs = UNKNOWN_PHOTOGRAPHS
+        for part in facts.recipe.data.parts():
+            if part.name in SYNTHETIC and (part.settings.get("textures") or (part.path and part.name != WORLDS)):
+                facts.photographs = UNKNOWN_PHOTOGRAPHS
+            if part.name == WORLDS and part.path:
+                facts.meshes = UNKNOWN_MESHES
         forget_folders(facts.recipe)
     if (folder / FACTS).is_file():
         try:

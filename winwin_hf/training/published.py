@@ -20,6 +20,8 @@ def forget_folders(recipe: Recipe) -> None:
     for chosen in places:
         if chosen.name != "hub" and not (chosen.path or "").startswith("hf://"):
             chosen.path = None
+        chosen.settings.pop("textures", None)  # folders too: photographs of synthetic scenes, and copies of shards
+        chosen.options.pop("cache", None)
     init = Path(recipe.model.init or "")
     if recipe.model.init and not base_model(recipe) and init.parts[0] not in ("runs", "outputs"):
         recipe.model.init = init.name

@@ -242,6 +242,8 @@ def _material(visual: Any, label: int, textured: bool) -> Material:
         factor = visual.to_color().vertex_colors.mean(0)
     tint = np.ones(4) if factor is None else np.asarray(factor, np.float64).reshape(-1)
     tint = tint / 255 if tint.max(initial=0) > 1 else tint
+    if getattr(source, "baseColorFactor", None) is not None:  # glTF's is linear light
+        tint = tint ** (1 / 2.2)
     if image is None or not textured:
         return Material(WHITE, _tint(tint[:3]), label, gloss=0.15)
     pixels = np.array(image.convert("RGBA"))

@@ -64,7 +64,9 @@ class WorldSettings:
     ] = 1.0
     stereo: Annotated[
         Probability,
-        Field(description="Share of the worlds whose frames are a stereo pair: of one moment, by cameras side by side."),
+        Field(
+            description="Share of the worlds whose frames are a stereo pair: of one moment, by cameras side by side."
+        ),
     ] = 0.1
     far: Annotated[
         float, Field(gt=0, le=1e6, description="Depth beyond which it is unknown, metres; the sky's always is.")
