@@ -1,6 +1,8 @@
 """Synthetic scenes as files and as shards: what is written is what was rendered; what is done stays."""
 
+import hashlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -47,11 +49,62 @@ def test_files_hold_what_was_rendered(tmp_path, task):
 def test_what_is_done_is_not_rendered_again(tmp_path):
     source = source_of("depth-estimation")
     render_frames(source, tmp_path, 2)
-    kept = (tmp_path / "scene-0000000.png").stat().st_mtime_ns
-    (tmp_path / "scene-0000001.json").unlink()
+    kept = (tmp_path / "scene-00000000.png").stat().st_mtime_ns
+    (tmp_path / "scene-00000001.json").unlink()
     rows = render_frames(source, tmp_path, 3)
     assert len(rows) == 3
-    assert (tmp_path / "scene-0000000.png").stat().st_mtime_ns == kept
+    assert (tmp_path / "scene-00000000.png").stat().st_mtime_ns == kept
+
+
+def test_what_was_damaged_since_is_rendered_again(tmp_path):
+    source = source_of("optical-flow")
+    render_frames(source, tmp_path, 3)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    flow = bytearray(before["scene-00000001.flo"])
+    flow[100] ^= 1
+    (tmp_path / "scene-00000001.flo").write_bytes(flow)
+    (tmp_path / "scene-00000000.json").write_text("")
+    (tmp_path / "scene-00000002-1.png").unlink()
+    render_frames(source, tmp_path, 3)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_processes_render_the_same(tmp_path):
+    source = source_of("depth-estimation")
+    render_frames(source, tmp_path / "one", 2)
+    render_frames(source, tmp_path / "two", 2, workers=2)
+    one, two = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert one == two
+
+
+def test_scenes_that_will_not_fit_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("winwin_hf.data.frames.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(OSError, match="expected about"):
+        render_frames(source_of("depth-estimation"), tmp_path, 3)
+
+
+def test_finished_shards_a_link_and_another_run_are_refused(tmp_path):
+    arguments = [
+        "data",
+        "shards",
+        "synthetic-worlds=none",
+        "--length",
+        1,
+        "--option",
+        "height=32",
+        "--option",
+        "width=32",
+    ]
+    assert run(*arguments, "-o", tmp_path / "a").exit_code == 0
+    again = run(*arguments, "-o", tmp_path / "a")
+    assert again.exit_code == 1 and "holds shards already" in again.stderr
+    described = json.dumps(["synthetic-worlds", "train", "none", {"height": 32, "width": 32}, 0], sort_keys=True)
+    name = f".b-{hashlib.sha256(described.encode()).hexdigest()[:12]}.frames"
+    (tmp_path / "victim").mkdir()
+    (tmp_path / name).symlink_to(tmp_path / "victim")
+    linked = run(*arguments, "-o", tmp_path / "b")
+    assert linked.exit_code == 1 and "a link" in linked.stderr
+    assert not list((tmp_path / "victim").iterdir())
 
 
 def test_shards_of_worlds(tmp_path):

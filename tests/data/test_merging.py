@@ -86,4 +86,27 @@ def test_scores_are_in_the_sets_own_classes():
 
 def test_a_set_with_a_class_that_the_network_lacks_is_not_scored_by_names():
     assert translation(OURS, ["building", "car"], {"door": ["building"]}) is None
-    assert translation(OURS, ["building"], None) is None
+    assert translation(OURS, ["boat"], None) is None
+
+
+def test_classes_in_another_order_are_found_by_their_names():
+    assert translation(OURS, OURS[::-1], None).tolist() == [4, 3, 2, 1, 0]
+    table = translation(OURS, OURS[::-1], None)
+    metric = TranslatedMetric(table, OURS[::-1])
+    truth = np.array([[0, 1, 2, 3, 4]])
+    metric.update(metric.fitted(4 - truth), truth)
+    assert metric.compute()["miou"] == pytest.approx(100)
+
+
+def test_more_labels_than_eight_bits_hold_are_refused():
+    ours = [f"c{i}" for i in range(250)]
+    groups = []
+    with pytest.raises(ValueError, match="8 bits"):
+        merge_table([f"t{i}" for i in range(9)], ours, {f"t{i}": [f"c{i}", f"c{i + 1}"] for i in range(9)}, groups)
+    with pytest.raises(ValueError, match="8 bits"):
+        merge_table([f"t{i}" for i in range(300)], ours, {}, [])
+
+
+def test_a_label_that_is_no_class_is_named_with_groups_too():
+    with pytest.raises(ValueError, match="class ids 77"):
+        semantic_loss(torch.zeros(1, 5, 2, 2), torch.full((1, 2, 2), 77), groups=[[1, 3]])

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from winwin_hf.cli.arguments import check_output, check_output_folder
-from winwin_hf.cli.errors import UsageError, misuse, one_line_errors
+from winwin_hf.cli.errors import UsageError, misuse, one_line_errors, unbroken
 from winwin_hf.task import DENSE
 
 app = typer.Typer(help="Data sets: which are known, is a folder complete, shards to stream.", no_args_is_help=True)
@@ -107,7 +107,7 @@ def _check_meshes(folder: Path, quick: bool, output: Path | None) -> None:
 
     from winwin_hf.data.formats import write_atomic
     from winwin_hf.data.worlds.kinds import KINDS
-    from winwin_hf.data.worlds.meshes import find_meshes, read_mesh
+    from winwin_hf.data.worlds.mesh_files import find_meshes, read_mesh
 
     found, broken = find_meshes(folder), []
     report = {}
@@ -129,7 +129,7 @@ def _check_meshes(folder: Path, quick: bool, output: Path | None) -> None:
         table.add_row(kind, where, str(len(paths)), f"{triangles:,}" if meshes else "-", str(textured), span)
     console.print(table)
     for reason in broken:
-        typer.echo(f"can't be read: {reason}")
+        typer.echo(f"can't be read: {unbroken(reason)}")
     if output is not None:
         with write_atomic(output) as temporary:
             temporary.write_text(json.dumps({"root": str(folder), "kinds": report, "broken": broken}, indent=1) + "\n")
@@ -153,7 +153,8 @@ def data_shards(
         bool, typer.Option("--skip-broken", help="Leave out what can't be read, and count it.")
     ] = False,
     length: Annotated[
-        int | None, typer.Option(min=1, help="Number of scenes of a synthetic set, which are rendered first.")
+        int | None,
+        typer.Option(min=1, max=10**7, help="Number of scenes of a synthetic set, which are rendered first."),
     ] = None,
     option: Annotated[
         list[str] | None,
@@ -161,7 +162,7 @@ def data_shards(
             metavar="KEY=VALUE", help="A setting of a synthetic set, such as task=depth-estimation; repeatable."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of a synthetic set.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of a synthetic set.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes that render; 0: this one.")] = 0,
 ) -> None:
     """
@@ -215,7 +216,7 @@ def data_shards(
 
 
 def _settings(option: list[str] | None) -> dict[str, object]:
-    """--option KEY=VALUE, as a mapping; KEY.NAME=VALUE is an entry of a mapping."""
+    """--option KEY=VALUE, as a mapping."""
     from winwin_hf.checked import plain_yaml
 
     options = {}
@@ -223,7 +224,8 @@ def _settings(option: list[str] | None) -> dict[str, object]:
         key, equals, text = item.partition("=")
         if not (key and equals):
             raise UsageError(f"--option {item}: expected KEY=VALUE")
-        options[key] = plain_yaml(text, f"--option {item}")
+        with misuse():
+            options[key] = plain_yaml(text, f"--option {item}")
     return options
 
 
@@ -241,32 +243,37 @@ def _render_shards(
     multiple_of: int,
 ) -> None:
     """Renders scenes into a folder beside the output, makes shards of them, and removes it."""
-    from winwin_hf.data.frames import render_frames
+    from winwin_hf.data.frames import remove_frames, render_frames
     from winwin_hf.data.licences import terms_of_set
-    from winwin_hf.data.shards import write_shards
+    from winwin_hf.data.shards import SIDECAR, write_shards
     from winwin_hf.data.sources import open_source
-    from winwin_hf.own_files import remove_tree
+    from winwin_hf.processes import locked
 
     with misuse():
         source = open_source(name, None if path == "none" else path, split, settings, seed=seed, length=length)
+    if (output / SIDECAR).exists():
+        raise FileExistsError(f"{output}: holds shards already; expected a new folder, or that of an interrupted run")
     described = json.dumps([name, split, path, settings, seed], sort_keys=True, default=str)
-    frames = output.parent / f".{output.name}-{hashlib.sha256(described.encode()).hexdigest()[:12]}.frames"
-    rows = render_frames(source, frames, length, workers, progress=True)
-    written = write_shards(
-        rows,
-        output,
-        task=source.task,
-        format=format,  # type: ignore[arg-type]  # checked above
-        shard_size=shard_size,
-        name=name,
-        split=split,
-        labels=source.labels,
-        source="rendered by winwin data shards",
-        terms=terms_of_set(name).text,
-        multiple_of=multiple_of,
-        progress=True,
-    )
-    remove_tree(frames)
+    frames = output.absolute().parent / f".{output.name}-{hashlib.sha256(described.encode()).hexdigest()[:12]}.frames"
+    if frames.is_symlink():
+        raise OSError(f"{frames}: a link; expected none, or the folder of an interrupted run")
+    with locked(frames, "rendering for these shards"):
+        rows = render_frames(source, frames, length, workers, progress=True)
+        written = write_shards(
+            rows,
+            output,
+            task=source.task,
+            format=format,  # type: ignore[arg-type]  # checked above
+            shard_size=shard_size,
+            name=name,
+            split=split,
+            labels=source.labels,
+            source="rendered by winwin data shards",
+            terms=terms_of_set(name).text,
+            multiple_of=multiple_of,
+            progress=True,
+        )
+        remove_frames(frames, length)
     _tell(written, multiple_of)
 
 

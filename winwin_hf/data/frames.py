@@ -1,10 +1,22 @@
-"""Synthetic scenes rendered to files, so that shards can be made of them: for GPUs that learn faster than CPUs render. Source: ours."""
+"""
+Synthetic scenes rendered to files, so that shards can be made of them: for GPUs that learn faster than CPUs render. Source: ours.
+
+The last file of a scene says that the others are there, and what their bytes sum to: an interrupted run goes on behind those, and
+renders again what was damaged since.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import threading
+import time
+import zlib
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -16,9 +28,35 @@ from tqdm import tqdm
 
 from winwin_hf.data.formats import write_atomic
 from winwin_hf.data.formats.arrays import write_flo, write_npy
+from winwin_hf.data.formats.files import bytes_text
 from winwin_hf.data.formats.images import write_labels
 from winwin_hf.data.rows import cell, table
+from winwin_hf.data.sample import Reader
 from winwin_hf.data.sources import Source
+from winwin_hf.processes import LOCK
+from winwin_hf.task import DataTask
+
+CELLS = ("image", "image1", "image2", "flow", "occluded", "depth", "label")
+BYTES_A_PIXEL = {
+    "optical-flow": 13,
+    "depth-estimation": 7,
+    "semantic-segmentation": 3,
+}  # of all files of a scene, about
+
+
+@dataclass
+class _Scenes:
+    """What a process needs to render: no data set, which would travel over sockets."""
+
+    reader: Reader
+    at: Callable[[int], dict[str, Any]]
+    task: DataTask
+    folder: Path
+
+    def __call__(self, n: int) -> None:
+        """Writes one scene's files, unless they are there and whole."""
+        if not _is_whole(self.folder, n):
+            _write(self.reader(self.at(n), np.random.default_rng(n)), self.task, self.folder, n)
 
 
 def render_frames(
@@ -29,50 +67,98 @@ def render_frames(
 
     Args:
         workers: number of processes; 0: this one.
+    Raises: OSError where the disk has too little space; RuntimeError where a process was killed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     assert source.at is not None
-    write = partial(_write, source, folder)
-    todo = [n for n in range(count) if not (folder / f"{_name(n)}.json").is_file()]
-    shown = tqdm(total=count, initial=count - len(todo), desc=f"render {source.name}", disable=not progress)
-    with shown:
+    scenes = _Scenes(source.reader, source.at, source.task, folder)
+    _check_space(source, folder, count)
+    with tqdm(total=count, desc=f"render {source.name}", disable=not progress) as shown:
         if workers:
-            with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-                for _ in pool.map(write, todo, chunksize=4):
-                    shown.update()
+            with ProcessPoolExecutor(workers, get_context("spawn"), _end_with, (os.getpid(),)) as pool:
+                try:
+                    for start in range(0, count, 4096):  # what is handed out is kept in memory
+                        for _ in pool.map(scenes, range(start, min(start + 4096, count)), chunksize=4):
+                            shown.update()
+                except BrokenProcessPool as error:
+                    raise RuntimeError(
+                        f"{folder}: a process that renders was killed (for memory?); started again, the command goes on"
+                    ) from error
         else:
-            for n in todo:
-                write(n)
+            for n in range(count):
+                scenes(n)
                 shown.update()
-    rows = [json.loads((folder / f"{_name(n)}.json").read_text()) for n in range(count)]
+    rows = [json.loads((folder / f"{_name(n)}.json").read_text())["row"] for n in range(count)]
     return table(
         [{k: cell(folder / v) if k in CELLS and v else v for k, v in row.items()} for row in rows], source.task
     )
 
 
-CELLS = ("image", "image1", "image2", "flow", "occluded", "depth", "label")
+def remove_frames(folder: Path, count: int) -> None:
+    """Removes the files of so many scenes, and the folder, if it holds nothing else but its lock."""
+    for n in range(count):
+        for path in folder.glob(f"{_name(n)}*"):
+            path.unlink()
+    if all(path.name == LOCK for path in folder.iterdir()):
+        shutil.rmtree(folder)
+
+
+def _end_with(parent: int) -> None:
+    """Ends a process that renders when the one that started it is gone, however it ended."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    cv2.setNumThreads(1)
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _check_space(source: Source, folder: Path, count: int) -> None:
+    """Raises OSError where the frames and the shards of them won't fit on the disk, by the size of the first scene."""
+    assert source.at is not None
+    sample = source.reader(source.at(0), np.random.default_rng(0))
+    # twice, as frames and in shards; those of an earlier run are there already
+    needed = 2 * (count - sum(1 for _ in folder.glob("*.json"))) * sample.height * sample.width
+    needed *= BYTES_A_PIXEL[source.task]
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise OSError(f"{folder}: {bytes_text(free)} free; expected about {bytes_text(needed)} for {count:,} scenes")
 
 
 def _name(n: int) -> str:
-    return f"scene-{n:07d}"
+    return f"scene-{n:08d}"
 
 
-def _write(source: Source, folder: Path, n: int) -> None:
+def _sum(path: Path) -> int:
+    return zlib.crc32(path.read_bytes())
+
+
+def _is_whole(folder: Path, n: int) -> bool:
+    """Whether a scene's files are all there, with the bytes that were written."""
+    try:
+        noted = json.loads((folder / f"{_name(n)}.json").read_text())
+        return all(_sum(folder / name) == value for name, value in noted["sums"].items())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
+
+
+def _write(sample: Any, task: DataTask, folder: Path, n: int) -> None:
     """One scene's files; the last of them says that all are there."""
-    assert source.at is not None
-    sample: Any = source.reader(source.at(n), np.random.default_rng(n))
     whole, name = (0, 0, sample.height, sample.width), _name(n)
     image, target = sample.first(whole)
     row: dict[str, Any] = {"name": name}
-    if source.task == "optical-flow":
+    if task == "optical-flow":
         row |= {"image1": f"{name}-1.png", "image2": f"{name}-2.png", "flow": f"{name}.flo", "flow_format": "flo"}
         _picture(folder / row["image1"], image)
         _picture(folder / row["image2"], sample.second(whole))
         write_flo(folder / row["flow"], target)
         if hasattr(sample, "occlusion"):
             row |= {"occluded": f"{name}-occluded.png", "occluded_format": "png"}
-            write_labels(folder / row["occluded"], np.where(sample.occlusion(whole), 255, 0).astype(np.uint8))
-    elif source.task == "depth-estimation":
+            hidden = np.where(sample.occlusion(whole), 255, 0).astype(np.uint8)
+            write_labels(folder / row["occluded"], hidden)
+    elif task == "depth-estimation":
         row |= {"image": f"{name}.png", "depth": f"{name}.npy", "depth_format": "npy"}
         _picture(folder / row["image"], image)
         write_npy(folder / row["depth"], target)
@@ -80,8 +166,9 @@ def _write(source: Source, folder: Path, n: int) -> None:
         row |= {"image": f"{name}.png", "label": f"{name}-label.png", "label_format": "ids"}
         _picture(folder / row["image"], image)
         write_labels(folder / row["label"], target)
+    sums = {row[column]: _sum(folder / row[column]) for column in CELLS if column in row}
     with write_atomic(folder / f"{name}.json") as temporary:
-        temporary.write_text(json.dumps(row))
+        temporary.write_text(json.dumps({"row": row, "sums": sums}))
 
 
 def _picture(path: Path, image: np.ndarray) -> None:

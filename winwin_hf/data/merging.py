@@ -29,7 +29,9 @@ def merge_table(
     unknown = sorted(set(classes) - set(theirs))
     if unknown:
         raise ValueError(f"classes: no class {', '.join(unknown)} in the set; it has {', '.join(theirs)}")
-    table = np.full(256, IGNORE, np.uint8)
+    if len(theirs) > IGNORE:
+        raise ValueError(f"classes: the set has {len(theirs)}; labels have 8 bits: expected {IGNORE} at most")
+    table = np.full(256, IGNORE)
     for i, name in enumerate(theirs):
         if name not in classes and name not in ours:
             raise ValueError(
@@ -48,9 +50,11 @@ def merge_table(
         if len(members) > 1 and members not in groups:
             groups.append(members)
         table[i] = members[0] if len(members) == 1 else len(ours) + groups.index(members)
-    if len(ours) + len(groups) > IGNORE:
-        raise ValueError(f"{len(ours)} classes and {len(groups)} groups; labels have 8 bits: expected {IGNORE} at most")
-    return table
+        if len(ours) + len(groups) > IGNORE:
+            raise ValueError(
+                f"classes: {len(ours)} and {len(groups)} groups of them; labels have 8 bits: expected {IGNORE} at most"
+            )
+    return table.astype(np.uint8)
 
 
 def synonyms_of(classes: Sequence[Classes]) -> dict[str, list[str]]:
@@ -68,14 +72,12 @@ def translation(
     ours: Sequence[str], theirs: Sequence[str], synonyms: Mapping[str, Sequence[str]] | None
 ) -> np.ndarray | None:
     """
-    Class of a network -> class of a set, int (len(ours),), 255 where the set has no such class. None where some class of the set is
-    none of the network's.
+    Class of a network -> class of a set by their names, int (len(ours),), 255 where the set has no such class. None where some class of
+    the set is none of the network's.
     """
-    if not synonyms:
-        return None
     table = np.full(len(ours), IGNORE)
     for i, name in enumerate(ours):
-        known = [n for n in (name, *synonyms.get(name, ())) if n in theirs]
+        known = [n for n in (name, *(synonyms or {}).get(name, ())) if n in theirs]
         if known:
             table[i] = list(theirs).index(known[0])
     return table if set(table.tolist()) >= set(range(len(theirs))) else None

@@ -114,20 +114,13 @@ def semantic_loss(
     labels = labels.long()
     weight = _class_weights(weights, logits.device, groups)
     scores = logits.float().reshape(-1, *logits.shape[-3:])
+    compute = F.cross_entropy
     if groups:  # log-probabilities of the groups beside those of the classes: no softmax may run over both
         one = scores.log_softmax(1)
-        return _mean_loss(
-            F.nll_loss(
-                torch.cat([one, *(one[:, list(group)].logsumexp(1, keepdim=True) for group in groups)], dim=1),
-                labels.reshape(-1, *labels.shape[-2:]),
-                weight=weight,
-                ignore_index=ignore_index,
-                reduction="none",
-            ),
-            semantic_count(labels, ignore_index, weights, groups),
-        )
+        scores = torch.cat([one, *(one[:, list(group)].logsumexp(1, keepdim=True) for group in groups)], dim=1)
+        compute = F.nll_loss
     try:
-        per_pixel = F.cross_entropy(
+        per_pixel = compute(
             scores,
             labels.reshape(-1, *labels.shape[-2:]),
             weight=weight,
@@ -135,16 +128,13 @@ def semantic_loss(
             reduction="none",
         )  # 0 where ignored
     except IndexError as error:  # PyTorch's own check of the classes, on a CPU outside recorded graphs
-        classes = logits.shape[-3]
+        classes = scores.shape[1]
         wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= classes))].unique().tolist()
         raise ValueError(
             f"labels hold the class ids {', '.join(map(str, wrong[:8]))}, and num_labels is {classes}: expected 0 to {classes - 1}, or "
             f"{ignore_index} (semantic_loss_ignore_index) where a pixel doesn't count."
         ) from error
-    return _mean_loss(per_pixel, semantic_count(labels, ignore_index, weights))
-
-
-def _mean_loss(per_pixel: Tensor, total: Tensor) -> Tensor:
+    total = semantic_count(labels, ignore_index, weights, groups)
     return per_pixel.sum() / torch.where(total > 0, total, 1)  # weights may be far below 1
 
 

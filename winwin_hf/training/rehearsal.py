@@ -62,7 +62,7 @@ def rehearse(
     opened = []
     for i, part in enumerate(parts):
         with in_field(f"data.sets.{i}" if recipe.data.sets else "data"):
-            check_labels(part.source, model)
+            check_labels(part.source, model, merged=False)
             if recipe.task != "pre-training" and part.source.at is None:  # synthetic truth is known everywhere
                 look_at(part.source, readings(part.source, partial(stored_target, part.source), skip), classes=2)
             collate_first(recipe, part.source, processor)
@@ -70,6 +70,7 @@ def rehearse(
     if recipe.evaluation.windows:
         with in_field("evaluation.windows (of the first data set; 0: none)"):
             source = open_set(recipe)
+            check_labels(source, model, recipe.data.labels is not None)
             collate_first(recipe, source, processor)
         opened.append("held-out windows")
     for i, chosen in enumerate(recipe.evaluation.sets if recipe.task != "pre-training" else ()):
@@ -77,7 +78,7 @@ def rehearse(
             source = open_set(recipe, chosen)
             if source.task != TASKS[recipe.task].data:
                 raise ValueError(f"{source.name} is for {source.task}; expected {TASKS[recipe.task].data}")
-            check_labels(source, model)
+            check_labels(source, model, recipe.data.labels is not None)
             look_at(source, readings(source, partial(scored_target, source), skip))
         opened.append(chosen.label)
     accelerator.print(f"read an example of each: {', '.join(opened)}")
@@ -98,12 +99,18 @@ def check_space(folder: Path, model: torch.nn.Module, average: bool) -> None:
         )
 
 
-def check_labels(source: Source, model: Any) -> None:
-    """Raises ValueError where a segmentation model has other classes than the data, by number; other names are the user's business."""
+def check_labels(source: Source, model: Any, merged: bool) -> None:
+    """
+    Raises ValueError where a segmentation model can't be scored, or trained, on the classes of the data.
+
+    Classes are found by name. Where no name is shared, or those that are have the same number, as many classes are enough: other names
+    are the user's business. merged: the model's classes are those of a mixture, and names decide.
+    """
     names = list((model.config.id2label or {}).values())
-    if source.labels is not None and translation(names, source.labels, model.config.label_synonyms) is not None:
+    if source.labels is None or translation(names, source.labels, model.config.label_synonyms) is not None:
         return
-    if source.labels is not None and len(source.labels) != len(names):
+    moved = any(name in names and names.index(name) != i for i, name in enumerate(source.labels))
+    if merged or moved or len(source.labels) != len(names):
         raise ValueError(
             f"{source.name} has {len(source.labels)} classes ({', '.join(source.labels)}), and the model {len(names)} "
             f"({', '.join(map(str, names))}); expected the same ones"

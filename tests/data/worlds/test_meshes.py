@@ -1,6 +1,9 @@
 """Files of meshes: formats, sizes, kinds, and what can't be read."""
 
+import json
 import logging
+import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +14,8 @@ trimesh = pytest.importorskip("trimesh", reason="needs winwin-hf[worlds]")
 
 from winwin_hf.data.worlds.kinds import CLASSES
 from winwin_hf.data.worlds.library import Library
-from winwin_hf.data.worlds.meshes import MAX_TRIANGLES, WHITE, Material, find_meshes, kind_of, read_mesh
+from winwin_hf.data.worlds.mesh_files import MAX_TRIANGLES, find_meshes, kind_of, read_mesh
+from winwin_hf.data.worlds.meshes import WHITE, Material
 
 GREY = Material(WHITE)
 
@@ -119,7 +123,7 @@ def test_broken_files_are_named(tmp_path):
 
 
 def test_too_many_triangles_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("winwin_hf.data.worlds.meshes.MAX_TRIANGLES", 100)
+    monkeypatch.setattr("winwin_hf.data.worlds.mesh_files.MAX_TRIANGLES", 100)
     trimesh.creation.icosphere(3).export(tmp_path / "ball.ply")
     with pytest.raises(ValueError, match=r"ball\.ply: 1,280 triangles"):
         read_mesh(tmp_path / "ball.ply")
@@ -144,3 +148,92 @@ def test_held_out_worlds_see_other_files(tmp_path):
     assert held and training
     assert not held & training
     assert len(held | training) == 60
+
+
+def glb(tree, binary=b""):
+    """A GLB file of this JSON."""
+    text = json.dumps(tree).encode()
+    text += b" " * (-len(text) % 4)
+    chunks = struct.pack("<II", len(text), 0x4E4F534A) + text
+    if binary:
+        chunks += struct.pack("<II", len(binary), 0x004E4942) + binary
+    return b"glTF" + struct.pack("<II", 2, 12 + len(chunks)) + chunks
+
+
+NODES = {"asset": {"version": "2.0"}, "scene": 0, "scenes": [{"nodes": [0]}], "nodes": [{"mesh": 0}]}
+
+
+def test_what_a_file_declares_is_not_taken_on_its_word(tmp_path):
+    """Accessors without data, a mesh in thousands of nodes, thousands of parts: refused before memory is taken."""
+    many = {
+        **NODES,
+        "accessors": [{"componentType": 5126, "type": "VEC3", "count": 4 * 10**8}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}]}],
+    }
+    nodes = {
+        **NODES,
+        "nodes": [{"mesh": 0}] * 5000,
+        "scenes": [{"nodes": list(range(5000))}],
+        "meshes": [{"primitives": []}],
+    }
+    parts = {**NODES, "meshes": [{"primitives": [{"attributes": {}}] * 40_000}]}
+    for name, tree in (("many", many), ("nodes", nodes), ("parts", parts)):
+        (tmp_path / f"{name}.glb").write_bytes(glb(tree))
+        with pytest.raises(ValueError, match=rf"{name}\.glb.*declares"):
+            read_mesh(tmp_path / f"{name}.glb")
+
+
+def test_triangles_are_counted_before_they_are_copied(tmp_path, monkeypatch):
+    monkeypatch.setattr("winwin_hf.data.worlds.mesh_files.MAX_TRIANGLES", 2000)
+    ball = trimesh.creation.icosphere(3)
+    scene = trimesh.Scene()
+    for i in range(3):
+        scene.add_geometry(ball, geom_name="ball", node_name=f"n{i}")
+    scene.export(tmp_path / "three.glb")
+    with pytest.raises(ValueError, match=r"3,840 triangles"):
+        read_mesh(tmp_path / "three.glb")
+
+
+def test_a_large_texture_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr("winwin_hf.data.worlds.mesh_files.MAX_TEXTURE", 60)
+    textured().export(tmp_path / "box.glb")
+    with pytest.raises(ValueError, match="texture of 8x8 pixels"):
+        read_mesh(tmp_path / "box.glb")
+
+
+@pytest.mark.parametrize("outside", ["../secret.bin", "/etc/passwd", "pipe.bin", "huge.bin"])
+def test_other_files_of_a_mesh_lie_beside_it_and_are_files(tmp_path, outside):
+    folder = tmp_path / "meshes"
+    folder.mkdir()
+    (tmp_path / "secret.bin").write_bytes(bytes(72))
+    os.mkfifo(folder / "pipe.bin")
+    with (folder / "huge.bin").open("wb") as file:
+        file.truncate(2**30)
+    tree = {
+        **NODES,
+        "buffers": [{"uri": outside, "byteLength": 72}],
+        "bufferViews": [{"buffer": 0, "byteLength": 72}],
+        "accessors": [{"bufferView": 0, "componentType": 5126, "type": "VEC3", "count": 6}],
+        "meshes": [{"primitives": [{"attributes": {"POSITION": 0}}]}],
+    }
+    (folder / "a.gltf").write_text(json.dumps(tree))
+    with pytest.raises(ValueError, match=r"a\.gltf"):
+        read_mesh(folder / "a.gltf")
+
+
+def test_texture_coordinates_without_sense_do_no_harm(tmp_path):
+    (tmp_path / "a.obj").write_text("v 0 0 0\nv 1 0 0\nv 0 1 0\nvt 1e300 0\nvt 0 nan\nvt 1 1\nf 1/1 2/2 3/3\n")
+    assert np.abs(read_mesh(tmp_path / "a.obj").uv).max() < 200
+
+
+def test_a_flat_mesh_keeps_a_plausible_width(tmp_path):
+    trimesh.creation.box((1.0, 1e-9, 1.0)).export(tmp_path / "flat.glb")
+    mesh = read_mesh(tmp_path / "flat.glb", "tree")
+    assert (mesh.bounds[1] - mesh.bounds[0]).max() < 40
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows' names are Unicode")
+def test_a_name_that_is_no_text(tmp_path):
+    trimesh.creation.box((1, 1, 1)).export(tmp_path / "a.glb")
+    (tmp_path / "a.glb").rename(tmp_path / os.fsdecode(b"thing\xff.glb"))
+    assert len(Library(tmp_path, 0, False, 10**8).files["thing"]) == 1

@@ -183,6 +183,15 @@ def test_a_window_is_the_crop_of_the_full_frame_bit_for_bit(place, task):
             assert np.array_equal(world.second((top, left, height, width)), second[part])
 
 
+def test_many_rays_are_cast_in_parts(monkeypatch):
+    read = SyntheticWorlds(plain(places={"street": 1.0}))
+    image, flow = read({"seed": 2}).first(FULL)
+    monkeypatch.setattr("winwin_hf.data.worlds.world.RAYS", 500)
+    again, same = read({"seed": 2}).first(FULL)
+    assert np.array_equal(image, again)
+    assert np.array_equal(flow, same, equal_nan=True)
+
+
 def test_beyond_the_frame_nothing_is_known():
     for task, unknown in (
         ("optical-flow", np.isnan),

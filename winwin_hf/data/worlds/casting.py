@@ -375,6 +375,12 @@ def hidden(
     return out
 
 
+def joined_hits(parts: Sequence[Hits]) -> Hits:
+    """The hits of several sets of rays, one after the other."""
+    names = ("body", "face", "u", "v", "depth")
+    return Hits(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
 def hits_at(hits: Hits, where: Any) -> Hits:
     """The hits at an index or mask."""
     return Hits(hits.body[where], hits.face[where], hits.u[where], hits.v[where], hits.depth[where])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from winwin_hf.data.worlds.kinds import KINDS
-from winwin_hf.data.worlds.meshes import Material, Mesh, find_meshes, read_mesh
+from winwin_hf.data.worlds.mesh_files import find_meshes, read_mesh
+from winwin_hf.data.worlds.meshes import Material, Mesh
 from winwin_hf.data.worlds.solids import Paints, own_shape
 
 logger = logging.getLogger(__name__)
@@ -81,7 +83,7 @@ class Library:
 
 
 def _is_held(path: Path) -> bool:
-    return hashlib.blake2b(path.name.encode(), digest_size=4).digest()[0] % HELD == 0
+    return hashlib.blake2b(os.fsencode(path.name), digest_size=4).digest()[0] % HELD == 0
 
 
 def _size(mesh: Mesh) -> int:

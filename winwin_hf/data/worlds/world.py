@@ -26,6 +26,7 @@ from winwin_hf.data.worlds.casting import (
     cast,
     hidden,
     hits_at,
+    joined_hits,
     points_of,
     surfaces_of,
     vectors,
@@ -38,6 +39,7 @@ from winwin_hf.data.worlds.settings import WorldSettings
 COARSE = 16  # pixels between those that the exposure is computed from
 SPREAD = ((-0.25, -0.25), (-0.25, 0.25), (0.25, -0.25), (0.25, 0.25))  # of the rays of a pixel on an edge
 SHUTTER = (-0.5, 0.0, 0.5)  # times of the pictures that motion blur is the mean of, in exposures
+RAYS = 2**18  # that are cast and shaded at a time: what is between takes some 400 bytes each
 LIFT = 2e-3  # metres from a surface at which rays to the light begin, and share of the depth
 TOLERANCE = 5e-3  # metres, and share of the depth, by which a surface in frame 2 may be off and still be the same one
 STEPS = 4096  # of brightness
@@ -148,6 +150,14 @@ class World:
         self, time: float, rows: np.ndarray, columns: np.ndarray, exact: bool = False
     ) -> tuple[np.ndarray, Hits]:
         """(light float32 (n, 3) that comes from each pixel, what is seen there)."""
+        parts = [
+            self._shade_part(time, rows[i : i + RAYS], columns[i : i + RAYS], exact) for i in range(0, len(rows), RAYS)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate([light for light, _ in parts]), joined_hits([hits for _, hits in parts])
+
+    def _shade_part(self, time: float, rows: np.ndarray, columns: np.ndarray, exact: bool) -> tuple[np.ndarray, Hits]:
         hits = self._cast(time, rows, columns, exact)
         direction = self.view.rays(time, rows, columns)
         light = np.empty((len(rows), 3), np.float32)
