@@ -14,7 +14,7 @@ Legend: B batch, L labels, T tokens, P pixel values of a patch, H W pixels, h w 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -114,7 +114,7 @@ def semantic_loss(
     labels = labels.long()
     weight = _class_weights(weights, logits.device, groups)
     scores = logits.float().reshape(-1, *logits.shape[-3:])
-    compute = F.cross_entropy
+    compute: Callable[..., Tensor] = F.cross_entropy
     if groups:  # log-probabilities of the groups beside those of the classes: no softmax may run over both
         one = scores.log_softmax(1)
         scores = torch.cat([one, *(one[:, list(group)].logsumexp(1, keepdim=True) for group in groups)], dim=1)
