@@ -80,31 +80,21 @@ def read_mesh(path: str | Path, kind: str = "other") -> Mesh:
             scene = trimesh.load_scene(
                 file, file_type=path.suffix[1:].lower(), resolver=_neighbours(path), process=False
             )
-        count = sum(
-            len(getattr(scene.geometry[scene.graph[node][1]], "faces", ())) for node in scene.graph.nodes_geometry
-        )
-        if count > MAX_TRIANGLES or len(scene.graph.nodes_geometry) > MAX_PARTS:
-            parts = len(scene.graph.nodes_geometry)
-            raise _TooLarge(
-                f"{path}: {count:,} triangles in {parts:,} parts; expected 1 to {MAX_TRIANGLES:,} in {MAX_PARTS:,}"
-            )
-        parts = [part for part in scene.dump() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
-    except _TooLarge:
-        raise
+        copies = [scene.geometry[scene.graph[node][1]] for node in scene.graph.nodes_geometry]
     except Exception as error:  # of any of its readers
         raise ValueError(f"{path}: can't be read as a mesh ({type(error).__name__}: {str(error)[:200]})") from error
-    if not parts:
-        raise ValueError(f"{path}: no triangles; expected 1 to {MAX_TRIANGLES:,}")
+    count = sum(len(getattr(copy, "faces", ())) for copy in copies)  # before each is copied
+    if not 0 < count <= MAX_TRIANGLES or len(copies) > MAX_PARTS:
+        raise ValueError(
+            f"{path}: {count:,} triangles in {len(copies):,} parts; expected 1 to {MAX_TRIANGLES:,} in {MAX_PARTS:,}"
+        )
     label = label_of(KINDS[kind].label)
     try:
+        parts = [part for part in scene.dump() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
         mesh = joined([_part(part, label) for part in parts], kind)
     except Exception as error:
         raise ValueError(f"{path}: can't be used as a mesh ({type(error).__name__}: {str(error)[:200]})") from error
     return _placed(mesh, path)
-
-
-class _TooLarge(ValueError):
-    """Said in our words, not as a failure of trimesh."""
 
 
 def regular_bytes(path: Path) -> int:
