@@ -247,12 +247,16 @@ def test_broken_file_is_left_out_and_counted(tmp_path, camvid):
 
 
 @pytest.mark.slow
-def test_mixture_with_synthetic_scenes_resumes_exactly(tmp_path):
+@pytest.mark.parametrize("name", ["synthetic-flow", "synthetic-worlds"])
+def test_mixture_with_synthetic_scenes_resumes_exactly(tmp_path, name):
     """Real pairs, twice each, and rendered ones: killed between two steps, it ends with the same weights."""
-    flow = FRAMES / "flow"
+    flow, settings = FRAMES / "flow", TINY["data"]["settings"]
+    if name == "synthetic-worlds":
+        pytest.importorskip("embreex", reason="needs winwin-hf[worlds]")
+        settings = {"height": 96, "width": 128, "texture_count": 2}
     sets = [
         {"name": "sintel-clean", "path": str(flow / "Sintel"), "weight": 2, "settings": {"least": [96, 128]}},
-        {"name": "synthetic-flow", "length": 4, "settings": TINY["data"]["settings"]},
+        {"name": name, "length": 4, "settings": settings},
     ]
     recipe = recipe_on(tmp_path, {"model": TINY["model"], "evaluation": {"windows": 0, "sets": []}}, {"sets": sets})
     whole = train(recipe, output=tmp_path / "whole")
