@@ -96,6 +96,8 @@ def depth(
     check_output("--output", output, (".npy", ".png"), (image,))
     check_picture(picture, (image, output))
     loaded = read_image(image)
+    import numpy as np
+
     from winwin_hf.data.formats import write_depth
     from winwin_hf.data.formats.files import check_room
     from winwin_hf.inference.sheets import depth_picture
@@ -105,7 +107,9 @@ def depth(
     with progress.status(f"depth of {image.name}"):
         result = predictor(loaded)
     write_depth(output, result.values)
-    report(output, result, f"{result.values.min():.2f} to {result.values.max():.2f} m")
+    error = result.expected_error
+    guess = "" if error is None else f"; by its own guess wrong by {float(np.median(error / result.values)):.0%} (median)"
+    report(output, result, f"{result.values.min():.2f} to {result.values.max():.2f} m{guess}")
     save_picture(picture, lambda: depth_picture(result.values))
 
 
