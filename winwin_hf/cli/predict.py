@@ -108,7 +108,9 @@ def depth(
         result = predictor(loaded)
     write_depth(output, result.values)
     error = result.expected_error
-    guess = "" if error is None else f"; by its own guess wrong by {float(np.median(error / result.values)):.0%} (median)"
+    guess = (
+        "" if error is None else f"; by its own guess wrong by {float(np.median(error / result.values)):.0%} (median)"
+    )
     report(output, result, f"{result.values.min():.2f} to {result.values.max():.2f} m{guess}")
     save_picture(picture, lambda: depth_picture(result.values))
 

@@ -182,9 +182,10 @@ def cast(
     u, v = np.zeros(count, np.float32), np.zeros(count, np.float32)
     direction = view.rays(time, rows, columns)
     _, eye = view.pose.at(time)
+    lowest, highest, first, last = rows.min(), rows.max(), columns.min(), columns.max()
     for index, one in enumerate(bodies):
         box = view.box(one.corners(time), time)
-        if box is None:
+        if box is None or box[0] > highest or box[2] < lowest or box[1] > last or box[3] < first:
             continue
         top, left, bottom, right = box
         near = np.flatnonzero((rows >= top) & (rows <= bottom) & (columns >= left) & (columns <= right))
@@ -358,13 +359,25 @@ def hidden(
     towards: from each point to the light, if `distance` is 1; to a light far away in a unit direction with a `distance` of inf.
     """
     out = np.zeros(len(points[0]), bool)
+    if not len(out):
+        return out
+    sideways = _sideways(vectors(d[0] for d in towards)) if np.isinf(distance) else None
+    if sideways is not None:  # light that comes from one direction: a body's shadow is a tube
+        flat = [np.asarray(_dot(points, axis), np.float32) for axis in sideways]
+        spans = [(float(values.min()), float(values.max())) for values in flat]
     for one in bodies:
         middle, radius = one.ball(time)
-        to = vectors(m - p for m, p in zip(middle.tolist(), points, strict=True))
-        square = _dot(towards, towards)
-        along = np.clip(_dot(to, towards) / square, 0, distance)
-        off = vectors(t - along * d for t, d in zip(to, towards, strict=True))
-        near = np.flatnonzero(~out & (_dot(off, off) < radius * radius))
+        if sideways is not None:
+            at = [float(_dot(vectors(middle), axis)) for axis in sideways]
+            reach = radius * 1.001 + 1e-3
+            if any(m + reach < low or m - reach > high for m, (low, high) in zip(at, spans, strict=True)):
+                continue
+            near = np.flatnonzero((np.abs(flat[0] - at[0]) < reach) & (np.abs(flat[1] - at[1]) < reach) & ~out)
+        else:
+            to = vectors(m - p for m, p in zip(middle.tolist(), points, strict=True))
+            along = np.clip(_dot(to, towards) / _dot(towards, towards), 0, distance)
+            off = vectors(t - along * d for t, d in zip(to, towards, strict=True))
+            near = np.flatnonzero(~out & (_dot(off, off) < radius * radius))
         if not len(near):
             continue
         origin = one.inward(take(points, near), time)
@@ -373,6 +386,15 @@ def hidden(
         _, far, _, _ = _trace(one, time, origin, inner, limit, 1e3 if not np.isfinite(focal) else focal, atlas)
         out[near] = np.isfinite(far)
     return out
+
+
+def _sideways(direction: Vectors) -> tuple[Vectors, Vectors]:
+    """Two unit vectors at right angles to a direction and to each other."""
+    along = np.array(direction, np.float64)
+    one = np.cross(along, np.eye(3)[int(np.argmin(np.abs(along)))])
+    one /= np.linalg.norm(one)
+    other = np.cross(along, one) / np.linalg.norm(along)
+    return vectors(one), vectors(other)
 
 
 def joined_hits(parts: Sequence[Hits]) -> Hits:

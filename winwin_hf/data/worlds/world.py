@@ -262,10 +262,10 @@ class World:
         if self.settings.edges:
             y, x = np.nonzero(self._edges(hits, (height + 2, width + 2)))
             if len(y):
-                mean = np.zeros((len(y), 3), np.float32)
-                for down, right in SPREAD:
-                    mean += self._shade(time, y + (wider[0] + down), x + (wider[1] + right))[0]
-                light[y, x] = mean / len(SPREAD)
+                around = np.concatenate([y + (wider[0] + down) for down, _ in SPREAD])
+                beside = np.concatenate([x + (wider[1] + right) for _, right in SPREAD])
+                a, b, c, d = np.split(self._shade(time, around, beside)[0], len(SPREAD))
+                light[y, x] = (a + b + c + d) / len(SPREAD)
         return light[1:-1, 1:-1], hits
 
     def _edges(self, hits: Hits, shape: tuple[int, int]) -> np.ndarray:
