@@ -11,9 +11,9 @@ pytest.importorskip("trimesh", reason="needs winwin-hf[worlds]")
 
 from winwin_hf.data.synthetic.textures import TextureBank
 from winwin_hf.data.worlds.atlas import Atlas, Pyramid, Pyramids
+from winwin_hf.data.worlds.builder import Light, Scene
 from winwin_hf.data.worlds.casting import Body, Pose, View, still, turned
 from winwin_hf.data.worlds.kinds import CLASSES, KINDS, UNNAMED
-from winwin_hf.data.worlds.layout import Light, Scene
 from winwin_hf.data.worlds.library import Library, swayed, swung
 from winwin_hf.data.worlds.meshes import WHITE, Material
 from winwin_hf.data.worlds.reader import SyntheticWorlds

@@ -11,8 +11,8 @@ import numpy as np
 
 from winwin_hf.data.synthetic.scenes import SceneReader
 from winwin_hf.data.worlds.atlas import Pyramids
-from winwin_hf.data.worlds.layout import build
 from winwin_hf.data.worlds.library import Library
+from winwin_hf.data.worlds.places import build
 from winwin_hf.data.worlds.settings import WorldSettings
 from winwin_hf.data.worlds.world import World
 

@@ -20,6 +20,7 @@ from winwin_hf.data.synthetic.camera import Camera
 from winwin_hf.data.synthetic.raycast import Vectors, take
 from winwin_hf.data.synthetic.settings import SceneSettings
 from winwin_hf.data.worlds.atlas import Atlas, Pyramids
+from winwin_hf.data.worlds.builder import Scene
 from winwin_hf.data.worlds.casting import (
     NOTHING,
     Hits,
@@ -32,7 +33,6 @@ from winwin_hf.data.worlds.casting import (
     vectors,
 )
 from winwin_hf.data.worlds.kinds import CLASSES
-from winwin_hf.data.worlds.layout import Scene
 from winwin_hf.data.worlds.meshes import Material
 from winwin_hf.data.worlds.settings import WorldSettings
 
