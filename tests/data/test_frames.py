@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -163,3 +166,24 @@ def test_a_folder_of_meshes_is_checked(tmp_path):
     assert "b.glb" in found.stdout
     found = run("data", "check", tmp_path, "--name", "synthetic-worlds", "--option", "a=1")
     assert found.exit_code == 2
+
+
+@pytest.mark.slow
+def test_a_killed_worker_is_told_and_the_rest_stays(tmp_path):
+    source = source_of("depth-estimation")
+    seen = []
+
+    def kill_one() -> None:
+        while not seen:
+            seen.extend(child for child in psutil.Process().children() if "spawn_main" in " ".join(child.cmdline()))
+            time.sleep(0.1)
+        while not list(tmp_path.glob("*.json")):
+            time.sleep(0.05)
+        seen[0].kill()
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    with pytest.raises(ChildProcessError, match="started again, the command goes on"):
+        render_frames(source, tmp_path, 2000, workers=1)
+    killer.join()
+    assert list(tmp_path.glob("*.json"))

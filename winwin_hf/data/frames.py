@@ -67,7 +67,7 @@ def render_frames(
 
     Args:
         workers: number of processes; 0: this one.
-    Raises: OSError where the disk has too little space; RuntimeError where a process was killed.
+    Raises: OSError where the disk has too little space, ChildProcessError where a process was killed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     assert source.at is not None
@@ -81,7 +81,7 @@ def render_frames(
                         for _ in pool.map(scenes, range(start, min(start + 4096, count)), chunksize=4):
                             shown.update()
                 except BrokenProcessPool as error:
-                    raise RuntimeError(
+                    raise ChildProcessError(
                         f"{folder}: a process that renders was killed (for memory?); started again, the command goes on"
                     ) from error
         else:
