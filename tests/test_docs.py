@@ -67,7 +67,7 @@ SKIPPED = {
     "docs/inference-speed.md": 4,
     "docs/performance.md": 2,
     "docs/predict.md": 3,
-    "docs/worlds.md": 3,
+    "docs/worlds.md": 4,
     "docs/scale.md": 2,
     "docs/troubleshooting.md": 2,
     "docs/api/hub.md": 1,
