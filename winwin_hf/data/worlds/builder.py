@@ -16,7 +16,7 @@ from winwin_hf.data.synthetic.textures import desaturate
 from winwin_hf.data.worlds.casting import Body, Pose, View, still, turned
 from winwin_hf.data.worlds.kinds import KINDS, label_of
 from winwin_hf.data.worlds.library import Library, swayed, swung
-from winwin_hf.data.worlds.meshes import WHITE, Material, Mesh, joined
+from winwin_hf.data.worlds.meshes import WHITE, Material, Mesh, joined, tint_of
 from winwin_hf.data.worlds.settings import WorldSettings
 from winwin_hf.data.worlds.solids import yawed
 
@@ -200,12 +200,6 @@ class Builder:
         clouds = self.fresh_texture + int(rng.integers(self.s.texture_count)) if rng.random() < 0.6 else None
         ambient = rng.uniform(0.7, 0.95) if overcast else rng.uniform(0.2, 0.5)
         return Light(ambient, sun, None, warm, horizon, blue * rng.uniform(0.5, 1.0), fog, clouds)
-
-
-def tint_of(colour: np.ndarray) -> tuple[float, float, float]:
-    """A colour that is neither black nor beyond white, as factors."""
-    r, g, b = np.clip(colour, 0.02, 1.0).tolist()
-    return r, g, b
 
 
 def foliage(rng: np.random.Generator) -> np.ndarray:

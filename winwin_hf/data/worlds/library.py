@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 
-from winwin_hf.data.worlds.kinds import KINDS
 from winwin_hf.data.worlds.mesh_files import find_meshes, read_mesh
 from winwin_hf.data.worlds.meshes import Material, Mesh
 from winwin_hf.data.worlds.solids import Paints, own_shape
@@ -40,10 +39,6 @@ class Library:
                 self.files[kind] = mine
         self.kept: OrderedDict[Path, tuple[Mesh, int]] = OrderedDict()
         self.broken: set[Path] = set()
-
-    def kinds(self, place: str) -> list[str]:
-        """The kinds of things that are found in a place."""
-        return [name for name, kind in KINDS.items() if place in kind.places]
 
     def draw(
         self, kind: str, rng: np.random.Generator, fresh: int, count: int, own: float, paint: Paints, leaves: Material

@@ -19,13 +19,13 @@ import cv2
 import numpy as np
 
 from winwin_hf.data.worlds.kinds import KINDS, label_of
-from winwin_hf.data.worlds.meshes import WHITE, Material, Mesh, joined, make_mesh
+from winwin_hf.data.worlds.meshes import WHITE, Material, Mesh, joined, make_mesh, tint_of
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".dae", ".stl", ".off")
 TEXTURE_SIDE = 256  # pixels; larger textures are reduced: a world shows a hundred of them
 MAX_TRIANGLES = 200_000
 MAX_BYTES = 2**28  # of a file
-MAX_NUMBERS = 2 * 10**7  # of all that a glTF declares
+MAX_ENTRIES = 5 * 10**6  # that a glTF declares: vertices, indices and the like
 MAX_PARTS = 2000  # nodes, and meshes with a material of their own
 MAX_TEXTURE = 4096 * 4096  # pixels
 MAX_COPIES = 100.0  # of a texture side by side on one mesh
@@ -69,7 +69,7 @@ def read_mesh(path: str | Path, kind: str = "other") -> Mesh:
     Raises ValueError for a file that can't be read, or has no triangle or too many; the message names it.
     """
     path = Path(path)
-    regular_bytes(path)
+    check_file(path)
     try:
         import trimesh
     except ImportError as error:
@@ -97,14 +97,13 @@ def read_mesh(path: str | Path, kind: str = "other") -> Mesh:
     return _placed(mesh, path)
 
 
-def regular_bytes(path: Path) -> int:
-    """A file's size. Raises ValueError for a pipe, a device or a folder, and for a file that is too large; OSError if there is none."""
+def check_file(path: Path) -> None:
+    """Raises ValueError for a pipe, a device or a folder, and for a file that is too large; OSError if there is none."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise ValueError(f"{path}: no file, but a pipe, device or folder; expected a mesh or what belongs to one")
     if found.st_size > MAX_BYTES:
         raise ValueError(f"{path}: {found.st_size / 2**20:.0f} MB; expected at most {MAX_BYTES >> 20}")
-    return found.st_size
 
 
 def _neighbours(path: Path) -> Any:
@@ -121,7 +120,7 @@ def _neighbours(path: Path) -> Any:
             wanted = (folder / str(name).strip()).resolve()
             if not wanted.is_relative_to(folder):
                 raise ValueError(f"names {str(name)[:80]!r}, which isn't in its folder")
-            regular_bytes(wanted)
+            check_file(wanted)
             return wanted.read_bytes()
 
         def write(self, name: str, data: Any) -> None:
@@ -148,9 +147,12 @@ def check_declared(path: Path) -> None:
     tree = json.loads(data.decode("utf-8"))
     if not isinstance(tree, dict):
         raise ValueError("its JSON is no object")
-    numbers = sum(int(one.get("count", 0)) * 16 for one in tree.get("accessors", ()))
-    if not 0 <= numbers <= MAX_NUMBERS * 4 or len(tree.get("nodes", ())) > MAX_PARTS:
-        raise ValueError(f"declares {numbers / 16:,.0f} entries and {len(tree.get('nodes', ())):,} nodes")
+    entries = sum(int(one.get("count", 0)) for one in tree.get("accessors", ()))
+    nodes = len(tree.get("nodes", ()))
+    if not 0 <= entries <= MAX_ENTRIES or nodes > MAX_PARTS:
+        raise ValueError(
+            f"declares {entries:,} entries and {nodes:,} nodes; expected at most {MAX_ENTRIES:,} and {MAX_PARTS:,}"
+        )
     primitives = [len(mesh.get("primitives", ())) for mesh in tree.get("meshes", ())]
     if sum(primitives) > MAX_PARTS:
         raise ValueError(f"declares {sum(primitives):,} parts; expected at most {MAX_PARTS:,}")
@@ -162,8 +164,8 @@ def _part(part: Any, label: int) -> Mesh:
     visual = part.visual
     uv = getattr(visual, "uv", None)
     material = _material(visual, label, textured=uv is not None)
-    given = part.metadata.get("has_normals", True) and "vertex_normals" in part._cache
-    normals = np.asarray(part.vertex_normals, np.float32) if given else None
+    # trimesh computes normals where a file has none; then a flat triangle is better
+    normals = np.asarray(part.vertex_normals, np.float32) if "vertex_normals" in part._cache else None
     uv = None if uv is None or len(uv) != len(vertices) else np.asarray(uv, np.float64)
     if uv is not None:
         uv = np.where(np.isfinite(uv), uv, 0.0)
@@ -187,7 +189,7 @@ def _material(visual: Any, label: int, textured: bool) -> Material:
     if getattr(source, "baseColorFactor", None) is not None:  # glTF's is linear light
         tint = tint ** (1 / 2.2)
     if image is None or not textured:
-        return Material(WHITE, _tint(tint[:3]), label, gloss=0.15)
+        return Material(WHITE, tint_of(tint[:3]), label, gloss=0.15)
     if image.width * image.height > MAX_TEXTURE:
         raise ValueError(f"a texture of {image.width}x{image.height} pixels; expected at most {MAX_TEXTURE:,}")
     pixels = np.array(image.convert("RGBA"))
@@ -197,12 +199,7 @@ def _material(visual: Any, label: int, textured: bool) -> Material:
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     mode = getattr(source, "alphaMode", None)
     cut = mode != "OPAQUE" and bool((pixels[..., 3] < 128).mean() > 0.005)
-    return Material(pixels, _tint(tint[:3]), label, gloss=0.1, cut=cut)
-
-
-def _tint(colour: np.ndarray) -> tuple[float, float, float]:
-    r, g, b = np.clip(colour, 0.02, 1.0).tolist()
-    return r, g, b
+    return Material(pixels, tint_of(tint[:3]), label, gloss=0.1, cut=cut)
 
 
 def _placed(mesh: Mesh, path: Path) -> Mesh:

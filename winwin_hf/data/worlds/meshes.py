@@ -10,6 +10,7 @@ import numpy as np
 
 from winwin_hf.data.worlds.kinds import UNNAMED
 
+OPEN = 0.5  # of the time between the frames: no shutter opens earlier before a frame, nor closes later behind it
 WHITE = np.full((1, 1, 4), 255, np.uint8)
 
 
@@ -73,9 +74,9 @@ class Mesh:
 
     @cached_property
     def bounds(self) -> np.ndarray:
-        """(2, 3) lowest and highest coordinates, over the whole time."""
-        both = self.vertices if self.moved is None else np.concatenate([self.vertices, self.vertices + self.moved])
-        return np.stack([both.min(0), both.max(0)])
+        """(2, 3) lowest and highest coordinates, over the whole time that a shutter may be open."""
+        ends = [self.vertices] if self.moved is None else [self.at(-OPEN), self.at(1 + OPEN)]
+        return np.stack([np.min([end.min(0) for end in ends], 0), np.max([end.max(0) for end in ends], 0)])
 
     @cached_property
     def cut(self) -> np.ndarray:
@@ -101,6 +102,12 @@ class Mesh:
             moved=None if self.moved is None else self.moved * factors,
             _trees={},
         )
+
+
+def tint_of(colour: np.ndarray) -> tuple[float, float, float]:
+    """A colour that is neither black nor beyond white, as factors."""
+    r, g, b = np.clip(colour, 0.02, 1.0).tolist()
+    return r, g, b
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

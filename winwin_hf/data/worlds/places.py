@@ -12,11 +12,11 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from winwin_hf.data.worlds.builder import Builder, Light, Scene, tint_of
+from winwin_hf.data.worlds.builder import Builder, Light, Scene
 from winwin_hf.data.worlds.casting import still, turned
 from winwin_hf.data.worlds.kinds import KINDS, label_of
 from winwin_hf.data.worlds.library import Library
-from winwin_hf.data.worlds.meshes import WHITE, Material, Mesh, joined
+from winwin_hf.data.worlds.meshes import WHITE, Material, Mesh, joined, tint_of
 from winwin_hf.data.worlds.settings import WorldSettings
 from winwin_hf.data.worlds.solids import any_solid, at, box, ground, hills, quad, quads, yawed
 
