@@ -71,19 +71,14 @@ def data_check(
         raise UsageError(f"{folder}: {'a file; expected a folder' if folder.exists() else 'no such folder'}")
     if output is not None:
         check_output("--output", output, (".json",))
-    from winwin_hf.checked import plain_yaml
-
     if name == "synthetic-worlds":
         if option or split:
             raise UsageError(f"--{'option' if option else 'split'}: a folder of meshes has none")
         _check_meshes(folder, quick, output)
         return
-    options = {}
-    for item in option or []:
-        key, equals, text = item.partition("=")
-        if not (key and equals and name):
-            raise UsageError(f"--option {item}: expected KEY=VALUE, and --name with it")
-        options[key] = plain_yaml(text, f"--option {item}")
+    if option and not name:
+        raise UsageError(f"--option {option[0]}: expected KEY=VALUE, and --name with it")
+    options = _settings(option)
     from winwin_hf.data.benchmarks.catalog import entry_of
     from winwin_hf.data.benchmarks.check import check
     from winwin_hf.data.formats import write_atomic
