@@ -97,14 +97,14 @@ def data_check(
 
 
 def _check_meshes(folder: Path, quick: bool, output: Path | None) -> None:
-    """Reads every mesh of a folder, and tells the kinds that there are. Exit code 1 if one can't be read."""
+    """Reads every mesh of a folder, and tells the kinds that there are. Exit code 1 if one, or what it names, can't be read."""
     from rich.progress import track
 
     from winwin_hf.data.formats import write_atomic
     from winwin_hf.data.worlds.kinds import KINDS
     from winwin_hf.data.worlds.mesh_files import find_meshes, read_mesh
 
-    found, broken = find_meshes(folder), []
+    found, broken, left_out = find_meshes(folder), [], []
     report = {}
     table = Table("kind", "where", "files", "triangles", "with textures", "size, m")
     console = Console(width=max(Console().width, 120))
@@ -112,7 +112,9 @@ def _check_meshes(folder: Path, quick: bool, output: Path | None) -> None:
         meshes = []
         for path in track(paths, f"read {kind}", console=Console(stderr=True), transient=True) if not quick else ():
             try:
-                meshes.append(read_mesh(path, kind))
+                left: list[str] = []
+                meshes.append(read_mesh(path, kind, left))
+                left_out += left
             except (ValueError, OSError) as error:
                 broken.append(str(error))
         textured = sum(any(m.texture.shape[0] > 1 for m in mesh.materials) for mesh in meshes)  # type: ignore[union-attr]
@@ -125,10 +127,13 @@ def _check_meshes(folder: Path, quick: bool, output: Path | None) -> None:
     console.print(table)
     for reason in broken:
         typer.echo(f"can't be read: {unbroken(reason)}")
+    for reason in left_out:
+        typer.echo(f"left out: {unbroken(reason)}")
     if output is not None:
         with write_atomic(output) as temporary:
-            temporary.write_text(json.dumps({"root": str(folder), "kinds": report, "broken": broken}, indent=1) + "\n")
-    if broken:
+            told = {"root": str(folder), "kinds": report, "broken": broken, "left_out": left_out}
+            temporary.write_text(json.dumps(told, indent=1) + "\n")
+    if broken or left_out:
         raise typer.Exit(1)
 
 

@@ -141,6 +141,38 @@ def test_an_unreadable_file_gives_way_to_a_shape_of_our_own_and_is_told_once(tmp
     assert sum("bad.glb" in record.message for record in caplog.records) == 1
 
 
+def test_textures_that_cannot_be_had_are_told(tmp_path):
+    """A picture that isn't there, one that is none, and one outside the folder; what is whole isn't told."""
+    (tmp_path / "box.obj").write_text(
+        "mtllib box.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 0 1\nusemtl a\nf 1/1 2/2 3/3\n"
+    )
+    for name, reason in (("gone.png", "No such file"), ("text.png", "cannot identify"), ("../up.png", "folder")):
+        (tmp_path / "box.mtl").write_text(f"newmtl a\nmap_Kd {name}\n")
+        (tmp_path / "text.png").write_text("no picture")
+        left_out: list[str] = []
+        assert len(read_mesh(tmp_path / "box.obj", left_out=left_out).faces) == 1
+        assert len(left_out) == 1
+        assert f"box.obj: names '{name}'" in left_out[0]
+        assert reason in left_out[0]
+    Image.new("RGB", (4, 4)).save(tmp_path / "fine.png")
+    (tmp_path / "box.mtl").write_text("newmtl a\nmap_Kd fine.png\n")
+    left_out = []
+    read_mesh(tmp_path / "box.obj", left_out=left_out)
+    assert not left_out
+
+
+def test_pipes_and_lost_links_are_told(tmp_path):
+    (tmp_path / "box.ply").symlink_to(tmp_path / "gone.ply")
+    os.mkfifo(tmp_path / "car.glb")
+    (tmp_path / "folder.glb").mkdir()
+    paths = [path for found in find_meshes(tmp_path).values() for path in found]
+    assert sorted(path.name for path in paths) == ["box.ply", "car.glb"]
+    with pytest.raises(OSError, match=r"box\.ply"):
+        read_mesh(tmp_path / "box.ply")
+    with pytest.raises(ValueError, match=r"car\.glb: no file"):
+        read_mesh(tmp_path / "car.glb")
+
+
 def test_held_out_worlds_see_other_files(tmp_path):
     for i in range(60):
         trimesh.creation.box((1, 1, 1)).export(tmp_path / f"thing_{i}.ply")

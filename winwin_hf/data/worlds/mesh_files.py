@@ -44,7 +44,7 @@ def find_meshes(folder: str | Path) -> dict[str, list[Path]]:
         raise FileNotFoundError(f"meshes folder {str(root)!r} is not a folder")
     found: dict[str, list[Path]] = {}
     for path in sorted(root.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and path.is_file():
+        if path.suffix.lower() in SUFFIXES and not path.is_dir():  # a pipe or a lost link is told when it is read
             found.setdefault(kind_of(path.relative_to(root)), []).append(path)
     if not found:
         raise FileNotFoundError(f"meshes folder {str(root)!r} has no mesh: expected {', '.join(SUFFIXES)}")
@@ -61,11 +61,13 @@ def kind_of(path: Path) -> str:
     return next((word for word in words if word in KINDS), "other")
 
 
-def read_mesh(path: str | Path, kind: str = "other") -> Mesh:
+def read_mesh(path: str | Path, kind: str = "other", left_out: list[str] | None = None) -> Mesh:
     """
     A file as a mesh of a plausible size: metres as the file says, or if its kind is never so small or so large, brought to the middle of
     its kind's sizes.
 
+    Args:
+        left_out: gets the names of the textures and materials that can't be had, with the reason. The mesh is read without them.
     Raises ValueError for a file that can't be read, or has no triangle or too many; the message names it.
     """
     path = Path(path)
@@ -78,7 +80,7 @@ def read_mesh(path: str | Path, kind: str = "other") -> Mesh:
         check_declared(path)
         with path.open("rb") as file:
             scene = trimesh.load_scene(
-                file, file_type=path.suffix[1:].lower(), resolver=_neighbours(path), process=False
+                file, file_type=path.suffix[1:].lower(), resolver=_neighbours(path, left_out), process=False
             )
         copies = [scene.geometry[scene.graph[node][1]] for node in scene.graph.nodes_geometry]
     except Exception as error:  # of any of its readers
@@ -106,8 +108,9 @@ def check_file(path: Path) -> None:
         raise ValueError(f"{path}: {found.st_size / 2**20:.0f} MB; expected at most {MAX_BYTES >> 20}")
 
 
-def _neighbours(path: Path) -> Any:
-    """What trimesh asks for the other files that a mesh names: those in its folder alone."""
+def _neighbours(path: Path, left_out: list[str] | None) -> Any:
+    """What trimesh asks for the other files that a mesh names: those in its folder alone. `left_out`: see `read_mesh`."""
+    from PIL import Image
     from trimesh.resolvers import Resolver
 
     folder = path.parent.resolve()
@@ -117,10 +120,21 @@ def _neighbours(path: Path) -> Any:
             pass
 
         def get(self, name: str) -> bytes:
-            wanted = (folder / str(name).strip()).resolve()
+            try:
+                return self.read(str(name).strip())
+            except (ValueError, OSError) as error:
+                if left_out is not None:
+                    left_out.append(f"{path}: names {str(name)[:80]!r} ({str(error)[:200]})")
+                raise
+
+        def read(self, name: str) -> bytes:
+            wanted = (folder / name).resolve()
             if not wanted.is_relative_to(folder):
-                raise ValueError(f"names {str(name)[:80]!r}, which isn't in its folder")
+                raise ValueError(f"{name[:80]!r} isn't in its folder")
             check_file(wanted)
+            if wanted.suffix.lower() in Image.registered_extensions():
+                with Image.open(wanted) as image:
+                    image.verify()
             return wanted.read_bytes()
 
         def write(self, name: str, data: Any) -> None:
