@@ -239,13 +239,17 @@ def prepare_frames() -> None:
 
 
 def prepare_readme() -> None:
-    prepare_frames()
+    examples = Path("spaces/winwin-demo/examples")
+    Path("spaces").unlink()  # small pictures instead of the repository's
+    examples.mkdir(parents=True)
+    for name, frame in zip(("bedroom_1", "bedroom_2", "street", "room"), still_frames(4, 64, 96), strict=True):
+        Image.fromarray(frame).save(examples / f"{name}.jpg")
+    clips.write_video(examples / "bedroom.mp4", iter(still_frames(3, 64, 96)), 10)
     for path in (DATA / "CamVid").rglob("*.png"):
         target = "CamVid" / path.relative_to(DATA / "CamVid")
         target.parent.mkdir(parents=True, exist_ok=True)
         with Image.open(path) as picture:  # 90x120, too small for the recipes' windows
             picture.resize((480, 360), Image.Resampling.NEAREST).save(target)
-    clips.write_video("clip.mp4", iter(still_frames(3, 64, 96)), 10)
 
 
 def prepare_data() -> None:

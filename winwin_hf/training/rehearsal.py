@@ -72,7 +72,7 @@ def rehearse(
             source = open_set(recipe)
             check_labels(source, model, recipe.data.labels is not None)
             collate_first(recipe, source, processor)
-        opened.append("held-out windows")
+        opened.append("the held-out examples for evaluation.windows")
     for i, chosen in enumerate(recipe.evaluation.sets if recipe.task != "pre-training" else ()):
         with in_field(f"evaluation.sets.{i} ({chosen.label})"):
             source = open_set(recipe, chosen)
