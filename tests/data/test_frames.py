@@ -165,7 +165,9 @@ def test_a_folder_of_meshes_is_checked(tmp_path):
     assert found.exit_code == 1
     assert "b.glb" in found.stdout
     (tmp_path / "car" / "b.glb").unlink()
-    (tmp_path / "car" / "c.obj").write_text("mtllib c.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nusemtl a\nf 1/1 2/1 3/1\n")
+    (tmp_path / "car" / "c.obj").write_text(
+        "mtllib c.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nusemtl a\nf 1/1 2/1 3/1\n"
+    )
     (tmp_path / "car" / "c.mtl").write_text("newmtl a\nmap_Kd gone.png\n")
     found = run("data", "check", tmp_path, "--name", "synthetic-worlds")
     assert found.exit_code == 1

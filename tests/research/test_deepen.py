@@ -7,7 +7,6 @@ import torch
 import typer
 from research import deepen
 from support.model_cases import make
-
 from transformers import AutoModel
 
 from winwin_hf import WinWinImageProcessor
