@@ -43,7 +43,9 @@ def deepened(weights: dict[str, torch.Tensor], old: int, new: int) -> dict[str, 
 
 
 def main(
-    checkpoint: Annotated[str, typer.Argument(metavar="MODEL", help="A network for a task: folder, bundled name or repository.")],
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A network for a task: folder, bundled name or repository.")
+    ],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
     layers: Annotated[int, typer.Option(min=1, help="Encoder layers of the result; more than MODEL has.")],
 ) -> None:
@@ -52,7 +54,9 @@ def main(
     old, fields = model.config.num_hidden_layers, model.config.to_dict()
     if layers <= old or output.exists():
         raise typer.BadParameter(
-            f"{output}: exists; expected a new folder" if output.exists() else f"--layers {layers}: expected more than {old}"
+            f"{output}: exists; expected a new folder"
+            if output.exists()
+            else f"--layers {layers}: expected more than {old}"
         )
     if named := [name for name in BY_NUMBER if fields.get(name) is not None]:
         raise typer.BadParameter(f"{checkpoint}: its {named[0]} names layers by number; expected a network without")

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import StrictDataclassClassValidationError
 
+from winwin_hf import WinWinConfig
 from winwin_hf.data.merging import merge_table, synonyms_of, translation
 from winwin_hf.data.readers import SegmentationReader
 from winwin_hf.evaluation.metrics import TranslatedMetric
@@ -110,3 +112,21 @@ def test_more_labels_than_eight_bits_hold_are_refused():
 def test_a_label_that_is_no_class_is_named_with_groups_too():
     with pytest.raises(ValueError, match="class ids 77"):
         semantic_loss(torch.zeros(1, 5, 2, 2), torch.full((1, 2, 2), 77), groups=[[1, 3]])
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"semantic_label_groups": [[0, 0, 1]]}, "different classes"),  # the first would count twice
+        ({"semantic_label_groups": [[0, 1]], "semantic_loss_ignore_index": 3}, "label of a group"),
+        ({"semantic_label_groups": [[0, 3]]}, "below 3"),
+    ],
+)
+def test_groups_that_make_no_sense_are_refused(fields, named):
+    with pytest.raises(StrictDataclassClassValidationError, match=named):
+        WinWinConfig(num_labels=3, **fields)
+
+
+def test_a_class_that_is_named_twice_is_refused():
+    with pytest.raises(ValueError, match="each class once"):
+        merge_table(["house"], OURS, {"house": ["building", "door", "building"]}, [])

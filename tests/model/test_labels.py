@@ -226,3 +226,14 @@ def test_the_trainer_trains_new_labels(five, tmp_path):
     trainer.train()
     trainer.save_model(tmp_path / "final")
     assert AutoConfig.from_pretrained(tmp_path / "final").label2id == IDS
+
+
+@pytest.mark.parametrize(
+    "names", [{"0": 1, "1": None}, {"0": "a", "1": None}, {"0": True, "1": False}, {"0": 1.5, "1": "a"}, 5]
+)
+def test_names_are_text(tmp_path, names):
+    """As they may stand in anybody's config.json."""
+    saved = {**WinWinConfig().to_dict(), "id2label": names, "label2id": None}
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    with pytest.raises(ValueError, match="id2label"):
+        WinWinConfig.from_pretrained(tmp_path)

@@ -92,6 +92,18 @@ def test_what_a_recipe_builds_is_checked_before_memory_is_taken(change: dict[str
     assert "\n" not in str(error.value)
 
 
+def test_unknown_pixels_are_those_of_data_sets():
+    config = {**RECIPE["model"]["config"], "semantic_loss_ignore_index": 0}
+    data = {"name": "camvid", "path": str(FRAMES / "CamVid")}
+    recipe = build(
+        Recipe,
+        {**RECIPE, "task": "semantic-segmentation", "data": data, "evaluation": {}, "model": {"config": config}},
+        "recipe",
+    )
+    with pytest.raises(ValueError, match=r"model\.config: semantic_loss_ignore_index=0; expected 255"):
+        make_model(recipe, open_parts(recipe)[0].source)
+
+
 @pytest.mark.parametrize(
     ("init", "says"),
     [

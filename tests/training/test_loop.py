@@ -21,6 +21,7 @@ from transformers import AutoImageProcessor, AutoModel
 
 from winwin_hf import WinWinForOpticalFlow
 from winwin_hf.cli.train import RESUMABLE
+from winwin_hf.data.formats import save_image
 from winwin_hf.data.rows import BrokenExample
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.training.build import learning_rate, make_loader
@@ -136,6 +137,21 @@ def test_a_model_without_states_is_not_replaced(trained, tmp_path, resume):
 def test_resuming_another_recipe_is_refused(trained, tmp_path):
     with pytest.raises(ValueError, match="windows"):
         train(write(tmp_path, windows={"size": [1, 2]}), output=trained, resume=True)
+
+
+def test_data_that_have_changed_since_a_state_are_told(tmp_path, caplog):
+    """The photographs of synthetic scenes: one more between a stop and its resume."""
+    for name in "ab":
+        (tmp_path / "photographs").mkdir(exist_ok=True)
+        save_image(tmp_path / "photographs" / f"{name}.png", np.full((64, 64, 3), 90, np.uint8))
+    recipe, output = write(tmp_path, data={"path": str(tmp_path / "photographs")}), tmp_path / "run"
+    train(recipe, output=output)
+    train(recipe, output=output, resume=True)
+    assert "has changed" not in caplog.text
+    save_image(tmp_path / "photographs" / "c.png", np.full((64, 64, 3), 90, np.uint8))
+    train(recipe, output=output, resume=True)
+    assert "synthetic-flow has changed since state-" in caplog.text
+    assert "2 files" in caplog.text and "now 3 files" in caplog.text
 
 
 def test_resuming_a_finished_training_changes_nothing(trained, tmp_path):

@@ -104,7 +104,7 @@ def _check_meshes(folder: Path, quick: bool, output: Path | None) -> None:
     from winwin_hf.data.worlds.kinds import KINDS
     from winwin_hf.data.worlds.mesh_files import find_meshes, read_mesh
 
-    found, broken, left_out = find_meshes(folder), [], []
+    found, broken, left_out = find_meshes(folder, unusable=True), [], []
     report = {}
     table = Table("kind", "where", "files", "triangles", "with textures", "size, m")
     console = Console(width=max(Console().width, 120))

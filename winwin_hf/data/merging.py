@@ -46,6 +46,8 @@ def merge_table(
             raise ValueError(
                 f"classes: {name!r} is mapped to {wrong or 'nothing'}; expected classes among {', '.join(ours)}"
             )
+        if len(set(names)) < len(names):
+            raise ValueError(f"classes: {name!r} is mapped to {names}; expected each class once")
         members = tuple(ours.index(n) for n in names)
         if len(members) > 1 and members not in groups:
             groups.append(members)

@@ -131,7 +131,7 @@ class ShardOptions:
         str | None,
         Field(description="Folder of the copies, for all processes of a machine. Default: in the cache of `datasets`."),
     ] = None
-    cache_gb: Annotated[float, Field(description="What the copies may take of the disk.", gt=0)] = CACHE_GB
+    cache_gb: Annotated[float, Field(description="What the copies may take of the disk.", gt=0, le=1e9)] = CACHE_GB
     tracks: Annotated[
         int,
         Field(

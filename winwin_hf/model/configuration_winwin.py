@@ -114,9 +114,10 @@ def _by_id(field: str, labels: dict, name_first: bool = False) -> dict[int, Any]
         named = (
             {int(key): name for name, key in labels.items()} if name_first else {int(i): n for i, n in labels.items()}
         )
-        hash(tuple(named.values()))  # lists are no names
     except (TypeError, ValueError):
-        raise ValueError(f"{field}={str(labels)[:80]}: expected whole numbers as ids, and names.") from None
+        named = {0: None}
+    if not all(isinstance(name, str) for name in named.values()):
+        raise ValueError(f"{field}={str(labels)[:80]}: expected whole numbers as ids, and text as names.")
     return named
 
 
@@ -438,9 +439,9 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
             self.semantic_loss_weights = None
 
     def __post_init__(self, **kwargs: Any) -> None:
-        self.refuse_absurd()
         self.id2label = agreed_labels(kwargs.pop("num_labels", None), self.id2label, self.label2id)
         self.label2id = {name: i for i, name in self.id2label.items()}
+        self.refuse_absurd()
         kwargs.pop("stage_names", None)  # in saved configs, and so is the version
         kwargs.pop("winwin_version", None)
         self.stage_names = ["stem"] + [f"stage{i}" for i in range(1, self.num_hidden_layers + 1)]
@@ -687,8 +688,15 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
         if weights is not None and (min(weights, default=-1) < 0 or not 0 < sum(weights) < math.inf):
             raise ValueError(f"semantic_loss_weights={list(weights)}: expected one for each label, none negative.")
         groups, labels = self.semantic_label_groups or (), len(self.id2label or ())
-        if any(len(set(group)) < 2 or not all(0 <= index < labels for index in group) for group in groups):
-            raise ValueError(f"semantic_label_groups={groups}: expected lists of two classes or more, below {labels}.")
+        if any(not len(group) == len(set(group)) > 1 or not all(0 <= i < labels for i in group) for group in groups):
+            raise ValueError(
+                f"semantic_label_groups={groups}: expected lists of two different classes or more, below {labels}."
+            )
+        if labels <= self.semantic_loss_ignore_index < labels + len(groups):
+            raise ValueError(
+                f"semantic_loss_ignore_index={self.semantic_loss_ignore_index}: is the label of a group of semantic_label_groups; "
+                f"expected one below 0 or above {labels + len(groups) - 1}."
+            )
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"mask_ratio={self.mask_ratio}: expected a share between 0 and 1.")
 

@@ -14,6 +14,7 @@ from accelerate import PartialState
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
+from winwin_hf.data.formats import IGNORE
 from winwin_hf.data.formats.files import bytes_text
 from winwin_hf.data.merging import synonyms_of
 from winwin_hf.data.sources import Source, open_source
@@ -138,6 +139,10 @@ def make_model(recipe: Recipe, source: Source, rows: Rows | None = None) -> tupl
     if config.num_channels != 3:
         raise ValueError(
             f"model.config: num_channels={config.num_channels}; expected 3, as the pictures of data sets have"
+        )
+    if recipe.task == "semantic-segmentation" and config.semantic_loss_ignore_index != IGNORE:
+        raise ValueError(
+            f"model.config: semantic_loss_ignore_index={config.semantic_loss_ignore_index}; expected {IGNORE}, as in labels of data sets"
         )
     check_memory(recipe, config, rows.world if rows is not None else 1)
     alone = rows is None or start or recipe.model.lora is not None

@@ -39,6 +39,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel
 
 from winwin_hf.convert.folder import check_output
+from winwin_hf.data.contents import contents_of
 from winwin_hf.data.formats.files import write_atomic
 from winwin_hf.host_process import unchanged_process, unchanged_random_states
 from winwin_hf.model.memory_winwin import explained, first_that_fits, memory_of, smaller_counts
@@ -74,6 +75,7 @@ from winwin_hf.training.state import (
     recipe_fault,
     save_model,
     save_state,
+    warn_of_changed_data,
     whole_state,
 )
 
@@ -198,6 +200,9 @@ class Training:
             claimed = state
             state = on_main_process(self.accelerator, lambda: self._sound_state(claimed))
         self.step, self.examples, self.spent = read_progress(state) if state is not None else (0, 0, Spent())
+        self.contents = [contents_of(part.source) for part in self.parts] if accelerator.is_main_process else []
+        if state is not None and accelerator.is_main_process:
+            warn_of_changed_data(state, [part.source.name for part in self.parts], self.contents)
         self.evaluation_is_missing = state is not None and any_process(self._lacks_evaluation(), self.control)
         if state is not None:
             load_state(self.accelerator, state, self.average, options.seed, self.model, self.optimizer)
@@ -488,7 +493,7 @@ class Training:
         """Writes a state, unless the weights are broken: it must not replace a good one."""
         if self.losses:
             self.finite_loss()
-        progress = {"step": self.step, "examples": self.examples, **asdict(self.spent)}
+        progress = {"step": self.step, "examples": self.examples, "data": self.contents, **asdict(self.spent)}
         tensors = tensors_of(self.model, self.optimizer, self.average) if self.sharding is not None else None
         save_state(self.accelerator, self.folder, progress, self.average, self.recipe, tensors)
         self.since = time.perf_counter()

@@ -19,7 +19,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -189,6 +189,10 @@ def _is_list_of_files(value: Any) -> bool:
     )
 
 
+def _is_list_of_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
+
+
 # Key of a state.json -> whether a value fits, and what was expected.
 VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "step": (lambda value: _is_count(value, 0, MOST_STEPS), f"a whole number up to {MOST_STEPS}"),
@@ -196,6 +200,7 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "processes": (lambda value: _is_count(value, 1, MOST_PROCESSES), f"a whole number from 1 to {MOST_PROCESSES}"),
     "seconds": (_is_time, "a finite number, at least 0"),
     "cpu_seconds": (_is_time, "a finite number, at least 0"),
+    "data": (lambda value: value is None or _is_list_of_texts(value), "what each data set holds, as text"),
     "files": (_is_list_of_files, "names of a state's files, with bytes and sha256 of each"),
 }
 
@@ -240,7 +245,7 @@ def save_state(
     Writes a state, then removes all but the newest two: at no moment is there none.
 
     Args:
-        progress: "step", "examples" and the fields of `Spent`, for `read_progress`.
+        progress: "step", "examples" and the fields of `Spent`, for `read_progress`; "data", what each set holds.
         tensors: all tensors of a sharded training, of which each process writes its part.
     Raises OSError in every process if one of them couldn't write: one sentence with the folder and the system's reason.
     """
@@ -463,6 +468,16 @@ def check_same_recipe(recipe: Recipe, state: Path, processes: int) -> None:
             f"{state.parent}: {processes_before} process(es) trained before, and {processes} do now: a step has {examples} examples "
             f"instead of {examples_before}, with the same learning rate; another batch_size or accumulation can make them equal"
         )
+
+
+def warn_of_changed_data(state: Path, names: Sequence[str], contents: Sequence[str]) -> None:
+    """Compares what `contents_of` says of each data set with what it said when a state was saved. Older versions noted nothing."""
+    for name, before, now in zip(names, read_manifest(state).get("data") or [], contents, strict=False):
+        if before != now:
+            logger.warning(
+                f"{name} has changed since {state.name} ({before or 'nothing known'}; now {now or 'nothing known'}): the training goes "
+                "on with what is there now, and ends with other weights"
+            )
 
 
 def _without_caches(values: dict[str, Any]) -> dict[str, Any]:

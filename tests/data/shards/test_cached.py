@@ -8,6 +8,7 @@ import os
 import pickle
 import re
 import shutil
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from support.shards import make_rows
 from winwin_hf.data.rows import COLUMNS, table
 from winwin_hf.data.shards import CachedShards, caching, open_shards, write_shards
 from winwin_hf.data.shards.caching import NoRoom
-from winwin_hf.data.sources import Source
+from winwin_hf.data.sources import Source, open_source
 from winwin_hf.data.streams import Mixture, Part, ShardOrder, ordered
 
 ROWS = 23
@@ -330,6 +331,33 @@ def test_any_flipped_bit_of_a_copy_is_seen(written, tmp_path):
         assert copy.read_bytes() == whole
 
 
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda place, size, crc: [-1, size, crc],
+        lambda place, size, crc: [2**62, size, crc],
+        lambda place, size, crc: [place, 2**62, crc],
+        lambda place, size, crc: [place, float("inf"), crc],
+        lambda place, size, crc: "deep",
+        lambda place, size, crc: [place, 4, zlib.crc32(bytes(4))],
+    ],
+)
+def test_a_copy_that_somebody_wrote_with_right_checksums_is_fetched_again(written, tmp_path, forge):
+    expected = list(opened(written, tmp_path))
+    copy = next(tmp_path.glob("*.rows"))
+    whole = copy.read_bytes()
+    start, _ = caching.TRAILER.unpack(whole[-caching.TRAILER.size :])
+    index = json.loads(whole[start : -caching.TRAILER.size])
+    place = index["rows"][0][0]
+    index["rows"][0] = forge(*index["rows"][0])
+    text = json.dumps(index).encode().replace(b'"deep"', b"[" * 10**5 + b"]" * 10**5)
+    empty = whole[:place] + bytes(4) + whole[place + 4 : start]
+    copy.write_bytes(empty + text + caching.TRAILER.pack(start, zlib.crc32(text)))
+    Unreliable.requests.clear()
+    assert list(opened(written, tmp_path)) == expected and Unreliable.requests.total() == 1
+    assert copy.read_bytes() == whole
+
+
 def test_what_others_left_in_the_folder(written, tmp_path, most_of_it):
     """Unfinished copies of a machine that is gone, and files that are none of the cache's."""
     folder = tmp_path / "cache"
@@ -395,6 +423,9 @@ def test_something_else_in_the_place_of_a_copy(written, tmp_path, kind):
 def test_wrong_settings(written, tmp_path):
     with pytest.raises(ValueError, match="tracks 0: expected 1 or more"):
         opened(written, tmp_path, tracks=0)
+    options = {"cached": True, "cache_gb": float("inf")}
+    with pytest.raises(ValueError, match="cache_gb"):
+        open_source("shards", str(written / "parquet"), options=options)
     with pytest.raises(ValueError, match=r"cache_gb 1e-06: expected at least .* by the shards that are open"):
         mixture(opened(written, tmp_path, cache_gb=1e-6))
 

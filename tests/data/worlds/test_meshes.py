@@ -141,6 +141,16 @@ def test_an_unreadable_file_gives_way_to_a_shape_of_our_own_and_is_told_once(tmp
     assert sum("bad.glb" in record.message for record in caplog.records) == 1
 
 
+def test_a_file_that_is_gone_ends_the_training(tmp_path):
+    """A mesh that can't be read is left out; a disk that is gone mustn't turn all worlds into shapes of our own."""
+    (tmp_path / "car").mkdir()
+    trimesh.creation.box((1, 1, 1)).export(tmp_path / "car" / "a.glb")
+    library = Library(tmp_path, 0, False, 10**8)
+    (tmp_path / "car" / "a.glb").unlink()
+    with pytest.raises(FileNotFoundError, match=r"a\.glb"):
+        library.draw("car", np.random.default_rng(0), 0, 5, 0.0, [GREY], GREY)
+
+
 def test_textures_that_cannot_be_had_are_told(tmp_path):
     """A picture that isn't there, one that is none, and one outside the folder; what is whole isn't told."""
     (tmp_path / "box.obj").write_text(
@@ -165,7 +175,9 @@ def test_pipes_and_lost_links_are_told(tmp_path):
     (tmp_path / "box.ply").symlink_to(tmp_path / "gone.ply")
     os.mkfifo(tmp_path / "car.glb")
     (tmp_path / "folder.glb").mkdir()
-    paths = [path for found in find_meshes(tmp_path).values() for path in found]
+    with pytest.raises(FileNotFoundError, match="has no mesh"):
+        find_meshes(tmp_path)
+    paths = [path for found in find_meshes(tmp_path, unusable=True).values() for path in found]
     assert sorted(path.name for path in paths) == ["box.ply", "car.glb"]
     with pytest.raises(OSError, match=r"box\.ply"):
         read_mesh(tmp_path / "box.ply")

@@ -112,9 +112,11 @@ class Copy:
             text = self.file.read(max(end - start, 0))
             if zlib.crc32(text) == checksum:
                 found = json.loads(text)
-                if found["sha256"] == noted.sha256 and len(found["rows"]) == noted.rows:
-                    return [(int(start), int(size), int(crc)) for start, size, crc in found["rows"]]
-        except (ValueError, LookupError, TypeError, OSError, struct.error):
+                index = [(int(place), int(size), int(crc)) for place, size, crc in found["rows"]]
+                within = all(0 <= place and 0 <= size <= start - place for place, size, _ in index)
+                if found["sha256"] == noted.sha256 and len(index) == noted.rows and within:
+                    return index
+        except (ValueError, LookupError, TypeError, OverflowError, RecursionError, OSError, struct.error):
             pass
         self.path.unlink(missing_ok=True)  # damaged, or another shard's
         raise FileNotFoundError(self.path)
@@ -124,10 +126,11 @@ class Copy:
         start, size, checksum = self.index[number]
         self.file.seek(start)
         content = self.file.read(size)
-        if zlib.crc32(content) != checksum:
-            self.path.unlink(missing_ok=True)
-            raise Damaged(f"{self.path}: row {number} isn't what was written")
-        return unpacked(content)
+        if zlib.crc32(content) == checksum:
+            with suppress(ValueError, LookupError, TypeError, AttributeError, RecursionError):
+                return unpacked(content)
+        self.path.unlink(missing_ok=True)
+        raise Damaged(f"{self.path}: row {number} isn't what was written")
 
     def close(self) -> None:
         self.file.close()
@@ -152,6 +155,7 @@ def packed(row: dict[str, Any]) -> bytes:
 
 
 def unpacked(content: bytes) -> dict[str, Any]:
+    """Raises ValueError, LookupError, TypeError, AttributeError or RecursionError for what `packed` hasn't made."""
     place = 4 + int.from_bytes(content[:4], "little")
     row: dict[str, Any] = json.loads(content[4:place].decode("utf-8", "surrogatepass"))
     for column, value in row.items():
@@ -159,6 +163,8 @@ def unpacked(content: bytes) -> dict[str, Any]:
             size = value["size"]
             cell = None if size is None else content[place : place + size]
             row[column], place = {"bytes": cell, "path": value["path"]}, place + (size or 0)
+    if place != len(content):
+        raise ValueError("not as long as its cells")
     return row
 
 

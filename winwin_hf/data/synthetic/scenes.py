@@ -15,6 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import cv2
@@ -107,6 +108,11 @@ class SceneReader(Generic[Textured]):
             s = self.settings
             self._bank = TextureBank(s.texture_seed, s.textures, s.texture_weights, s.texture_side, s.cache_mb)
         return self._bank
+
+    @property
+    def files(self) -> list[Path]:
+        """All that scenes may be made of."""
+        return self.bank.files
 
 
 class SyntheticFlow(SceneReader[SceneSettings]):

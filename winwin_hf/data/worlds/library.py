@@ -57,7 +57,7 @@ class Library:
         return own_shape(kind, np.random.default_rng(seed), paint, leaves)
 
     def _read(self, path: Path, kind: str) -> Mesh | None:
-        """A file's mesh, None if it can't be read, which is told once."""
+        """A file's mesh; None if it can't be read, which is told once. Raises OSError where the file or its disk is gone."""
         if path in self.broken:
             return None
         if path in self.kept:
@@ -65,7 +65,7 @@ class Library:
             return self.kept[path][0]
         try:
             mesh = read_mesh(path, kind)
-        except (ValueError, OSError) as error:
+        except (ValueError, PermissionError) as error:
             logger.warning(f"{error}; a shape of our own stands in its place")
             self.broken.add(path)
             return None

@@ -32,11 +32,13 @@ MAX_COPIES = 100.0  # of a texture side by side on one mesh
 EXTRA = "worlds need trimesh and embreex: pip install 'winwin-hf[worlds]'"
 
 
-def find_meshes(folder: str | Path) -> dict[str, list[Path]]:
+def find_meshes(folder: str | Path, unusable: bool = False) -> dict[str, list[Path]]:
     """
     Kind -> files of meshes below a folder, sorted. A file's kind is the nearest folder above it, or else the first word of its
     name, that is one; "other" without.
 
+    Args:
+        unusable: also what has a mesh's name and is no file, such as a link that leads nowhere. `read_mesh` says what is wrong with it.
     Raises: FileNotFoundError if there is no folder, or no mesh in it.
     """
     root = Path(folder)
@@ -44,7 +46,7 @@ def find_meshes(folder: str | Path) -> dict[str, list[Path]]:
         raise FileNotFoundError(f"meshes folder {str(root)!r} is not a folder")
     found: dict[str, list[Path]] = {}
     for path in sorted(root.rglob("*")):
-        if path.suffix.lower() in SUFFIXES and not path.is_dir():  # a pipe or a lost link is told when it is read
+        if path.suffix.lower() in SUFFIXES and (path.is_file() or (unusable and not path.is_dir())):
             found.setdefault(kind_of(path.relative_to(root)), []).append(path)
     if not found:
         raise FileNotFoundError(f"meshes folder {str(root)!r} has no mesh: expected {', '.join(SUFFIXES)}")

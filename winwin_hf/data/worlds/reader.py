@@ -45,6 +45,10 @@ class SyntheticWorlds(SceneReader[WorldSettings]):
         return self._library
 
     @property
+    def files(self) -> list[Path]:
+        return [*super().files, *(path for paths in self.library.files.values() for path in paths)]
+
+    @property
     def pyramids(self) -> Pyramids:
         if self._pyramids is None:
             self._pyramids = Pyramids(self.bank, int(self.settings.cache_mb * 2**19))
