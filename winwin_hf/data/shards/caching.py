@@ -113,7 +113,7 @@ class Copy:
             if zlib.crc32(text) == checksum:
                 found = json.loads(text)
                 index = [(int(place), int(size), int(crc)) for place, size, crc in found["rows"]]
-                within = all(0 <= place and 0 <= size <= start - place for place, size, _ in index)
+                within = all(min(place, size) >= 0 and size <= start - place for place, size, _ in index)
                 if found["sha256"] == noted.sha256 and len(index) == noted.rows and within:
                     return index
         except (ValueError, LookupError, TypeError, OverflowError, RecursionError, OSError, struct.error):
