@@ -12,6 +12,7 @@ from PIL import Image
 
 trimesh = pytest.importorskip("trimesh", reason="needs winwin-hf[worlds]")
 
+from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.worlds.kinds import CLASSES
 from winwin_hf.data.worlds.library import Library
 from winwin_hf.data.worlds.mesh_files import MAX_TRIANGLES, find_meshes, kind_of, read_mesh
@@ -147,7 +148,7 @@ def test_a_file_that_is_gone_ends_the_training(tmp_path):
     trimesh.creation.box((1, 1, 1)).export(tmp_path / "car" / "a.glb")
     library = Library(tmp_path, 0, False, 10**8)
     (tmp_path / "car" / "a.glb").unlink()
-    with pytest.raises(FileNotFoundError, match=r"a\.glb"):
+    with pytest.raises(BrokenExample, match=r"a\.glb: No such file"):
         library.draw("car", np.random.default_rng(0), 0, 5, 0.0, [GREY], GREY)
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.sample import Box
 
 KINDS = ("noise", "leaves", "photographs")
@@ -132,12 +133,14 @@ def find_photographs(folder: str | Path) -> list[Path]:
 
 
 def read_photograph(path: str | Path, max_side: int) -> np.ndarray:
-    """A photograph as uint8 RGB (h, w, 3), no side longer than `max_side` pixels. An unreadable file is an error that
-    names it."""
-    data = np.fromfile(path, np.uint8)
+    """A photograph as uint8 RGB (h, w, 3), no side longer than `max_side` pixels. Raises BrokenExample for a file that can't be read."""
+    try:
+        data = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise BrokenExample(f"{path}: {error.strerror or error}; expected the photograph that was listed") from error
     image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     if image is None:
-        raise ValueError(f"cannot decode the texture {str(path)!r}: expected a jpg or png photograph")
+        raise BrokenExample(f"cannot decode the texture {str(path)!r}: expected a jpg or png photograph")
     scale = max_side / max(image.shape[:2])
     if scale < 1:
         size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.worlds.mesh_files import find_meshes, read_mesh
 from winwin_hf.data.worlds.meshes import Material, Mesh
 from winwin_hf.data.worlds.solids import Paints, own_shape
@@ -57,7 +58,7 @@ class Library:
         return own_shape(kind, np.random.default_rng(seed), paint, leaves)
 
     def _read(self, path: Path, kind: str) -> Mesh | None:
-        """A file's mesh; None if it can't be read, which is told once. Raises OSError where the file or its disk is gone."""
+        """A file's mesh; None if it can't be read, which is told once. Raises BrokenExample where the file or its disk is gone."""
         if path in self.broken:
             return None
         if path in self.kept:
@@ -69,6 +70,8 @@ class Library:
             logger.warning(f"{error}; a shape of our own stands in its place")
             self.broken.add(path)
             return None
+        except OSError as error:
+            raise BrokenExample(f"{path}: {error.strerror or error}; expected the mesh that was listed") from error
         size = _size(mesh)
         self.kept[path] = (mesh, size)
         self.held_bytes += size
