@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from winwin_hf.inference.bulk.run import Summary, predict
+from winwin_hf.inference.bulk.run import Summary, predict, verify
 
 
 def run(given: Any, output: Any, model: str, workers: int = 1, **options: Any) -> Summary:
@@ -35,3 +36,19 @@ def write(folder: Path, *names: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(picture(value))
     return folder
+
+
+def faults(given, output, model) -> list[str]:
+    return verify(str(given), str(output), model)[1]
+
+
+def tar_of(path: Path, *values: int | bytes, form: int = tarfile.GNU_FORMAT) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=form) as tar:
+        for number, value in enumerate(values):
+            content = picture(value) if isinstance(value, int) else value
+            member = tarfile.TarInfo(f"{number}.png")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    path.write_bytes(file.getvalue())
+    return file.getvalue()
