@@ -108,6 +108,15 @@ def test_depth(here: Path, name: str):
     assert Image.open(here / "picture.jpg").size == (70, 50)
 
 
+def test_depth_beyond_what_a_png_holds_is_told(here: Path):
+    model = WinWinForDepthEstimation(WinWinConfig(**SIZES, min_depth=70.0, max_depth=900.0))
+    model.save_pretrained(here / "far")
+    WinWinImageProcessor(patch_size=model.config.patch_size).save_pretrained(here / "far")
+    result = run("depth", "a.png", "-o", "far.png", "--model", "far")
+    assert result.exit_code == 0 and "100.0% lie beyond the 65.535 m that a .png holds" in result.output
+    assert "beyond" not in run("depth", "a.png", "-o", "far.npy", "--model", "far").output
+
+
 def test_segment(here: Path):
     result = run("segment", "a.png", "-o", "labels.png", "--picture", "picture.png")
     assert result.exit_code == 0, result.output

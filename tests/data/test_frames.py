@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 pytest.importorskip("embreex", reason="needs winwin-hf[worlds]")
@@ -18,6 +19,7 @@ from winwin_hf.cli.main import app
 from winwin_hf.data.frames import render_frames
 from winwin_hf.data.readers import plain_reader
 from winwin_hf.data.sources import open_source
+from winwin_hf.hub.contents import dataset_contents
 
 SMALL = {"height": 48, "width": 64, "texture_count": 2, "texture_weights": {"noise": 1.0}, "places": {"room": 1.0}}
 
@@ -101,13 +103,31 @@ def test_finished_shards_a_link_and_another_run_are_refused(tmp_path):
     assert run(*arguments, "-o", tmp_path / "a").exit_code == 0
     again = run(*arguments, "-o", tmp_path / "a")
     assert again.exit_code == 1 and "holds shards already" in again.stderr
-    described = json.dumps(["synthetic-worlds", "train", "none", {"height": 32, "width": 32}, 0], sort_keys=True)
+    described = json.dumps(["synthetic-worlds", "train", "none", {"height": 32, "width": 32}, 0, ""], sort_keys=True)
     name = f".b-{hashlib.sha256(described.encode()).hexdigest()[:12]}.frames"
     (tmp_path / "victim").mkdir()
     (tmp_path / name).symlink_to(tmp_path / "victim")
     linked = run(*arguments, "-o", tmp_path / "b")
     assert linked.exit_code == 1 and "a link" in linked.stderr
     assert not list((tmp_path / "victim").iterdir())
+
+
+def test_shards_say_whose_meshes_and_photographs_they_show(tmp_path):
+    (tmp_path / "meshes").mkdir()
+    trimesh.creation.box((1, 1, 1)).export(tmp_path / "meshes" / "car.ply")
+    (tmp_path / "photographs").mkdir()
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "photographs" / "a.png")
+    options = [word for key, value in SMALL.items() for word in ("--option", f"{key}={json.dumps(value)}")]
+    options += ["--option", f"textures={tmp_path / 'photographs'}", "--length", 1]
+    found = run("data", "shards", f"synthetic-worlds={tmp_path / 'meshes'}", *options, "-o", tmp_path / "shards")
+    assert found.exit_code == 0, found.output
+    for name in ("README.md", "dataset.json"):
+        text = (tmp_path / "shards" / name).read_text()
+        assert "The licence of these photographs is unknown" in text
+        assert "The licence of these meshes is unknown" in text
+    assert any(
+        "licence of synthetic-worlds is unknown" in said for said in dataset_contents(tmp_path / "shards").warnings
+    )
 
 
 def test_shards_of_worlds(tmp_path):

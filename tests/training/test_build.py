@@ -12,6 +12,7 @@ from support.recipes import RECIPE
 
 from winwin_hf.checked import build
 from winwin_hf.data.guesses import GuessStrategy
+from winwin_hf.data.sources import open_source
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.training.build import make_loader, make_model, open_parts
 from winwin_hf.training.evaluate import open_set
@@ -90,6 +91,17 @@ def test_what_a_recipe_builds_is_checked_before_memory_is_taken(change: dict[str
     with pytest.raises(ValueError, match=says) as error:
         make_model(recipe, open_parts(recipe)[0].source)
     assert "\n" not in str(error.value)
+
+
+def test_groups_come_from_the_sets_alone():
+    config = {**RECIPE["model"]["config"], "semantic_label_groups": [[0, 1]]}
+    labels = ["sky", "building", "road"]
+    classes = dict.fromkeys(open_source("camvid", CAMVID["path"]).labels or (), "sky")
+    data = {"labels": labels, "sets": [{**CAMVID, "classes": classes}]}
+    values = {**RECIPE, "task": "semantic-segmentation", "data": data, "evaluation": {}, "model": {"config": config}}
+    recipe = build(Recipe, values, "recipe")
+    with pytest.raises(ValueError, match=r"model\.config: semantic_label_groups is what data\.labels"):
+        make_model(recipe, open_parts(recipe)[0].source)
 
 
 def test_unknown_pixels_are_those_of_data_sets():

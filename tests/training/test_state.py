@@ -109,6 +109,20 @@ def test_a_state_by_another_name_is_none(copy, caplog):
     assert f"state.json is of step {int(newest.name[-8:])}" in caplog.text
 
 
+def test_a_users_folder_like_a_state_is_none_and_stays(copy, trained, caplog):
+    mine = copy / "state-00000099" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    assert latest_state(copy) == copy / "state-00000003"
+    flip(copy / "state-00000003" / "average.safetensors")
+    within = copy / "state-00000003" / "notes.txt"
+    within.write_text("mine")
+    train(trained.parent / "recipe.yaml", output=copy, resume=True)
+    assert same_weights(copy, trained)
+    assert mine.read_text() == "mine"
+    assert (copy / "state-00000003.damaged" / "notes.txt").read_text() == "mine"
+
+
 def test_a_training_goes_on_from_the_state_before_the_damaged_one_and_ends_alike(copy, trained):
     flip(copy / "state-00000003" / "average.safetensors")
     train(trained.parent / "recipe.yaml", output=copy, resume=True)
@@ -202,6 +216,15 @@ def test_what_has_the_next_state_s_name_is_said(tmp_path, trained, monkeypatch, 
     says = rf"state-00000002 could not be written \({what} of that name is there, and no state\); the last state is state-00000001$"
     with pytest.raises(OSError, match=says):
         train(trained.parent / "recipe.yaml", output=output)
+
+
+def test_what_has_a_temporary_state_s_name_is_said_and_stays(tmp_path, trained):
+    output = tmp_path / "run"
+    output.mkdir()
+    (output / "state-00000002.tmp").write_text("mine")
+    with pytest.raises(OSError, match=r"could not be written \(state-00000002\.tmp is there, and no folder\)"):
+        train(trained.parent / "recipe.yaml", output=output)
+    assert (output / "state-00000002.tmp").read_text() == "mine"
 
 
 @pytest.mark.parametrize("number", [errno.ENOTDIR, errno.EACCES])

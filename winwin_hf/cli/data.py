@@ -243,8 +243,9 @@ def _render_shards(
     multiple_of: int,
 ) -> None:
     """Renders scenes into a folder beside the output, makes shards of them, and removes it."""
+    from winwin_hf.data.contents import contents_of
     from winwin_hf.data.frames import remove_frames, render_frames
-    from winwin_hf.data.licences import terms_of_set
+    from winwin_hf.data.licences import notes_of_set, terms_of_set
     from winwin_hf.data.shards import SIDECAR, write_shards
     from winwin_hf.data.sources import open_source
     from winwin_hf.processes import locked
@@ -253,7 +254,8 @@ def _render_shards(
         source = open_source(name, None if path == "none" else path, split, settings, seed=seed, length=length)
     if (output / SIDECAR).exists():
         raise FileExistsError(f"{output}: holds shards already; expected a new folder, or that of an interrupted run")
-    described = json.dumps([name, split, path, settings, seed], sort_keys=True, default=str)
+    # other meshes or photographs are other scenes
+    described = json.dumps([name, split, path, settings, seed, contents_of(source)], sort_keys=True, default=str)
     frames = output.absolute().parent / f".{output.name}-{hashlib.sha256(described.encode()).hexdigest()[:12]}.frames"
     if frames.is_symlink():
         raise OSError(f"{frames}: a link; expected none, or the folder of an interrupted run")
@@ -269,7 +271,7 @@ def _render_shards(
             split=split,
             labels=source.labels,
             source="rendered by winwin data shards",
-            terms=terms_of_set(name).text,
+            terms=terms_of_set(name, path, *notes_of_set(name, None if path == "none" else path, settings)).text,
             multiple_of=multiple_of,
             progress=True,
         )

@@ -107,6 +107,7 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
                 warnings.filterwarnings(
                     "ignore", message=r"Image size \(\d+ pixels\) exceeds limit"
                 )  # we have one of our own
+                warnings.showwarning = _show_warning
                 if not command.__module__.endswith(".recipes"):  # which needs no Hub, and is to be quick
                     limit_hub()
                 command(*args, **kwargs)
@@ -130,6 +131,15 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(2 if isinstance(error, MISUSE) else 1) from None
 
     return wrapped
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    """A warning as one line, without the line of code that it came from."""
+    line = redact(f"winwin: {' '.join(str(message).split())}"[:LONGEST])
+    if "tqdm.std" in sys.modules:  # above a progress bar, not glued to it
+        sys.modules["tqdm.std"].tqdm.write(line, file=sys.stderr)
+    else:
+        typer.echo(line, err=True)
 
 
 def unbroken(text: str) -> str:

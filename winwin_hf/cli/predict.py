@@ -86,7 +86,7 @@ def flow(
 def depth(
     image: Annotated[Path, typer.Argument(help="The image.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help=".npy (float32 metres) or .png (16-bit millimetres).")
+        Path, typer.Option("--output", "-o", help=".npy (float32 metres) or .png (16-bit millimetres, up to 65.535 m).")
     ] = Path("depth.npy"),
     picture: Picture = None,
     model: Model = "winwin-depth",
@@ -98,7 +98,7 @@ def depth(
     loaded = read_image(image)
     import numpy as np
 
-    from winwin_hf.data.formats import write_depth
+    from winwin_hf.data.formats import MOST_METRES, write_depth
     from winwin_hf.data.formats.files import check_room
     from winwin_hf.inference.sheets import depth_picture
 
@@ -111,6 +111,9 @@ def depth(
     guess = (
         "" if error is None else f"; by its own guess wrong by {float(np.median(error / result.values)):.0%} (median)"
     )
+    beyond = float((result.values > MOST_METRES).mean()) if output.suffix.lower() == ".png" else 0.0
+    if beyond:
+        guess += f"; {beyond:.1%} lie beyond the {MOST_METRES} m that a .png holds, and a .npy would keep them"
     report(output, result, f"{result.values.min():.2f} to {result.values.max():.2f} m{guess}")
     save_picture(picture, lambda: depth_picture(result.values))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from winwin_hf.data.benchmarks.catalog import SETS
 from winwin_hf.data.sources import SYNTHETIC, WORLDS
@@ -69,6 +71,12 @@ RESTRICTED = re.compile(
 UNKNOWN = re.compile(r"not (stated|verified|given|noted)|unknown", re.I)
 UNKNOWN_MESHES = "meshes. The licence of these meshes is unknown"
 UNKNOWN_PHOTOGRAPHS = "photographs. The licence of these photographs is unknown"
+
+
+def notes_of_set(name: str, path: str | None, settings: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    """`photographs` and `meshes` of `terms_of_set`, as long as nobody says whose a synthetic set's are."""
+    textured = name in SYNTHETIC and (settings.get("textures") or (path and name != WORLDS))
+    return UNKNOWN_PHOTOGRAPHS if textured else None, UNKNOWN_MESHES if name == WORLDS and path else None
 
 
 def terms_of_set(

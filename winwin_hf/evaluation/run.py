@@ -155,7 +155,7 @@ def _staged(folder: Path | None, accelerator: Accelerator) -> Iterator[Path | No
     names: list[str | None] = [None]
     made: list[Path] = []
     try:
-        with told_of(folder):
+        with told_of(folder, reads=True):
             if accelerator.is_main_process:
                 made = [place for place in (folder, *folder.parents) if not place.exists()]
                 folder.mkdir(parents=True, exist_ok=True)

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from winwin_hf.data.formats.files import read_json, write_atomic
-from winwin_hf.data.licences import UNKNOWN_MESHES, UNKNOWN_PHOTOGRAPHS, Terms, terms_of_set, terms_of_weights
-from winwin_hf.data.sources import SYNTHETIC, WORLDS
+from winwin_hf.data.licences import Terms, notes_of_set, terms_of_set, terms_of_weights
 from winwin_hf.evaluation.results import ONE_PASS, WINDOWS, Results, Score, finite
 from winwin_hf.model.configuration_winwin import WinWinConfig
 from winwin_hf.model.weights_winwin import count_parameters
@@ -108,10 +107,8 @@ def read_facts(folder: str | Path) -> Facts:
     if (folder / "recipe.yaml").is_file():
         facts.recipe = load_recipe(folder / "recipe.yaml")
         for part in facts.recipe.data.parts():
-            if part.name in SYNTHETIC and (part.settings.get("textures") or (part.path and part.name != WORLDS)):
-                facts.photographs = UNKNOWN_PHOTOGRAPHS
-            if part.name == WORLDS and part.path:
-                facts.meshes = UNKNOWN_MESHES
+            photographs, meshes = notes_of_set(part.name, part.path, part.settings)
+            facts.photographs, facts.meshes = facts.photographs or photographs, facts.meshes or meshes
         forget_folders(facts.recipe)
     if (folder / FACTS).is_file():
         try:

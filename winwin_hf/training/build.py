@@ -130,6 +130,8 @@ def make_model(recipe: Recipe, source: Source, rows: Rows | None = None) -> tupl
     if recipe.data.labels is not None:
         labels["semantic_label_groups"] = [list(group) for group in source.groups] or None
         labels["label_synonyms"] = synonyms_of([chosen.classes for chosen in recipe.data.sets]) or None
+        for name in labels.keys() & recipe.model.config.keys() - {"id2label"}:
+            raise ValueError(f"model.config: {name} is what data.labels and the sets' classes say; expected none")
     start = read_start(recipe.model.init, len(task.images) == 2) if recipe.model.init else None
     config = recipe.config(start.config, start.free, **labels) if start else recipe.config(**labels)
     if recipe.initial_flow.probability and (recipe.task != "optical-flow" or config.matching_stride is None):

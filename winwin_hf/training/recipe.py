@@ -148,7 +148,8 @@ class DataRecipe:
         bool,
         Field(
             description="Leave out and count examples with a missing or unreadable file. Otherwise such a file ends "
-            "the training with its name."
+            "the training with its name. A mesh of worlds gives way to a shape of our own, unless none of its kind can "
+            "be read."
         ),
     ] = False
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID

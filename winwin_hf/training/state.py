@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -94,9 +95,16 @@ class Spent:
 
 
 def states_in(output: Path) -> list[Path]:
-    """The states of a training, the newest first; whether they are whole isn't known."""
+    """The states of a training, the newest first; whether they are whole isn't known. A user's folder of such a name is none."""
     states = [path for path in output.glob("state-*") if re.fullmatch(r"state-\d{8,}", path.name) and path.is_dir()]
+    states = [path for path in states if (path / MANIFEST).exists() or not _of_others(path)]
     return sorted(states, key=lambda path: int(path.name.partition("-")[2]), reverse=True)
+
+
+def _of_others(state: Path) -> list[str]:
+    """What lies in a state's folder and is no file of a state: it mustn't be removed with it."""
+    names = [p.relative_to(state).as_posix() for p in state.rglob("*") if p.is_symlink() or not p.is_dir()]
+    return [name for name in names if name != MANIFEST and not FILE.fullmatch(name)]
 
 
 def latest_state(output: Path) -> Path | None:
@@ -120,6 +128,10 @@ def whole_state(output: Path, fault: Callable[[Path], str] | None = None, whole:
         if not damage:
             for damaged, what in damages.items():
                 aside = damaged.with_name(f"{damaged.name}.damaged")
+                for number in itertools.count(2):
+                    if not os.path.lexists(aside) or (aside.is_dir() and not _of_others(aside)):
+                        break
+                    aside = damaged.with_name(f"{damaged.name}.damaged{number}")
                 remove_tree(aside, ignore_errors=True)  # the same step, damaged twice
                 damaged.replace(aside)
                 logger.warning("%s is damaged (%s), going on from %s", damaged, what, state.name)
@@ -257,6 +269,8 @@ def save_state(
             what = "a link" if final.is_symlink() else "a folder" if final.is_dir() else "a file"
             raise FileExistsError(errno.EEXIST, f"{what} of that name is there, and no state", str(final))
         remove_tree(temporary, ignore_errors=True)
+        if os.path.lexists(temporary):
+            raise FileExistsError(errno.EEXIST, f"{temporary.name} is there, and no folder", str(temporary))
         temporary.mkdir(parents=True)
 
     def write() -> None:
@@ -302,6 +316,8 @@ def save_state(
             raise OSError(message) from cause
     if main:
         for old in (*states_in(output)[KEPT_STATES:], *_named(output, DAMAGED)):
+            if _of_others(old):
+                continue
             doomed = old.with_suffix(".tmp")  # half a state must not look like one
             remove_tree(doomed, ignore_errors=True)
             old.replace(doomed)

@@ -134,11 +134,12 @@ def test_too_many_triangles_are_refused(tmp_path, monkeypatch):
 def test_an_unreadable_file_gives_way_to_a_shape_of_our_own_and_is_told_once(tmp_path, caplog):
     (tmp_path / "car").mkdir()
     (tmp_path / "car" / "bad.glb").write_bytes(b"bad")
+    trimesh.creation.box((1, 1, 1)).export(tmp_path / "car" / "good.glb")
     library = Library(tmp_path, 0, False, 10**8)
     rng = np.random.default_rng(0)
     with caplog.at_level(logging.WARNING):
-        meshes = [library.draw("car", rng, 0, 5, 0.0, [GREY], GREY) for _ in range(3)]
-    assert [mesh.kind for mesh in meshes] == ["car"] * 3
+        meshes = [library.draw("car", rng, 0, 5, 0.0, [GREY], GREY) for _ in range(12)]
+    assert [mesh.kind for mesh in meshes] == ["car"] * 12
     assert sum("bad.glb" in record.message for record in caplog.records) == 1
 
 
@@ -184,6 +185,16 @@ def test_pipes_and_lost_links_are_told(tmp_path):
         read_mesh(tmp_path / "box.ply")
     with pytest.raises(ValueError, match=r"car\.glb: no file"):
         read_mesh(tmp_path / "car.glb")
+
+
+def test_a_kind_of_which_nothing_can_be_read_ends_the_training(tmp_path):
+    (tmp_path / "car").mkdir()
+    for name in "ab":
+        (tmp_path / "car" / f"{name}.glb").write_bytes(b"bad")
+    library, rng = Library(tmp_path, 0, False, 10**8), np.random.default_rng(0)
+    with pytest.raises(BrokenExample, match=r"none of the \d meshes of kind 'car' can be read; the last: .*\.glb"):
+        for _ in range(20):
+            library.draw("car", rng, 0, 5, 0.0, [GREY], GREY)
 
 
 def test_held_out_worlds_see_other_files(tmp_path):

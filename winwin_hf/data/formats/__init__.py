@@ -47,6 +47,7 @@ from winwin_hf.data.formats.hdf5 import (
     write_nyu_mat,
 )
 from winwin_hf.data.formats.images import (
+    MOST_METRES,
     read_depth_png,
     read_image,
     read_kitti_disparity,
@@ -66,6 +67,7 @@ __all__ = [
     "FLO_MAGIC",
     "FLO_UNKNOWN",
     "IGNORE",
+    "MOST_METRES",
     "Blob",
     "PathLike",
     "Source",

@@ -8,6 +8,7 @@ Notable:
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
@@ -48,6 +49,7 @@ class Blob:
         return f"Blob({self.name!r}, {len(self.data)} bytes)"
 
 
+FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # of a disk that takes no more
 PathLike: TypeAlias = "str | Path"
 Source: TypeAlias = "str | Path | Blob"
 
@@ -179,17 +181,25 @@ def write_atomic(path: PathLike) -> Iterator[Path]:
 
 
 @contextmanager
-def told_of(path: PathLike) -> Iterator[None]:
-    """Errors of the disk, such as no space, name the file or folder that was to be written."""
+def told_of(path: PathLike, reads: bool = False) -> Iterator[None]:
+    """
+    Errors of the disk, such as no space, name the file or folder that was to be written.
+
+    reads: other files are read meanwhile, whose errors stay as they are.
+    """
     try:
         yield
     except OSError as error:
+        if reads and error.errno not in FULL and owner() not in f"{error.filename} {error}":
+            raise
         if error.errno is not None and (error.filename is None or owner() in str(error.filename)):
             raise OSError(error.errno, error.strerror, str(path)) from error
         if type(error) is OSError and error.errno is None:  # numpy's, Pillow's and h5py's have neither number nor name
             raise OSError(f"{path}: could not be written ({' '.join(str(error).split())[:200]})") from error
         raise
     except SafetensorError as error:
+        if reads:
+            raise
         raise OSError(f"{path}: could not be written ({error})") from error
 
 

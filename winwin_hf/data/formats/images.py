@@ -190,6 +190,9 @@ def write_depth_png(path: PathLike, depth: Any, scale: float = 1000.0) -> None:
     _write_steps(path, array, array > 0, scale)
 
 
+MOST_METRES = 65.535  # of 16 bits of millimetres
+
+
 def write_depth(path: PathLike, depth: np.ndarray) -> None:
     """Depth (H, W) in metres -> .npy (float32) or .png (16-bit millimetres; 0 = unknown; 65.535 m and more are 65535), by the suffix."""
     if Path(path).suffix.lower() == ".png":

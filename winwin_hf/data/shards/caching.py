@@ -199,7 +199,14 @@ class Cache:
                 return Copy(path, noted)
             with self._lock(str(int(noted.sha256[:8], 16) % LOCKS)):
                 if not path.exists():
-                    self._fetch(noted, path, wait)
+                    try:
+                        self._fetch(noted, path, wait)
+                    except FileNotFoundError as error:
+                        if error.errno is None:  # `fetch`'s: what was to be fetched isn't there
+                            raise
+                        raise OSError(
+                            f"{self.folder}: removed while it was used; expected a folder that stays"
+                        ) from error
         raise OSError(f"{path}: gone or damaged as soon as it was written")
 
     def _fetch(self, noted: Noted, path: Path, wait: bool) -> None:

@@ -129,7 +129,7 @@ def _working(output: Path, work: Path) -> Iterator[None]:
     """Prepares the folders; where the work fails before a shard is finished, empty ones are removed again."""
     _prepare(output, work)
     try:
-        with told_of(output):
+        with told_of(output, reads=True):
             yield
     finally:
         for folder in (work, output):

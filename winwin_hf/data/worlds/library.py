@@ -67,8 +67,12 @@ class Library:
         try:
             mesh = read_mesh(path, kind)
         except (ValueError, PermissionError) as error:
-            logger.warning(f"{error}; a shape of our own stands in its place")
             self.broken.add(path)
+            if self.broken.issuperset(files := self.files[kind]):
+                raise BrokenExample(
+                    f"none of the {len(files)} meshes of kind {kind!r} can be read; the last: {error}"
+                ) from error
+            logger.warning(f"{error}; a shape of our own stands in its place")
             return None
         except OSError as error:
             raise BrokenExample(f"{path}: {error.strerror or error}; expected the mesh that was listed") from error
