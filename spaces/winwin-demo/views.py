@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -152,7 +153,10 @@ def arrows_text(times: int = 1) -> str:
 
 
 def depth_legend(low: float, high: float) -> str:
-    text = "The colour says how far a point is from the camera, measured along the viewing direction. Drag the handle to compare."
+    text = (
+        "The colour says how far a point is from the camera, measured along the viewing direction: equal steps of colour are equal "
+        f"ratios, and the middle one is {math.sqrt(max(low * high, 0)):.1f} m. Drag the handle to compare."
+    )
     return scale_legend(f"near, {low:.1f} m", f"far, {high:.1f} m", text)
 
 

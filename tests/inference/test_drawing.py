@@ -108,6 +108,14 @@ def test_depth_colours():
         vis.depth_to_image(depth, 3, 1)
 
 
+def test_equal_ratios_of_depth_are_equal_steps_of_colour():
+    colours = vis.depth_colors()[::-1]
+    picture = sheets.depth_picture(np.array([[1.0, 10.0, 100.0, 0.0, -1.0, np.nan]], np.float32), 1.0, 100.0)
+    assert np.array_equal(picture[0, :3], colours[[0, 128, 255]])
+    assert not picture[0, 3:].any()
+    assert not sheets.depth_picture(np.full((2, 2), np.nan)).any()
+
+
 def test_segmentation_colours():
     labels = np.array([[0, 1, 255]], np.uint8)
     assert vis.segmentation_to_image(labels, [(1, 2, 3), (4, 5, 6)]).tolist() == [[[1, 2, 3], [4, 5, 6], [0, 0, 0]]]

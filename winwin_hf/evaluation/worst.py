@@ -56,8 +56,8 @@ def _draw_depth(target: np.ndarray, prediction: np.ndarray) -> tuple[Captioned, 
     low, high = (float(np.percentile(known, q)) for q in (1, 99))
     error = np.minimum(np.abs(prediction - target) / target, 0.5)
     return (
-        (f"true depth, {low:.1f} to {high:.1f} m", drawing.depth_to_image(target, low, high)),
-        drawing.depth_to_image(prediction, low, high),
+        (f"true depth, {low:.1f} to {high:.1f} m", sheets.depth_picture(target, low, high)),
+        sheets.depth_picture(prediction, low, high),
         ("relative error: pale 0, dark 0.5 or more", drawing.depth_to_image(error, 0, 0.5)),
     )
 

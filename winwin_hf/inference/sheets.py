@@ -25,10 +25,17 @@ def flow_picture(flow: np.ndarray, max_motion: float | None = None) -> np.ndarra
     return picture
 
 
-def depth_picture(depth: np.ndarray) -> np.ndarray:
-    """Depth (H, W) in colours, near pale and far dark, from its 1st to its 99th percentile."""
-    low, high = np.percentile(depth[np.isfinite(depth)], (1, 99)) if np.isfinite(depth).any() else (0.0, 1.0)
-    return drawing.depth_to_image(depth, minimum=float(low), maximum=float(high))
+def depth_picture(depth: np.ndarray, low: float | None = None, high: float | None = None) -> np.ndarray:
+    """
+    Depth (H, W) in colours, near pale and far dark, from `low` to `high`; default: its 1st and its 99th percentile.
+
+    Equal steps of colour are equal ratios, so that what is near differs although something is far away.
+    """
+    known = depth[np.isfinite(depth) & (depth > 0)]
+    ends = np.percentile(known, (1, 99)) if known.size else (1.0, 1.0)
+    lowest, highest = (float(a if b is None else b) for a, b in zip(ends, (low, high), strict=True))
+    with np.errstate(divide="ignore", invalid="ignore"):  # what isn't positive is black
+        return drawing.depth_to_image(np.log(depth), np.log(lowest), np.log(highest))
 
 
 def segmentation_picture(image: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
