@@ -28,7 +28,6 @@ from winwin_hf.evaluation.results import NAMES, read_results
 from winwin_hf.hub.cards import CURVE, WORST, card, licence_of
 from winwin_hf.hub.facts import FACTS, Facts, read_facts, write_facts
 from winwin_hf.task import TASKS
-from winwin_hf.training.published import datasets_of
 from winwin_hf.training.recipe import dump_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -277,7 +276,7 @@ def family_card(known: dict[str, Facts]) -> str:
         rows.append(
             f"| {link} | {facts.task.title} | {facts.parameters / 1e6:.1f} M | {metric}{value}{where} | {licence_of(facts)} |"
         )
-    seen = "; ".join(f"{name} {', '.join(datasets_of(facts.recipe))}" for name, facts in known.items())
+    seen = "; ".join(f"{name} {', '.join(facts.data_sets())}" for name, facts in known.items())
     return FAMILY.format(table="\n".join(rows), seen=seen)
 
 

@@ -1,8 +1,12 @@
 """What is known of a checkpoint: read from its files, kept in card.json, without folders of the machine."""
 
 import pytest
+import yaml
 from support.results import results_json
+from support.shards import make_rows
 
+from winwin_hf.data.rows import table
+from winwin_hf.data.shards import write_shards
 from winwin_hf.evaluation.results import read_results
 from winwin_hf.hub.facts import read_facts, write_facts
 
@@ -59,6 +63,31 @@ def test_files_that_are_something_else(run, name, content):
     (run / "model" / name).write_text(content)
     with pytest.raises(ValueError, match=name):
         read_facts(run / "model")
+
+
+@pytest.mark.parametrize(
+    ("name", "terms", "says"),
+    [
+        ("synthetic-flow", "and, in part, photographs. The licence of these photographs is unknown", "layered scenes"),
+        ("camvid", "CC BY-NC 4.0", "CamVid (Brostow"),
+        ("mine", "research only, by me", "research only, by me"),
+    ],
+)
+def test_shards_are_what_they_are_made_of(run, tmp_path, name, terms, says):
+    """A network that was trained on shards has the terms of what is in them."""
+    rows = table(make_rows(tmp_path / "rows", "optical-flow", 2), "optical-flow")
+    write_shards(rows, tmp_path / "shards", task="optical-flow", name=name, split="train", terms=terms)
+    recipe = yaml.safe_load((run / "model" / "recipe.yaml").read_text())
+    recipe["data"] = {"name": "shards", "path": str(tmp_path / "shards"), "settings": {}}
+    (run / "model" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    facts = read_facts(run / "model")
+    assert facts.data_sets() == [name] and says in facts.terms.text
+    assert facts.terms.unknown == (name == "synthetic-flow") and facts.terms.restricted == (name != "synthetic-flow")
+    write_facts(run / "model" / "card.json", facts)
+    recipe["data"]["path"] = None  # as it is published
+    (run / "model" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    again = read_facts(run / "model")
+    assert (again.data_sets(), again.terms) == (facts.data_sets(), facts.terms)
 
 
 def test_terms(run):

@@ -110,6 +110,15 @@ def terms_of_set(
     return _other(text, restricted, bool(UNKNOWN.search(entry.terms)), link=link)
 
 
+def terms_of_shards(name: str, text: str, photographs: str | None = None, meshes: str | None = None) -> Terms:
+    """The terms of shards whose dataset.json has this name and these terms; photographs, meshes: as of `terms_of_set`."""
+    if name in DATA or name in SETS:
+        return terms_of_set(name, None, photographs, meshes)
+    return _other(
+        text or f"{name}, of unknown licence", bool(RESTRICTED.search(text)), not text or bool(UNKNOWN.search(text))
+    )
+
+
 def terms_of_weights(sets: dict[str, Terms], first_weights: bool = False) -> Terms:
     """
     The terms of weights that were trained on `sets`: those of all of them together.

@@ -15,7 +15,7 @@ from winwin_hf import bundled
 from winwin_hf.evaluation.report import folder_name
 from winwin_hf.evaluation.results import NAMES, ONE_PASS, SHOWN, WINDOWS, results_markdown
 from winwin_hf.hub.facts import Facts
-from winwin_hf.training.published import REPOSITORY, base_model, datasets_of, package_recipe
+from winwin_hf.training.published import REPOSITORY, base_model, package_recipe
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 CURVE, WORST, EXAMPLE = "curve.png", "worst.jpg", "example.jpg"  # pictures beside a card, as the template names them
@@ -44,7 +44,7 @@ def card(
         license_name=terms.licence_name if terms else None,
         license_link=terms.licence_link if terms else None,
         tags=["winwin", task.tag, *(["custom_code"] if repo_id else [])],
-        datasets=datasets_of(recipe) or None,
+        datasets=facts.data_sets() or None,
         base_model=base_model(recipe),
         metrics=[HUB_METRICS.get(key, key) for key in shown if key != "loss"] or None,
         model_name=name if index else None,

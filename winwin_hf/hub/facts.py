@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from winwin_hf.data.formats.files import read_json, write_atomic
-from winwin_hf.data.licences import Terms, notes_of_set, terms_of_set, terms_of_weights
+from winwin_hf.data.licences import (
+    UNKNOWN_MESHES,
+    UNKNOWN_PHOTOGRAPHS,
+    Terms,
+    notes_of_set,
+    terms_of_set,
+    terms_of_shards,
+    terms_of_weights,
+)
+from winwin_hf.data.shards import shards_info
 from winwin_hf.evaluation.results import ONE_PASS, WINDOWS, Results, Score, finite
 from winwin_hf.model.configuration_winwin import WinWinConfig
 from winwin_hf.model.weights_winwin import count_parameters
@@ -21,7 +30,18 @@ from winwin_hf.training.published import forget_folders, last_evaluation
 from winwin_hf.training.recipe import EvaluationSet, Recipe, load_recipe
 
 FACTS = "card.json"
-NOTES = ("limits", "photographs", "meshes", "step", "init_licence", "hours", "machine", "training_notes", "worst")
+NOTES = (
+    "limits",
+    "photographs",
+    "meshes",
+    "shards",
+    "step",
+    "init_licence",
+    "hours",
+    "machine",
+    "training_notes",
+    "worst",
+)
 
 
 @dataclass
@@ -34,6 +54,7 @@ class Facts:
         evaluation: label of the set -> scores at the end of the training.
         limits: what somebody who uses the weights should know. photographs: textures of synthetic scenes: whose, and their licence;
             meshes: those of synthetic worlds.
+        shards: name and terms of each set of shards in the recipe, as its dataset.json has them, in their order.
         init_licence: of the weights that the training started from.
         hours, machine: of the training. training_notes: what else to know of it. worst: what the picture of worst cases shows.
     """
@@ -48,6 +69,7 @@ class Facts:
     limits: str | None = None
     photographs: str | None = None
     meshes: str | None = None
+    shards: list[dict[str, str]] | None = None
     init_licence: str | None = None
     hours: float | None = None
     machine: str | None = None
@@ -63,9 +85,20 @@ class Facts:
         """Those of the weights; None without a recipe."""
         if self.recipe is None:
             return None
-        parts = self.recipe.data.parts()
-        sets = {f"{p.weight:g} x {p.name}": terms_of_set(p.name, p.path, self.photographs, self.meshes) for p in parts}
+        sets, shards = {}, iter(self.shards or ())
+        for part in self.recipe.data.parts():
+            known = next(shards, None) if part.name == "shards" and part.path is None else None
+            name, notes = known["name"] if known else part.name, (self.photographs, self.meshes)
+            sets[f"{part.weight:g} x {name}"] = (
+                terms_of_shards(name, known["terms"], *notes) if known else terms_of_set(name, part.path, *notes)
+            )
         return terms_of_weights(sets, bool(self.recipe.model.init) and self.init_licence != "apache-2.0")
+
+    def data_sets(self) -> list[str]:
+        """The training's data sets, those of the Hub by their repositories, shards by what they are made of."""
+        shards, parts = iter(self.shards or ()), self.recipe.data.parts() if self.recipe else []
+        names = [part.path if part.name == "hub" and part.path else part.name for part in parts]
+        return list(dict.fromkeys(next(shards, {}).get("name", name) if name == "shards" else name for name in names))
 
     def scores(self) -> list[Score]:
         """Of the evaluations, of two of one kind the newer one; then of the end of the training."""
@@ -109,6 +142,13 @@ def read_facts(folder: str | Path) -> Facts:
         for part in facts.recipe.data.parts():
             photographs, meshes = notes_of_set(part.name, part.path, part.settings)
             facts.photographs, facts.meshes = facts.photographs or photographs, facts.meshes or meshes
+            if part.name == "shards" and part.path and Path(part.path).is_dir():
+                info = shards_info(part.path)
+                facts.shards = [*(facts.shards or ()), {key: str(info[key]) for key in ("name", "terms")}]
+                facts.photographs = facts.photographs or (
+                    UNKNOWN_PHOTOGRAPHS if UNKNOWN_PHOTOGRAPHS in info["terms"] else None
+                )
+                facts.meshes = facts.meshes or (UNKNOWN_MESHES if UNKNOWN_MESHES in info["terms"] else None)
         forget_folders(facts.recipe)
     if (folder / FACTS).is_file():
         try:

@@ -47,12 +47,6 @@ def base_model(recipe: Recipe | None) -> str | None:
     return init if REPOSITORY.fullmatch(init) and not folder else None
 
 
-def datasets_of(recipe: Recipe | None) -> list[str]:
-    """The training's data sets, those of the Hub by their repositories."""
-    parts = recipe.data.parts() if recipe else []
-    return list(dict.fromkeys(part.path if part.name == "hub" and part.path else part.name for part in parts))
-
-
 def last_evaluation(path: Path) -> tuple[int | None, dict[str, dict[str, Any]]]:
     """Step and scores by set of the last evaluation in a `metrics.jsonl`; (None, {}) if there was none."""
     try:
