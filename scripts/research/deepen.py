@@ -50,7 +50,7 @@ def main(
     layers: Annotated[int, typer.Option(min=1, help="Encoder layers of the result; more than MODEL has.")],
 ) -> None:
     """Write MODEL with more encoder layers to OUT."""
-    model = AutoModel.from_pretrained(checkpoint, dtype="auto")
+    model = AutoModel.from_pretrained(checkpoint, dtype="auto", trust_remote_code=False)
     old, fields = model.config.num_hidden_layers, model.config.to_dict()
     if layers <= old or output.exists():
         raise typer.BadParameter(

@@ -102,7 +102,9 @@ def states_in(output: Path) -> list[Path]:
 
 
 def _of_others(state: Path) -> list[str]:
-    """What lies in a state's folder and is no file of a state: it mustn't be removed with it."""
+    """What lies in a state's folder and is no file of a state: it mustn't be removed with it. Of a link only the link goes."""
+    if state.is_symlink():
+        return []
     names = [p.relative_to(state).as_posix() for p in state.rglob("*") if p.is_symlink() or not p.is_dir()]
     return [name for name in names if name != MANIFEST and not FILE.fullmatch(name)]
 
