@@ -90,6 +90,21 @@ def test_shards_are_what_they_are_made_of(run, tmp_path, name, terms, says):
     assert (again.data_sets(), again.terms) == (facts.data_sets(), facts.terms)
 
 
+def test_shards_of_the_hub_are_told_from_those_of_a_folder(run, tmp_path):
+    rows = table(make_rows(tmp_path / "rows", "optical-flow", 2), "optical-flow")
+    write_shards(
+        rows, tmp_path / "shards", task="optical-flow", name="mine", split="train", terms="research only, by me"
+    )
+    recipe = yaml.safe_load((run / "model" / "recipe.yaml").read_text())
+    places = ("hf://datasets/them/set", str(tmp_path / "shards"), "hf://datasets/you/set")
+    recipe["data"] = {"sets": [{"name": "shards", "path": place, "settings": {}} for place in places]}
+    (run / "model" / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    facts = read_facts(run / "model")
+    assert facts.data_sets() == ["shards", "mine"]
+    for said in ("`hf://datasets/them/set` on the Hub", "`hf://datasets/you/set` on the Hub", "research only, by me"):
+        assert said in facts.terms.text
+
+
 def test_terms(run):
     facts = read_facts(run / "model")
     assert facts.terms.licence == "apache-2.0"

@@ -7,6 +7,7 @@ No folder of the machine that trained or evaluated gets in.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from winwin_hf.model.configuration_winwin import WinWinConfig
 from winwin_hf.model.weights_winwin import count_parameters
 from winwin_hf.task import ARCHITECTURES, Task
 from winwin_hf.training.published import forget_folders, last_evaluation
-from winwin_hf.training.recipe import EvaluationSet, Recipe, load_recipe
+from winwin_hf.training.recipe import DataSetRecipe, EvaluationSet, Recipe, load_recipe
 
 FACTS = "card.json"
 NOTES = (
@@ -85,20 +86,28 @@ class Facts:
         """Those of the weights; None without a recipe."""
         if self.recipe is None:
             return None
-        sets, shards = {}, iter(self.shards or ())
-        for part in self.recipe.data.parts():
-            known = next(shards, None) if part.name == "shards" and part.path is None else None
-            name, notes = known["name"] if known else part.name, (self.photographs, self.meshes)
-            sets[f"{part.weight:g} x {name}"] = (
-                terms_of_shards(name, known["terms"], *notes) if known else terms_of_set(name, part.path, *notes)
-            )
+        sets: dict[str, Terms] = {}
+        notes = self.photographs, self.meshes
+        for part, known in self._parts():
+            name = known["name"] if known else part.name
+            terms = terms_of_shards(name, known["terms"], *notes) if known else terms_of_set(name, part.path, *notes)
+            key = f"{part.weight:g} x {name}"
+            if sets.setdefault(key, terms) != terms:  # another set of that name
+                sets[f"{key} ({len(sets) + 1})"] = terms
         return terms_of_weights(sets, bool(self.recipe.model.init) and self.init_licence != "apache-2.0")
 
     def data_sets(self) -> list[str]:
         """The training's data sets, those of the Hub by their repositories, shards by what they are made of."""
-        shards, parts = iter(self.shards or ()), self.recipe.data.parts() if self.recipe else []
-        names = [part.path if part.name == "hub" and part.path else part.name for part in parts]
-        return list(dict.fromkeys(next(shards, {}).get("name", name) if name == "shards" else name for name in names))
+        names = []
+        for part, known in self._parts():
+            names.append(known["name"] if known else part.path if part.name == "hub" and part.path else part.name)
+        return list(dict.fromkeys(names))
+
+    def _parts(self) -> Iterator[tuple[DataSetRecipe, dict[str, str] | None]]:
+        """The recipe's data sets, each with what is known of it if it was a folder of shards, whose path is forgotten."""
+        shards = iter(self.shards or ())
+        for part in self.recipe.data.parts() if self.recipe else ():
+            yield part, next(shards, None) if part.name == "shards" and part.path is None else None
 
     def scores(self) -> list[Score]:
         """Of the evaluations, of two of one kind the newer one; then of the end of the training."""

@@ -110,13 +110,12 @@ def in_range(field: str, value: Any, low: float, high: float) -> None:
 
 def _by_id(field: str, labels: dict, name_first: bool = False) -> dict[int, Any]:
     """id2label, or label2id (`name_first`), as name by id."""
+    pairs = [(key, name) for name, key in labels.items()] if name_first else list(labels.items())
     try:
-        named = (
-            {int(key): name for name, key in labels.items()} if name_first else {int(i): n for i, n in labels.items()}
-        )
-    except (TypeError, ValueError):
-        named = {0: None}
-    if not all(isinstance(name, str) for name in named.values()):
+        named = {int(key): name for key, name in pairs}
+    except (TypeError, ValueError, OverflowError):
+        named = None
+    if named is None or not all(isinstance(name, str) for name in named.values()):
         raise ValueError(f"{field}={str(labels)[:80]}: expected whole numbers as ids, and text as names.")
     return named
 
