@@ -251,7 +251,7 @@ def _render_shards(
     from winwin_hf.processes import locked
 
     with misuse():
-        source = open_source(name, None if path == "none" else path, split, settings, seed=seed, length=length)
+        source = open_source(name, path, split, settings, seed=seed, length=length)
     if (output / SIDECAR).exists():
         raise FileExistsError(f"{output}: holds shards already; expected a new folder, or that of an interrupted run")
     # other meshes or photographs are other scenes
@@ -271,7 +271,7 @@ def _render_shards(
             split=split,
             labels=source.labels,
             source="rendered by winwin data shards",
-            terms=terms_of_set(name, path, *notes_of_set(name, None if path == "none" else path, settings)).text,
+            terms=terms_of_set(name, path, *notes_of_set(name, path, settings)).text,
             multiple_of=multiple_of,
             progress=True,
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from winwin_hf.data.benchmarks.catalog import SETS
-from winwin_hf.data.sources import SYNTHETIC, WORLDS
+from winwin_hf.data.sources import SYNTHETIC, WORLDS, files_of_scenes
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ UNKNOWN_PHOTOGRAPHS = "photographs. The licence of these photographs is unknown"
 
 def notes_of_set(name: str, path: str | None, settings: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """`photographs` and `meshes` of `terms_of_set`, as long as nobody says whose a synthetic set's are."""
+    path = files_of_scenes(path)
     textured = name in SYNTHETIC and (settings.get("textures") or (path and name != WORLDS))
     return UNKNOWN_PHOTOGRAPHS if textured else None, UNKNOWN_MESHES if name == WORLDS and path else None
 

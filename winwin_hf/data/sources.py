@@ -143,6 +143,11 @@ class ShardOptions:
     split: Annotated[str | None, Field(description="The shards' own, to check it.")] = None
 
 
+def files_of_scenes(path: str | None) -> str | None:
+    """The folder of a synthetic set's photographs or meshes: None also for "none", since a command line can't leave it out."""
+    return None if path == "none" else path
+
+
 def open_source(
     name: str,
     path: str | None = None,
@@ -160,7 +165,8 @@ def open_source(
 
     Args:
         name: a catalogued set (`winwin data list`), one of `SYNTHETIC`, "shards" (made by `winwin data shards`) or "hub".
-        path: its folder; for the Hub the repository; for synthetic scenes an optional folder of photographs, for worlds of meshes.
+        path: its folder; for the Hub the repository; for synthetic scenes a folder of photographs, for worlds of meshes, or None or
+            "none".
         split: "train" or a held-out one; "train[:80%]" is a part.
         settings: fields of SceneSettings, RoomSettings, WorldSettings, FlowAugmentation or ImageAugmentation.
         seed, length, num_shards: of the synthetic stream; see `scene_stream`.
@@ -176,6 +182,7 @@ def open_source(
             raise ValueError(f"split {split!r} of {name}, whose scenes have no end; expected train, val or test")
         if options:
             raise ValueError(f"options of {name}: unknown {', '.join(options)}; expected none, but settings")
+        path = files_of_scenes(path)
         photographs = {"textures": path} if path and name != WORLDS else {}
         scene = build(kind, {**photographs, **(settings or {})}, where)
         if split != "train":

@@ -163,6 +163,12 @@ def test_occlusion_is_what_a_nearer_thing_covers_and_what_leaves_the_frame():
     assert not gone[:, 9:].any()
 
 
+def test_everything_is_hidden_where_a_fast_camera_leaves_nothing_in_the_frame():
+    world = world_of([(wall(8.0), still((0, 0, 0)))], move=(-1000.0, 0, 0))
+    assert world.occlusion(FULL).all()
+    assert world.first(FULL)[1].shape == (HEIGHT, WIDTH, 2)
+
+
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("task", ["optical-flow", "depth-estimation", "semantic-segmentation"])
 def test_a_window_is_the_crop_of_the_full_frame_bit_for_bit(place, task):
