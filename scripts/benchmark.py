@@ -21,6 +21,7 @@ from research.processes import run_json
 from rich.console import Console
 from rich.table import Table
 
+from winwin_hf.cli.errors import one_line_errors
 from winwin_hf.recipes import recipe_path
 from winwin_hf.training.build import make_loader, make_model, make_optimizer, open_parts
 from winwin_hf.training.evaluate import open_accelerator
@@ -96,4 +97,4 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["cost"]:
         command.main(sys.argv[2:])
     else:
-        typer.run(main)
+        typer.run(one_line_errors(main))

@@ -15,6 +15,9 @@ import typer
 from transformers import AutoModel
 
 from winwin_hf import WinWinConfig, WinWinImageProcessor
+from winwin_hf.cli.arguments import check_output_folder
+from winwin_hf.cli.errors import one_line_errors
+from winwin_hf.data.formats.files import replacing_folder
 
 ENCODER = "winwin.layers."
 ENDS = ("attention.o_proj.", "mlp.down_proj.")  # of a layer's branches
@@ -50,6 +53,7 @@ def main(
     layers: Annotated[int, typer.Option(min=1, help="Encoder layers of the result; more than MODEL has.")],
 ) -> None:
     """Write MODEL with more encoder layers to OUT."""
+    check_output_folder("OUT", output)
     model = AutoModel.from_pretrained(checkpoint, dtype="auto", trust_remote_code=False)
     old, fields = model.config.num_hidden_layers, model.config.to_dict()
     if layers <= old or output.exists():
@@ -63,9 +67,11 @@ def main(
     fields = {name: value for name, value in fields.items() if name not in DERIVED}
     result = type(model)(WinWinConfig(**{**fields, "num_hidden_layers": layers})).to(model.dtype)
     result.load_state_dict(deepened(model.state_dict(), old, layers))
-    result.save_pretrained(output)
-    WinWinImageProcessor.from_pretrained(checkpoint).save_pretrained(output)
+    processor = WinWinImageProcessor.from_pretrained(checkpoint)
+    with replacing_folder(output) as staged:
+        result.save_pretrained(staged)
+        processor.save_pretrained(staged)
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    typer.run(one_line_errors(main))

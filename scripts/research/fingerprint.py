@@ -26,6 +26,7 @@ from transformers import AutoImageProcessor, AutoModel
 
 import winwin_hf
 from winwin_hf import bundled
+from winwin_hf.cli.errors import one_line_errors
 from winwin_hf.training.loop import train
 
 PACKAGE = Path(winwin_hf.__file__).resolve().parent
@@ -127,4 +128,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    typer.run(one_line_errors(main))

@@ -30,6 +30,7 @@ from research.files import machine_record, write_json
 from research.machine import resident
 from research.processes import with_threads
 from research.sizes import parse_size
+from winwin_hf.cli.errors import one_line_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIP = 4  # frames
@@ -188,4 +189,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--answer"]:
         answer(sys.argv[2])
     else:
-        typer.run(main)
+        typer.run(one_line_errors(main))

@@ -31,6 +31,7 @@ from research.inference_probe import WAYS
 from research.machine import is_installed
 from research.processes import run_json, with_threads
 from research.sizes import parse_size
+from winwin_hf.cli.errors import one_line_errors
 
 PROBE = Path(__file__).with_name("inference_probe.py")
 REFERENCE = "sdpa"  # the way that the others are compared with
@@ -191,4 +192,4 @@ def split_page(page: Path) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    typer.run(one_line_errors(main))

@@ -21,6 +21,7 @@ from tqdm import tqdm
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from research.files import write_json
+from winwin_hf.cli.errors import one_line_errors
 from winwin_hf.data.sources import open_source
 from winwin_hf.evaluation.figures import figure_text
 from winwin_hf.evaluation.run import OTHERS, catalog, parse_data
@@ -106,4 +107,4 @@ def show(rows: list[dict[str, Any]], figure: str) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    typer.run(one_line_errors(main))

@@ -30,6 +30,8 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 from research.mesh_packages import supertuxkart, sweethome, torcs, zeroad
 from research.mesh_packages.glb import encode, extras_of
 from research.mesh_packages.model import Item, UnusableModel, finish
+from winwin_hf.cli.arguments import check_output_folder
+from winwin_hf.cli.errors import one_line_errors
 
 PACKAGES: dict[str, Callable[[Path], Iterator[Item]]] = {
     "sweethome3d-furniture": sweethome.items,
@@ -52,6 +54,7 @@ def main(
     ] = "",
 ) -> None:
     """Convert the packages' models into OUT."""
+    check_output_folder("OUT", out)
     console, failed = Console(width=140), Counter[tuple[str, str]]()
     for name in package or PACKAGES:
         if name not in PACKAGES:
@@ -191,4 +194,4 @@ def show(rows: list[dict[str, Any]], failed: Counter[tuple[str, str]], console: 
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    typer.run(one_line_errors(main))

@@ -39,6 +39,7 @@ from research.planning.page import (
     training_table,
 )
 from research.sizes import parse_size
+from winwin_hf.cli.errors import one_line_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNTS = ROOT / "docs/results/scale.json"
@@ -145,4 +146,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    typer.run(one_line_errors(main))

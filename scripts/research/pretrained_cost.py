@@ -24,6 +24,7 @@ from research.files import machine_record, write_json, write_text
 from research.planning.model import Assumptions
 from research.pretrained.encoders import SIZES
 from research.processes import run_json, with_threads
+from winwin_hf.cli.errors import one_line_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs/results/cost-pretrained.json"
@@ -147,4 +148,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    typer.run(one_line_errors(main))

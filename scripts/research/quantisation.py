@@ -25,6 +25,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from research import pages
 from winwin_hf import bundled
+from winwin_hf.cli.errors import one_line_errors
 from winwin_hf.data.sources import open_source
 from winwin_hf.evaluation.run import parse_data
 from winwin_hf.evaluation.scoring import new_metric, score
@@ -132,4 +133,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    typer.run(one_line_errors(main))

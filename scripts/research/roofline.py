@@ -28,6 +28,7 @@ from torch.utils.flop_counter import flop_registry
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from research import pages
+from winwin_hf.cli.errors import one_line_errors
 from winwin_hf.recipes import recipe_path
 from winwin_hf.training.build import make_loader, make_model, make_optimizer, open_parts
 from winwin_hf.training.evaluate import open_accelerator
@@ -224,4 +225,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    typer.run(one_line_errors(main))

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import typer
 
+from winwin_hf.cli.errors import one_line_errors
 from winwin_hf.data.sources import open_source
 
 PATCH, BLOCKS = 16, 5
@@ -67,4 +68,4 @@ def _box(rng: np.random.Generator, side: int, height: int, width: int) -> tuple[
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    typer.run(one_line_errors(main))

@@ -125,6 +125,22 @@ def test_a_folder_that_may_not_be_written_to_and_a_full_disk_are_found_before(he
 
 def test_two_outputs_are_two_files(here: Path):
     refused(run("segment", "a.png", "-o", "x.png", "--picture", "x.png"), 2, "--picture x.png: would overwrite x.png")
+    Path("there").mkdir()
+    Path("link").symlink_to("there")
+    for one in ("there/../x.png", "link/x.png"):  # of a file that isn't there yet
+        other = "x.png" if ".." in one else "there/x.png"
+        refused(run("segment", "a.png", "-o", other, "--picture", one), 2, f"--picture {one}: would overwrite {other}")
+
+
+def test_a_split_or_an_option_that_a_set_does_not_have_is_misuse(here: Path):
+    for arguments in (
+        ("data", "shards", "camvid:foo=nowhere", "-o", "out"),
+        ("data", "shards", "synthetic-flow:foo=none", "-o", "out", "--length", 1),
+        ("data", "check", ".", "--name", "camvid", "--split", "foo"),
+        ("evaluate", "winwin-seg", "--data", "camvid:foo=nowhere"),
+    ):
+        refused(run(*arguments), 2, "split 'foo'", "expected train")
+    refused(run("data", "check", ".", "--name", "camvid", "--option", "foo=1"), 2, "options of camvid: unknown foo")
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,19 @@ def test_shards_are_the_set_they_were_made_from(tmp_path):
                 np.testing.assert_array_equal(a, b)
 
 
+def test_a_split_that_shards_do_not_hold_is_an_error_and_a_part_is_that_part(tmp_path):
+    rows = catalog.load("camvid", CAMVID, "train")
+    labels = catalog.labels_of("camvid", CAMVID)
+    write_shards(rows, tmp_path / "s", task="semantic-segmentation", name="camvid", split="train", labels=labels)
+    path, whole = str(tmp_path / "s"), {"streaming": False}
+    for split in ("val", "nonsense", "val[:50%]"):
+        with pytest.raises(ValueError, match="holds the split 'train', not"):
+            open_source("shards", path, split, options=whole)
+    with pytest.raises(ValueError, match="streamed and cached whole"):
+        open_source("shards", path, "train[:1]")
+    assert len(open_source("shards", path, "train[:1]", options=whole).dataset) == 1 < len(rows)
+
+
 @pytest.fixture
 def hub_folder(tmp_path):
     """A data set such as people put on the Hub: depth as 16-bit PNG, in columns of their own names."""

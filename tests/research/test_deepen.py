@@ -8,8 +8,10 @@ import typer
 from research import deepen
 from support.model_cases import make
 from transformers import AutoModel
+from typer.testing import CliRunner
 
 from winwin_hf import WinWinImageProcessor
+from winwin_hf.cli.errors import one_line_errors
 
 
 def test_copies_are_spread_evenly():
@@ -35,3 +37,28 @@ def test_a_deeper_network_gives_the_same_answers_and_learns(tmp_path):
         deepen.main(str(tmp_path / "old"), tmp_path / "new", 4)
     with pytest.raises(typer.BadParameter, match="more than 2"):
         deepen.main(str(tmp_path / "old"), tmp_path / "other", 2)
+
+
+def test_a_run_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    model = make("depth-estimation", "linear", num_hidden_layers=2)
+    model.save_pretrained(tmp_path / "old")
+    WinWinImageProcessor(patch_size=model.config.patch_size).save_pretrained(tmp_path / "old")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(WinWinImageProcessor, "save_pretrained", full)
+    with pytest.raises(OSError, match="No space left"):
+        deepen.main(str(tmp_path / "old"), tmp_path / "new", 4)
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    result = CliRunner().invoke(
+        as_app(deepen.main), [str(tmp_path / "nothing"), str(tmp_path / "new"), "--layers", "4"]
+    )
+    assert result.exit_code in (1, 2) and result.stderr.startswith("winwin: ") and len(result.stderr.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+def as_app(main):
+    app = typer.Typer()
+    app.command()(one_line_errors(main))
+    return app

@@ -10,7 +10,20 @@ import time
 import pytest
 from torch.utils.data import DataLoader
 
+from winwin_hf.data.rows import BrokenExample
 from winwin_hf.training import batches
+
+
+class Failing:
+    """A collator that meets an error."""
+
+    reader = None
+
+    def __init__(self, error):
+        self.error = error
+
+    def __call__(self, examples):
+        raise self.error
 
 
 class Collator:
@@ -49,3 +62,20 @@ def test_a_lost_connection_without_a_death_stays_what_it_was(monkeypatch):
     monkeypatch.setattr(batches, "next_batch", reset)
     with pytest.raises(ConnectionResetError):
         next(under_test)
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        ValueError("2 windows of 2x2 patches do not fit\nby far"),
+        BrokenExample("frame 7: cut short"),
+        FileNotFoundError(2, "No such file or directory", "a.png"),
+        KeyError("image1"),
+    ],
+)
+def test_an_error_of_a_loader_process_says_what_it_said_there(raised):
+    under_test = batches.Batches(DataLoader([{}], collate_fn=Failing(raised), num_workers=1))
+    with pytest.raises(type(raised)) as told:
+        next(under_test)
+    assert str(told.value) == str(raised) or isinstance(raised, KeyError)
+    assert "DataLoader" not in str(told.value)

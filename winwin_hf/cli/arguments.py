@@ -101,7 +101,8 @@ def check_output(option: str, path: Path, suffixes: tuple[str, ...] = (), others
     check_writable(option, path, folder)
     for other in others:
         if other is not None and (
-            path.absolute() == other.absolute() or (path.exists() and other.exists() and path.samefile(other))
+            os.path.realpath(path) == os.path.realpath(other)
+            or (path.exists() and other.exists() and path.samefile(other))  # hard links, disks that know no upper case
         ):
             raise UsageError(f"{option} {path}: would overwrite {other}; expected another name")
 

@@ -82,10 +82,13 @@ def data_check(
     from winwin_hf.data.benchmarks.catalog import entry_of
     from winwin_hf.data.benchmarks.check import check
     from winwin_hf.data.formats import write_atomic
+    from winwin_hf.data.sources import check_set
 
     if name is not None:
         with misuse():
             entry_of(name)
+            for one in split or [None]:
+                check_set(name, one, options=options)
 
     report = check(folder, name, split, workers=workers, decode=not quick, progress=True, **options)
     Console(width=max(Console().width, 120)).print(report)
@@ -178,12 +181,13 @@ def data_shards(
     check_output_folder("--output", output)
     from winwin_hf.data.benchmarks import catalog
     from winwin_hf.data.shards import write_shards
-    from winwin_hf.data.sources import SYNTHETIC
+    from winwin_hf.data.sources import SYNTHETIC, check_set
     from winwin_hf.evaluation.run import parse_data
 
     shard_bytes = int(match[1]) * SIZES[match[2]]
     with misuse():
         name, split, path = parse_data(data)
+        check_set(name, split)
     if name in SYNTHETIC:
         if length is None:
             raise UsageError(f"{name}: its scenes have no end; expected --length")
@@ -246,14 +250,13 @@ def _render_shards(
     from winwin_hf.data.contents import contents_of
     from winwin_hf.data.frames import remove_frames, render_frames
     from winwin_hf.data.licences import notes_of_set, terms_of_set
-    from winwin_hf.data.shards import SIDECAR, write_shards
+    from winwin_hf.data.shards import check_shards_folder, write_shards
     from winwin_hf.data.sources import open_source
     from winwin_hf.processes import locked
 
     with misuse():
         source = open_source(name, path, split, settings, seed=seed, length=length)
-    if (output / SIDECAR).exists():
-        raise FileExistsError(f"{output}: holds shards already; expected a new folder, or that of an interrupted run")
+    check_shards_folder(output, name, split)
     # other meshes or photographs are other scenes
     described = json.dumps([name, split, path, settings, seed, contents_of(source)], sort_keys=True, default=str)
     frames = output.absolute().parent / f".{output.name}-{hashlib.sha256(described.encode()).hexdigest()[:12]}.frames"

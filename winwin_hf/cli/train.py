@@ -66,12 +66,16 @@ def train(
 
 def check_recipe(path: Path, overrides: list[str]) -> None:
     """Raises UsageError where settings by --set spoil a recipe that is right without them; ValueError where the file is wrong."""
-    from winwin_hf.training.recipe import load_recipe
+    from winwin_hf.data.sources import check_set
+    from winwin_hf.training.recipe import in_field, load_recipe
 
     try:
         recipe = load_recipe(path, overrides)
         if recipe.model.init is None:  # else the weights decide, too
             recipe.config()
+        for i, chosen in enumerate(recipe.data.parts()):
+            with in_field(f"data.sets.{i}" if recipe.data.sets else "data"):
+                check_set(chosen.name, chosen.split, chosen.settings, chosen.options)
     except ValueError as error:
         if not overrides:
             raise

@@ -143,6 +143,31 @@ class ShardOptions:
     split: Annotated[str | None, Field(description="The shards' own, to check it.")] = None
 
 
+def check_set(
+    name: str,
+    split: str | None = None,
+    settings: dict[str, Any] | None = None,
+    options: dict[str, Any] | None = None,
+) -> None:
+    """Raises ValueError for arguments of `open_source` that are wrong whatever the set's files hold; none is looked at."""
+    settings, options = settings or {}, options or {}
+    if name in SYNTHETIC:
+        if split not in (None, "train", "val", "test"):
+            raise ValueError(f"split {split!r} of {name}, whose scenes have no end; expected train, val or test")
+        if options:
+            raise ValueError(f"options of {name}: unknown {', '.join(options)}; expected none, but settings")
+        build(SYNTHETIC[name][1], settings, f"settings of {name}")
+    elif name == "shards":
+        build(ShardOptions, options, "options of shards")
+    elif name == "hub":
+        build(HubOptions, options, "options of hub")
+    else:
+        entry = catalog.entry_of(name)
+        catalog.check_split(name, split or entry.scored)
+        catalog.check_options(name, options)
+        _augmentation(entry.task, settings)
+
+
 def files_of_scenes(path: str | None) -> str | None:
     """The folder of a synthetic set's photographs or meshes: None also for "none", since a command line can't leave it out."""
     return None if path == "none" else path
@@ -167,7 +192,7 @@ def open_source(
         name: a catalogued set (`winwin data list`), one of `SYNTHETIC`, "shards" (made by `winwin data shards`) or "hub".
         path: its folder; for the Hub the repository; for synthetic scenes a folder of photographs, for worlds of meshes, or None or
             "none".
-        split: "train" or a held-out one; "train[:80%]" is a part.
+        split: "train" or a held-out one; "train[:80%]" is a part. Of shards: the one that they were made of.
         settings: fields of SceneSettings, RoomSettings, WorldSettings, FlowAugmentation or ImageAugmentation.
         seed, length, num_shards: of the synthetic stream; see `scene_stream`.
         options: fields of `HubOptions` or `ShardOptions`, or the keywords of a catalogued set's function.
@@ -175,16 +200,13 @@ def open_source(
         skip_broken: leave out examples that lack a file.
     Raises: ValueError for an unknown name, split or option; FileNotFoundError for a folder without the expected files.
     """
-    options, where = options or {}, f"settings of {name}"
+    options = options or {}
+    check_set(name, split, settings, options)
     if name in SYNTHETIC:
         task, kind, scenes = SYNTHETIC[name]
-        if split not in ("train", "val", "test"):
-            raise ValueError(f"split {split!r} of {name}, whose scenes have no end; expected train, val or test")
-        if options:
-            raise ValueError(f"options of {name}: unknown {', '.join(options)}; expected none, but settings")
         path = files_of_scenes(path)
         photographs = {"textures": path} if path and name != WORLDS else {}
-        scene = build(kind, {**photographs, **(settings or {})}, where)
+        scene = build(kind, {**photographs, **(settings or {})}, f"settings of {name}")
         if split != "train":
             seed, scene = seed + HELD_OUT, scene.held_out(HELD_OUT)
         stream = scene_stream(seed, num_shards, length)
@@ -193,15 +215,13 @@ def open_source(
             worlds = SyntheticWorlds(scene, path)
             return Source(name, scene.task, stream, worlds, classes, at=partial(_scene, seed, num_shards))
         return Source(name, task, stream, scenes(scene), at=partial(_scene, seed, num_shards))
-    if name not in OTHERS:
-        catalog.entry_of(name)
     if path is None:
         raise ValueError(f"data set {name!r} needs a path: the folder it was unpacked to, or the Hub's repository")
     if name == "hub":
-        return _hub(path, split, settings, augment, build(HubOptions, options, f"options of {name}"))
+        return _hub(path, split, settings, augment, build(HubOptions, options, "options of hub"))
     if name == "shards":
         info = shards_info(path)
-        dataset = open_shards(path, **vars(build(ShardOptions, options, "options of shards")))
+        dataset = open_shards(path, **vars(build(ShardOptions, {"split": split, **options}, "options of shards")))
         labels = tuple(info["labels"]) if info.get("labels") else None
         entry = catalog.SETS.get(info["name"])
         return Source(
@@ -223,8 +243,7 @@ def make_reader(
     format: str | None = None,
 ) -> Reader:
     """The task's reader; with an augmentation if there are settings, or by the default ones if `augment`."""
-    kind: Any = FlowAugmentation if task == "optical-flow" else ImageAugmentation
-    augmentation = build(kind, settings or {}, f"settings of {task}") if settings or augment else None
+    augmentation: Any = _augmentation(task, settings or {}) if settings or augment else None
     if task == "optical-flow":
         return FlowReader(augmentation, format)
     if task == "depth-estimation":
@@ -232,6 +251,11 @@ def make_reader(
     if not labels:
         raise ValueError("segmentation needs its class names: a catalogued set's, a names.txt, or the option names")
     return SegmentationReader(len(labels), augmentation, format or "ids")
+
+
+def _augmentation(task: DataTask, settings: dict[str, Any]) -> FlowAugmentation | ImageAugmentation:
+    kind: Any = FlowAugmentation if task == "optical-flow" else ImageAugmentation
+    return build(kind, settings, f"settings of {task}")
 
 
 def _scene(seed: int, num_shards: int, n: int) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from accelerate.utils import broadcast_object_list
 from winwin_hf.data.benchmarks import catalog
 from winwin_hf.data.formats.files import NEW, owner, read_text, remove_leftovers, told_of
 from winwin_hf.data.merging import translation
-from winwin_hf.data.sources import OTHERS, SYNTHETIC, Source, open_source
+from winwin_hf.data.shards import shards_info
+from winwin_hf.data.sources import OTHERS, SYNTHETIC, Source, check_set, open_source
 from winwin_hf.evaluation import report, submission, worst
 from winwin_hf.evaluation.methods import load
 from winwin_hf.evaluation.report import Line
@@ -87,11 +88,11 @@ def check_data(
     chosen = [parse_data(text) for text in data]
     if unknown := set(options) - {name for name, _, _ in chosen}:
         raise ValueError(f"--option {', '.join(sorted(unknown))}: no such set among --data")
-    for name, _, path in chosen:
+    for name, split, path in chosen:
         if name in SYNTHETIC and length is None:
             raise ValueError(f"--data {name}={path}: its scenes have no end; expected --length with it")
-        if name not in OTHERS:
-            catalog.entry_of(name)
+        given = options.get(name, {})
+        check_set(name, split, *((given, None) if name in SYNTHETIC else (None, given)))
     return chosen
 
 
@@ -191,13 +192,14 @@ def _publish(staged: Path, folder: Path, lines: list[Line]) -> None:
 
 
 def _open(name: str, split: str | None, path: str, settings: Settings) -> _DataSet:
+    options = settings.options.get(name, {})
+    if name == "shards":
+        options = {"streaming": False, "cached": False, **options}
+        split = options.pop("split", None) or split or shards_info(path)["split"]
     if split is None:
         split = "val" if name in OTHERS else catalog.entry_of(name).scored
-    options = settings.options.get(name, {})
     if name in SYNTHETIC:
         return _DataSet(name, split, path, open_source(name, path, split, options, length=settings.length))
-    if name == "shards":
-        options = {"streaming": False, **options}
     source = open_source(name, path, split, options=options, skip_broken=settings.skip_broken)
     return _DataSet(name, split, path, source)
 

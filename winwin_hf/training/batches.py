@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import multiprocessing.connection
+import re
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -19,7 +20,6 @@ import torch
 from torch.utils.data import DataLoader
 
 from winwin_hf.data.collator import WinWinCollator
-from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.skipping import SkippingReader
 
 # What users, terminals and schedulers send before a job ends. Windows has the first two only.
@@ -154,8 +154,27 @@ def _end_of(exit_code: int | None) -> str:
 
 
 def next_batch(batches: Iterator[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The loader's next batch. A broken example found in a loader process is raised as if it had been found here."""
+    """The loader's next batch. An error of a loader process is raised as if it had come up here."""
     try:
         return next(batches)
-    except BrokenExample as error:  # torch wraps its message into the other process's traceback
-        raise BrokenExample(str(error).strip().splitlines()[-1].rpartition("BrokenExample: ")[2]) from error
+    except Exception as error:  # torch wraps its message into the other process's traceback
+        raised = _unwrapped(error)
+        if raised is None:
+            raise
+        raise raised from error
+
+
+def _unwrapped(error: Exception) -> Exception | None:
+    """The error that a loader process had, of the one that torch makes of it; None where it is another."""
+    text, kind = str(error), type(error)
+    if not re.match(r"Caught \w+ in DataLoader worker process \d+\.\n", text):
+        return None
+    said = re.split(rf"^(?:[\w.]+\.)?{kind.__name__}: ", text, flags=re.MULTILINE)
+    if len(said) < 2:
+        return None
+    words = said[-1].strip()
+    if issubclass(kind, OSError) and (
+        of_a_file := re.fullmatch(r"\[Errno (\d+)\] (.+?)(?:: '(.*)')?", words, re.DOTALL)
+    ):
+        return OSError(int(of_a_file[1]), of_a_file[2], *filter(None, [of_a_file[3]]))
+    return kind(words)

@@ -505,8 +505,9 @@ def test_incomplete_or_other_shards_are_not_opened(tmp_path):
     first, second, *_ = write(rows, out, "depth-estimation")
     with pytest.raises(ValueError, match="holds the split 'train', not 'val'"):
         open_shards(out, split="val")
-    with pytest.raises(ValueError, match="streamed whole"):
-        open_shards(out, split="train[:3]")
+    for options in ({}, {"streaming": False, "cached": True}):
+        with pytest.raises(ValueError, match="streamed and cached whole"):
+            open_shards(out, split="train[:3]", **options)
     part = open_shards(out, streaming=False, split="train[1:3]")
     assert [row["name"] for row in part] == [row["name"] for row in rows[1:3]]
     assert len(list(open_shards(out, split="train"))) == 9

@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import difflib
 import inspect
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,27 @@ def entry_of(name: str) -> DataSet:
     return SETS[name]
 
 
+def check_split(name: str, split: str) -> None:
+    """Raises ValueError where a set has no such split, with or without a slice; no file is looked at."""
+    splits, base = entry_of(name).splits, split.partition("[")[0]
+    if base not in splits:
+        raise ValueError(f"{name} has no split {base!r}: expected {' or '.join(splits)}")
+
+
+def check_options(name: str, options: Iterable[str]) -> None:
+    """Raises ValueError where a set has no such options; no file is looked at."""
+    known = [key for key in inspect.signature(entry_of(name).find).parameters if key not in ("root", "split")]
+    unknown = [key for key in options if key not in known]
+    if unknown:
+        raise ValueError(f"options of {name}: unknown {', '.join(unknown)}; expected {' or '.join(known) or 'none'}")
+
+
 def find(name: str, root: str | Path, split: str | None = None, **options: Any) -> Found:
     """The files of a split, without its slice. `options`: keywords of the set's own function, such as a scale."""
     entry = entry_of(name)
     split = (split or entry.scored).partition("[")[0]
-    if split not in entry.splits:
-        raise ValueError(f"{name} has no split {split!r}: expected {' or '.join(entry.splits)}")
-    known = [key for key in inspect.signature(entry.find).parameters if key not in ("root", "split")]
-    unknown = [key for key in options if key not in known]
-    if unknown:
-        raise ValueError(f"options of {name}: unknown {', '.join(unknown)}; expected {' or '.join(known) or 'none'}")
+    check_split(name, split)
+    check_options(name, options)
     return entry.find(Path(root), split, **options)
 
 

@@ -2,7 +2,7 @@
 
 from winwin_hf.data.shards.cached import CACHE_GB, TRACKS, CachedShards
 from winwin_hf.data.shards.opening import SIDECAR, SUFFIXES, check_shards, open_shards, shards_info
-from winwin_hf.data.shards.writing import write_shards
+from winwin_hf.data.shards.writing import check_shards_folder, write_shards
 
 __all__ = [
     "CACHE_GB",
@@ -11,6 +11,7 @@ __all__ = [
     "TRACKS",
     "CachedShards",
     "check_shards",
+    "check_shards_folder",
     "open_shards",
     "shards_info",
     "write_shards",

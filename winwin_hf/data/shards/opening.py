@@ -130,7 +130,7 @@ def open_shards(
     Args:
         path: as in `shards_info`.
         streaming: False: a Dataset with random access, for which `datasets` copies everything into its cache.
-        split: the shards' own, to check it; without streaming also a part of it, as "train[:80%]".
+        split: the shards' own, to check it; without streaming and cache also a part of it, as "train[:80%]".
         cached: shards are copied as they are needed, and read by the numbers of their rows, whatever `streaming` says. None: where
             `path` is an address that would be streamed.
         cache, cache_gb: the folder of copies, which all processes of a machine may share, and its size. Default folder: in the cache of
@@ -140,14 +140,20 @@ def open_shards(
     """
     path = plain(str(path))
     info = shards_info(path)
-    if split is not None and split.partition("[")[0] != info["split"] != split:
-        raise ValueError(f"{path}: holds the split {info['split']!r}, not {split!r}")
-    part = split is not None and split != info["split"]
-    if part and streaming:
-        raise ValueError(f"split {split!r}: shards are streamed whole; expected {info['split']!r}, or streaming=False")
-    if not is_remote(str(path)):
+    own = info["split"]
+    part = split if split not in (None, own, own.partition("[")[0]) else None
+    if part is not None and part.partition("[")[0] != own:
+        raise ValueError(f"{redact(path)}: holds the split {own!r}, not {split!r}; expected split {own}")
+    if cached is None:
+        cached = streaming and is_remote(path)
+    if part is not None and (streaming or cached):
+        raise ValueError(
+            f"{redact(path)}: split {split!r}: shards are streamed and cached whole; expected {own!r}, or the options streaming: false "
+            "and cached: false"
+        )
+    if not is_remote(path):
         check_shards(path, info)
-    if (streaming and is_remote(str(path))) if cached is None else cached:
+    if cached:
         folder = Path(cache).expanduser() if cache else Path(datasets.config.HF_DATASETS_CACHE) / "winwin-shards"
         return CachedShards(str(path), info, folder, cache_gb, tracks)
     dataset: Any
@@ -166,4 +172,4 @@ def open_shards(
         kind = datasets.IterableDataset if streaming else datasets.Dataset
         dataset = kind.from_generator(read_tars, features=columns, gen_kwargs=given)
     dataset = own_files_only(dataset, info["task"], ())
-    return sliced(dataset, f"train[{split.partition('[')[2]}") if part and split else dataset
+    return sliced(dataset, f"train[{part.partition('[')[2]}") if part else dataset

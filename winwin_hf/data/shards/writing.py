@@ -30,6 +30,7 @@ from winwin_hf.data.shards.planning import Shard, cut, digest_of, file_name_of, 
 from winwin_hf.own_files import remove_tree, sha256_of
 from winwin_hf.task import TASKS, DataTask
 
+COMMIT = "commit.json"  # shard's last name -> its name while it is written; there while shards get their last names
 OVERHEAD = 2048  # bytes a file at most: names, headers, padding
 
 
@@ -70,8 +71,8 @@ def write_shards(
     """
     output = Path(output)
     _check_arguments(dataset, task, format, shard_size, multiple_of)
-    stem = f"{file_name_of(name)}-{file_name_of(split)}"
-    work = output / f".{stem}.writing"
+    check_shards_folder(output, name, split)
+    stem, work = _names(output, name, split)
     table = undecoded(dataset)
     reader = plain_reader(task, labels)
     settings = [LAYOUT, format, task, len(labels or ()), ROW_GROUP if format == "parquet" else 0]
@@ -79,7 +80,7 @@ def write_shards(
     planned, skipped = plan(table, task, format, skip_broken)
     parts = cut(planned, shard_size, multiple_of)
     shards = [Shard(digest_of(settings, [row.digest for row in part]), part) for part in parts]
-    with _working(output, work):
+    with _working(output, work, name, split):
         wanted = {shard.file(format) for shard in shards} | {f"{shard.digest}.json" for shard in shards}
         for path in work.iterdir():
             if path.name not in wanted:
@@ -124,10 +125,33 @@ def write_shards(
         return [output / file for file in names]
 
 
+def check_shards_folder(output: str | Path, name: str, split: str) -> None:
+    """Raises FileExistsError where `write_shards` can't write into the folder, before anything is read or rendered for it."""
+    output = Path(output)
+    if output.exists() and not output.is_dir():
+        raise FileExistsError(f"{output} is a file; expected a folder for the shards")
+    if (_names(output, name, split)[1] / COMMIT).is_file() and not (output / SIDECAR).exists():
+        return  # an interrupted run's, which are taken back
+    there = [output / SIDECAR, output / "README.md"] if output.is_dir() else []
+    there = [path for path in there if path.exists()]
+    there += sorted(path for suffix in SUFFIXES.values() for path in output.glob(f"*{suffix}"))
+    if there:
+        raise FileExistsError(
+            f"{there[0]} is there already; expected a new or empty folder for each data set and split, or that of an interrupted run"
+        )
+
+
+def _names(output: Path, name: str, split: str) -> tuple[str, Path]:
+    """What the shards' names begin with, and the folder in which they are written."""
+    stem = f"{file_name_of(name)}-{file_name_of(split)}"
+    return stem, output / f".{stem}.writing"
+
+
 @contextmanager
-def _working(output: Path, work: Path) -> Iterator[None]:
+def _working(output: Path, work: Path, name: str, split: str) -> Iterator[None]:
     """Prepares the folders; where the work fails before a shard is finished, empty ones are removed again."""
     _prepare(output, work)
+    check_shards_folder(output, name, split)
     try:
         with told_of(output, reads=True):
             yield
@@ -155,22 +179,14 @@ def _check_arguments(dataset: Any, task: str, format: str, shard_size: int, mult
 
 
 def _prepare(output: Path, work: Path) -> None:
-    """Makes the folders; moves shards back to `work` if a run was interrupted while it gave them final names. Raises FileExistsError."""
-    moved = work / "commit.json"
+    """Makes the folders; moves shards back to `work` if a run was interrupted while it gave them final names."""
+    moved = work / COMMIT
     if moved.is_file() and not (output / SIDECAR).exists():
         for final, file in read_json(moved).items():
             if (output / final).is_file():
                 (output / final).replace(work / file)
         (output / "README.md").unlink(missing_ok=True)
-    if output.exists() and not output.is_dir():
-        raise FileExistsError(f"{output} is a file; expected a folder for the shards")
-    there = [output / SIDECAR, output / "README.md"] if output.is_dir() else []
-    there = [path for path in there if path.exists()]
-    there += sorted(path for suffix in SUFFIXES.values() for path in output.glob(f"*{suffix}"))
-    if there:
-        raise FileExistsError(
-            f"{there[0]} is there already; expected a new or empty folder for each data set and split"
-        )
+        moved.unlink()
     work.mkdir(parents=True, exist_ok=True)
 
 
@@ -236,7 +252,7 @@ def _write_text(path: Path, text: str) -> None:
 
 def _commit(output: Path, work: Path, moves: dict[str, str], info: dict[str, Any]) -> None:
     """Gives the shards their final names, then writes the card and dataset.json."""
-    _write_text(work / "commit.json", json.dumps(moves))
+    _write_text(work / COMMIT, json.dumps(moves))
     for final, file in moves.items():
         (work / file).replace(output / final)
     _write_text(output / "README.md", card(info, SUFFIXES[info["format"]]))
