@@ -288,7 +288,8 @@ OTHER_SOURCES = """\
 | `synthetic-flow` | endless scenes with exact flow; its `settings` are in [Recipes](recipes.md) |
 | `synthetic-depth` | endless furnished rooms with exact depth; its `settings` are there too |
 | `synthetic-worlds` | endless streets, landscapes and rooms of meshes with exact flow, depth or classes: [Worlds](worlds.md) |
-| `shards` | a folder made by `winwin data shards`, here or [in an object store](cluster.md#shards-in-an-object-store); `options`: there |
+| `shards` | a folder made by `winwin data shards`, here or [in an object store](cluster.md#shards-in-an-object-store); `options`: there. \
+`split` is the one that they were made of; a part, as `train[:80%]`, needs `options: {streaming: false, cached: false}` |
 | `hub` | what `datasets.load_dataset` opens, streamed or not; its `options` are in [Recipes](recipes.md) |
 """
 TASKS = {
