@@ -87,8 +87,9 @@ def data_check(
     if name is not None:
         with misuse():
             entry_of(name)
-            for one in split or [None]:
-                check_set(name, one, options=options)
+            check_set(name, options=options)
+            for one in split or []:
+                check_set(name, one)
 
     report = check(folder, name, split, workers=workers, decode=not quick, progress=True, **options)
     Console(width=max(Console().width, 120)).print(report)
