@@ -75,7 +75,10 @@ def test_a_lost_connection_without_a_death_stays_what_it_was(monkeypatch):
 )
 def test_an_error_of_a_loader_process_says_what_it_said_there(raised):
     under_test = batches.Batches(DataLoader([{}], collate_fn=Failing(raised), num_workers=1))
-    with pytest.raises(type(raised)) as told:
-        next(under_test)
+    try:
+        with pytest.raises(type(raised)) as told:
+            next(under_test)
+    finally:
+        under_test.close()
     assert str(told.value) == str(raised) or isinstance(raised, KeyError)
     assert "DataLoader" not in str(told.value)
