@@ -91,8 +91,8 @@ def check_data(
     for name, split, path in chosen:
         if name in SYNTHETIC and length is None:
             raise ValueError(f"--data {name}={path}: its scenes have no end; expected --length with it")
-        given = options.get(name, {})
-        check_set(name, split, *((given, None) if name in SYNTHETIC else (None, given)))
+        kind = "settings" if name in SYNTHETIC else "options"  # what --option sets
+        check_set(name, split, **{kind: options.get(name)})
     return chosen
 
 

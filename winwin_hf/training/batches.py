@@ -167,14 +167,15 @@ def next_batch(batches: Iterator[dict[str, torch.Tensor]]) -> dict[str, torch.Te
 def _unwrapped(error: Exception) -> Exception | None:
     """The error that a loader process had, of the one that torch makes of it; None where it is another."""
     text, kind = str(error), type(error)
-    if not re.match(r"Caught \w+ in DataLoader worker process \d+\.\n", text):
+    caught = re.match(r"Caught (\w+) in DataLoader worker process \d+\.\n", text)
+    if caught is None:
         return None
-    said = re.split(rf"^(?:[\w.]+\.)?{kind.__name__}: ", text, flags=re.MULTILINE)
+    said = re.split(rf"^(?:[\w.]+\.)?{caught[1]}: ", text, flags=re.MULTILINE)
     if len(said) < 2:
         return None
     words = said[-1].strip()
     if issubclass(kind, OSError) and (
         of_a_file := re.fullmatch(r"\[Errno (\d+)\] (.+?)(?:: '(.*)')?", words, re.DOTALL)
     ):
-        return OSError(int(of_a_file[1]), of_a_file[2], *filter(None, [of_a_file[3]]))
+        return OSError(int(of_a_file[1]), of_a_file[2], of_a_file[3])
     return kind(words)
