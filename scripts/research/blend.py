@@ -1,0 +1,65 @@
+"""
+The mean of two checkpoints, one of which was fine-tuned from the other: what was learnt anew, with less of the old forgotten.
+
+`python scripts/research/blend.py BEFORE AFTER OUT --share 0.5` writes (1 - share) BEFORE + share AFTER (Wortsman et al. 2022, robust
+fine-tuning). The configuration and the image processor are AFTER's. Choose the share on data that isn't scored afterwards.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from transformers import AutoModel
+
+from winwin_hf import WinWinImageProcessor, WinWinPreTrainedModel
+from winwin_hf.cli.arguments import check_output_folder
+from winwin_hf.cli.errors import one_line_errors
+from winwin_hf.data.formats.files import replacing_folder
+
+
+def blended(before: WinWinPreTrainedModel, after: WinWinPreTrainedModel, share: float) -> dict[str, torch.Tensor]:
+    """
+    Weights by name, computed in float32 and in AFTER's precision.
+
+    Raises: ValueError: the networks' tensors differ in name or shape.
+    """
+    old, new = before.state_dict(), after.state_dict()
+    if differing := sorted(
+        name
+        for name in old.keys() | new.keys()
+        if name not in old or name not in new or old[name].shape != new[name].shape
+    ):
+        raise ValueError(
+            f"{differing[0]} is in one of both alone, or in another shape; expected networks of one architecture"
+        )
+    return {name: torch.lerp(old[name].float(), new[name].float(), share).to(new[name].dtype) for name in new}
+
+
+def main(
+    before: Annotated[str, typer.Argument(metavar="BEFORE", help="A network: folder, bundled name or repository.")],
+    after: Annotated[str, typer.Argument(metavar="AFTER", help="The network fine-tuned from it.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder.")],
+    share: Annotated[float, typer.Option(min=0, max=1, help="AFTER's part of the mean.")] = 0.5,
+) -> None:
+    """Write the mean of BEFORE and AFTER to OUT."""
+    check_output_folder("OUT", output)
+    if output.exists():
+        raise typer.BadParameter(f"{output}: exists; expected a new folder")
+    old, new = (AutoModel.from_pretrained(name, dtype="auto", trust_remote_code=False) for name in (before, after))
+    if type(old) is not type(new):
+        raise typer.BadParameter(f"{after}: a {type(new).__name__}; expected a {type(old).__name__}, as {before} is")
+    try:
+        new.load_state_dict(blended(old, new, share))
+    except ValueError as error:
+        raise typer.BadParameter(f"{before}, {after}: {error}") from None
+    processor = WinWinImageProcessor.from_pretrained(after)
+    with replacing_folder(output) as staged:
+        new.save_pretrained(staged)
+        processor.save_pretrained(staged)
+
+
+if __name__ == "__main__":
+    typer.run(one_line_errors(main))

@@ -1,0 +1,42 @@
+"""scripts/research/blend.py: the mean of two networks, in the configuration of the second."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import typer
+from research import blend
+from safetensors.torch import load_file
+from support.model_cases import make, randomise
+from transformers import AutoModel
+
+from winwin_hf import WinWinImageProcessor
+
+
+def saved(path, seed, **fields):
+    model = randomise(make("depth-estimation", "linear", **fields), seed)
+    model.save_pretrained(path)
+    WinWinImageProcessor(patch_size=model.config.patch_size).save_pretrained(path)
+    return str(path)
+
+
+def test_each_tensor_is_between_both(tmp_path):
+    before, after = saved(tmp_path / "before", 1), saved(tmp_path / "after", 2, max_depth=77.0)
+    blend.main(before, after, tmp_path / "new", 0.25)
+    old, new, found = (load_file(tmp_path / name / "model.safetensors") for name in ("before", "after", "new"))
+    assert any(not torch.equal(old[name], new[name]) for name in old)
+    for name, tensor in found.items():
+        torch.testing.assert_close(tensor, 0.75 * old[name] + 0.25 * new[name])
+    assert AutoModel.from_pretrained(tmp_path / "new").config.max_depth == 77.0
+    with pytest.raises(typer.BadParameter, match="exists"):
+        blend.main(before, after, tmp_path / "new", 0.25)
+
+
+def test_networks_that_differ_are_refused(tmp_path):
+    before, after = saved(tmp_path / "before", 1), saved(tmp_path / "deeper", 2, num_hidden_layers=5)
+    with pytest.raises(typer.BadParameter, match=r"winwin\.layers\.4\."):
+        blend.main(before, after, tmp_path / "new", 0.5)
+    make("semantic-segmentation", "linear").save_pretrained(tmp_path / "other")
+    with pytest.raises(typer.BadParameter, match="expected a WinWinForDepthEstimation"):
+        blend.main(before, str(tmp_path / "other"), tmp_path / "new", 0.5)
+    assert not (tmp_path / "new").exists()
