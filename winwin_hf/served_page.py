@@ -22,6 +22,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -63,6 +64,8 @@ FILE, UPLOAD = "/gradio_api/file=", "/gradio_api/upload"
 CALL = re.compile(r"/gradio_api/call(?:/v2)?/([^/]+?)(?:/([^/]*))?")  # an endpoint's name, and an event's id
 BESIDE_THE_QUEUE = ("/gradio_api/run/", "/gradio_api/api/")
 QUEUE_DATA = "/gradio_api/queue/data"
+ONE_RANGE = re.compile(rb"bytes=(?:(\d+)-(\d*)|-\d+)")  # of a file's bytes
+LISTENER_SECONDS = 2  # in which the stream of a session's answers before has to end
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -120,7 +123,10 @@ def serve(page: Any, folder: WorkFolder, limits: Limits, examples: Collection[Pa
         page: a gradio.Blocks that was built in `folder`.
         examples: files that the page hands out beside those in `folder`.
         options: of `gradio.Blocks.launch`.
+
+    Raises: ValueError: as `check_address`.
     """
+    check_address(options.get("server_name"), options.get("server_port"))
     import uvicorn.config
     from fastapi.exceptions import RequestValidationError
     from starlette.middleware import Middleware
@@ -150,6 +156,27 @@ def serve(page: Any, folder: WorkFolder, limits: Limits, examples: Collection[Pa
         ssr_mode=False,
         **options,
     )
+
+
+def check_address(host: str | None, port: int | None) -> None:
+    """
+    Args:
+        host, port: where a page is to be served; None: Gradio's defaults.
+
+    Raises: ValueError: nothing can be served there, and why. Gradio's own errors are tracebacks after everything was loaded.
+    """
+    host, port = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1", port or 0
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as trial:
+            trial.setsockopt(
+                socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+            )  # else it is taken for a minute after each server
+            trial.bind(address)
+    except (OSError, OverflowError, UnicodeError) as error:  # of a name's parts, too
+        reason = getattr(error, "strerror", None) or str(error)
+        place = f"host {host}, port {port}" if port else f"host {host}"
+        raise ValueError(f"{place}: {reason}; expected an address of this machine, and a port that is free") from None
 
 
 async def _misunderstood(_: Any, error: Any) -> Any:
@@ -342,7 +369,9 @@ def _value(block: Any, value: Any, files: Path, examples: Collection[Path]) -> A
     import gradio as gr
 
     label = getattr(block, "label", None) or type(block).__name__
-    if value is None:
+    if value is None and not isinstance(
+        block, gr.Dataset | gr.Slider | gr.Radio
+    ):  # which always have a value on the page
         return None
     if isinstance(block, gr.Image | gr.Video | gr.File):
         if not isinstance(value, dict):
@@ -403,6 +432,8 @@ def bound_client(page: Any, limits: Limits) -> None:
                 f"Queue is full: {waiting} of your requests wait or run. Please wait for an answer.",
                 "queue_full",
             )
+        if body.session_hash == "":
+            return False, "session_hash: expected a text that isn't empty, or none.", "error"
         if body.fn_index not in page.fns:
             return (
                 False,
@@ -504,21 +535,36 @@ def client_of(scope: Scope, behind_proxy: bool) -> str:
     return str(address if address.version == 4 else ipaddress.ip_network((address, 64), strict=False))
 
 
+def listened_session(page: Any, scope: Scope) -> str | None:
+    """The session whose answers a request's address asks for as a stream; "" where it names none that is known, None for other requests."""
+    queue, path = page._queue, scope["path"]
+    if path == QUEUE_DATA:
+        return parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
+    match = CALL.fullmatch(path)
+    if not match or not match[2]:
+        return None
+    if match[2] in queue.event_ids_to_events:
+        return str(queue.event_ids_to_events[match[2]].session_hash)
+    return next((session for session, ids in queue.pending_event_ids_session.items() if match[2] in ids), "")
+
+
 def unknown_in(page: Any, scope: Scope) -> str:
     """A sentence on the endpoint, event or session that a request's address names and a page hasn't got; "" where it has them."""
     queue, path = page._queue, scope["path"]
+    session = listened_session(page, scope)
+    # Gradio keeps the queue of a session whose answers were all taken; who listens to it waits for good.
+    waits = bool(session) and bool(
+        queue.pending_event_ids_session.get(session)
+        or (session in queue.pending_messages_per_session and not queue.pending_messages_per_session[session].empty())
+    )
     if match := CALL.fullmatch(path):
         name, event = match.groups()
         if name not in {function.api_name for function in page.fns.values()}:
             return f"There is no endpoint {_kind(name)}."
-        sessions = queue.pending_messages_per_session
-        waiting = event in queue.event_ids_to_events or event in sessions
-        if event and not waiting and not any(event in ids for ids in queue.pending_event_ids_session.values()):
+        if event and not waits:
             return f"There is no event {_kind(event)} of {name}, or its answer was taken already."
-    if path == QUEUE_DATA:
-        asked = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[0]
-        if asked not in queue.pending_messages_per_session:
-            return f"session_hash: no request of the session {_kind(asked)} waits for an answer."
+    if path == QUEUE_DATA and not waits:
+        return f"session_hash: no request of the session {_kind(session)} waits for an answer."
     return ""
 
 
@@ -548,6 +594,7 @@ class Doors:
         self.app, self.files, self.examples, self.limits, self.janitor = app, files, examples, limits, janitor
         self.behind_proxy = bool(os.environ.get("SPACE_ID"))
         self._open: dict[str, int] = {}  # client -> connections
+        self._listened: set[str] = set()  # sessions whose answers are being sent
         self._uploads: OrderedDict[str, tuple[float, float]] = OrderedDict()  # client -> bytes at a time
         self._since_sweep = 0
 
@@ -561,13 +608,35 @@ class Doors:
         if refused:
             await _answer(send, *refused, receive, 4 * self._body_bytes(scope["path"]) if refused[0] == 413 else 0)
             return
+        session = listened_session(self.page, scope) if self.page is not None and scope["method"] == "GET" else None
+        if session and not await self._begin_to_listen(session):
+            # two streams would share the answers between them, and the one that doesn't get the last never ends
+            await _answer(send, 409, "The answers of this session are being sent to another request already.")
+            return
         self._open[client] = self._open.get(client, 0) + 1
         try:
-            await self._pass_on(scope, receive, send, client)
+            if session and (unknown := unknown_in(self.page, scope)):  # the stream before sent the last answer
+                await _answer(send, 404, unknown)
+                return
+            await self._pass_on(_with_one_range(scope), receive, send, client)
         finally:
+            if session:
+                self._listened.discard(session)
             self._open[client] -= 1
             if not self._open[client]:
                 del self._open[client]
+
+    async def _begin_to_listen(self, session: str) -> bool:
+        """Whether no other request listens to a session, which is this one's from then on; a page opens a stream right after the last."""
+        import anyio
+
+        with anyio.move_on_after(LISTENER_SECONDS):
+            while session in self._listened:
+                await anyio.sleep(0.02)
+        if session in self._listened:
+            return False
+        self._listened.add(session)
+        return True
 
     def _refused(self, scope: Scope, client: str) -> tuple[int, str] | None:
         """Status and reason, if this request isn't taken."""
@@ -657,6 +726,17 @@ class Doors:
                 if self._since_sweep > self.limits.disk_bytes // 8:
                     self._since_sweep = 0
                     await anyio.to_thread.run_sync(partial(self.janitor.sweep))
+
+
+def _with_one_range(scope: Scope) -> Scope:
+    """The request without a `Range` that isn't one range of bytes: Gradio fails on it, and a server may send the whole file instead."""
+    headers = []
+    for key, value in scope["headers"]:
+        found = ONE_RANGE.fullmatch(value.strip())
+        if key == b"range" and not (found and not (found[2] and int(found[1]) > int(found[2]))):
+            continue
+        headers.append((key, value))
+    return {**scope, "headers": headers}
 
 
 async def _answer(send: Send, status: int, reason: str, receive: Receive | None = None, most: int = 0) -> None:

@@ -363,9 +363,19 @@ def _segmentation_tab(demo: Demo, ready: Ready) -> None:
     )
 
 
+def _port(text: str) -> int:
+    try:
+        port = int(text)
+    except ValueError:
+        port = 0
+    if not 1 <= port <= 65535:
+        raise argparse.ArgumentTypeError(f"{text[:40]}: expected a number from 1 to 65535")
+    return port
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="The Win-Win demo in a browser.")
-    parser.add_argument("--port", type=int, help="default: the first free one from 7860")
+    parser.add_argument("--port", type=_port, help="default: the first free one from 7860")
     parser.add_argument("--host", help="0.0.0.0 to be reached from other machines; default: this machine only")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     for task, name in (("flow", "winwin-flow"), ("depth", "winwin-depth"), ("segmentation", "winwin-seg")):
@@ -379,6 +389,7 @@ def main(arguments: list[str] | None = None) -> None:
         )
     options = parser.parse_args(arguments)
     try:
+        served_page.check_address(options.host, options.port)
         networks = Networks(options.flow, options.depth, options.segmentation, options.device)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
