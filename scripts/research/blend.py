@@ -2,7 +2,7 @@
 The mean of two checkpoints, one of which was fine-tuned from the other: what was learnt anew, with less of the old forgotten.
 
 `python scripts/research/blend.py BEFORE AFTER OUT --share 0.5` writes (1 - share) BEFORE + share AFTER (Wortsman et al. 2022, robust
-fine-tuning). The configuration and the image processor are AFTER's. Choose the share on data that isn't scored afterwards.
+fine-tuning). The configuration and the image processor are BEFORE's. Choose the share on data that isn't scored afterwards.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from winwin_hf.data.formats.files import replacing_folder
 
 def blended(before: WinWinPreTrainedModel, after: WinWinPreTrainedModel, share: float) -> dict[str, torch.Tensor]:
     """
-    Weights by name, computed in float32 and in AFTER's precision.
+    Weights by name, computed in float32 and in BEFORE's precision.
 
     Raises: ValueError: the networks' tensors differ in name or shape.
     """
@@ -35,7 +35,7 @@ def blended(before: WinWinPreTrainedModel, after: WinWinPreTrainedModel, share: 
         raise ValueError(
             f"{differing[0]} is in one of both alone, or in another shape; expected networks of one architecture"
         )
-    return {name: torch.lerp(old[name].float(), new[name].float(), share).to(new[name].dtype) for name in new}
+    return {name: torch.lerp(old[name].float(), new[name].float(), share).to(old[name].dtype) for name in old}
 
 
 def main(
@@ -52,12 +52,12 @@ def main(
     if type(old) is not type(new):
         raise typer.BadParameter(f"{after}: a {type(new).__name__}; expected a {type(old).__name__}, as {before} is")
     try:
-        new.load_state_dict(blended(old, new, share))
+        old.load_state_dict(blended(old, new, share))
     except ValueError as error:
         raise typer.BadParameter(f"{before}, {after}: {error}") from None
-    processor = WinWinImageProcessor.from_pretrained(after)
+    processor = WinWinImageProcessor.from_pretrained(before)
     with replacing_folder(output) as staged:
-        new.save_pretrained(staged)
+        old.save_pretrained(staged)
         processor.save_pretrained(staged)
 
 

@@ -286,8 +286,8 @@ def _video_tab(demo: Demo) -> None:
 def _depth_tab(demo: Demo, ready: Ready) -> None:
     first, start = _start(ready, "depth", 1, 7)
     gr.Markdown(
-        "Upload one picture to see **how far away each point is**. The network was trained on one kitchen and one camera. In other places, "
-        "it often knows near from far, but its metres are wrong."
+        "Upload one picture to see **how far away each point is**. The network was trained on rendered streets, landscapes and rooms, and "
+        "on one real kitchen. Elsewhere it mostly knows near from far, but its metres are a guess, and it misses people and other things."
     )
     with gr.Row():
         with gr.Column(scale=2, min_width=300):

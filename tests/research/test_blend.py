@@ -1,4 +1,4 @@
-"""scripts/research/blend.py: the mean of two networks, in the configuration of the second."""
+"""scripts/research/blend.py: the mean of two networks, in the configuration of the first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def saved(path, seed, **fields):
 
 
 def test_each_tensor_is_between_both(tmp_path):
-    before, after = saved(tmp_path / "before", 1), saved(tmp_path / "after", 2, max_depth=77.0)
+    before, after = saved(tmp_path / "before", 1, max_depth=77.0), saved(tmp_path / "after", 2)
     blend.main(before, after, tmp_path / "new", 0.25)
     old, new, found = (load_file(tmp_path / name / "model.safetensors") for name in ("before", "after", "new"))
     assert any(not torch.equal(old[name], new[name]) for name in old)
