@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import typer
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel
+from transformers import AutoImageProcessor
 
 import winwin_hf  # noqa: F401  registers the Auto classes
 from winwin_hf import bundled
@@ -27,6 +27,7 @@ from winwin_hf.evaluation.figures import figure_text
 from winwin_hf.evaluation.results import NAMES, read_results
 from winwin_hf.hub.cards import CURVE, WORST, card, licence_of
 from winwin_hf.hub.facts import FACTS, Facts, read_facts, write_facts
+from winwin_hf.inference.loading import load_network
 from winwin_hf.task import TASKS
 from winwin_hf.training.recipe import dump_recipe
 
@@ -133,7 +134,7 @@ def bundle(
     if unknown := sorted(name for name in processor or {} if not hasattr(known, name)):
         raise ValueError(f"processor: unknown {', '.join(unknown)}; expected options of the image processor")
     with told_of(destination), replacing_folder(destination) as temporary:
-        AutoModel.from_pretrained(run / "model", trust_remote_code=False).to(torch.float16).save_pretrained(temporary)
+        load_network(run / "model").to(torch.float16).save_pretrained(temporary)
         config = json.loads((temporary / "config.json").read_text())
         config["dtype"] = "float32"  # stored in half the space, loaded as float32: a CPU computes with that
         (temporary / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -12,12 +12,12 @@ from typing import Annotated
 
 import torch
 import typer
-from transformers import AutoModel
 
-from winwin_hf import WinWinImageProcessor, WinWinPreTrainedModel
+from winwin_hf import WinWinPreTrainedModel
 from winwin_hf.cli.arguments import check_output_folder
 from winwin_hf.cli.errors import one_line_errors
 from winwin_hf.data.formats.files import replacing_folder
+from winwin_hf.inference.loading import load_network, load_processor
 
 
 def blended(before: WinWinPreTrainedModel, after: WinWinPreTrainedModel, share: float) -> dict[str, torch.Tensor]:
@@ -48,14 +48,14 @@ def main(
     check_output_folder("OUT", output)
     if output.exists():
         raise typer.BadParameter(f"{output}: exists; expected a new folder")
-    old, new = (AutoModel.from_pretrained(name, dtype="auto", trust_remote_code=False) for name in (before, after))
+    old, new = (load_network(name, dtype="auto") for name in (before, after))
     if type(old) is not type(new):
         raise typer.BadParameter(f"{after}: a {type(new).__name__}; expected a {type(old).__name__}, as {before} is")
     try:
         old.load_state_dict(blended(old, new, share))
     except ValueError as error:
         raise typer.BadParameter(f"{before}, {after}: {error}") from None
-    processor = WinWinImageProcessor.from_pretrained(before)
+    processor = load_processor(before)
     with replacing_folder(output) as staged:
         old.save_pretrained(staged)
         processor.save_pretrained(staged)

@@ -12,12 +12,12 @@ from typing import Annotated
 
 import torch
 import typer
-from transformers import AutoModel
 
-from winwin_hf import WinWinConfig, WinWinImageProcessor
+from winwin_hf import WinWinConfig
 from winwin_hf.cli.arguments import check_output_folder
 from winwin_hf.cli.errors import one_line_errors
 from winwin_hf.data.formats.files import replacing_folder
+from winwin_hf.inference.loading import load_network, load_processor
 
 ENCODER = "winwin.layers."
 ENDS = ("attention.o_proj.", "mlp.down_proj.")  # of a layer's branches
@@ -54,7 +54,7 @@ def main(
 ) -> None:
     """Write MODEL with more encoder layers to OUT."""
     check_output_folder("OUT", output)
-    model = AutoModel.from_pretrained(checkpoint, dtype="auto", trust_remote_code=False)
+    model = load_network(checkpoint, dtype="auto")
     old, fields = model.config.num_hidden_layers, model.config.to_dict()
     if layers <= old or output.exists():
         raise typer.BadParameter(
@@ -67,7 +67,7 @@ def main(
     fields = {name: value for name, value in fields.items() if name not in DERIVED}
     result = type(model)(WinWinConfig(**{**fields, "num_hidden_layers": layers})).to(model.dtype)
     result.load_state_dict(deepened(model.state_dict(), old, layers))
-    processor = WinWinImageProcessor.from_pretrained(checkpoint)
+    processor = load_processor(checkpoint)
     with replacing_folder(output) as staged:
         result.save_pretrained(staged)
         processor.save_pretrained(staged)

@@ -14,12 +14,12 @@ from typing import Annotated
 
 import torch
 import typer
-from transformers import AutoModel
 
-from winwin_hf import WinWinForSemanticSegmentation, WinWinImageProcessor
+from winwin_hf import WinWinForSemanticSegmentation
 from winwin_hf.cli.arguments import check_output_folder
 from winwin_hf.cli.errors import one_line_errors
 from winwin_hf.data.formats.files import replacing_folder
+from winwin_hf.inference.loading import load_network, load_processor
 
 
 def rebalance(model: WinWinForSemanticSegmentation, share: float) -> None:
@@ -48,14 +48,14 @@ def main(
     check_output_folder("OUT", output)
     if output.exists():
         raise typer.BadParameter(f"{output}: exists; expected a new folder")
-    model = AutoModel.from_pretrained(checkpoint, dtype="auto", trust_remote_code=False)
+    model = load_network(checkpoint, dtype="auto")
     if not isinstance(model, WinWinForSemanticSegmentation):
         raise typer.BadParameter(f"{checkpoint}: a {type(model).__name__}; expected a WinWinForSemanticSegmentation")
     try:
         rebalance(model, share)
     except ValueError as error:
         raise typer.BadParameter(f"{checkpoint}: {error}") from None
-    processor = WinWinImageProcessor.from_pretrained(checkpoint)
+    processor = load_processor(checkpoint)
     with replacing_folder(output) as staged:
         model.save_pretrained(staged)
         processor.save_pretrained(staged)

@@ -14,7 +14,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from dataclasses import fields, replace
 from typing import Any
 
@@ -23,9 +23,11 @@ import numpy as np
 from winwin_hf.inference.flow import tile_positions
 from winwin_hf.inference.predictor import Prediction, Predictor
 from winwin_hf.model.image_processing_winwin import QUALITIES
+from winwin_hf.served_page import refuse
 
 TILE = (384, 512)  # height, width in pixels of the network's input: what `winwin flow --tile` takes
 KEPT_BYTES = 128 << 20  # three flows of 1080p
+STOPPED = "This page is being stopped. Please try again in a minute."
 
 
 class Networks:
@@ -107,7 +109,14 @@ class Networks:
 
     def _run(self, work: Callable[[], Any]) -> Any:
         """In the one thread, in the caller's context, where Gradio finds the request whose progress it shows."""
-        return self._worker.submit(contextvars.copy_context().run, work).result()
+        try:
+            running = self._worker.submit(contextvars.copy_context().run, work)
+        except RuntimeError:  # `close`, or the process ends
+            raise refuse(STOPPED) from None
+        try:
+            return running.result()
+        except CancelledError:
+            raise refuse(STOPPED) from None
 
     def _recall(self, key: str) -> Prediction | None:
         with self._keeping:

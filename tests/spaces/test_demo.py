@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import concurrent.futures
-import importlib
 import io
 import json
 import struct
-import sys
 import threading
 import time
 import types
@@ -29,20 +27,6 @@ pytest.importorskip("gradio", reason="needs gradio (winwin-hf[demo])")
 import gradio as gr
 from gradio_client import Client, handle_file
 from support import space_server
-
-MODULES = ("inputs", "networks", "views", "mesh", "events", "beforehand", "app")
-
-
-@pytest.fixture(scope="module")
-def space() -> types.SimpleNamespace:
-    """The modules beside app.py. Their names are short, so they are taken out of sys.modules again."""
-    sys.path.insert(0, str(space_server.SPACE))
-    try:
-        return types.SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
-    finally:
-        sys.path.remove(str(space_server.SPACE))
-        for name in MODULES:
-            sys.modules.pop(name, None)
 
 
 @pytest.fixture(scope="module")

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import os
 import socket
 import subprocess
 import sys
 import threading
+import time
+import types
 import urllib.request
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("gradio", reason="needs gradio (winwin-hf[demo])")
 
+import gradio as gr
 from support import space_server
 from support.space_requests import events, join, request, upload
 
@@ -161,6 +166,31 @@ def test_where_it_cannot_be_served_is_one_line(options: list[str], code: int, sa
     assert "Traceback" not in ended.stderr
     assert len([line for line in ended.stderr.splitlines() if "error: " in line]) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_a_page_that_stops_says_so(space: types.SimpleNamespace, demo: space_server.Server) -> None:
+    """What waits and what comes later is refused; what runs goes on to its end."""
+    networks = space.networks.Networks(**demo.checkpoints)
+    image, begun, may_end = np.zeros((32, 32, 3), np.uint8), threading.Event(), threading.Event()
+
+    def slow() -> str:
+        begun.set()
+        may_end.wait(60)
+        return "ended"
+
+    with concurrent.futures.ThreadPoolExecutor(2) as clients:
+        running = clients.submit(networks._run, slow)
+        assert begun.wait(60)
+        waiting = clients.submit(networks.depth, image)
+        while not networks._worker._work_queue.qsize():
+            time.sleep(0.01)
+        networks.close()
+        may_end.set()
+        assert running.result(60) == "ended"
+        with pytest.raises(gr.Error, match="being stopped"):
+            waiting.result(60)
+    with pytest.raises(gr.Error, match="being stopped"):
+        networks.segment(image)
 
 
 def test_an_address_in_the_environment_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:

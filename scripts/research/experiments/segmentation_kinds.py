@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
-from transformers import AutoModel
 
 import winwin_hf  # noqa: F401  registers the Auto classes
 from research.experiments.context import Context
@@ -32,6 +31,7 @@ from research.sizes import grid_of
 from winwin_hf.data.sources import open_source
 from winwin_hf.evaluation.scoring import new_metric
 from winwin_hf.evaluation.scoring import score as score_frames
+from winwin_hf.inference.loading import load_network
 from winwin_hf.inference.predictor import Prediction, Predictor
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.model.layers_winwin import WinWinAttention
@@ -115,7 +115,7 @@ def score(
     """
     recipe = load_recipe(folder / "model" / "recipe.yaml")
     accelerator = Accelerator(mixed_precision=recipe.optimization.mixed_precision)
-    model = AutoModel.from_pretrained(folder / "model", trust_remote_code=False).to(accelerator.device).eval()
+    model = load_network(folder / "model").to(accelerator.device)
     patch = model.config.patch_size
     token_counts = set()
 
