@@ -18,8 +18,10 @@ from typing import Any
 import anyio
 import pytest
 
-from winwin_hf import served_page
-from winwin_hf.served_page import Doors, Janitor, Limits, WorkFolder, own_file
+from winwin_hf.served_page import Limits, connections
+from winwin_hf.served_page import doors as door_rules
+from winwin_hf.served_page.doors import Doors
+from winwin_hf.served_page.files import LOCK, Janitor, WorkFolder, own_file
 
 
 @pytest.fixture
@@ -81,12 +83,11 @@ def test_the_folder_is_private_and_goes(folder: WorkFolder) -> None:
     assert not folder.path.exists()
 
 
-HOLD = f"""
-import importlib.util, sys, time
-spec = importlib.util.spec_from_file_location("served_page", {served_page.__file__!r})  # without torch
-sys.modules["served_page"] = module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-folder = module.WorkFolder("page")
+HOLD = """
+import sys, time
+sys.modules['winwin_command'] = None  # else the package imports torch
+from winwin_hf.served_page import WorkFolder
+folder = WorkFolder("page")
 print(folder.path, flush=True)
 time.sleep(600)
 """
@@ -137,7 +138,7 @@ def test_old_files_and_empty_folders_go(folder: WorkFolder) -> None:
     assert known == {str(path), str(folder.files / "example" / "kept.jpg")}
     janitor.sweep(now=time.time() + 101)
     assert left(folder) == {"example", "kept.jpg"} and folder.path.parent.exists()
-    assert {path.name for path in folder.path.iterdir()} == {"files", "temporary", served_page.LOCK}
+    assert {path.name for path in folder.path.iterdir()} == {"files", "temporary", LOCK}
 
 
 @pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="needs glibc")
@@ -145,7 +146,7 @@ def test_freed_memory_goes_back_to_the_system() -> None:
     """Also that between blocks which are still in use."""
     code = """
 import psutil
-from winwin_hf.served_page import return_memory
+from winwin_hf.served_page.files import return_memory
 blocks = [bytearray(50_000) for _ in range(2000)]
 used = blocks[::20]
 del blocks
@@ -257,7 +258,7 @@ def test_bodies_are_bounded(folder: WorkFolder) -> None:
 
 def test_uploads_of_a_client_are_bounded(folder: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
-    monkeypatch.setattr(served_page.time, "monotonic", lambda: now)
+    monkeypatch.setattr(door_rules.time, "monotonic", lambda: now)
 
     async def run() -> None:
         nonlocal now
@@ -272,7 +273,7 @@ def test_uploads_of_a_client_are_bounded(folder: WorkFolder, monkeypatch: pytest
         assert await upload("2.2.2.2") == 200
         now += 30  # 3,000 bytes are forgotten
         assert [await upload() for _ in range(2)] == [200, 429]
-        monkeypatch.setattr(served_page, "KNOWN_CLIENTS", 5)
+        monkeypatch.setattr(door_rules, "KNOWN_CLIENTS", 5)
         for number in range(20):
             await upload(f"3.3.3.{number}")
         assert len(guarded._uploads) <= 5
@@ -296,7 +297,7 @@ async def reads_all(scope: Any, receive: Any, send: Any) -> None:
 
 
 def test_a_body_that_stays_away_is_no_fault_of_the_page(folder: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(served_page, "BODY_SECONDS", 0.01)
+    monkeypatch.setattr(door_rules, "BODY_SECONDS", 0.01)
     part = {"type": "http.request", "body": b"x", "more_body": True}
     whole, gone = {**part, "more_body": False}, {"type": "http.disconnect"}
 
@@ -329,7 +330,7 @@ def test_a_body_that_stays_away_is_no_fault_of_the_page(folder: WorkFolder, monk
 
 
 def test_a_refusal_is_sent_before_the_body_comes(folder: WorkFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(served_page, "DRAIN_SECONDS", 0.01)
+    monkeypatch.setattr(door_rules, "DRAIN_SECONDS", 0.01)
     done: list[str] = []
 
     async def receive() -> Any:
@@ -374,7 +375,7 @@ def test_connections_without_a_request_are_bounded_and_closed(
         go = asyncio.Event()
         config, state = uvicorn.Config(app), ServerState()
         config.load()
-        kind = served_page.bounded_connections(limits, proxied)
+        kind = connections.bounded_connections(limits, proxied)
         loop = asyncio.get_running_loop()
         server = await loop.create_server(lambda: kind(config=config, server_state=state, app_state={}), "127.0.0.1", 0)
         address = server.sockets[0].getsockname()[:2]
@@ -394,7 +395,7 @@ def test_connections_without_a_request_are_bounded_and_closed(
             with contextlib.suppress(ConnectionError):
                 assert await reader.read() == b"", number
         assert not any(reader.at_eof() for reader, _ in slow[6 - kept :])
-        monkeypatch.setattr(served_page, "HEAD_SECONDS", 0.01)
+        monkeypatch.setattr(connections, "HEAD_SECONDS", 0.01)
         late = await asyncio.open_connection(*address)
         for byte in b"GET / HTTP":  # comes one by one, which doesn't help
             late[1].write(bytes([byte]))
@@ -417,7 +418,7 @@ def test_connections_without_a_request_are_bounded_and_closed(
 def test_handles_are_raised_as_far_as_they_may_be() -> None:
     code = """
 import resource
-from winwin_hf.served_page import raise_handles
+from winwin_hf.served_page.connections import raise_handles
 for soft, most in ((256, 300), (256, 200), (256, 2**62)):
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, 512))
     raise_handles(most)
@@ -431,7 +432,7 @@ for soft, most in ((256, 300), (256, 200), (256, 2**62)):
 def test_requests_of_a_client_are_bounded() -> None:
     class Request:
         def __init__(self, client: str) -> None:
-            self.scope = {served_page.CLIENT: client}
+            self.scope = {connections.CLIENT: client}
 
     class Queue:
         def __init__(self) -> None:
@@ -444,10 +445,10 @@ def test_requests_of_a_client_are_bounded() -> None:
     class Blocks:
         _queue, fns = Queue(), {0: None}
 
-    served_page.bound_client(Blocks, Limits(client_waiting=3))
+    connections.bound_client(Blocks, Limits(client_waiting=3))
 
-    async def push(client: str, event: int = 0) -> str:
-        body = SimpleNamespace(fn_index=event)
+    async def push(client: str, event: int = 0, session: str | None = None) -> str:
+        body = SimpleNamespace(fn_index=event, session_hash=session)
         return (await Blocks._queue.push(body=body, request=Request(client), username=None))[2]
 
     async def run() -> None:
@@ -455,5 +456,6 @@ def test_requests_of_a_client_are_bounded() -> None:
         assert [await push("b", event) for event in (0, 1)] == ["success", "error"]
         Blocks._queue.event_ids_to_events.pop(0)
         assert await push("a") == "success"
+        assert [await push("c", session=session) for session in ("", "mine")] == ["error", "success"]
 
     anyio.run(run)

@@ -26,8 +26,11 @@ import contextlib
 from support import space_server
 from support.space_requests import call, events, join, request, upload
 
-from winwin_hf import served_page
 from winwin_hf.data import formats
+from winwin_hf.served_page import Limits
+from winwin_hf.served_page.connections import client_of
+from winwin_hf.served_page.doors import DRAIN_SECONDS
+from winwin_hf.served_page.files import LOCK
 
 META = {"meta": {"_type": "gradio.FileData"}}
 METRICS = ("optical_flow", "monocular_depth", "semantic_segmentation")
@@ -194,7 +197,7 @@ def test_only_own_files_are_served(server: space_server.Server, canary: dict[str
     others = [
         *spellings(canary[".png"], server.files),
         *spellings(here, server.files),
-        *map(str, (link, server.files.parent / served_page.LOCK, server.files, server.files.parent)),
+        *map(str, (link, server.files.parent / LOCK, server.files, server.files.parent)),
         str(space_server.SPACE / "app.py"),
         str(space_server.SPACE / "examples" / "README.md"),
         f"{listener}/file",
@@ -430,12 +433,12 @@ def test_who_hangs_up_in_mid_body_leaves_nothing_in_the_log(demo: space_server.S
 def test_a_body_of_any_size_is_refused_before_it_comes(demo: space_server.Server, route: str) -> None:
     head = f"POST /gradio_api/{route} HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999\r\n\r\n"
     with send_raw(demo, head.encode()) as connection:
-        connection.settimeout(served_page.DRAIN_SECONDS / 2)
+        connection.settimeout(DRAIN_SECONDS / 2)
         assert connection.recv(1000).startswith(b"HTTP/1.1 413 ")
 
 
 def test_connections_that_ask_nothing_are_bounded(demo: space_server.Server) -> None:
-    most = 2 * served_page.Limits().client_connections
+    most = 2 * Limits().client_connections
     slow = [send_raw(demo, b"GET / HTTP/1.1\r\nHost: x\r\nX-") for _ in range(most + 10)]
     assert request(demo, "/config")[0] == 200
     for connection in slow[:10]:
@@ -461,7 +464,7 @@ def scope(peer: str, *forwarded: str) -> dict[str, Any]:
 
 
 def test_clients_are_told_apart_by_what_the_proxy_saw() -> None:
-    client = served_page.client_of
+    client = client_of
     assert client(scope("1.1.1.1", "8.8.8.8"), behind_proxy=False) == "1.1.1.1"
     assert client(scope("10.0.0.1", "8.8.8.8"), behind_proxy=True) == "8.8.8.8"
     # the first is the client's invention, the last a proxy's own address
