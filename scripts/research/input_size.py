@@ -70,7 +70,8 @@ def main(
 
 def measure(predictor: Predictor, source: Any, saved: int, length: int | None) -> dict[str, Any]:
     """The metric's figures; for depth also the mean over frames of the predicted median, in metres and over the true one."""
-    metric, medians, scales = new_metric(source), [], []
+    metric = new_metric(source, labels=predictor.labels, synonyms=predictor.synonyms)
+    medians, scales = [], []
     for example in tqdm(source.examples(length), source.name, leave=False, mininterval=1):
         frame = read_frame(source, example)
         height, width = frame.image.shape[:2]
@@ -79,7 +80,7 @@ def measure(predictor: Predictor, source: Any, saved: int, length: int | None) -
             shape = (width, height)
             how = cv2.INTER_LINEAR if predictor.task == "depth-estimation" else cv2.INTER_NEAREST
             prediction = cv2.resize(prediction, shape, interpolation=how)
-        metric.update(prediction, frame.target)
+        metric.update(metric.fitted(prediction), frame.target)
         if predictor.task == "depth-estimation":
             known = np.isfinite(frame.target) & (frame.target > 0)
             medians.append(np.median(prediction))

@@ -97,7 +97,7 @@ def measure(task: str, data: str, length: int | None, ways: list[str]) -> dict[s
                 result = score(
                     replace(predictor, model=model),
                     source,
-                    new_metric(source),
+                    new_metric(source, labels=predictor.labels, synonyms=predictor.synonyms),
                     Accelerator(cpu=True),
                     length,
                     on_prediction=lambda _, values, found=found: found.append(values),

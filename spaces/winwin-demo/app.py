@@ -328,7 +328,7 @@ def _segmentation_tab(demo: Demo, ready: Ready) -> None:
     classes = [html.escape(name) for name in names]
     gr.Markdown(
         f"Upload one picture to see **what each point belongs to**: {', '.join(classes[:-1])} or {classes[-1]}. The network knows only "
-        "these classes, and gives everything one of them. It was trained on the streets of one town."
+        "these classes, and gives everything one of them. It was trained on streets and facades of a few towns."
     )
     with gr.Row():
         with gr.Column(scale=2, min_width=300):

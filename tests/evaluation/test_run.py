@@ -105,7 +105,7 @@ def test_a_failed_evaluation_leaves_no_folder(tmp_path):
         (
             ["winwin-seg"],
             [f"cityscapes={FRAMES / 'segmentation' / 'cityscapes'}"],
-            "knows 11 classes .* cityscapes has 19 .* id2label in the order",
+            "knows 13 classes .* cityscapes has 19 .* id2label in the order",
         ),
         (["winwin-nothing"], [f"camvid={FRAMES / 'CamVid'}"], "no model could be loaded from 'winwin-nothing'"),
     ],
@@ -113,6 +113,20 @@ def test_a_failed_evaluation_leaves_no_folder(tmp_path):
 def test_what_cannot_be_evaluated(methods, data, message):
     with pytest.raises((ValueError, OSError), match=message):
         evaluate_data(methods, data, None, Settings())
+
+
+def test_nothing_runs_before_all_methods_are_known_to_fit(monkeypatch):
+    """Hours of the first method would be lost with the error of the last."""
+
+    def ran(*_, **__):
+        raise AssertionError("a method was scored")
+
+    monkeypatch.setattr(running, "score", ran)
+    middlebury, camvid = f"middlebury={FRAMES / 'flow' / 'Middlebury-flow'}", f"camvid={FRAMES / 'CamVid'}"
+    with pytest.raises(ValueError, match="zero is for optical flow, camvid"):
+        evaluate_data(["zero"], [middlebury, camvid], None, Settings())
+    with pytest.raises(ValueError, match="winwin-depth is for depth"):
+        evaluate_data(["zero", "winwin-depth"], [middlebury], None, Settings())
 
 
 def test_parse_data():

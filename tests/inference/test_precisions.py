@@ -21,10 +21,10 @@ from winwin_hf.inference.predictor import Predictor
 BOUNDS = {  # twice what was seen, in the order of NAMES
     "compiled": (1e-3, 1e-5, 1e-4),
     "onnxruntime": (1e-3, 1e-5, 1e-4),
-    "fp16": (0.06, 2e-3, 1e-3),
-    "bf16": (0.25, 0.025, 0.02),
-    "bf16 autocast": (0.25, 0.025, 0.02),
-    "int8": (0.5, 0.03, 0.06),
+    "fp16": (0.06, 2e-3, 5e-4),
+    "bf16": (0.25, 0.025, 5e-3),
+    "bf16 autocast": (0.25, 0.025, 5e-3),
+    "int8": (0.5, 0.03, 0.01),
 }
 NAMES = {
     "winwin-flow": ("bedroom_1.jpg", "bedroom_2.jpg"),

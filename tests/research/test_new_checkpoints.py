@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import typer
-from research import blend, deepen, rebalance
+from research import blend, deepen
 from safetensors.torch import load_file, save_file
 from support.model_cases import make
 from typer.testing import CliRunner
@@ -15,7 +15,6 @@ from winwin_hf.cli.errors import one_line_errors
 
 SCRIPTS = {
     "deepen": (deepen.main, ["DAMAGED", "OUT", "--layers", "6"]),
-    "rebalance": (rebalance.main, ["DAMAGED", "OUT", "--share", "0.5"]),
     "blend, before": (blend.main, ["DAMAGED", "WHOLE", "OUT"]),
     "blend, after": (blend.main, ["WHOLE", "DAMAGED", "OUT"]),
 }
@@ -24,7 +23,6 @@ SCRIPTS = {
 @pytest.fixture
 def whole(tmp_path):
     model = make("semantic-segmentation", "linear")
-    model.config.semantic_loss_weights = [1.0 + n for n in range(model.config.num_labels)]
     model.save_pretrained(tmp_path / "whole")
     WinWinImageProcessor(patch_size=model.config.patch_size).save_pretrained(tmp_path / "whole")
     return tmp_path / "whole"

@@ -119,12 +119,18 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
     # All sets are opened before the first frame is predicted, so that a wrong name fails at once.
     chosen = check_data(data, settings.options, settings.length)
     data_sets = [_open(name, split, path, settings) for name, split, path in chosen]
+
+    def loaded(method: str) -> Method:
+        return load(method, accelerator, settings.tile, settings.overlap, settings.min_pixels, settings.quality)
+
     lines = []
     with _staged(folder, accelerator) as staged:
+        for method in methods:  # all of them before the first runs, one at a time: several may not fit into the memory
+            predictor = loaded(method)
+            for data_set in data_sets:
+                _check_fits(predictor, data_set)
         for method in methods:
-            predictor = load(
-                method, accelerator, settings.tile, settings.overlap, settings.min_pixels, settings.quality
-            )
+            predictor = loaded(method) if len(methods) > 1 else predictor
             lines += [_evaluate_one(predictor, data_set, staged, accelerator, settings) for data_set in data_sets]
         if accelerator.is_main_process:
             report.show(lines)
@@ -209,7 +215,6 @@ def _evaluate_one(
 ) -> Line:
     """Scores one method on one set and writes its files below `folder`."""
     name, source = data_set.name, data_set.source
-    _check_fits(predictor, data_set)
     method_folder = folder and folder / report.folder_name(predictor.name)
     result = score(
         predictor,
