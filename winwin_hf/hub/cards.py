@@ -12,6 +12,7 @@ from typing import Any
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
 from winwin_hf import bundled
+from winwin_hf.data.sources import SYNTHETIC
 from winwin_hf.evaluation.report import folder_name
 from winwin_hf.evaluation.results import NAMES, ONE_PASS, SHOWN, WINDOWS, results_markdown
 from winwin_hf.hub.facts import Facts
@@ -52,6 +53,10 @@ def card(
     )
     sets = recipe.data.sets if recipe else []
     folders = [f"--set data.sets.{k}.path=FOLDER" for k in range(len(sets))] or ["--set data.path=FOLDER"]
+    scored = enumerate(recipe.evaluation.sets if recipe else [])
+    folders += [
+        f"--set evaluation.sets.{k}.path=FOLDER" for k, part in scored if part.name and part.name not in SYNTHETIC
+    ]
     made = ModelCard.from_template(
         data,
         str(TEMPLATE),
