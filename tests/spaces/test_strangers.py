@@ -464,12 +464,11 @@ def scope(peer: str, *forwarded: str) -> dict[str, Any]:
 
 
 def test_clients_are_told_apart_by_what_the_proxy_saw() -> None:
-    client = client_of
-    assert client(scope("1.1.1.1", "8.8.8.8"), behind_proxy=False) == "1.1.1.1"
-    assert client(scope("10.0.0.1", "8.8.8.8"), behind_proxy=True) == "8.8.8.8"
+    assert client_of(scope("1.1.1.1", "8.8.8.8"), behind_proxy=False) == "1.1.1.1"
+    assert client_of(scope("10.0.0.1", "8.8.8.8"), behind_proxy=True) == "8.8.8.8"
     # the first is the client's invention, the last a proxy's own address
-    assert client(scope("10.0.0.1", "9.9.9.9, 8.8.8.8, 10.2.0.7"), behind_proxy=True) == "8.8.8.8"
-    assert client(scope("10.0.0.1", "9.9.9.9", "8.8.8.8"), behind_proxy=True) == "8.8.8.8"
-    assert client(scope("10.0.0.1"), behind_proxy=True) == "10.0.0.1"
-    one, two = (client(scope(f"2606:4700:1:1::{last}"), behind_proxy=False) for last in (1, 2))
-    assert one == two != client(scope("2606:4700:1:2::1"), behind_proxy=False)
+    assert client_of(scope("10.0.0.1", "9.9.9.9, 8.8.8.8, 10.2.0.7"), behind_proxy=True) == "8.8.8.8"
+    assert client_of(scope("10.0.0.1", "9.9.9.9", "8.8.8.8"), behind_proxy=True) == "8.8.8.8"
+    assert client_of(scope("10.0.0.1"), behind_proxy=True) == "10.0.0.1"
+    one, two = (client_of(scope(f"2606:4700:1:1::{last}"), behind_proxy=False) for last in (1, 2))
+    assert one == two != client_of(scope("2606:4700:1:2::1"), behind_proxy=False)

@@ -117,19 +117,21 @@ class Doors:
             await _answer(send, *refused, receive, 4 * self._body_bytes(scope["path"]) if refused[0] == 413 else 0)
             return
         session = listened_session(self.page, scope) if self.page is not None and scope["method"] == "GET" else None
-        if session and not await self._begin_to_listen(session):
-            # two streams would share the answers between them, and the one that doesn't get the last never ends
-            await _answer(send, 409, "The answers of this session are being sent to another request already.")
-            return
+        listens = False
         self._open[client] = self._open.get(client, 0) + 1
         try:
+            listens = bool(session) and await self._begin_to_listen(str(session))
+            if session and not listens:
+                # two streams would share the answers between them, and the one that doesn't get the last never ends
+                await _answer(send, 409, "The answers of this session are being sent to another request already.")
+                return
             if session and (unknown := unknown_in(self.page, scope)):  # the stream before sent the last answer
                 await _answer(send, 404, unknown)
                 return
             await self._pass_on(_with_one_range(scope), receive, send, client)
         finally:
-            if session:
-                self._listened.discard(session)
+            if listens:  # else it is another's
+                self._listened.discard(str(session))
             self._open[client] -= 1
             if not self._open[client]:
                 del self._open[client]
