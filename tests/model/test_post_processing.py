@@ -11,7 +11,7 @@ from support.model_cases import SMALL
 
 from winwin_hf import WinWinConfig, WinWinForSemanticSegmentation
 from winwin_hf.inference.predictor import Predictor
-from winwin_hf.model import image_processing_winwin
+from winwin_hf.model import image_arrays_winwin, image_processing_winwin
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 
 
@@ -218,3 +218,63 @@ def test_scores_of_too_many_classes_are_refused_before_the_network(monkeypatch):
         ValueError, match=r"24 x 32 pixels .* with 300 classes have 230,400 scores, more than the limit of 230,336"
     ):
         network(picture)
+
+
+def by_hand(values: np.ndarray, size: int) -> np.ndarray:
+    """The median of the size x size numbers around each of (H, W), where the edge goes on."""
+    padded = np.pad(values, size // 2, mode="edge")
+    return np.median(np.lib.stride_tricks.sliding_window_view(padded, (size, size)), axis=(-2, -1))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (37, 53)])
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("with_opencv", [True, False])
+def test_the_flow_gets_a_median_before_its_size(monkeypatch, size, shape, with_opencv):
+    if not with_opencv:
+        monkeypatch.setattr(image_arrays_winwin, "cv2", None)
+    flow = torch.randn(1, 2, 48, 64) * 20
+    processor = WinWinImageProcessor(median_size=size)
+    padded = processor.input_sizes(shape)[1]
+    flow = flow[..., : padded[0], : padded[1]]
+    filtered = processor.post_process_optical_flow({"flow": flow}, target_sizes=[shape])[0]["flow"]
+    inside = flow[0, :, : shape[0], : shape[1]].numpy()  # the padding must not leak in
+    np.testing.assert_array_equal(filtered.numpy(), [by_hand(values, size) for values in inside])
+
+
+def test_the_median_comes_before_the_resize():
+    processor = WinWinImageProcessor(do_resize=True, size={"height": 74, "width": 106}, median_size=5)
+    flow = torch.randn(1, 2, 80, 112)
+    filtered = np.stack([by_hand(values[:74, :106], 5) for values in flow[0].numpy()])
+    found = processor.post_process_optical_flow({"flow": flow}, target_sizes=[(37, 53)])[0]["flow"]
+    plain = WinWinImageProcessor(do_resize=True, size={"height": 74, "width": 106}, do_pad=False)
+    expected = plain.post_process_optical_flow({"flow": torch.tensor(filtered)[None]}, target_sizes=[(37, 53)])[0]
+    assert torch.equal(found, expected["flow"])
+
+
+def test_the_median_of_a_call_and_what_it_leaves_alone(tmp_path):
+    flow, c = torch.randn(1, 2, 32, 48), torch.randn(1, 32, 48)
+    processor = WinWinImageProcessor(median_size=5)
+    plain = processor.post_process_optical_flow({"flow": flow, "log_scale": c}, median_size=0)[0]
+    assert torch.equal(plain["flow"], flow[0])
+    processor.save_pretrained(tmp_path)
+    again = WinWinImageProcessor.from_pretrained(tmp_path)
+    found = again.post_process_optical_flow({"flow": flow, "log_scale": c}, target_sizes=[(32, 48)])[0]
+    assert not torch.equal(found["flow"], flow[0])
+    assert torch.equal(found["log_scale"], c[0])
+    depth = processor.post_process_depth_estimation({"predicted_depth": c}, target_sizes=[(32, 48)])[0]
+    assert torch.equal(depth["predicted_depth"], c[0])
+
+
+def test_a_median_hides_no_number_that_is_none():
+    flow = torch.zeros(1, 2, 16, 16)
+    flow[0, 0, 3, 4], flow[0, 1, 5, 6] = torch.nan, torch.inf
+    found = WinWinImageProcessor(median_size=5).post_process_optical_flow({"flow": flow})[0]["flow"]
+    assert found[0, 3, 4].isnan() and found[1, 5, 6].isinf()
+
+
+@pytest.mark.parametrize("size", [1, 4, 7, 5.0, "5", True, -3])
+def test_other_medians_are_refused(size):
+    with pytest.raises(ValueError, match="median_size=.*expected 0 .no filter., 3 or 5"):
+        WinWinImageProcessor(median_size=size)
+    with pytest.raises(ValueError, match="median_size"):
+        WinWinImageProcessor().post_process_optical_flow({"flow": torch.zeros(1, 2, 16, 16)}, median_size=size)

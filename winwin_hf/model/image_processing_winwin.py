@@ -8,6 +8,7 @@ What is notable here:
 - a checkpoint whose predictions depend on how large things look has a working size (`do_resize`, `size`), whatever size images come in;
 - small images can be enlarged to a number of pixels, which makes optical flow more precise (`min_pixels`); `quality="fast"` leaves every
   image at its own size;
+- a median over the flow (`median_size`) takes off the single pixels, dots along a limb that moves, where matching went astray;
 - frames of a pair are processed alike: `second_images` gives `second_pixel_values`;
 - PIL and NumPy only, no torchvision.
 
@@ -31,7 +32,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import logging
 
-from .image_arrays_winwin import as_label_list, as_list, image_array, label_array, resize, target_list
+from .image_arrays_winwin import as_label_list, as_list, image_array, label_array, median, resize, target_list
 from .losses_winwin import DEPTH_ERRORS, IGNORE_LABEL, check_shape, laplacian_scale
 from .pixels_winwin import check_pixels, naming, size_text, to_255, to_rgb
 
@@ -51,6 +52,7 @@ NUMBERS: dict[str, tuple[float, float, str]] = {
     "size": (1, 65_536, "iuf"),
 }
 QUALITIES = ("fast", "best")
+MEDIAN_SIZES = (3, 5)  # that OpenCV has for float32
 RESIZING = ("do_resize", "size", "min_pixels", "quality", "do_pad", "patch_size")  # options that decide about sizes
 
 
@@ -59,6 +61,7 @@ class WinWinImageProcessorKwargs(ImagesKwargs, total=False):
     patch_size (`int`): images are padded to a multiple of it, in pixels.
     min_pixels (`int`, *optional*): images with fewer pixels are enlarged to so many, at most twice in each direction.
     quality (`str`, *optional*): `"fast"`: images at their own size; `"best"`: as the other options say.
+    median_size (`int`, *optional*): of the median filter over a predicted flow, in pixels of the model's input: 3 or 5.
     do_reduce_labels (`bool`): class ids of segmentation maps are reduced by 1; 0 becomes `ignore_index`.
     ignore_index (`int`): the label of pixels that don't count, and of the padding.
     """
@@ -66,6 +69,7 @@ class WinWinImageProcessorKwargs(ImagesKwargs, total=False):
     patch_size: int
     min_pixels: int | None
     quality: str | None
+    median_size: int | None
     do_reduce_labels: bool
     ignore_index: int
 
@@ -81,6 +85,8 @@ class WinWinImageProcessor(PilBackend):
             direction; None or 0: never. Useful where an image's size carries no meaning: optical flow.
         quality (None): "fast": images at their own size, whatever `do_resize` and `min_pixels` say; "best" or None: as they say.
             The other part of a quality, passes and precision, is the pipeline's and the Predictor's.
+        median_size (None): of the median filter over a predicted flow, before it goes back to the frames' size: 3 or 5 pixels of
+            the model's input; None or 0: no filter.
         do_rescale (bool, True), rescale_factor (1/255); do_normalize (bool, True), image_mean, image_std (ImageNet's).
         do_pad (bool, True), patch_size (16): pad bottom and right to whole patches, repeating the edge.
         do_convert_rgb (bool, True): grey is repeated, alpha is laid over white.
@@ -109,6 +115,7 @@ class WinWinImageProcessor(PilBackend):
     patch_size = 16
     min_pixels: int | None = None
     quality: str | None = None
+    median_size: int | None = None
     do_convert_rgb = True
     do_reduce_labels = False
     ignore_index = IGNORE_LABEL
@@ -133,7 +140,7 @@ class WinWinImageProcessor(PilBackend):
 
     def __init__(self, **kwargs: Unpack[WinWinImageProcessorKwargs]):
         super().__init__(**kwargs)  # type: ignore[misc]
-        check_settings({name: getattr(self, name, None) for name in (*NUMBERS, "quality")})
+        check_settings({name: getattr(self, name, None) for name in (*NUMBERS, "quality", "median_size")})
 
     def preprocess(
         self,
@@ -392,7 +399,8 @@ class WinWinImageProcessor(PilBackend):
             target_sizes: one (height, width) of the original frames per pair, as a list, an array or a tensor (B, 2); a single pair
                 (height, width) is every frame's; None leaves predictions as the model gave them.
             scale_bounds: the model's `config.min_flow_scale` and `config.max_flow_scale`, pixels of its input.
-            options: `do_resize`, `size`, `min_pixels`, `quality`, `do_pad`, `patch_size` where the call of the processor overrode them.
+            options: `do_resize`, `size`, `min_pixels`, `quality`, `do_pad`, `patch_size` where the call of the processor overrode them;
+                `median_size` for another filter than this processor's (0: the flow as the model gave it).
 
         Returns:
             per pair: `flow` (2, H, W) float32, (u right, v down) in pixels of the original frame; with `log_scale`:
@@ -402,14 +410,20 @@ class WinWinImageProcessor(PilBackend):
             `log_scale` (H, W), the model's raw channel c, of which both are made: confidence is 1 - sigmoid(c).
 
         Raises:
-            ValueError: a target size cannot belong to these outputs, or their numbers differ.
+            ValueError: a target size cannot belong to these outputs, or their numbers differ; a median_size that isn't 3 or 5.
         """
+        width = options.pop("median_size", self.median_size)
+        check_settings({"median_size": width})
+
+        def filtered(maps: torch.Tensor, size: Any) -> torch.Tensor:
+            return _at_size(median(maps, width) if width else maps, size)
+
         flow, log_scale = _field(outputs, "flow"), _field(outputs, "log_scale", required=False)
         check_shape("flow", flow, (*flow.shape[:-3], 2, *flow.shape[-2:]))
         if log_scale is not None:
             check_shape("log_scale", log_scale, (*flow.shape[:-3], *flow.shape[-2:]))
         results = []
-        for item, (down, right) in self._restore(flow, target_sizes, options):
+        for item, (down, right) in self._restore(flow, target_sizes, options, filtered):
             results.append({"flow": item * item.new_tensor([right, down])[:, None, None]})
         if log_scale is not None:
             restored = self._restore(log_scale[:, None], target_sizes, options)
@@ -462,8 +476,12 @@ def check_quality(quality: Any) -> None:
 
 
 def check_settings(options: Mapping[str, Any]) -> None:
-    """Raises ValueError for an option of `NUMBERS` that isn't numbers in its range, and an unknown quality. None is left to the methods."""
+    """Raises ValueError for an option of `NUMBERS` that isn't numbers in its range, and an unknown quality or filter. None is left to the
+    methods."""
     check_quality(options.get("quality"))
+    width = options.get("median_size")
+    if width is not None and (isinstance(width, bool) or not isinstance(width, int) or width not in (0, *MEDIAN_SIZES)):
+        raise ValueError(f"median_size={str(width)[:80]}: expected 0 (no filter), 3 or 5.")
     for name, (low, high, kinds) in NUMBERS.items():
         value: Any = options.get(name)
         sized = name == "size" and (
