@@ -8,10 +8,10 @@ from support.model_cases import make
 from transformers.utils import logging as transformers_logging
 
 from winwin_hf.model import half_products_winwin
-from winwin_hf.model.half_products_winwin import has_half_products
+from winwin_hf.model.half_products_winwin import fast_products, has_half_products
 
 IMAGE = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
-CPU = {"mkldnn_bf16": True, "mkldnn_fp16": True, "avx512": True, "avx512_bf16": True}
+CPU = {"mkldnn_bf16": True, "mkldnn_fp16": True, "avx512": True, "avx512_bf16": True, "amx_tile": True}
 
 
 @pytest.fixture
@@ -49,6 +49,22 @@ def test_which_processors_have_products(cpu, features, bf16, fp16):
     assert has_half_products(torch.bfloat16) is bf16
     assert has_half_products(torch.float16) is fp16
     assert has_half_products(torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("features", "suits"),
+    [
+        ({}, True),
+        ({"amx_tile": False}, False),  # Zen 4, and virtual machines without tiles
+        (dict.fromkeys(CPU, False), False),  # AVX2
+        ({"capability": "AVX2"}, False),
+    ],
+)
+def test_fast_products_need_tiles(cpu, features, suits):
+    cpu(**features)
+    model = make("depth-estimation")
+    assert isinstance(fast_products(model), torch.autocast) is suits
+    assert not isinstance(fast_products(model.bfloat16()), torch.autocast)
 
 
 def test_a_build_that_does_not_tell_is_believed(monkeypatch):

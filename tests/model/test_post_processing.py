@@ -274,7 +274,7 @@ def test_a_median_hides_no_number_that_is_none():
 
 @pytest.mark.parametrize("size", [1, 4, 7, 5.0, "5", True, -3])
 def test_other_medians_are_refused(size):
-    with pytest.raises(ValueError, match="median_size=.*expected 0 .no filter., 3 or 5"):
+    with pytest.raises(ValueError, match=r"median_size=.*expected 0 \(no filter\), 3 or 5"):
         WinWinImageProcessor(median_size=size)
     with pytest.raises(ValueError, match="median_size"):
         WinWinImageProcessor().post_process_optical_flow({"flow": torch.zeros(1, 2, 16, 16)}, median_size=size)
