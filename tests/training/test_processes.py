@@ -27,7 +27,7 @@ from support.two_processes import TwoProcesses
 from winwin_hf import processes
 from winwin_hf.data.rows import BrokenExample
 from winwin_hf.processes import LOCK, connect, locked
-from winwin_hf.training import batches, evaluate, loop, state
+from winwin_hf.training import batches, evaluate, loop, rehearsal, state
 from winwin_hf.training.state import latest_state
 
 STOPPED = 75  # EX_TEMPFAIL
@@ -83,6 +83,14 @@ def fails(rank: int, what: str, recipe: Path, output: Path) -> None:
                 raise OSError(28, "No space left on device")
 
             patch.setattr(state, "save_file", save_file)
+        if what == "disk":
+            look = rehearsal.shutil.disk_usage
+
+            def disk_usage(folder):
+                time.sleep(rank)  # by then the main process has taken its folder back
+                return look(folder)._replace(free=5000)
+
+            patch.setattr(rehearsal.shutil, "disk_usage", disk_usage)
         train(rank, recipe, output)
 
 
@@ -92,6 +100,7 @@ def fails(rank: int, what: str, recipe: Path, output: Path) -> None:
         ("example", 1, "frame 7: cut short"),
         pytest.param("evaluation", 1, "too large", marks=pytest.mark.fault),
         pytest.param("save", 0, "No space left on device", marks=pytest.mark.fault),
+        pytest.param("disk", 0, "run has 5 kB free; expected", marks=pytest.mark.fault),
     ],
 )
 def test_a_failure_of_one_process_ends_both(tmp_path, what, broken, said):
@@ -99,8 +108,8 @@ def test_a_failure_of_one_process_ends_both(tmp_path, what, broken, said):
     both = TwoProcesses(tmp_path, fails, what, recipe, tmp_path / "run")
     assert both.end(within=60) == [1, 1], both.text()
     assert said in both.text(broken)
-    # whether a state was written is exchanged, so the other process knows the reason
-    other = said if what == "save" else f"process {1 - broken} of 2 lost the connection to another one"
+    # what the main process alone does or looks at is exchanged, so the other process knows the reason
+    other = said if what in ("save", "disk") else f"process {1 - broken} of 2 lost the connection to another one"
     assert other in both.text(1 - broken)
 
 

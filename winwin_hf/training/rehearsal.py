@@ -33,7 +33,7 @@ from winwin_hf.model.pixels_winwin import size_text
 from winwin_hf.task import TASKS
 from winwin_hf.training.evaluate import make_collator, open_set
 from winwin_hf.training.recipe import Recipe, in_field
-from winwin_hf.training.state import KEPT_STATES, states_in
+from winwin_hf.training.state import KEPT_STATES, on_main_process, states_in
 
 MOST_READ = 256  # examples of a set that are read where the ones before had no known pixel, or a single class
 FLOAT = 4  # bytes
@@ -57,7 +57,8 @@ def rehearse(
         folder: the output's.
     Raises: ValueError, BrokenExample, FileNotFoundError: the message begins with the recipe's field.
     """
-    check_space(folder, model, bool(recipe.optimization.ema_decay))
+    # by the main process alone: it takes back a folder that is too small, before others have looked
+    on_main_process(accelerator, lambda: check_space(folder, model, bool(recipe.optimization.ema_decay)))
     skip = recipe.data.skip_broken
     opened = []
     for i, part in enumerate(parts):
