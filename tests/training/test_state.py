@@ -22,9 +22,18 @@ from support.forked_training import same_weights, write_recipe
 
 from winwin_hf.processes import LOCK
 from winwin_hf.training import batches, loop
+from winwin_hf.training import state as states
 from winwin_hf.training.log import append_line
 from winwin_hf.training.loop import TrainingStopped, train
-from winwin_hf.training.state import clear_leftovers, damage_of, latest_state, save_model, whole_state
+from winwin_hf.training.state import (
+    KEPT_STATES,
+    clear_leftovers,
+    damage_of,
+    latest_state,
+    save_model,
+    states_in,
+    whole_state,
+)
 
 resource = pytest.importorskip("resource")  # POSIX
 
@@ -418,6 +427,29 @@ def test_a_schedulers_warning_saves_and_stops_like_sigterm(tmp_path, monkeypatch
             train(write_recipe(tmp_path, optimization={"num_workers": 1}, save_every=100), output=tmp_path / "run")
     assert damage_of(tmp_path / "run" / "state-00000002") == ""
     assert signal.getsignal(number) == signal.SIG_DFL
+
+
+@pytest.mark.parametrize("where", ["_write_manifest", "_flush", "remove_tree"])
+def test_ctrl_c_inside_a_save_leaves_nothing_half_written(tmp_path, monkeypatch, where):
+    recipe = write_recipe(tmp_path, save_every=1)
+    train(recipe, output=tmp_path / "whole")
+    output = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        original, calls = getattr(states, where), []
+
+        def interrupted(folder, *args, **kwargs):
+            calls.append(folder)
+            if len(states_in(output)) == KEPT_STATES and (where != "remove_tree" or not kwargs):
+                raise KeyboardInterrupt
+            return original(folder, *args, **kwargs)
+
+        patch.setattr(states, where, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, output=output)
+    assert calls and not list(output.glob("*.tmp"))
+    assert len(states_in(output)) >= KEPT_STATES and damage_of(latest_state(output)) == ""
+    train(recipe, output=output, resume=True)
+    assert same_weights(output, tmp_path / "whole")
 
 
 def test_nohup_and_a_callers_own_warnings_stay():

@@ -495,7 +495,12 @@ class Training:
             self.finite_loss()
         progress = {"step": self.step, "examples": self.examples, "data": self.contents, **asdict(self.spent)}
         tensors = tensors_of(self.model, self.optimizer, self.average) if self.sharding is not None else None
-        save_state(self.accelerator, self.folder, progress, self.average, self.recipe, tensors)
+        try:
+            save_state(self.accelerator, self.folder, progress, self.average, self.recipe, tensors)
+        except KeyboardInterrupt:  # a second Ctrl-C
+            if self.accelerator.is_main_process:
+                clear_leftovers(self.folder)
+            raise
         self.since = time.perf_counter()
 
     def finite_loss(self) -> float:
