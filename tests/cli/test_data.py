@@ -159,6 +159,8 @@ def test_evaluate_of_wrong_arguments(camvid):
     refused(run("evaluate", "zero", "--data", "sintel=y"), 2, "sintel", "did you mean")
     refused(run("evaluate", "zero", "--data", f"sintel-clean={camvid}"), 2, str(camvid), "sintel.is.tue.mpg.de")
     refused(run("evaluate", "zero", "--data", f"camvid={camvid}", "--option", "kitti-2015.a=1"), 2, "no such set")
+    told = "--tile, --quality: for networks; expected a checkpoint among the methods"
+    refused(run("evaluate", "zero", "--data", f"camvid={camvid}", "--tile", "64x64", "--quality", "fast"), 2, told)
 
 
 def test_options_are_yaml():

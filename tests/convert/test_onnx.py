@@ -5,7 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from winwin_hf import WinWinImageProcessor, bundled
 from winwin_hf.convert import onnx as export
+from winwin_hf.convert.folder import check_output
+from winwin_hf.data.formats.files import owner
 from winwin_hf.inference import flow as inference
 from winwin_hf.inference import onnx as inference_onnx
 from winwin_hf.inference import predictor
@@ -442,3 +447,29 @@ def test_a_bundled_name_is_the_bundled_folder():
     assert type(model).__name__ == "WinWinForDepthEstimation" and loaded.processor.patch_size == 16
     assert bundled.resolve("winwin-depth") == str(bundled.CHECKPOINTS / "winwin-depth")
     assert model.config._attn_implementation == "sdpa" and not model.training
+
+
+def test_what_a_killed_export_left_is_no_output(small, traced, tmp_path):
+    """A folder with `.onnx-...` alone, an earlier export that had been put aside, and a model's folder that was exported into."""
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    dead = owner().replace(f"p{os.getpid()}-", f"p{int(ended.stdout)}-")
+
+    def left(folder: Path) -> Path:
+        (folder / f".onnx-{dead}abc" / "new").mkdir(parents=True)
+        return folder
+
+    export.export(small[0], left(tmp_path / "new"), check=False)
+    put_aside = left(tmp_path / "aside")
+    (put_aside / f".onnx-{dead}abc" / "old").mkdir()
+    shutil.copy(small[0] / "config.json", put_aside)
+    with pytest.raises(FileExistsError, match="aside exists; expected a new folder, or overwrite"):
+        export.export(small[0], put_aside, check=False)
+    export.export(small[0], put_aside, check=False, overwrite=True)
+    check_output(left(shutil.copytree(small[0], tmp_path / "model")), overwrite=True)
+    for folder in ("new", "aside", "model"):
+        assert not list((tmp_path / folder).glob(".*"))
+    alive = tmp_path / "alive" / f".onnx-{owner()}abc"
+    alive.mkdir(parents=True)
+    with pytest.raises(FileExistsError):
+        export.export(small[0], alive.parent, check=False)
+    assert alive.exists()

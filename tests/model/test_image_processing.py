@@ -396,3 +396,8 @@ def test_full_hd_is_silent(processor):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         processor(images=image, second_images=image, return_tensors="pt")
+
+
+def test_a_wrong_size_is_said_without_what_was_not_given():
+    with pytest.raises(ValueError, match=r"^size=\{'shortest_edge': -3\}: expected numbers from 1 to 65536\.$"):
+        WinWinImageProcessor()(picture(), do_resize=True, size={"shortest_edge": -3})

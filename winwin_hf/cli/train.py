@@ -199,7 +199,12 @@ def evaluate(
     with misuse():
         check_launch()
         check_data(data or [], options, length)
-    for name in filter(None, map(network_of, [checkpoint, *(beside or [])])):
+    networks = list(filter(None, map(network_of, [checkpoint, *(beside or [])])))
+    for_networks = {"--tile": tile, "--quality": quality, "--min-pixels": min_pixels}
+    given = [name for name, value in for_networks.items() if value is not None]
+    if given and not networks:
+        raise UsageError(f"{', '.join(given)}: for networks; expected a checkpoint among the methods")
+    for name in networks:
         check_tile(tile_size, name)
     settings = Settings(
         tile=tile_size,

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from winwin_hf.data.formats.files import read_json, replacing_folder, told_of
+from winwin_hf.data.formats.files import read_json, remove_leftovers, replacing_folder, told_of
 
 # What a model's folder holds, of this package's writing or of transformers'. Nothing else is deleted with a folder that is replaced.
 FILES = re.compile(
@@ -52,6 +52,8 @@ def check_output(output: Path, overwrite: bool, source: str | Path | None = None
         read, replaced = Path(source).resolve(), output.resolve()
         if read == replaced or replaced in read.parents:
             raise ValueError(f"{source} lies in {output}, which would be replaced; expected another folder")
+    if output.is_dir() and not output.is_symlink():
+        remove_leftovers(output)  # of an export into it that was killed
     if output.is_symlink() or not _is_config(output / "config.json"):
         raise FileExistsError(f"{output} is no model's folder, and is not overwritten; expected one with a config.json")
     other = _foreign(output) if whole else _foreign_export(output / "onnx")

@@ -42,7 +42,7 @@ from torch.overrides import TorchFunctionMode
 
 from winwin_hf import bundled
 from winwin_hf.convert.folder import check_output
-from winwin_hf.data.formats.files import check_room, replacing_folder, told_of
+from winwin_hf.data.formats.files import check_room, remove_leftovers, replacing_folder, told_of
 from winwin_hf.host_process import unchanged_process
 from winwin_hf.inference.onnx import RUNTIMES, OnnxModel, is_exported, need
 from winwin_hf.inference.predictor import Predictor
@@ -446,6 +446,8 @@ def _same_folder(checkpoint: str | Path, output: Path) -> bool:
 
 def _check_output(checkpoint: str | Path, output: Path, overwrite: bool) -> None:
     """Raises FileExistsError where an export to `output` would replace something that isn't to be or can't be replaced."""
+    if output.is_dir():
+        remove_leftovers(output)  # of an export that was killed
     own = _same_folder(checkpoint, output)
     if (own and not (output / "onnx").exists()) or (output.is_dir() and not any(output.iterdir())):
         return

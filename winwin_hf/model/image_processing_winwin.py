@@ -492,7 +492,9 @@ def check_settings(options: Mapping[str, Any]) -> None:
             numbers = np.asarray(part)
             if numbers.dtype.kind not in kinds or not numbers.size or not ((numbers >= low) & (numbers <= high)).all():
                 what = "whole numbers" if "f" not in kinds else "numbers"
-                raise ValueError(f"{name}={str(value)[:80]}: expected {what} from {low:g} to {high:g}.")
+                raise ValueError(
+                    f"{name}={str(parts if sized else value)[:80]}: expected {what} from {low:g} to {high:g}."
+                )
 
 
 def _field(outputs: Any, name: str, required: bool = True) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import re
 import shutil
 from pathlib import Path
@@ -119,6 +121,35 @@ def test_an_interruption_between_the_final_names(tmp_path, monkeypatch):
         assert files_of(output) == files_of(tmp_path / "whole")
         if broken == "card":
             assert seen == []
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_two_at_once_do_not_take_each_others_shards(tmp_path, monkeypatch, split):
+    """Another process with the same set, whose unfinished shards would be removed, or with one whose dataset.json would be replaced."""
+    if not hasattr(os, "fork"):
+        pytest.skip("needs os.fork")
+    rows, output = make_rows(tmp_path / "files", "depth-estimation"), tmp_path / "out"
+    write(rows, tmp_path / "whole", "depth-estimation")
+    fork = multiprocessing.get_context("fork")
+    reached, go_on = fork.Event(), fork.Event()
+    decode = DepthReader.decode
+
+    def waiting(self, example):
+        reached.set()
+        assert go_on.wait(60)
+        return decode(self, example)
+
+    monkeypatch.setattr(DepthReader, "decode", waiting)
+    first = fork.Process(target=write, args=(rows, output, "depth-estimation"))
+    first.start()
+    assert reached.wait(60)
+    with pytest.raises(
+        FileExistsError, match=rf"out: process {first.pid} on .* is writing shards into it; choose another"
+    ):
+        write(rows, output, "depth-estimation", split=split)
+    go_on.set()
+    first.join()
+    assert first.exitcode == 0 and files_of(output) == files_of(tmp_path / "whole")
 
 
 def test_the_same_rows_make_the_same_bytes(tmp_path):

@@ -28,6 +28,7 @@ from winwin_hf.data.shards.opening import LAYOUT, SIDECAR, SUFFIXES, Format
 from winwin_hf.data.shards.packing import ROW_GROUP, pack, write_parquet, write_tar
 from winwin_hf.data.shards.planning import Shard, cut, digest_of, file_name_of, plan, without_folders
 from winwin_hf.own_files import remove_tree, sha256_of
+from winwin_hf.processes import LOCK, locked
 from winwin_hf.task import TASKS, DataTask
 
 COMMIT = "commit.json"  # shard's last name -> its name while it is written; there while shards get their last names
@@ -66,8 +67,8 @@ def write_shards(
         progress: show a bar, on stderr.
         skip_broken: leave out rows with a missing or unreadable file, and list them in `dataset.json`.
     Returns: the shards' paths.
-    Raises: BrokenExample for a missing or unreadable file; FileExistsError if the folder holds other shards; OSError if the disk
-        has too little space; ValueError for rows that the format can't hold, or wrong arguments.
+    Raises: BrokenExample for a missing or unreadable file; FileExistsError if the folder holds other shards, or another process
+        writes into it; OSError if the disk has too little space; ValueError for rows that the format can't hold, or wrong arguments.
     """
     output = Path(output)
     _check_arguments(dataset, task, format, shard_size, multiple_of)
@@ -149,16 +150,18 @@ def _names(output: Path, name: str, split: str) -> tuple[str, Path]:
 
 @contextmanager
 def _working(output: Path, work: Path, name: str, split: str) -> Iterator[None]:
-    """Prepares the folders; where the work fails before a shard is finished, empty ones are removed again."""
-    _prepare(output, work)
-    check_shards_folder(output, name, split)
-    try:
-        with told_of(output, reads=True):
-            yield
-    finally:
-        for folder in (work, output):
-            with suppress(OSError):
-                folder.rmdir()
+    """Prepares the folders, for this process alone; where the work fails before a shard is finished, empty ones are removed again."""
+    with locked(output, "writing shards into it"):
+        try:
+            _prepare(output, work)
+            check_shards_folder(output, name, split)
+            with told_of(output, reads=True):
+                yield
+        finally:
+            (output / LOCK).unlink(missing_ok=True)
+            for folder in (work, output):
+                with suppress(OSError):
+                    folder.rmdir()
 
 
 def _check_arguments(dataset: Any, task: str, format: str, shard_size: int, multiple_of: int) -> None:
