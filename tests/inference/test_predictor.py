@@ -174,11 +174,10 @@ def test_quality_is_one_knob_that_options_override(folders, tmp_path, monkeypatc
     one = Predictor.load(tmp_path / "flow", device="cpu", quality="fast")
     assert one.with_quality("best").processor.input_sizes((40, 40))[0] == (63, 63) and one.with_quality("best").coarse
     assert one.with_quality("best").model is one.model and one.processor.input_sizes((40, 40))[0] == (40, 40)
-    for half in (True, False):  # whether this CPU has AMX
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda half=half: half, raising=False)
-        monkeypatch.setattr(half_products_winwin, "has_half_products", lambda _, half=half: half)
+    for faster in (True, False):  # whether this CPU multiplies faster in bf16
+        monkeypatch.setattr(half_products_winwin, "bf16_pays", lambda faster=faster: faster)
         contexts = [Predictor.load(tmp_path / "flow", device="cpu", quality=q).autocast() for q in ("fast", "best")]
-        assert [isinstance(context, torch.autocast) for context in contexts] == [half, False]
+        assert [isinstance(context, torch.autocast) for context in contexts] == [faster, False]
     monkeypatch.undo()
     best = Predictor.load(tmp_path / "flow", device="cpu", quality="best")(image(0), image(1))
     piped = pipeline("optical-flow", model=str(tmp_path / "flow"), device="cpu")

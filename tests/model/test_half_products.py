@@ -8,10 +8,10 @@ from support.model_cases import make
 from transformers.utils import logging as transformers_logging
 
 from winwin_hf.model import half_products_winwin
-from winwin_hf.model.half_products_winwin import fast_products, has_half_products
+from winwin_hf.model.half_products_winwin import bf16_pays, fast_products, has_half_products, product_seconds
 
 IMAGE = torch.rand(1, 3, 32, 48, generator=torch.Generator().manual_seed(0))
-CPU = {"mkldnn_bf16": True, "mkldnn_fp16": True, "avx512": True, "avx512_bf16": True, "amx_tile": True}
+CPU = {"mkldnn_bf16": True, "mkldnn_fp16": True, "avx512": True, "avx512_bf16": True}
 
 
 @pytest.fixture
@@ -25,7 +25,9 @@ def cpu(monkeypatch):
             monkeypatch.setattr(place, f"_is_{name}_supported", lambda value=value: value, raising=False)
 
     transformers_logging.warning_once.cache_clear()
+    bf16_pays.cache_clear()
     yield become
+    bf16_pays.cache_clear()
     transformers_logging.warning_once.cache_clear()
 
 
@@ -52,19 +54,28 @@ def test_which_processors_have_products(cpu, features, bf16, fp16):
 
 
 @pytest.mark.parametrize(
-    ("features", "suits"),
+    ("bf16", "features", "pays"),
     [
-        ({}, True),
-        ({"amx_tile": False}, False),  # Zen 4, and virtual machines without tiles
-        (dict.fromkeys(CPU, False), False),  # AVX2
-        ({"capability": "AVX2"}, False),
+        (0.14, {}, True),  # AMX
+        (0.5, {"mkldnn_fp16": False}, True),  # Zen 4
+        (2.0, {}, False),  # AVX-512's products, of a Xeon without its AMX
+        (0.5, dict.fromkeys(CPU, False), False),  # has none, so nothing is measured
     ],
 )
-def test_fast_products_need_tiles(cpu, features, suits):
+def test_fast_products_are_those_that_are_faster(cpu, monkeypatch, bf16, features, pays):
     cpu(**features)
+    measured = []
+    times = {torch.float32: 1.0, torch.bfloat16: bf16}
+    monkeypatch.setattr(half_products_winwin, "product_seconds", lambda dtype: measured.append(dtype) or times[dtype])
     model = make("depth-estimation")
-    assert isinstance(fast_products(model), torch.autocast) is suits
+    for _ in range(2):
+        assert isinstance(fast_products(model), torch.autocast) is pays
+    assert len(measured) == (2 if has_half_products(torch.bfloat16) else 0)  # once
     assert not isinstance(fast_products(model.bfloat16()), torch.autocast)
+
+
+def test_a_product_takes_time():
+    assert 0 < product_seconds(torch.float32) < 10
 
 
 def test_a_build_that_does_not_tell_is_believed(monkeypatch):

@@ -45,7 +45,7 @@ Picture = Annotated[Path | None, typer.Option(help="Also write the result in col
 Quality = Annotated[
     str,
     typer.Option(
-        help="fast: frames at their own size, one pass, in bf16 on a CPU with AMX. best: small frames are enlarged, and passes "
+        help="fast: frames at their own size, one pass, in bf16 on a CPU that is faster in it. best: small frames are enlarged, and passes "
         "at smaller sizes come first, which find longer motions; two to four times the seconds."
     ),
 ]

@@ -165,7 +165,7 @@ class Predictor(Method):
             task: a name of task.py that the network must have. None: any that predicts a map.
             device: "auto" (CUDA where there is one, else the CPU), "cpu", "cuda:1", "mps", ...
             tile: as above; tiles are cut from images at their own size, not at the checkpoint's working size (`size`).
-            quality: of flow. "fast": frames at their own size, one pass, in bf16 on a CPU with AMX. "best": frames enlarged as
+            quality: of flow. "fast": frames at their own size, one pass, in bf16 on a CPU that is faster in it. "best": frames enlarged as
                 the checkpoint says, after coarse passes where the network has matching and sees whole frames. None: enlarged, one pass.
                 `coarse`, `min_pixels` and `autocast` override it.
             min_pixels: enlarge smaller images to so many pixels, in place of the working size; 0: images at their own size; None: as the

@@ -39,7 +39,7 @@ class OpticalFlowPipeline(Pipeline):
 
     In a batch, pairs of one (padded) size run together, others by themselves. Call options: `max_motion` (pixels shown in full
     colour; default the longest vector), `timeout` (seconds for URLs), `quality`, and `do_resize`, `size` and `min_pixels` (as the image
-    processor's). `quality="fast"`: frames at their own size, one pass, in bf16 on a CPU with AMX; "best": enlarged as the
+    processor's). `quality="fast"`: frames at their own size, one pass, in bf16 on a CPU that is faster in it; "best": enlarged as the
     processor says, after passes at smaller sizes; by default enlarged, in one pass.
     """
 
