@@ -254,6 +254,7 @@ def test_the_median_comes_before_the_resize():
 def test_the_median_of_a_call_and_what_it_leaves_alone(tmp_path):
     flow, c = torch.randn(1, 2, 32, 48), torch.randn(1, 32, 48)
     processor = WinWinImageProcessor(median_size=5)
+    flow.requires_grad_()  # as without torch.no_grad()
     plain = processor.post_process_optical_flow({"flow": flow, "log_scale": c}, median_size=0)[0]
     assert torch.equal(plain["flow"], flow[0])
     processor.save_pretrained(tmp_path)
