@@ -261,6 +261,8 @@ def test_the_median_of_a_call_and_what_it_leaves_alone(tmp_path):
     again = WinWinImageProcessor.from_pretrained(tmp_path)
     found = again.post_process_optical_flow({"flow": flow, "log_scale": c}, target_sizes=[(32, 48)])[0]
     assert not torch.equal(found["flow"], flow[0])
+    with pytest.raises(TypeError, match=r"unexpected options \['median'\]"):
+        again.post_process_optical_flow({"flow": flow}, median=3)
     assert torch.equal(found["log_scale"], c[0])
     depth = processor.post_process_depth_estimation({"predicted_depth": c}, target_sizes=[(32, 48)])[0]
     assert torch.equal(depth["predicted_depth"], c[0])
@@ -273,7 +275,7 @@ def test_a_median_hides_no_number_that_is_none():
     assert found[0, 3, 4].isnan() and found[1, 5, 6].isinf()
 
 
-@pytest.mark.parametrize("size", [1, 4, 7, 5.0, "5", True, -3])
+@pytest.mark.parametrize("size", [1, 4, 7, 5.0, "5", True, -3, np.int64(4)])
 def test_other_medians_are_refused(size):
     with pytest.raises(ValueError, match=r"median_size=.*expected 0 \(no filter\), 3 or 5"):
         WinWinImageProcessor(median_size=size)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import multiprocessing
 import sys
 
-import numpy as np
 import pytest
 
 from winwin_hf.training.log import peak_memory
@@ -13,8 +13,14 @@ from winwin_hf.training.log import peak_memory
 
 def _peaks(sender) -> None:
     before = peak_memory()
-    np.ones(40_000_000, np.float64)  # 0.32 GB
+    _touch(320_000_000)
     sender.send((before, peak_memory()))
+
+
+def _touch(count: int) -> None:
+    """So many bytes of new memory, given back. malloc would take those first that tests before have given back to it."""
+    with mmap.mmap(-1, count) as memory:
+        memory[:: mmap.PAGESIZE] = bytes(len(range(0, count, mmap.PAGESIZE)))
 
 
 @pytest.mark.skipif(
@@ -22,7 +28,7 @@ def _peaks(sender) -> None:
 )
 def test_peak_memory_is_of_this_process_alone():
     """A forked process doesn't start with its parent's peak, or no training in a pool would show its own."""
-    np.ones(80_000_000, np.float64)  # 0.64 GB, given back
+    _touch(640_000_000)
     receiver, sender = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=_peaks, args=(sender,))
     process.start()

@@ -48,7 +48,7 @@ def product_seconds(dtype: torch.dtype) -> float:
 @functools.cache
 def bf16_pays() -> bool:
     """
-    Whether this CPU multiplies matrices in bf16 at least half as fast again as in float32. Measured once in a process, in 20 ms.
+    Whether this CPU multiplies matrices in bf16 at least 1.5 times as fast as in float32. Measured once in a process, in 20 ms.
 
     What a processor says about itself doesn't tell. Of those with AVX-512's bf16 products, a Zen 4 multiplies twice as fast in bf16, and a
     Xeon whose AMX is hidden by its virtual machine half as fast; with AMX it is seven times (torch 2.13). So no machine is near the limit.

@@ -19,6 +19,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ class WinWinImageProcessorKwargs(ImagesKwargs, total=False):
     patch_size (`int`): images are padded to a multiple of it, in pixels.
     min_pixels (`int`, *optional*): images with fewer pixels are enlarged to so many, at most twice in each direction.
     quality (`str`, *optional*): `"fast"`: images at their own size; `"best"`: as the other options say.
-    median_size (`int`, *optional*): of the median filter over a predicted flow, in pixels of the model's input: 3 or 5.
+    median_size (`int`, *optional*): of the median filter over a predicted flow, in pixels of the model's input: 3, 5, or 0 for none.
     do_reduce_labels (`bool`): class ids of segmentation maps are reduced by 1; 0 becomes `ignore_index`.
     ignore_index (`int`): the label of pixels that don't count, and of the padding.
     """
@@ -86,7 +87,7 @@ class WinWinImageProcessor(PilBackend):
         quality (None): "fast": images at their own size, whatever `do_resize` and `min_pixels` say; "best" or None: as they say.
             The other part of a quality, passes and precision, is the pipeline's and the Predictor's.
         median_size (None): of the median filter over a predicted flow, before it goes back to the frames' size: 3 or 5 pixels of
-            the model's input; None or 0: no filter.
+            the model's input; None or 0: no filter. Of post-processing alone: give it here or there.
         do_rescale (bool, True), rescale_factor (1/255); do_normalize (bool, True), image_mean, image_std (ImageNet's).
         do_pad (bool, True), patch_size (16): pad bottom and right to whole patches, repeating the edge.
         do_convert_rgb (bool, True): grey is repeated, alpha is laid over white.
@@ -335,9 +336,7 @@ class WinWinImageProcessor(PilBackend):
 
         `options`: `do_resize`, `size`, `min_pixels`, `quality`, `do_pad`, `patch_size` where the call of the processor overrides them.
         """
-        unknown = set(options) - set(RESIZING)
-        if unknown:
-            raise TypeError(f"unexpected options {sorted(unknown)}; expected some of {', '.join(RESIZING)}.")
+        _check_resizing(options)
         options = {name: getattr(self, name) for name in RESIZING} | options
         check_quality(options["quality"])
         standard = self._standardize_kwargs(size=options["size"], default_to_square=self.default_to_square)
@@ -362,6 +361,7 @@ class WinWinImageProcessor(PilBackend):
                 f"Predictions of full images are expected, (batch, ..., height, width); got a shape of {tuple(maps.shape)}. "
                 "Predictions in windows cannot be put back into one image."
             )
+        _check_resizing(overrides)
         maps, finish = maps.float(), finish or _at_size
         if target_sizes is None:
             return [(finish(item, item.shape[-2:]), (1.0, 1.0)) for item in maps]
@@ -397,10 +397,10 @@ class WinWinImageProcessor(PilBackend):
         Args:
             outputs: with `flow` (B, 2, H, W) and optionally `log_scale` (B, H, W).
             target_sizes: one (height, width) of the original frames per pair, as a list, an array or a tensor (B, 2); a single pair
-                (height, width) is every frame's; None leaves predictions as the model gave them.
+                (height, width) is every frame's; None leaves predictions at the size that the model gave them.
             scale_bounds: the model's `config.min_flow_scale` and `config.max_flow_scale`, pixels of its input.
             options: `do_resize`, `size`, `min_pixels`, `quality`, `do_pad`, `patch_size` where the call of the processor overrode them;
-                `median_size` for another filter than this processor's (0: the flow as the model gave it).
+                `median_size` for another filter than this processor's (0: the flow as the model gave it, with its gradient).
 
         Returns:
             per pair: `flow` (2, H, W) float32, (u right, v down) in pixels of the original frame; with `log_scale`:
@@ -410,7 +410,7 @@ class WinWinImageProcessor(PilBackend):
             `log_scale` (H, W), the model's raw channel c, of which both are made: confidence is 1 - sigmoid(c).
 
         Raises:
-            ValueError: a target size cannot belong to these outputs, or their numbers differ; a median_size that isn't 3 or 5.
+            ValueError: a target size cannot belong to these outputs, or their numbers differ; a median_size that isn't 0, 3 or 5.
         """
         width = options.pop("median_size", self.median_size)
         check_settings({"median_size": width})
@@ -469,6 +469,11 @@ class WinWinImageProcessor(PilBackend):
 # ---- what the methods above share ----
 
 
+def _check_resizing(options: Mapping[str, Any]) -> None:
+    if unknown := set(options) - set(RESIZING):
+        raise TypeError(f"unexpected options {sorted(unknown)}; expected some of {', '.join(RESIZING)}.")
+
+
 def check_quality(quality: Any) -> None:
     """Raises ValueError where it is none of QUALITIES, and not None."""
     if quality is not None and (not isinstance(quality, str) or quality not in QUALITIES):
@@ -480,8 +485,10 @@ def check_settings(options: Mapping[str, Any]) -> None:
     methods."""
     check_quality(options.get("quality"))
     width = options.get("median_size")
-    if width is not None and (isinstance(width, bool) or not isinstance(width, int) or width not in (0, *MEDIAN_SIZES)):
-        raise ValueError(f"median_size={str(width)[:80]}: expected 0 (no filter), 3 or 5.")
+    if width is not None and (
+        isinstance(width, bool) or not isinstance(width, Integral) or width not in (0, *MEDIAN_SIZES)
+    ):
+        raise ValueError(f"median_size={repr(width)[:80]}: expected 0 (no filter), 3 or 5.")
     for name, (low, high, kinds) in NUMBERS.items():
         value: Any = options.get(name)
         sized = name == "size" and (
