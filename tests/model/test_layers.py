@@ -254,6 +254,7 @@ def test_attention_in_blocks_is_attention(block, monkeypatch):
 
 def test_blocks_are_for_many_keys_in_bf16_on_some_processors(monkeypatch):
     monkeypatch.setattr(layers_winwin, "bf16_pays", lambda: True)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
     many = torch.empty(1, 1, layers_winwin.MIN_KEYS, 8, dtype=torch.bfloat16)
     assert not blocks_are_faster(many, many)  # a gradient is wanted

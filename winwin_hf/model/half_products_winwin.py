@@ -51,7 +51,7 @@ def bf16_pays() -> bool:
     Whether this CPU multiplies matrices in bf16 at least 1.5 times as fast as in float32. Measured once in a process, in 20 ms.
 
     What a processor says about itself doesn't tell. Of those with AVX-512's bf16 products, a Zen 4 multiplies twice as fast in bf16, and a
-    Xeon whose AMX is hidden by its virtual machine half as fast; with AMX it is seven times (torch 2.13). So no machine is near the limit.
+    Xeon without AMX half as fast; with AMX it is seven times (torch 2.13). None of them is near the limit.
     """
     return has_half_products(torch.bfloat16) and product_seconds(torch.float32) > 1.5 * product_seconds(torch.bfloat16)
 

@@ -412,11 +412,11 @@ class WinWinImageProcessor(PilBackend):
         Raises:
             ValueError: a target size cannot belong to these outputs, or their numbers differ; a median_size that isn't 0, 3 or 5.
         """
-        width = options.pop("median_size", self.median_size)
-        check_settings({"median_size": width})
+        side = options.pop("median_size", self.median_size)
+        check_settings({"median_size": side})
 
         def filtered(maps: torch.Tensor, size: Any) -> torch.Tensor:
-            return _at_size(median(maps, width) if width else maps, size)
+            return _at_size(median(maps, side) if side else maps, size)
 
         flow, log_scale = _field(outputs, "flow"), _field(outputs, "log_scale", required=False)
         check_shape("flow", flow, (*flow.shape[:-3], 2, *flow.shape[-2:]))
@@ -484,11 +484,11 @@ def check_settings(options: Mapping[str, Any]) -> None:
     """Raises ValueError for an option of `NUMBERS` that isn't numbers in its range, and an unknown quality or filter. None is left to the
     methods."""
     check_quality(options.get("quality"))
-    width = options.get("median_size")
-    if width is not None and (
-        isinstance(width, bool) or not isinstance(width, Integral) or width not in (0, *MEDIAN_SIZES)
+    side = options.get("median_size")
+    if side is not None and (
+        isinstance(side, bool) or not isinstance(side, Integral) or side not in (0, *MEDIAN_SIZES)
     ):
-        raise ValueError(f"median_size={repr(width)[:80]}: expected 0 (no filter), 3 or 5.")
+        raise ValueError(f"median_size={repr(side)[:80]}: expected 0 (no filter), 3 or 5.")
     for name, (low, high, kinds) in NUMBERS.items():
         value: Any = options.get(name)
         sized = name == "size" and (

@@ -265,7 +265,8 @@ def block_attention_forward(
 
 def blocks_are_faster(query: torch.Tensor, key: torch.Tensor) -> bool:
     """
-    Whether `block_attention_forward` beats SDPA: for many keys in bf16 on a CPU whose bf16 products are fast but have no tiles (AMX).
+    Whether `block_attention_forward` beats SDPA: for many keys in bf16 on a CPU with AVX-512's bf16 products, if they are fast
+    (`bf16_pays`) and have no tiles (AMX).
 
     There SDPA computes no faster in bf16 than in float32, and plain matrix products twice as fast. In float32 it never does: SDPA reaches
     210 GFLOP/s on two cores with AVX-512 and 121 with AVX2 alone, blocks 169 and 81 (3 heads, 3,600 keys, torch 2.13).
@@ -274,8 +275,10 @@ def blocks_are_faster(query: torch.Tensor, key: torch.Tensor) -> bool:
         return False
     if torch.is_grad_enabled() or is_traced():
         return False
-    has_tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-    return not has_tiles() and bf16_pays()
+    has_products, has_tiles = (
+        getattr(torch.cpu, f"_is_{name}_supported", lambda: False) for name in ("avx512_bf16", "amx_tile")
+    )
+    return has_products() and not has_tiles() and bf16_pays()
 
 
 class WinWinAttention(nn.Module):
