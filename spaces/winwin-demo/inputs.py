@@ -24,7 +24,7 @@ from PIL import Image
 
 from winwin_hf.data import formats
 from winwin_hf.inference import clips
-from winwin_hf.model.image_processing_winwin import QUALITIES
+from winwin_hf.model.image_settings_winwin import QUALITIES
 from winwin_hf.served_page import file_name, refuse
 
 MAX_SOURCE_PIXELS = 64_000_000  # a phone's largest photographs; decoding takes three bytes a pixel

@@ -22,7 +22,7 @@ import numpy as np
 
 from winwin_hf.inference.flow import tile_positions
 from winwin_hf.inference.predictor import Prediction, Predictor
-from winwin_hf.model.image_processing_winwin import QUALITIES
+from winwin_hf.model.image_settings_winwin import QUALITIES
 from winwin_hf.served_page import refuse
 
 TILE = (384, 512)  # height, width in pixels of the network's input: what `winwin flow --tile` takes

@@ -24,6 +24,7 @@ from winwin_hf.cli.train import RESUMABLE
 from winwin_hf.data.formats import save_image
 from winwin_hf.data.rows import BrokenExample
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
+from winwin_hf.training import log
 from winwin_hf.training.build import learning_rate, make_loader
 from winwin_hf.training.loop import train
 from winwin_hf.training.recipe import OptimizationRecipe, load_recipe
@@ -92,6 +93,18 @@ def test_windows_and_full_frames_are_both_scored(trained):
 def test_every_step_is_logged_once(trained):
     steps = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [s["step"] for s in steps if "loss" in s] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_a_training_in_bf16_says_where_bf16_gains_nothing(tmp_path, monkeypatch, capsys, pays):
+    monkeypatch.setattr(log, "bf16_pays", lambda: pays)
+    monkeypatch.setattr("winwin_hf.training.evaluate.has_half_products", lambda _: True)
+    evaluation = {"every": 0, "windows": 0, "sets": []}
+    train(
+        write(tmp_path, optimization={"steps": 1, "mixed_precision": "bf16"}, evaluation=evaluation),
+        output=tmp_path / "run",
+    )
+    assert ("mixed_precision=no may take less time" in capsys.readouterr().out) == (not pays)
 
 
 def test_killed_training_resumes_with_the_same_weights(trained, tmp_path):

@@ -107,7 +107,9 @@ def evaluate(
         list[str] | None, typer.Option(help="Another checkpoint or method to score on the same frames; repeatable.")
     ] = None,
     tile: Annotated[str | None, typer.Option(help="HEIGHTxWIDTH: predict in tiles. Default: whole frames.")] = None,
-    overlap: Annotated[float, typer.Option(help="Share of a tile that its neighbour repeats.")] = 0.5,
+    overlap: Annotated[
+        float | None, typer.Option(help="Share of a tile that its neighbour repeats. Default: 0.5.")
+    ] = None,
     length: Annotated[int | None, typer.Option(min=1, help="Use the first N examples of each set.")] = None,
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Leave out, count and name examples with missing or unreadable files.")
@@ -115,11 +117,15 @@ def evaluate(
     submission: Annotated[
         bool, typer.Option("--submission", help="Also write each prediction in its benchmark's format.")
     ] = False,
-    worst: Annotated[int, typer.Option(min=0, help="Number of pictures of the worst images of each set.")] = 5,
+    worst: Annotated[
+        int | None, typer.Option(min=0, help="Number of pictures of the worst images of each set. Default: 5.")
+    ] = None,
     double: Annotated[
-        str,
-        typer.Option(help="Flow truth of twice the resolution (Spring): best of the four values, as there, or mean."),
-    ] = "best",
+        str | None,
+        typer.Option(
+            help="Flow truth of twice the resolution (Spring): best of the four values, as there, or mean. Default: best."
+        ),
+    ] = None,
     align: Annotated[
         str | None, typer.Option(help="Depth: fit each prediction to the truth first, by median or least-squares.")
     ] = None,
@@ -158,6 +164,9 @@ def evaluate(
             "--beside": beside,
             "--output": output,
             "--tile": tile,
+            "--overlap": overlap,
+            "--worst": worst,
+            "--double": double,
             "--length": length,
             "--skip-broken": skip_broken,
             "--submission": submission,
@@ -167,7 +176,7 @@ def evaluate(
             "--min-pixels": min_pixels,
             "--cpu": cpu,
         }
-        given = [name for name, value in only_data.items() if value not in (None, False, [])]
+        given = [name for name, value in only_data.items() if not (value is None or value is False or value == [])]
         if given:
             raise UsageError(f"{', '.join(given)}: only with --data; a recipe's settings are changed by --set")
         from winwin_hf import bundled
@@ -182,13 +191,17 @@ def evaluate(
     if overrides:
         raise UsageError("--set changes a recipe's settings; expected --recipe with it")
     check_quality(quality)
-    check_choice("--double", double, ("mean", "best"))
+    check_choice("--double", double, (None, "mean", "best"))
     check_choice("--align", align, (None, "median", "least-squares"))
     check_choice("--precision", precision, ("no", "bf16", "fp16"))
-    if not 0 <= overlap < 1:
+    if overlap is not None and not 0 <= overlap < 1:
         raise UsageError(f"--overlap {overlap}: expected a share, at least 0 and below 1")
+    if overlap is not None and tile is None:
+        raise UsageError("--overlap is that of tiles; expected --tile with it")
     if submission and output is None:
         raise UsageError("--submission needs --output, the folder to write to")
+    if worst is not None and output is None:
+        raise UsageError("--worst needs --output, the folder to write to")
     check_output_folder("--output", output)
     tile_size = parse_size("--tile", tile)
     options = parse_options(option)
@@ -208,12 +221,12 @@ def evaluate(
         check_tile(tile_size, name)
     settings = Settings(
         tile=tile_size,
-        overlap=overlap,
+        overlap=0.5 if overlap is None else overlap,
         length=length,
         skip_broken=skip_broken,
-        worst=worst,
+        worst=5 if worst is None else worst,
         submission=submission,
-        double=double,  # type: ignore[arg-type]  # checked above
+        double=double or "best",  # type: ignore[arg-type]  # checked above
         align=align,  # type: ignore[arg-type]
         precision=precision,  # type: ignore[arg-type]
         cpu=cpu,

@@ -119,6 +119,12 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
     # All sets are opened before the first frame is predicted, so that a wrong name fails at once.
     chosen = check_data(data, settings.options, settings.length)
     data_sets = [_open(name, split, path, settings) for name, split, path in chosen]
+    for option, given, task in (
+        ("align", settings.align is not None, "depth-estimation"),
+        ("double", settings.double != "best", "optical-flow"),
+    ):
+        if given and all(data_set.source.task != task for data_set in data_sets):
+            raise ValueError(f"{option}: of {TASKS[task].title} alone; expected such a set among the data")
 
     def loaded(method: str) -> Method:
         return load(method, accelerator, settings.tile, settings.overlap, settings.min_pixels, settings.quality)

@@ -38,7 +38,7 @@ from winwin_hf.inference.flow import FlowPair, flow_of_frames, predict_flow, pre
 from winwin_hf.inference.loading import load_config, load_network, load_processor
 from winwin_hf.inference.onnx import RUNTIMES, OnnxModel, is_exported
 from winwin_hf.model.half_products_winwin import fast_products
-from winwin_hf.model.image_processing_winwin import check_quality
+from winwin_hf.model.image_settings_winwin import check_quality
 from winwin_hf.model.memory_winwin import explained, first_that_fits, memory_of, smaller_sizes
 from winwin_hf.model.pixels_winwin import MAX_INPUT_PIXELS, check_pixels, check_scores, rgb_image, size_text
 from winwin_hf.task import ARCHITECTURES, DENSE, TASKS

@@ -18,8 +18,7 @@ Shapes: B batch, C channels, L classes, H W pixels (of the original image, or pa
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
-from numbers import Integral
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import logging
 
 from .image_arrays_winwin import as_label_list, as_list, image_array, label_array, median, resize, target_list
+from .image_settings_winwin import NUMBERS, RESIZING, check_quality, check_resizing, check_settings
 from .losses_winwin import DEPTH_ERRORS, IGNORE_LABEL, check_shape, laplacian_scale
 from .pixels_winwin import check_pixels, naming, size_text, to_255, to_rgb
 
@@ -41,20 +41,6 @@ logger = logging.get_logger(__name__)
 
 MAX_SCORES = 2**27  # numbers: scores of classes that are held at once at the size of a picture
 MAX_ENLARGEMENT = 2.0  # by `min_pixels`, in each direction
-# Lowest and highest value of the options that are numbers, and numpy's letters of their types.
-NUMBERS: dict[str, tuple[float, float, str]] = {
-    "image_mean": (-1e6, 1e6, "iuf"),
-    "image_std": (1e-6, 1e6, "iuf"),
-    "rescale_factor": (-1e6, 1e6, "iuf"),
-    "patch_size": (1, 4096, "iu"),
-    "min_pixels": (0, 1e9, "iu"),
-    "ignore_index": (-(2**31), 2**31, "iu"),
-    "resample": (0, 5, "iu"),
-    "size": (1, 65_536, "iuf"),
-}
-QUALITIES = ("fast", "best")
-MEDIAN_SIZES = (3, 5)  # that OpenCV has for float32
-RESIZING = ("do_resize", "size", "min_pixels", "quality", "do_pad", "patch_size")  # options that decide about sizes
 
 
 class WinWinImageProcessorKwargs(ImagesKwargs, total=False):
@@ -336,7 +322,7 @@ class WinWinImageProcessor(PilBackend):
 
         `options`: `do_resize`, `size`, `min_pixels`, `quality`, `do_pad`, `patch_size` where the call of the processor overrides them.
         """
-        _check_resizing(options)
+        check_resizing(options)
         options = {name: getattr(self, name) for name in RESIZING} | options
         check_quality(options["quality"])
         standard = self._standardize_kwargs(size=options["size"], default_to_square=self.default_to_square)
@@ -361,7 +347,7 @@ class WinWinImageProcessor(PilBackend):
                 f"Predictions of full images are expected, (batch, ..., height, width); got a shape of {tuple(maps.shape)}. "
                 "Predictions in windows cannot be put back into one image."
             )
-        _check_resizing(overrides)
+        check_resizing(overrides)
         maps, finish = maps.float(), finish or _at_size
         if target_sizes is None:
             return [(finish(item, item.shape[-2:]), (1.0, 1.0)) for item in maps]
@@ -467,41 +453,6 @@ class WinWinImageProcessor(PilBackend):
 
 
 # ---- what the methods above share ----
-
-
-def _check_resizing(options: Mapping[str, Any]) -> None:
-    if unknown := set(options) - set(RESIZING):
-        raise TypeError(f"unexpected options {sorted(unknown)}; expected some of {', '.join(RESIZING)}.")
-
-
-def check_quality(quality: Any) -> None:
-    """Raises ValueError where it is none of QUALITIES, and not None."""
-    if quality is not None and (not isinstance(quality, str) or quality not in QUALITIES):
-        raise ValueError(f"quality {str(quality)[:80]!r}: expected {' or '.join(QUALITIES)}.")
-
-
-def check_settings(options: Mapping[str, Any]) -> None:
-    """Raises ValueError for an option of `NUMBERS` that isn't numbers in its range, and an unknown quality or filter. None is left to the
-    methods."""
-    check_quality(options.get("quality"))
-    side = options.get("median_size")
-    if side is not None and (
-        isinstance(side, bool) or not isinstance(side, Integral) or side not in (0, *MEDIAN_SIZES)
-    ):
-        raise ValueError(f"median_size={repr(side)[:80]}: expected 0 (no filter), 3 or 5.")
-    for name, (low, high, kinds) in NUMBERS.items():
-        value: Any = options.get(name)
-        sized = name == "size" and (
-            isinstance(value, Mapping) or hasattr(value, "longest_edge")
-        )  # transformers' SizeDict
-        parts = dict(value) if sized else {name: value}
-        for part in () if value is None else parts.values():
-            numbers = np.asarray(part)
-            if numbers.dtype.kind not in kinds or not numbers.size or not ((numbers >= low) & (numbers <= high)).all():
-                what = "whole numbers" if "f" not in kinds else "numbers"
-                raise ValueError(
-                    f"{name}={str(parts if sized else value)[:80]}: expected {what} from {low:g} to {high:g}."
-                )
 
 
 def _field(outputs: Any, name: str, required: bool = True) -> Any:

@@ -18,7 +18,7 @@ from .coarse_winwin import coarse_flow
 from .flow_colours_winwin import flow_to_image
 from .half_products_winwin import fast_products
 from .image_arrays_winwin import image_array, open_image
-from .image_processing_winwin import check_quality
+from .image_settings_winwin import check_quality
 from .memory_winwin import explained, first_that_fits, memory_of, smaller_counts, smaller_sizes
 from .pixels_winwin import size_text
 from .weights_winwin import refuse_incomplete, refuse_infinite

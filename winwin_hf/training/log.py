@@ -21,6 +21,7 @@ from winwin_hf.data.collator import tokens_kept
 from winwin_hf.data.formats.files import opened, write_atomic
 from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.sources import Source
+from winwin_hf.model.half_products_winwin import bf16_pays
 from winwin_hf.own_files import open_own
 from winwin_hf.training.recipe import Recipe
 
@@ -147,6 +148,8 @@ def introduce(
         f"precision, batch {options.batch_size} x {options.accumulation} x {accelerator.num_processes}\n"
         f"tokens kept of a {sample.height} x {sample.width} frame: {tokens}; steps {step} to {options.steps}"
     )
+    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "bf16" and not bf16_pays():
+        say("bf16 gains little or nothing on this CPU: --set optimization.mixed_precision=no may take less time")
 
 
 def _first_sample(source: Source) -> Any:

@@ -16,6 +16,7 @@ from winwin_hf.data.worlds.casting import Body, Pose, View, still, turned
 from winwin_hf.data.worlds.kinds import CLASSES, KINDS, UNNAMED
 from winwin_hf.data.worlds.library import Library, swayed, swung
 from winwin_hf.data.worlds.meshes import WHITE, Material
+from winwin_hf.data.worlds.places import build
 from winwin_hf.data.worlds.reader import SyntheticWorlds
 from winwin_hf.data.worlds.settings import PLACES, WorldSettings
 from winwin_hf.data.worlds.solids import ball, box, own_shape, quad
@@ -376,3 +377,44 @@ def test_caches_keep_to_their_limits(tmp_path):
 def test_settings_without_sense_are_named(fields, named):
     with pytest.raises(ValueError, match=named):
         WorldSettings(**fields)
+
+
+def scene_of(place, number, **options):
+    """World number `number` of one place."""
+    settings = WorldSettings(
+        height=HEIGHT, width=WIDTH, places={place: 1}, texture_count=4, texture_weights={"noise": 1}, **options
+    )
+    return build(settings, np.random.default_rng(number), Library(None, 0, False, 2**24), 0)
+
+
+@pytest.mark.parametrize("place", ["street", "land", "room"])
+def test_subjects_are_in_the_middle_of_the_view(place):
+    found = 0
+    for number in range(12):
+        without, scene = scene_of(place, number), scene_of(place, number, subjects=[1, 3])
+        assert len(without.bodies) <= len(scene.bodies) <= len(without.bodies) + 6
+        for body, same in zip(scene.bodies[: len(without.bodies)], without.bodies, strict=True):
+            assert np.array_equal(body.mesh.vertices, same.mesh.vertices)
+        for body in scene.bodies[len(without.bodies) :]:
+            low, high = body.mesh.bounds
+            centre = tuple(
+                np.atleast_1d(v) for v in body.pose.scale * body.pose.axes @ ((low + high) / 2) + body.pose.place
+            )
+            _, column, depth = scene.view.project(0.0, centre)
+            assert 0 < depth[0] < 12
+            assert -0.3 * WIDTH < column[0] < 1.3 * WIDTH
+            found += 1
+    assert found >= 6
+
+
+def test_subjects_of_a_room_are_between_its_walls():
+    for number in range(12):
+        first = len(scene_of("room", number).bodies)
+        scene = scene_of("room", number, subjects=[2, 4])
+        walls = scene.bodies[0].mesh.bounds
+        for body in scene.bodies[first:]:
+            axes, place = body.pose.at(0.0)
+            points = body.pose.scale * body.mesh.vertices @ axes.T + place
+            assert (points[:, [0, 2]].mean(0) > walls[0, [0, 2]]).all()
+            assert (points[:, [0, 2]].mean(0) < walls[1, [0, 2]]).all()
+            assert points[:, 1].min() > -0.05  # nothing under the floor

@@ -19,6 +19,7 @@ from winwin_hf.data.worlds.library import Library
 from winwin_hf.data.worlds.meshes import WHITE, Material, Mesh, joined, tint_of
 from winwin_hf.data.worlds.settings import WorldSettings
 from winwin_hf.data.worlds.solids import any_solid, at, box, ground, hills, quad, quads, yawed
+from winwin_hf.data.worlds.subjects import add_subjects
 
 
 def build(settings: WorldSettings, rng: np.random.Generator, library: Library, step: int) -> Scene:
@@ -91,7 +92,9 @@ def street(b: Builder) -> Scene:
         speed = rng.uniform(0, 18) if driving else rng.uniform(0, 2)
         ahead = np.array([0.0, slope, 1.0]) * speed * b.seconds * rng.choice([1, -1], p=[0.9, 0.1])
         move = 0.3 * move + ahead
-    return b.scene(b.look(place, aim, rng.normal(0, 0.02), move, spin), b.daylight())
+    view = b.look(place, aim, rng.normal(0, 0.02), move, spin)
+    add_subjects(b, view, {"person": 6, "animal": 1, "bicycle": 1, "car": 1, "other": 1}, 9.0, (wall, math.inf))
+    return b.scene(view, b.daylight())
 
 
 def _houses(b: Builder, side: int, wall: float, slope: float) -> None:
@@ -217,7 +220,10 @@ def land(b: Builder) -> Scene:
     move, spin = b.hand(1.5 if drone else 1.0)
     if drone:
         move = move + rng.normal(0, 4, 3) * [1, 0.3, 1] * b.seconds
-    return b.scene(b.look(place, aim, rng.normal(0, 0.04), move, spin), b.daylight())
+    view = b.look(place, aim, rng.normal(0, 0.04), move, spin)
+    if not drone:
+        add_subjects(b, view, {"person": 6, "animal": 2, "bush": 1, "other": 1}, 9.0, (math.inf, math.inf))
+    return b.scene(view, b.daylight())
 
 
 def _spaced(start: float, end: float, count: int) -> np.ndarray:
@@ -275,7 +281,10 @@ def room(b: Builder) -> Scene:
     aim = np.array([rng.uniform(-0.35, 0.35) * wide, place[1] + rng.normal(-0.35, 0.35), rng.uniform(0.1, 0.5) * long])
     move, spin = b.hand(0.8)
     move = np.clip(place + move, *(np.array([[-0.45, 0.2, -0.47], [0.45, 0.9, 0.45]]) * [wide, tall, long])) - place
-    return b.scene(b.look(place, aim, rng.normal(0, 0.05), move, spin), Light(rng.uniform(0.35, 0.8), None, lamps))
+    view = b.look(place, aim, rng.normal(0, 0.05), move, spin)
+    who = {"person": 6, "animal": 1, "chair": 1, "plant": 0.5, "thing": 1, "other": 0.5}
+    add_subjects(b, view, who, 4.5, (wide / 2, long / 2))
+    return b.scene(view, Light(rng.uniform(0.35, 0.8), None, lamps))
 
 
 def _put(b: Builder, x: float, z: float, yaw: float, size: np.ndarray) -> None:

@@ -96,6 +96,12 @@ class WorldSettings:
         0,
         8,
     )
+    subjects: Annotated[
+        tuple[Count, Count],
+        Field(
+            description="Fewest and most people and things in the middle of the view: on the ground, on a block as on a bed, or in the air."
+        ),
+    ] = (0, 0)
     photometric: Photometric = 1.0
     asymmetric: Annotated[
         float, Field(ge=0, le=100, description="Share of `photometric` by which the two frames differ from each other.")
@@ -120,7 +126,7 @@ class WorldSettings:
         unknown = sorted(set(self.places) - set(PLACES))
         if unknown or not sum(self.places.values()) > 0:
             raise ValueError(f"places must be shares of {', '.join(PLACES)}, one above 0; got {dict(self.places)}")
-        for name in ("field_of_view", "people"):  # lists in a recipe
+        for name in ("field_of_view", "people", "subjects"):  # lists in a recipe
             value = tuple(getattr(self, name))
             if len(value) != 2 or value[0] > value[1]:
                 raise ValueError(f"{name} must be (least, greatest); got {getattr(self, name)!r}")

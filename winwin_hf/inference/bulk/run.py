@@ -37,7 +37,7 @@ from winwin_hf.inference.bulk.plan import Unit, gap_in, plan
 from winwin_hf.inference.bulk.work import Job
 from winwin_hf.inference.loading import load_config
 from winwin_hf.inference.predictor import device_of
-from winwin_hf.model.image_processing_winwin import check_quality
+from winwin_hf.model.image_settings_winwin import check_quality
 from winwin_hf.own_files import remove_tree, sha256_of
 from winwin_hf.processes import LOCK, locked
 from winwin_hf.redaction import redact
