@@ -11,7 +11,7 @@ from support.model_cases import SMALL
 
 from winwin_hf import WinWinConfig, WinWinForSemanticSegmentation
 from winwin_hf.inference.predictor import Predictor
-from winwin_hf.model import image_arrays_winwin, image_processing_winwin
+from winwin_hf.model import image_processing_winwin, smoothing_winwin
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 
 
@@ -231,7 +231,7 @@ def by_hand(values: np.ndarray, size: int) -> np.ndarray:
 @pytest.mark.parametrize("with_opencv", [True, False])
 def test_the_flow_gets_a_median_before_its_size(monkeypatch, size, shape, with_opencv):
     if not with_opencv:
-        monkeypatch.setattr(image_arrays_winwin, "cv2", None)
+        monkeypatch.setattr(smoothing_winwin, "cv2", None)
     flow = torch.randn(1, 2, 48, 64) * 20
     processor = WinWinImageProcessor(median_size=size)
     padded = processor.input_sizes(shape)[1]
@@ -268,11 +268,40 @@ def test_the_median_of_a_call_and_what_it_leaves_alone(tmp_path):
     assert torch.equal(depth["predicted_depth"], c[0])
 
 
+def test_where_the_network_is_unsure_a_cloud_of_wrong_pixels_goes():
+    """Three of five pixels are wrong over 24 x 24 pixels, which one median of 5 x 5 only thins."""
+    flow = torch.full((1, 2, 64, 96), 3.0)
+    wrong = torch.zeros(64, 96, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(0)
+    wrong[20:44, 30:54] = torch.rand(24, 24, generator=generator) < 0.6
+    flow[:, 0, wrong] += torch.randn(int(wrong.sum()), generator=generator) * 20
+    c = torch.full((1, 64, 96), -3.0)
+    processor = WinWinImageProcessor(median_size=5)
+    sure, unsure = (
+        processor.post_process_optical_flow({"flow": flow, "log_scale": scale})[0]["flow"][0]
+        for scale in (c, torch.where(wrong, 3.0, c))
+    )
+    assert torch.equal(sure, processor.post_process_optical_flow({"flow": flow})[0]["flow"][0])
+    assert (unsure - 3).abs().max() < 0.5 * (sure - 3).abs().max()
+    far = torch.ones_like(wrong)
+    far[:64, 10:74] = False
+    assert torch.equal(unsure[far], sure[far])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (16, 17)])
+def test_an_unsure_flow_of_any_size_keeps_its_size_and_its_mean(shape):
+    flow, c = torch.full((2, *shape), 7.0), torch.full(shape, 5.0)
+    assert torch.allclose(smoothing_winwin.smoothed(flow, c, 5), flow)
+
+
 def test_a_median_hides_no_number_that_is_none():
     flow = torch.zeros(1, 2, 16, 16)
     flow[0, 0, 3, 4], flow[0, 1, 5, 6] = torch.nan, torch.inf
-    found = WinWinImageProcessor(median_size=5).post_process_optical_flow({"flow": flow})[0]["flow"]
-    assert found[0, 3, 4].isnan() and found[1, 5, 6].isinf()
+    for c in (None, torch.ones(1, 16, 16)):
+        outputs = {"flow": flow} if c is None else {"flow": flow, "log_scale": c}
+        found = WinWinImageProcessor(median_size=5).post_process_optical_flow(outputs)[0]["flow"]
+        assert found[0, 3, 4].isnan() and found[1, 5, 6].isinf()
+        assert found.isfinite().sum() == 2 * 16 * 16 - 2
 
 
 @pytest.mark.parametrize("size", [1, 4, 7, 5.0, "5", True, -3, np.int64(4)])

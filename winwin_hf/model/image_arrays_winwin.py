@@ -13,16 +13,10 @@ from typing import Any
 import numpy as np
 import PIL.Image
 import torch
-from PIL import ImageFilter
 from transformers import image_utils
 from transformers.image_utils import PILImageResampling
 
 from .pixels_winwin import RASTERS, check_regular, open_raster, pixel_array, read_samples, shortened
-
-try:  # a model published with its code works without
-    import cv2
-except ImportError:
-    cv2 = None  # type: ignore[assignment]
 
 MAX_DOWNLOAD = 256 << 20  # bytes of an image at a URL; MAX_PIXELS of RGB take 240 MB uncompressed
 DOWNLOAD_SECONDS = 60.0  # for all of it
@@ -89,21 +83,6 @@ def resize(image: np.ndarray, size: tuple[int, int], resample: Any) -> np.ndarra
         return np.asarray(picture.resize((width, height), filter_)).transpose(2, 0, 1)
     planes = [PIL.Image.fromarray(np.ascontiguousarray(plane)).resize((width, height), filter_) for plane in image]
     return np.stack([np.asarray(plane) for plane in planes])
-
-
-def median(maps: torch.Tensor, size: int) -> torch.Tensor:
-    """
-    (K, H, W) float32 -> the median of the `size` x `size` pixels around each, 3 or 5, as if the edge went on; not finite values stay.
-
-    By OpenCV where it is there; Pillow gives the same in a hundred times as long. Without a gradient.
-    """
-    maps, filtered = maps.detach(), []
-    for values in maps.cpu().numpy():
-        if cv2 is not None:
-            filtered.append(cv2.medianBlur(np.ascontiguousarray(values), size))
-        else:
-            filtered.append(np.array(PIL.Image.fromarray(values).filter(ImageFilter.MedianFilter(size))))
-    return torch.where(maps.isfinite(), torch.from_numpy(np.stack(filtered)).to(maps.device), maps)
 
 
 def label_array(labels: Any, index: int = 0) -> np.ndarray:

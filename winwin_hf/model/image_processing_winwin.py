@@ -8,7 +8,7 @@ What is notable here:
 - a checkpoint whose predictions depend on how large things look has a working size (`do_resize`, `size`), whatever size images come in;
 - small images can be enlarged to a number of pixels, which makes optical flow more precise (`min_pixels`); `quality="fast"` leaves every
   image at its own size;
-- a median over the flow (`median_size`) takes off the single pixels, dots along a limb that moves, where matching went astray;
+- medians over the flow (`median_size`) take off the dots along a limb that moves, where matching went astray;
 - frames of a pair are processed alike: `second_images` gives `second_pixel_values`;
 - PIL and NumPy only, no torchvision.
 
@@ -32,10 +32,11 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import logging
 
-from .image_arrays_winwin import as_label_list, as_list, image_array, label_array, median, resize, target_list
+from .image_arrays_winwin import as_label_list, as_list, image_array, label_array, resize, target_list
 from .image_settings_winwin import NUMBERS, RESIZING, check_quality, check_resizing, check_settings
 from .losses_winwin import DEPTH_ERRORS, IGNORE_LABEL, check_shape, laplacian_scale
 from .pixels_winwin import check_pixels, naming, size_text, to_255, to_rgb
+from .smoothing_winwin import smoothed
 
 logger = logging.get_logger(__name__)
 
@@ -48,7 +49,7 @@ class WinWinImageProcessorKwargs(ImagesKwargs, total=False):
     patch_size (`int`): images are padded to a multiple of it, in pixels.
     min_pixels (`int`, *optional*): images with fewer pixels are enlarged to so many, at most twice in each direction.
     quality (`str`, *optional*): `"fast"`: images at their own size; `"best"`: as the other options say.
-    median_size (`int`, *optional*): of the median filter over a predicted flow, in pixels of the model's input: 3, 5, or 0 for none.
+    median_size (`int`, *optional*): of the median filters over a predicted flow, in pixels of the model's input: 3, 5, or 0 for none.
     do_reduce_labels (`bool`): class ids of segmentation maps are reduced by 1; 0 becomes `ignore_index`.
     ignore_index (`int`): the label of pixels that don't count, and of the padding.
     """
@@ -72,8 +73,8 @@ class WinWinImageProcessor(PilBackend):
             direction; None or 0: never. Useful where an image's size carries no meaning: optical flow.
         quality (None): "fast": images at their own size, whatever `do_resize` and `min_pixels` say; "best" or None: as they say.
             The other part of a quality, passes and precision, is the pipeline's and the Predictor's.
-        median_size (None): of the median filter over a predicted flow, before it goes back to the frames' size: 3 or 5 pixels of
-            the model's input; None or 0: no filter. Of post-processing alone: give it here or there.
+        median_size (None): of the median filters over a predicted flow, before it goes back to the frames' size: 3 or 5 pixels of
+            the model's input, and wider where the model is unsure; None or 0: no filter. Of post-processing alone: give it here or there.
         do_rescale (bool, True), rescale_factor (1/255); do_normalize (bool, True), image_mean, image_std (ImageNet's).
         do_pad (bool, True), patch_size (16): pad bottom and right to whole patches, repeating the edge.
         do_convert_rgb (bool, True): grey is repeated, alpha is laid over white.
@@ -401,22 +402,27 @@ class WinWinImageProcessor(PilBackend):
         side = options.pop("median_size", self.median_size)
         check_settings({"median_size": side})
 
-        def filtered(maps: torch.Tensor, size: Any) -> torch.Tensor:
-            return _at_size(median(maps, side) if side else maps, size)
-
         flow, log_scale = _field(outputs, "flow"), _field(outputs, "log_scale", required=False)
         check_shape("flow", flow, (*flow.shape[:-3], 2, *flow.shape[-2:]))
         if log_scale is not None:
             check_shape("log_scale", log_scale, (*flow.shape[:-3], *flow.shape[-2:]))
+            flow = torch.cat([flow.float(), log_scale.float().unsqueeze(-3)], dim=-3)
+
+        def finish(maps: torch.Tensor, size: Any) -> torch.Tensor:
+            """Flow (2, h, w), or (3, h, w) with the raw channel, at its target's size."""
+            if side:
+                maps = torch.cat([smoothed(maps[:2], maps[2] if len(maps) > 2 else None, side), maps[2:]])
+            return _at_size(maps, size)
+
         results = []
-        for item, (down, right) in self._restore(flow, target_sizes, options, filtered):
-            results.append({"flow": item * item.new_tensor([right, down])[:, None, None]})
-        if log_scale is not None:
-            restored = self._restore(log_scale[:, None], target_sizes, options)
-            for result, (c, (down, right)) in zip(results, restored, strict=True):
-                result["log_scale"] = c[0]
-                result["expected_error"] = laplacian_scale(c[0], *scale_bounds) * ((down + right) / 2)
-                result["confidence"] = torch.sigmoid(-c[0])
+        for item, (down, right) in self._restore(flow, target_sizes, options, finish):
+            result = {"flow": item[:2] * item.new_tensor([right, down])[:, None, None]}
+            if log_scale is not None:
+                c = item[2]
+                result["log_scale"] = c
+                result["expected_error"] = laplacian_scale(c, *scale_bounds) * ((down + right) / 2)
+                result["confidence"] = torch.sigmoid(-c)
+            results.append(result)
         return results
 
     def post_process_depth_estimation(
