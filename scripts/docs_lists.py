@@ -3,7 +3,10 @@
 import re
 from typing import Any
 
-import griffe
+try:
+    import griffe
+except ModuleNotFoundError:
+    raise SystemExit("docs_lists.py: for mkdocs, which loads it; expected griffe, as `make docs` installs it") from None
 
 
 class Lists(griffe.Extension):

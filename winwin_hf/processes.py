@@ -59,7 +59,7 @@ UNSUPPORTED = {
 }
 COMMANDS = (
     "start N processes by `accelerate launch --multi_gpu --num_processes N scripts/train.py ...` on GPUs, by "
-    "`ACCELERATE_USE_CPU=true torchrun --nproc_per_node N scripts/train.py ...` on a CPU"
+    "`ACCELERATE_USE_CPU=true torchrun --nproc_per_node N scripts/train.py ...` on a CPU; evaluations by scripts/evaluate.py alike"
 )
 LOCK = ".lock"
 HOLDER = r"\d+ on .*"  # what the file says: process and machine

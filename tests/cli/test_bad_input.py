@@ -117,6 +117,15 @@ def test_a_folder_that_may_not_be_written_to_and_a_full_disk_are_found_before(he
     monkeypatch.setattr(predictor, "load_network", None)
     with monkeypatch.context() as patch:  # the tests may run as root, who may write everywhere
         patch.setattr("winwin_hf.cli.arguments.os.access", lambda path, mode, **_: not mode & os.W_OK)
+        is_dir = Path.is_dir
+
+        def closed(path: Path) -> bool:
+            """As in a folder that nobody else may look into."""
+            if path.name == "depth.npy":
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return is_dir(path)
+
+        patch.setattr(Path, "is_dir", closed)
         refused(run("depth", "a.png"), 2, "--output depth.npy: the folder", "may not be written to")
     usage = type("Usage", (), {"free": 100})
     monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: usage)

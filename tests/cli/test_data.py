@@ -159,7 +159,7 @@ def test_evaluate_of_wrong_arguments(camvid):
     refused(run("evaluate", "zero", "--data", "x=y", "--overlap", "0.25"), 2, "--overlap", "expected --tile")
     refused(run("evaluate", "zero", "--recipe", "camvid", "--worst", "0", "--double", "best"), 2, "--worst, --double")
     flow = f"middlebury={DATA / 'flow' / 'Middlebury-flow'}"
-    refused(run("evaluate", "zero", "--data", flow, "--align", "median"), 1, "align", "depth")
+    refused(run("evaluate", "zero", "--data", flow, "--align", "median"), 1, "--align", "depth")
     refused(
         run("evaluate", "mean-depth@camvid=x", "--data", f"camvid={camvid}", "--double", "mean"), 1, "double", "flow"
     )
@@ -169,6 +169,9 @@ def test_evaluate_of_wrong_arguments(camvid):
     refused(run("evaluate", "zero", "--data", f"camvid={camvid}", "--option", "kitti-2015.a=1"), 2, "no such set")
     told = "--tile, --quality: for networks; expected a checkpoint among the methods"
     refused(run("evaluate", "zero", "--data", f"camvid={camvid}", "--tile", "64x64", "--quality", "fast"), 2, told)
+    refused(
+        run("evaluate", "zero", "--data", f"camvid={camvid}", "--precision", "bf16"), 2, "--precision: for networks"
+    )
 
 
 def test_options_are_yaml():

@@ -94,11 +94,11 @@ def check_output(option: str, path: Path, suffixes: tuple[str, ...] = (), others
     if not folder.is_dir():
         what = "is no folder" if os.path.lexists(folder) else "does not exist"
         raise UsageError(f"{option} {path}: the folder {path.parent} {what}")
+    check_writable(option, path, folder)
     if path.is_dir():
         raise UsageError(f"{option} {path}: a folder; expected the name of a file")
     if path.exists() and not path.is_file():
         raise UsageError(f"{option} {path}: a device or a pipe; expected the name of a file")
-    check_writable(option, path, folder)
     for other in others:
         if other is not None and (
             os.path.realpath(path) == os.path.realpath(other)
@@ -122,8 +122,8 @@ def check_output_folder(option: str, path: Path | None) -> None:
 
 
 def check_writable(option: str, path: Path, folder: Path) -> None:
-    for place in (folder, path):
-        if place.exists() and not os.access(place, os.W_OK):
+    for place, needed in ((folder, os.W_OK | os.X_OK), (path, os.W_OK)):
+        if place.exists() and not os.access(place, needed):
             raise UsageError(
                 f"{option} {path}: {'' if place == path else f'the folder {folder} '}may not be written to"
             )

@@ -213,7 +213,8 @@ def evaluate(
         check_launch()
         check_data(data or [], options, length)
     networks = list(filter(None, map(network_of, [checkpoint, *(beside or [])])))
-    for_networks = {"--tile": tile, "--quality": quality, "--min-pixels": min_pixels}
+    half = None if precision == "no" else precision
+    for_networks = {"--tile": tile, "--quality": quality, "--min-pixels": min_pixels, "--precision": half}
     given = [name for name, value in for_networks.items() if value is not None]
     if given and not networks:
         raise UsageError(f"{', '.join(given)}: for networks; expected a checkpoint among the methods")

@@ -124,7 +124,7 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
         ("double", settings.double != "best", "optical-flow"),
     ):
         if given and all(data_set.source.task != task for data_set in data_sets):
-            raise ValueError(f"{option}: of {TASKS[task].title} alone; expected such a set among the data")
+            raise ValueError(f"--{option} is for {TASKS[task].title}; expected such a set among --data")
 
     def loaded(method: str) -> Method:
         return load(method, accelerator, settings.tile, settings.overlap, settings.min_pixels, settings.quality)
