@@ -19,13 +19,25 @@ from winwin_hf.cli.errors import one_line_errors
 from winwin_hf.data.formats.files import replacing_folder
 from winwin_hf.inference.loading import load_network, load_processor
 
+# Fields of a configuration that the weights' meaning doesn't depend on: of training, and of records.
+FREE = {
+    *("attention_dropout", "drop_path_rate", "initializer_range", "mask_ratio"),
+    *("matching_loss_weight", "depth_error_weight", "depth_edge_weight", "flow_scale_penalty"),
+    *("semantic_loss_weights", "semantic_loss_ignore_index", "semantic_label_groups", "label_synonyms"),
+    *("dtype", "transformers_version", "_name_or_path"),
+}
+
 
 def blended(before: WinWinPreTrainedModel, after: WinWinPreTrainedModel, share: float) -> dict[str, torch.Tensor]:
     """
     Weights by name, computed in float32 and in BEFORE's precision.
 
-    Raises: ValueError: the networks' tensors differ in name or shape.
+    Raises: ValueError: the networks' tensors differ in name or shape, or their configurations in what the weights mean.
     """
+    one, two = (model.config.to_diff_dict() for model in (before, after))
+    for name in sorted(one.keys() | two.keys()):
+        if name not in FREE and one.get(name) != two.get(name):
+            raise ValueError(f"{name} is {one.get(name)} in one and {two.get(name)} in the other; expected the same")
     old, new = before.state_dict(), after.state_dict()
     if differing := sorted(
         name

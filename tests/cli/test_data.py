@@ -156,6 +156,7 @@ def test_evaluate_of_wrong_arguments(camvid):
     refused(run("evaluate", "zero", "--data", "x=y", "--overlap", "1"), 2, "--overlap 1")
     refused(run("evaluate", "zero", "--data", "x=y", "--submission"), 2, "--submission needs --output")
     refused(run("evaluate", "zero", "--data", "x=y", "--worst", "0"), 2, "--worst needs --output")
+    refused(run("evaluate", "zero", "--data", "x=y", "--overwrite"), 2, "--overwrite needs --output")
     refused(run("evaluate", "zero", "--data", "x=y", "--overlap", "0.25"), 2, "--overlap", "expected --tile")
     refused(run("evaluate", "zero", "--recipe", "camvid", "--worst", "0", "--double", "best"), 2, "--worst, --double")
     flow = f"middlebury={DATA / 'flow' / 'Middlebury-flow'}"

@@ -48,9 +48,9 @@ def test_an_interrupted_evaluation_leaves_the_old_one(tmp_path, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(running.worst, place, stopped)
             with pytest.raises(KeyboardInterrupt):
-                evaluate_data(["zero", "opencv-dis"], data, out, Settings(worst=1))
+                evaluate_data(["zero", "opencv-dis"], data, out, Settings(worst=1, overwrite=True))
         assert files(out) == before
-    evaluate_data(["zero"], data, out, Settings(worst=1))
+    evaluate_data(["zero"], data, out, Settings(worst=1, overwrite=True))
     after = files(out)
     assert set(after) < set(before) and after["notes.txt"] == b"mine"  # one picture less
     assert len(list(out.rglob("worst/*.png"))) == 1 and not list(out.glob(".*"))
@@ -69,8 +69,20 @@ def test_files_of_others_are_not_replaced(tmp_path):
     evaluate_data(["zero"], data, out, Settings(worst=2))
     mine = next(out.rglob("worst")) / "mine.png"
     mine.touch()
-    evaluate_data(["zero"], data, out, Settings(worst=1))
+    evaluate_data(["zero"], data, out, Settings(worst=1, overwrite=True))
     assert mine.exists() and len(list(out.rglob("worst/*.png"))) == 2
+
+
+def test_an_earlier_evaluation_is_replaced_where_asked_and_leaves_nothing(tmp_path):
+    data, out = [f"middlebury={FRAMES / 'flow' / 'Middlebury-flow'}"], tmp_path / "out"
+    evaluate_data(["zero", "opencv-dis"], data, out, Settings(worst=1))
+    before = files(out)
+    with pytest.raises(FileExistsError, match=r"results.json is of an earlier evaluation; expected .* --overwrite"):
+        evaluate_data(["zero"], data, out, Settings())
+    assert files(out) == before
+    evaluate_data(["zero"], data, out, Settings(worst=1, overwrite=True))
+    assert set(files(out)) == {name for name in before if not name.startswith("opencv-dis/")}
+    assert not (out / "opencv-dis").exists()
 
 
 @pytest.mark.parametrize(

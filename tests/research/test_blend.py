@@ -21,13 +21,13 @@ def saved(path, seed, **fields):
 
 
 def test_each_tensor_is_between_both(tmp_path):
-    before, after = saved(tmp_path / "before", 1, max_depth=77.0), saved(tmp_path / "after", 2)
+    before, after = saved(tmp_path / "before", 1, depth_edge_weight=0.3), saved(tmp_path / "after", 2)
     blend.main(before, after, tmp_path / "new", 0.25)
     old, new, found = (load_file(tmp_path / name / "model.safetensors") for name in ("before", "after", "new"))
     assert any(not torch.equal(old[name], new[name]) for name in old)
     for name, tensor in found.items():
         torch.testing.assert_close(tensor, 0.75 * old[name] + 0.25 * new[name])
-    assert AutoModel.from_pretrained(tmp_path / "new").config.max_depth == 77.0
+    assert AutoModel.from_pretrained(tmp_path / "new").config.depth_edge_weight == 0.3
     with pytest.raises(typer.BadParameter, match="exists"):
         blend.main(before, after, tmp_path / "new", 0.25)
 
@@ -36,6 +36,9 @@ def test_networks_that_differ_are_refused(tmp_path):
     before, after = saved(tmp_path / "before", 1), saved(tmp_path / "deeper", 2, num_hidden_layers=5)
     with pytest.raises(typer.BadParameter, match=r"winwin\.layers\.4\."):
         blend.main(before, after, tmp_path / "new", 0.5)
+    farther = saved(tmp_path / "farther", 3, max_depth=77.0)
+    with pytest.raises(typer.BadParameter, match=r"max_depth is .* in one and 77\.0 in the other"):
+        blend.main(before, farther, tmp_path / "new", 0.5)
     make("semantic-segmentation", "linear").save_pretrained(tmp_path / "other")
     with pytest.raises(typer.BadParameter, match="expected a WinWinForDepthEstimation"):
         blend.main(before, str(tmp_path / "other"), tmp_path / "new", 0.5)

@@ -140,6 +140,9 @@ def evaluate(
         ),
     ] = None,
     min_pixels: MinPixels = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier evaluation in the output folder.")
+    ] = False,
     precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "no",
     cpu: Annotated[bool, typer.Option("--cpu", help="Use the CPU even if there is an accelerator.")] = False,
     recipe: Annotated[
@@ -174,6 +177,7 @@ def evaluate(
             "--option": option,
             "--quality": quality,
             "--min-pixels": min_pixels,
+            "--overwrite": overwrite,
             "--cpu": cpu,
         }
         given = [name for name, value in only_data.items() if not (value is None or value is False or value == [])]
@@ -202,6 +206,8 @@ def evaluate(
         raise UsageError("--submission needs --output, the folder to write to")
     if worst is not None and output is None:
         raise UsageError("--worst needs --output, the folder to write to")
+    if overwrite and output is None:
+        raise UsageError("--overwrite needs --output, the folder to write to")
     check_output_folder("--output", output)
     tile_size = parse_size("--tile", tile)
     options = parse_options(option)
@@ -234,5 +240,6 @@ def evaluate(
         options=options,
         quality=quality,
         min_pixels=min_pixels,
+        overwrite=overwrite,
     )
     evaluate_data([checkpoint, *(beside or [])], data or [], output, settings)

@@ -107,6 +107,16 @@ def is_ours(path: Path) -> bool:
     return isinstance(record, dict) and {"command", "settings", "results"} <= record.keys()
 
 
+def lines_of(path: Path) -> set[tuple[str, str, str]]:
+    """(method, data, split) of each line of a file of `write_json`, as far as they can be told."""
+    names = ("method", "data", "split")
+    found = read_json(path)["results"]
+    lines = [line for line in found if isinstance(line, dict)] if isinstance(found, list) else []
+    return {
+        tuple(line[name] for name in names) for line in lines if all(isinstance(line.get(name), str) for name in names)
+    }  # type: ignore[misc]
+
+
 def write_json(path: Path, lines: list[Line], settings: dict[str, Any]) -> None:
     """Writes all figures with the command, settings, versions and machine that made them. NaN and infinity become null, passwords `***`."""
     record = {

@@ -47,6 +47,7 @@ class Settings:
         options: by name of the set, its reader's options; of synthetic scenes their settings.
         quality: of networks of flow, see `Predictor.load`.
         min_pixels: networks enlarge images with fewer pixels to so many; 0: images at their own size; None: as the checkpoint says.
+        overwrite: replace an earlier evaluation in the same folder.
     """
 
     tile: tuple[int, int] | None = None
@@ -62,6 +63,7 @@ class Settings:
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
     quality: str | None = None
     min_pixels: int | None = None
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,8 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
     Args:
         methods: checkpoints or baselines, by the names of methods.py.
         data: "NAME=PATH" or "NAME:SPLIT=PATH".
-        output: folder for results.json and the rest (see report.py), which appear at the end, all of them or none, in the place of an
-            earlier evaluation's; other files there stay. None: only the table.
+        output: folder for results.json and the rest (see report.py), which appear at the end, all of them or none; with `overwrite`
+            in the place of an earlier evaluation's. Other files there stay. None: only the table.
     Raises:
         ValueError, OSError: an unknown name, a folder without the expected layout, a checkpoint for another task or with other
             classes, or a broken file; the message names it.
@@ -115,7 +117,7 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
     accelerator = Accelerator(mixed_precision=settings.precision, cpu=settings.cpu)
     folder = Path(output) if output is not None else None
     if folder is not None:
-        _refuse_others(folder)
+        _refuse_others(folder, settings.overwrite)
     # All sets are opened before the first frame is predicted, so that a wrong name fails at once.
     chosen = check_data(data, settings.options, settings.length)
     data_sets = [_open(name, split, path, settings) for name, split, path in chosen]
@@ -149,11 +151,13 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
     return lines
 
 
-def _refuse_others(folder: Path) -> None:
-    """Raises FileExistsError where a file that an evaluation writes is there, and no evaluation's."""
+def _refuse_others(folder: Path, overwrite: bool) -> None:
+    """Raises FileExistsError where a file that an evaluation writes is there, and no evaluation's, or one's that isn't to be replaced."""
     results, page = folder / RESULTS, folder / worst.PAGE
     if results.is_file() and not report.is_ours(results):
         raise FileExistsError(f"{results} is of another program, and would be replaced; expected another folder")
+    if results.is_file() and not overwrite:
+        raise FileExistsError(f"{results} is of an earlier evaluation; expected another folder, or --overwrite")
     if page.is_file() and not read_text(page, "replace").startswith(worst.HEAD):
         raise FileExistsError(f"{page} is of another program, and would be replaced; expected another folder")
 
@@ -188,14 +192,22 @@ def _staged(folder: Path | None, accelerator: Accelerator) -> Iterator[Path | No
 
 def _publish(staged: Path, folder: Path, lines: list[Line]) -> None:
     """Moves all files to `folder`, where results.json lies only while all others are those of one evaluation."""
-    (folder / RESULTS).unlink(missing_ok=True)
-    for line in lines:
-        pictures = folder / report.folder_name(line.method) / report.folder_name(f"{line.data}-{line.split}") / "worst"
+    results = folder / RESULTS
+    earlier = report.lines_of(results) if results.is_file() else set()
+    results.unlink(missing_ok=True)
+    for method, data, split in earlier | {(line.method, line.data, line.split) for line in lines}:
+        place = folder / report.folder_name(method) / report.folder_name(f"{data}-{split}")
+        if not place.is_symlink():
+            (place / "images.csv").unlink(missing_ok=True)
+        pictures = place / "worst"
         if pictures.is_symlink():
             remove_tree(pictures)
         for picture in pictures.glob("*.png"):
             if worst.NAME.fullmatch(picture.name):
                 picture.unlink()
+        for emptied in (pictures, place, place.parent):
+            with suppress(OSError):  # not empty, or not there
+                emptied.rmdir()
     files = [path for path in staged.rglob("*") if path.is_file()]
     for path in sorted(files, key=lambda path: path == staged / RESULTS):
         target = folder / path.relative_to(staged)

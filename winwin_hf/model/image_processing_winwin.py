@@ -6,8 +6,8 @@ What is notable here:
 - resizing is off by default (Win-Win runs at full resolution). Where it is on, `post_process_*` computes the resized size from the
   original one and this processor's options, so the caller gives `target_sizes` alone;
 - a checkpoint whose predictions depend on how large things look has a working size (`do_resize`, `size`), whatever size images come in;
-- small images can be enlarged to a number of pixels, which makes optical flow more precise (`min_pixels`); `quality="fast"` leaves every
-  image at its own size;
+- small images can be enlarged to a number of pixels, which makes optical flow more precise (`min_pixels`); `quality="fast"` leaves them
+  as they are;
 - medians over the flow (`median_size`) take off the dots along a limb that moves, where matching went astray;
 - frames of a pair are processed alike: `second_images` gives `second_pixel_values`;
 - PIL and NumPy only, no torchvision.
@@ -48,7 +48,7 @@ class WinWinImageProcessorKwargs(ImagesKwargs, total=False):
     """
     patch_size (`int`): images are padded to a multiple of it, in pixels.
     min_pixels (`int`, *optional*): images with fewer pixels are enlarged to so many, at most twice in each direction.
-    quality (`str`, *optional*): `"fast"`: images at their own size; `"best"`: as the other options say.
+    quality (`str`, *optional*): `"fast"`: without `min_pixels`; `"best"`: as the other options say.
     median_size (`int`, *optional*): of the median filters over a predicted flow, in pixels of the model's input: 3, 5, or 0 for none.
     do_reduce_labels (`bool`): class ids of segmentation maps are reduced by 1; 0 becomes `ignore_index`.
     ignore_index (`int`): the label of pixels that don't count, and of the padding.
@@ -71,8 +71,9 @@ class WinWinImageProcessor(PilBackend):
             exceed `longest_edge`.
         min_pixels (None): without `do_resize`, images with fewer pixels are enlarged to about so many, at most twice in each
             direction; None or 0: never. Useful where an image's size carries no meaning: optical flow.
-        quality (None): "fast": images at their own size, whatever `do_resize` and `min_pixels` say; "best" or None: as they say.
-            The other part of a quality, passes and precision, is the pipeline's and the Predictor's.
+        quality (None): "fast": no image is enlarged, whatever `min_pixels` says; a working size (`do_resize`) stays, since metres
+            and classes depend on it. "best" or None: as `min_pixels` says. The other part of a quality, passes and precision, is the
+            pipeline's and the Predictor's.
         median_size (None): of the median filters over a predicted flow, before it goes back to the frames' size: 3 or 5 pixels of
             the model's input, and wider where the model is unsure; None or 0: no filter. Of post-processing alone: give it here or there.
         do_rescale (bool, True), rescale_factor (1/255); do_normalize (bool, True), image_mean, image_std (ImageNet's).
@@ -286,9 +287,9 @@ class WinWinImageProcessor(PilBackend):
         """(H, W) of an image -> (H, W) after this processor's resize, before padding."""
         height, width = int(original[0]), int(original[1])
         wanted = options.get("size")
-        if options.get("quality") == "fast":
-            return height, width
         if not options.get("do_resize"):
+            if options.get("quality") == "fast":
+                return height, width
             scale = min(MAX_ENLARGEMENT, math.sqrt((options.get("min_pixels") or 0) / (height * width)))
             return (round(height * scale), round(width * scale)) if scale > 1 else (height, width)
         if wanted is None:
