@@ -34,10 +34,6 @@ def blended(before: WinWinPreTrainedModel, after: WinWinPreTrainedModel, share: 
 
     Raises: ValueError: the networks' tensors differ in name or shape, or their configurations in what the weights mean.
     """
-    one, two = (model.config.to_diff_dict() for model in (before, after))
-    for name in sorted(one.keys() | two.keys()):
-        if name not in FREE and one.get(name) != two.get(name):
-            raise ValueError(f"{name} is {one.get(name)} in one and {two.get(name)} in the other; expected the same")
     old, new = before.state_dict(), after.state_dict()
     if differing := sorted(
         name
@@ -47,6 +43,10 @@ def blended(before: WinWinPreTrainedModel, after: WinWinPreTrainedModel, share: 
         raise ValueError(
             f"{differing[0]} is in one of both alone, or in another shape; expected networks of one architecture"
         )
+    one, two = (model.config.to_diff_dict() for model in (before, after))
+    for name in sorted(one.keys() | two.keys()):
+        if name not in FREE and one.get(name) != two.get(name):
+            raise ValueError(f"{name} is {one.get(name)} in one and {two.get(name)} in the other; expected the same")
     return {name: torch.lerp(old[name].float(), new[name].float(), share).to(old[name].dtype) for name in old}
 
 

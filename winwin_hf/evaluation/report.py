@@ -114,7 +114,7 @@ def lines_of(path: Path) -> set[tuple[str, str, str]]:
     lines = [line for line in found if isinstance(line, dict)] if isinstance(found, list) else []
     return {
         tuple(line[name] for name in names) for line in lines if all(isinstance(line.get(name), str) for name in names)
-    }  # type: ignore[misc]
+    }
 
 
 def write_json(path: Path, lines: list[Line], settings: dict[str, Any]) -> None:
