@@ -296,6 +296,16 @@ def test_an_unsure_flow_of_any_size_keeps_its_size_and_its_mean(shape):
     assert torch.allclose(smoothing_winwin.smoothed(flow, c, 5), flow)
 
 
+@pytest.mark.parametrize("shape", [(64, 96), (65, 97), (66, 99), (67, 101)])
+def test_wide_medians_move_nothing(shape):
+    """A flow that grows evenly stays, but near the borders."""
+    rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in shape), indexing="ij")
+    flow = torch.stack([0.2 * columns, 0.3 * rows - 0.1 * columns])
+    found = smoothing_winwin.smoothed(flow, torch.full(shape, 5.0), 5)
+    inner = (slice(None), slice(16, -16), slice(16, -16))
+    torch.testing.assert_close(found[inner], flow[inner], atol=1e-4, rtol=0)
+
+
 def test_a_median_hides_no_number_that_is_none():
     flow = torch.zeros(1, 2, 16, 16)
     flow[0, 0, 3, 4], flow[0, 1, 5, 6] = torch.nan, torch.inf

@@ -32,16 +32,18 @@ def smoothed(flow: torch.Tensor, log_scale: torch.Tensor | None, size: int) -> t
     found = median(flow, size)
     if log_scale is None:
         return found
-    unsure = F.max_pool2d((log_scale > 0)[None, None].float(), CELL, ceil_mode=True)
+    height, width = log_scale.shape
+    padding = (0, -width % CELL, 0, -height % CELL)  # so that halving and doubling shift nothing
+    unsure = F.max_pool2d(F.pad((log_scale > 0)[None, None].float(), padding, mode="replicate"), CELL)
     if not unsure.any():
         return found
     unsure = F.max_pool2d(unsure, AROUND, 1, AROUND // 2)
     share = F.avg_pool2d(unsure, AROUND, 1, AROUND // 2, count_include_pad=False)
-    share = F.interpolate(share, size=found.shape[-2:], mode="bilinear", align_corners=False)[0]
-    wide = F.avg_pool2d(found[None], 2, ceil_mode=True, count_include_pad=False)[0]
+    share = F.interpolate(share, scale_factor=CELL, mode="bilinear", align_corners=False)[0, :, :height, :width]
+    wide = F.avg_pool2d(F.pad(found[None], padding, mode="replicate"), 2)[0]
     for _ in range(WIDE):
         wide = median(wide, size)
-    wide = F.interpolate(wide[None], size=found.shape[-2:], mode="bilinear", align_corners=False)[0]
+    wide = F.interpolate(wide[None], scale_factor=2, mode="bilinear", align_corners=False)[0, :, :height, :width]
     return torch.where(wide.isfinite() & found.isfinite(), torch.lerp(found, wide, share), found)
 
 
