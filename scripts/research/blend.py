@@ -24,7 +24,7 @@ FREE = {
     *("attention_dropout", "drop_path_rate", "initializer_range", "mask_ratio"),
     *("matching_loss_weight", "depth_error_weight", "depth_edge_weight", "flow_scale_penalty"),
     *("semantic_loss_weights", "semantic_loss_ignore_index", "semantic_label_groups", "label_synonyms"),
-    *("dtype", "transformers_version", "_name_or_path"),
+    *("dtype", "transformers_version", "_name_or_path", "auto_map"),
 }
 
 

@@ -85,6 +85,46 @@ def test_an_earlier_evaluation_is_replaced_where_asked_and_leaves_nothing(tmp_pa
     assert not (out / "opencv-dis").exists()
 
 
+@pytest.mark.parametrize("link", ["zero", "zero/middlebury-train", "zero/middlebury-train/worst"])
+def test_what_a_link_in_the_output_folder_leads_to_stays(tmp_path, link):
+    data, out, elsewhere = (
+        [f"middlebury={FRAMES / 'flow' / 'Middlebury-flow'}"],
+        tmp_path / "out",
+        tmp_path / "elsewhere",
+    )
+    evaluate_data(["zero"], data, out, Settings(worst=1))
+    (out / link).rename(elsewhere)
+    (out / link).symlink_to(elsewhere, target_is_directory=True)
+    before = files(elsewhere)
+    evaluate_data(["zero"], data, out, Settings(worst=1, overwrite=True))
+    assert files(elsewhere) == before
+    assert not (out / link).is_symlink() and len(list(out.rglob("worst/*.png"))) == 1
+
+
+def test_a_submission_is_not_mixed_with_an_earlier_one(tmp_path):
+    data, out = [f"middlebury={FRAMES / 'flow' / 'Middlebury-flow'}"], tmp_path / "out"
+    evaluate_data(["zero"], data, out, Settings(worst=0, submission=True))
+    before = files(out)
+    with pytest.raises(FileExistsError, match=r"zero/submission/middlebury has an earlier submission"):
+        evaluate_data(["zero"], data, out, Settings(worst=0, submission=True, overwrite=True))
+    assert files(out) == before
+
+
+def test_an_evaluation_that_ended_meanwhile_is_not_replaced(tmp_path, monkeypatch):
+    data, out = [f"middlebury={FRAMES / 'flow' / 'Middlebury-flow'}"], tmp_path / "out"
+    write_page = running.worst.write_page
+
+    def meanwhile(*arguments):
+        monkeypatch.setattr(running.worst, "write_page", write_page)
+        evaluate_data(["opencv-dis"], data, out, Settings(worst=0))
+        write_page(*arguments)
+
+    monkeypatch.setattr(running.worst, "write_page", meanwhile)
+    with pytest.raises(FileExistsError, match="of an earlier evaluation"):
+        evaluate_data(["zero"], data, out, Settings(worst=0))
+    assert (out / "opencv-dis").is_dir() and not (out / "zero").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [("", "called ''"), ("..", r"called '?\.\."), ("é" * 150, "called é"), ("same", "would be same.flo as another")],

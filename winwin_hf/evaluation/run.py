@@ -137,6 +137,8 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
             predictor = loaded(method)
             for data_set in data_sets:
                 _check_fits(predictor, data_set)
+                if folder is not None and settings.submission:
+                    _refuse_submission(folder / report.folder_name(predictor.name) / "submission", data_set.name)
         for method in methods:
             predictor = loaded(method) if len(methods) > 1 else predictor
             lines += [_evaluate_one(predictor, data_set, staged, accelerator, settings) for data_set in data_sets]
@@ -146,6 +148,7 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
                 processes = accelerator.num_processes
                 report.write_json(staged / RESULTS, lines, {**asdict(settings), "processes": processes})
                 worst.write_page(staged, lines)
+                _refuse_others(folder, settings.overwrite)  # of another evaluation, meanwhile
                 _publish(staged, folder, lines)
         accelerator.wait_for_everyone()
     return lines
@@ -160,6 +163,13 @@ def _refuse_others(folder: Path, overwrite: bool) -> None:
         raise FileExistsError(f"{results} is of an earlier evaluation; expected another folder, or --overwrite")
     if page.is_file() and not read_text(page, "replace").startswith(worst.HEAD):
         raise FileExistsError(f"{page} is of another program, and would be replaced; expected another folder")
+
+
+def _refuse_submission(folder: Path, name: str) -> None:
+    """Raises FileExistsError where an earlier submission would be mixed with a new one."""
+    place = folder / name
+    if place.is_dir() and any(place.iterdir()):
+        raise FileExistsError(f"{place} has an earlier submission; expected another folder, or this one removed")
 
 
 @contextmanager
@@ -191,21 +201,26 @@ def _staged(folder: Path | None, accelerator: Accelerator) -> Iterator[Path | No
 
 
 def _publish(staged: Path, folder: Path, lines: list[Line]) -> None:
-    """Moves all files to `folder`, where results.json lies only while all others are those of one evaluation."""
+    """
+    Moves all files to `folder`, where results.json lies only while all others are those of one evaluation.
+
+    What an earlier one wrote goes, submissions excepted; other files stay, and a link in the place of a folder goes, not what it leads to.
+    """
     results = folder / RESULTS
+    written = {(line.method, line.data, line.split) for line in lines}
     earlier = report.lines_of(results) if results.is_file() else set()
     results.unlink(missing_ok=True)
-    for method, data, split in earlier | {(line.method, line.data, line.split) for line in lines}:
+    for method, data, split in earlier | written:
         place = folder / report.folder_name(method) / report.folder_name(f"{data}-{split}")
-        if not place.is_symlink():
-            (place / "images.csv").unlink(missing_ok=True)
-        pictures = place / "worst"
-        if pictures.is_symlink():
-            remove_tree(pictures)
-        for picture in pictures.glob("*.png"):
-            if worst.NAME.fullmatch(picture.name):
-                picture.unlink()
-        for emptied in (pictures, place, place.parent):
+        chain = (place.parent, place, place / "worst")
+        if links := [part for part in chain if part.is_symlink()]:
+            if (method, data, split) in written:
+                links[0].unlink()
+            continue
+        for file in (place / "images.csv", *chain[-1].glob("*.png")):
+            if file.is_file() and (file.suffix == ".csv" or worst.NAME.fullmatch(file.name)):
+                file.unlink()
+        for emptied in reversed(chain):
             with suppress(OSError):  # not empty, or not there
                 emptied.rmdir()
     files = [path for path in staged.rglob("*") if path.is_file()]

@@ -418,3 +418,4 @@ def test_subjects_of_a_room_are_between_its_walls():
             assert (points[:, [0, 2]].mean(0) > walls[0, [0, 2]]).all()
             assert (points[:, [0, 2]].mean(0) < walls[1, [0, 2]]).all()
             assert points[:, 1].min() > -0.05  # nothing under the floor
+            assert points[:, 1].min() < 1.25  # nor above the highest jump

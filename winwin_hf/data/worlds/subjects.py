@@ -77,8 +77,7 @@ def _posed(b: Builder, kind: str, mesh: Mesh, foot: np.ndarray, scale: float) ->
     elif kind in ("person", "animal") and rng.random() < 0.15:  # lies
         axes = axes @ turned(np.array([math.pi / 2, 0, 0]))
     # its lowest point as it is turned now is on the ground, on the block, or so high above
-    corners = np.array([[x, y, z] for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (low[2], high[2])])
-    bottom = float((scale * (corners - middle) @ axes.T)[:, 1].min())
+    bottom = float((scale * (mesh.vertices - middle) @ axes.T)[:, 1].min())
     if how != "air":
         bottom += 0.02  # it sinks in a little, and doesn't float
     place = foot + [0.0, lift - bottom, 0.0] - scale * axes @ middle
