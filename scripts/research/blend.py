@@ -21,10 +21,22 @@ from winwin_hf.inference.loading import load_network, load_processor
 
 # Fields of a configuration that the weights' meaning doesn't depend on: of training, and of records.
 FREE = {
-    *("attention_dropout", "drop_path_rate", "initializer_range", "mask_ratio"),
-    *("matching_loss_weight", "depth_error_weight", "depth_edge_weight", "flow_scale_penalty"),
-    *("semantic_loss_weights", "semantic_loss_ignore_index", "semantic_label_groups", "label_synonyms"),
-    *("dtype", "transformers_version", "_name_or_path", "auto_map"),
+    "_name_or_path",
+    "attention_dropout",
+    "auto_map",
+    "depth_edge_weight",
+    "depth_error_weight",
+    "drop_path_rate",
+    "dtype",
+    "flow_scale_penalty",
+    "initializer_range",
+    "label_synonyms",
+    "mask_ratio",
+    "matching_loss_weight",
+    "semantic_label_groups",
+    "semantic_loss_ignore_index",
+    "semantic_loss_weights",
+    "transformers_version",
 }
 
 

@@ -380,7 +380,7 @@ def test_settings_without_sense_are_named(fields, named):
 
 
 def scene_of(place, number, **options):
-    """World number `number` of one place."""
+    """The same world for the same number, but for what the options add."""
     settings = WorldSettings(
         height=HEIGHT, width=WIDTH, places={place: 1}, texture_count=4, texture_weights={"noise": 1}, **options
     )
