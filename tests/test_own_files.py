@@ -3,13 +3,10 @@
 import os
 import signal
 import time
-from types import SimpleNamespace
 
 import pytest
 
 from winwin_hf.data.formats import files
-from winwin_hf.evaluation.report import folder_name
-from winwin_hf.evaluation.run import _publish
 from winwin_hf.model.weights_winwin import files_of_index
 from winwin_hf.own_files import remove_tree, undisturbed
 
@@ -42,18 +39,6 @@ def test_of_a_link_only_the_link_is_removed(tmp_path):
         remove_tree(tmp_path / name)
     remove_tree(tmp_path / "nothing", ignore_errors=True)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"] and (tmp_path / "mine" / "thesis").exists()
-
-
-def test_pictures_of_an_evaluation_go_through_no_link(tmp_path):
-    mine, staged, output = (tmp_path / name for name in ("mine", "staged", "output"))
-    place = f"{folder_name('a')}/{folder_name('b-val')}"
-    mine.mkdir()
-    (staged / place / "worst").mkdir(parents=True)
-    (staged / place / "worst" / "1.png").write_text("picture")
-    (output / place).mkdir(parents=True)
-    (output / place / "worst").symlink_to(mine)
-    _publish(staged, output, [SimpleNamespace(method="a", data="b", split="val")])
-    assert not list(mine.iterdir()) and (output / place / "worst" / "1.png").exists()
 
 
 def test_a_text_is_read_to_a_bound(tmp_path):

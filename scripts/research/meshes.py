@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import importlib.util
 import re
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from research.mesh_packages import supertuxkart, sweethome, torcs, zeroad
 from research.mesh_packages.glb import encode, extras_of
 from research.mesh_packages.model import Item, UnusableModel, finish
 from winwin_hf.cli.arguments import check_output_folder
-from winwin_hf.cli.errors import one_line_errors
+from winwin_hf.cli.errors import UsageError, one_line_errors
 
 PACKAGES: dict[str, Callable[[Path], Iterator[Item]]] = {
     "sweethome3d-furniture": sweethome.items,
@@ -55,6 +56,8 @@ def main(
 ) -> None:
     """Convert the packages' models into OUT."""
     check_output_folder("OUT", out)
+    if importlib.util.find_spec("fast_simplification") is None:
+        raise UsageError("large models are simplified: expected `pip install fast-simplification` before")
     console, failed = Console(width=140), Counter[tuple[str, str]]()
     for name in package or PACKAGES:
         if name not in PACKAGES:

@@ -103,13 +103,20 @@ def test_finished_shards_a_link_and_another_run_are_refused(tmp_path):
     assert run(*arguments, "-o", tmp_path / "a").exit_code == 0
     again = run(*arguments, "-o", tmp_path / "a")
     assert again.exit_code == 1 and "is there already" in again.stderr
+    assert not list(tmp_path.glob(".a*"))
+    described = json.dumps(["synthetic-worlds", "train", "none", {"height": 32, "width": 32}, 0, ""], sort_keys=True)
+    digest = hashlib.sha256(described.encode()).hexdigest()[:12]
+    left = tmp_path / f".a-{digest}.frames"  # of a run that was killed while it removed it
+    left.mkdir()
+    (left / "scene-00000000.npy").touch()
+    assert run(*arguments, "-o", tmp_path / "a").exit_code == 1
+    assert not left.exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "README.md").write_text("mine")
     other = run(*arguments, "-o", tmp_path / "mine")
     assert other.exit_code == 1 and "README.md is there already" in other.stderr
     assert not list(tmp_path.glob(".mine*.frames"))  # refused before anything is rendered
-    described = json.dumps(["synthetic-worlds", "train", "none", {"height": 32, "width": 32}, 0, ""], sort_keys=True)
-    name = f".b-{hashlib.sha256(described.encode()).hexdigest()[:12]}.frames"
+    name = f".b-{digest}.frames"
     (tmp_path / "victim").mkdir()
     (tmp_path / name).symlink_to(tmp_path / "victim")
     linked = run(*arguments, "-o", tmp_path / "b")

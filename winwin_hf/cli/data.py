@@ -251,18 +251,25 @@ def _render_shards(
     from winwin_hf.data.contents import contents_of
     from winwin_hf.data.frames import remove_frames, render_frames
     from winwin_hf.data.licences import notes_of_set, terms_of_set
-    from winwin_hf.data.shards import check_shards_folder, write_shards
+    from winwin_hf.data.shards import SIDECAR, check_shards_folder, write_shards
     from winwin_hf.data.sources import open_source
+    from winwin_hf.own_files import undisturbed
     from winwin_hf.processes import locked
 
     with misuse():
         source = open_source(name, path, split, settings, seed=seed, length=length)
-    check_shards_folder(output, name, split)
     # other meshes or photographs are other scenes
     described = json.dumps([name, split, path, settings, seed, contents_of(source)], sort_keys=True, default=str)
     frames = output.absolute().parent / f".{output.name}-{hashlib.sha256(described.encode()).hexdigest()[:12]}.frames"
     if frames.is_symlink():
         raise OSError(f"{frames}: a link; expected none, or the folder of an interrupted run")
+    try:
+        check_shards_folder(output, name, split)
+    except FileExistsError:
+        if frames.is_dir() and (output / SIDECAR).is_file():  # of a run that was killed after it had written the shards
+            with locked(frames, "rendering for these shards"):
+                remove_frames(frames, length)
+        raise
     with locked(frames, "rendering for these shards"):
         rows = render_frames(source, frames, length, workers, progress=True)
         written = write_shards(
@@ -279,7 +286,8 @@ def _render_shards(
             multiple_of=multiple_of,
             progress=True,
         )
-        remove_frames(frames, length)
+        with undisturbed():
+            remove_frames(frames, length)
     _tell(written, multiple_of)
 
 

@@ -233,7 +233,7 @@ def evaluate(
         skip_broken=skip_broken,
         worst=5 if worst is None else worst,
         submission=submission,
-        double=double or "best",  # type: ignore[arg-type]  # checked above
+        double=double,  # type: ignore[arg-type]  # checked above
         align=align,  # type: ignore[arg-type]
         precision=precision,  # type: ignore[arg-type]
         cpu=cpu,

@@ -96,8 +96,9 @@ def render_frames(
 
 def remove_frames(folder: Path, count: int) -> None:
     """Removes the files of so many scenes, and the folder, if it holds nothing else but its lock."""
-    for n in range(count):
-        for path in folder.glob(f"{_name(n)}*"):
+    names = {_name(n) for n in range(count)}
+    for path in list(folder.iterdir()):
+        if path.name[: len(_name(0))] in names:
             path.unlink()
     if all(path.name == LOCK for path in folder.iterdir()):
         shutil.rmtree(folder)

@@ -35,6 +35,7 @@ from winwin_hf.evaluation.scoring import Result
 from winwin_hf.redaction import redact
 from winwin_hf.task import DataTask
 
+RESULTS = "results.json"
 LONGEST = 120  # bytes of a name that was somebody else's; file systems take 255, with ours before and behind it
 PACKAGES = ("winwin-hf", "torch", "transformers", "accelerate", "datasets", "numpy", "opencv-python-headless")
 

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
 from winwin_hf.data.benchmarks import catalog
-from winwin_hf.data.formats.files import NEW, owner, read_text, remove_leftovers, told_of
 from winwin_hf.data.merging import translation
 from winwin_hf.data.shards import shards_info
 from winwin_hf.data.sources import OTHERS, SYNTHETIC, Source, check_set, open_source
-from winwin_hf.evaluation import report, submission, worst
+from winwin_hf.evaluation import publishing, report, submission, worst
 from winwin_hf.evaluation.methods import load
 from winwin_hf.evaluation.report import Line
 from winwin_hf.evaluation.scoring import Frame, new_metric, score
 from winwin_hf.host_process import unchanged_process
 from winwin_hf.inference.predictor import Method
 from winwin_hf.model.pixels_winwin import shortened
-from winwin_hf.own_files import remove_tree, undisturbed
 from winwin_hf.processes import connect, lost_process_named
 from winwin_hf.task import TASKS
-
-RESULTS = "results.json"
 
 
 @dataclass
@@ -43,7 +36,7 @@ class Settings:
         skip_broken: leave out examples that can't be read, count and name them.
         worst: number of pictures of the worst images of each set.
         submission: also write each prediction in its benchmark's format.
-        double: of flow, see `FlowMetric`. align: of depth, see `DepthMetric`.
+        double: of flow, see `FlowMetric`; None: "best". align: of depth, see `DepthMetric`.
         options: by name of the set, its reader's options; of synthetic scenes their settings.
         quality: of networks of flow, see `Predictor.load`.
         min_pixels: networks enlarge images with fewer pixels to so many; 0: images at their own size; None: as the checkpoint says.
@@ -56,7 +49,7 @@ class Settings:
     skip_broken: bool = False
     worst: int = 5
     submission: bool = False
-    double: Literal["mean", "best"] = "best"
+    double: Literal["mean", "best"] | None = None
     align: Literal["median", "least-squares"] | None = None
     precision: Literal["no", "bf16", "fp16"] = "no"
     cpu: bool = False
@@ -117,13 +110,16 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
     accelerator = Accelerator(mixed_precision=settings.precision, cpu=settings.cpu)
     folder = Path(output) if output is not None else None
     if folder is not None:
-        _refuse_others(folder, settings.overwrite)
+        if accelerator.is_main_process:
+            publishing.finish_killed(folder)
+        accelerator.wait_for_everyone()
+        publishing.refuse_others(folder, settings.overwrite)
     # All sets are opened before the first frame is predicted, so that a wrong name fails at once.
     chosen = check_data(data, settings.options, settings.length)
     data_sets = [_open(name, split, path, settings) for name, split, path in chosen]
     for option, given, task in (
         ("align", settings.align is not None, "depth-estimation"),
-        ("double", settings.double != "best", "optical-flow"),
+        ("double", settings.double is not None, "optical-flow"),
     ):
         if given and all(data_set.source.task != task for data_set in data_sets):
             raise ValueError(f"--{option} is for {TASKS[task].title}; expected such a set among --data")
@@ -132,7 +128,7 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
         return load(method, accelerator, settings.tile, settings.overlap, settings.min_pixels, settings.quality)
 
     lines = []
-    with _staged(folder, accelerator) as staged:
+    with publishing.staged(folder, accelerator) as new:
         for method in methods:  # all of them before the first runs, one at a time: several may not fit into the memory
             predictor = loaded(method)
             for data_set in data_sets:
@@ -141,28 +137,17 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
                     _refuse_submission(folder / report.folder_name(predictor.name) / "submission", data_set.name)
         for method in methods:
             predictor = loaded(method) if len(methods) > 1 else predictor
-            lines += [_evaluate_one(predictor, data_set, staged, accelerator, settings) for data_set in data_sets]
+            lines += [_evaluate_one(predictor, data_set, new, accelerator, settings) for data_set in data_sets]
         if accelerator.is_main_process:
             report.show(lines)
-            if folder is not None and staged is not None:
+            if folder is not None and new is not None:
                 processes = accelerator.num_processes
-                report.write_json(staged / RESULTS, lines, {**asdict(settings), "processes": processes})
-                worst.write_page(staged, lines)
-                _refuse_others(folder, settings.overwrite)  # of another evaluation, meanwhile
-                _publish(staged, folder, lines)
+                report.write_json(new / report.RESULTS, lines, {**asdict(settings), "double": settings.double or "best", "processes": processes})
+                worst.write_page(new, lines)
+                publishing.refuse_others(folder, settings.overwrite)  # of another evaluation, meanwhile
+                publishing.publish(new)
         accelerator.wait_for_everyone()
     return lines
-
-
-def _refuse_others(folder: Path, overwrite: bool) -> None:
-    """Raises FileExistsError where a file that an evaluation writes is there, and no evaluation's, or one's that isn't to be replaced."""
-    results, page = folder / RESULTS, folder / worst.PAGE
-    if results.is_file() and not report.is_ours(results):
-        raise FileExistsError(f"{results} is of another program, and would be replaced; expected another folder")
-    if results.is_file() and not overwrite:
-        raise FileExistsError(f"{results} is of an earlier evaluation; expected another folder, or --overwrite")
-    if page.is_file() and not read_text(page, "replace").startswith(worst.HEAD):
-        raise FileExistsError(f"{page} is of another program, and would be replaced; expected another folder")
 
 
 def _refuse_submission(folder: Path, name: str) -> None:
@@ -170,64 +155,6 @@ def _refuse_submission(folder: Path, name: str) -> None:
     place = folder / name
     if place.is_dir() and any(place.iterdir()):
         raise FileExistsError(f"{place} has an earlier submission; expected another folder, or this one removed")
-
-
-@contextmanager
-def _staged(folder: Path | None, accelerator: Accelerator) -> Iterator[Path | None]:
-    """Yields a new folder within `folder` to write to, the same in all processes; removes it at the end, and `folder` if it is empty
-    and wasn't there."""
-    if folder is None:
-        yield None
-        return
-    names: list[str | None] = [None]
-    made: list[Path] = []
-    try:
-        with told_of(folder, reads=True):
-            if accelerator.is_main_process:
-                made = [place for place in (folder, *folder.parents) if not place.exists()]
-                folder.mkdir(parents=True, exist_ok=True)
-                remove_leftovers(folder)
-                names = [tempfile.mkdtemp(prefix=f".evaluation-{owner()}", dir=folder)]
-                (Path(str(names[0])) / NEW).mkdir()
-            broadcast_object_list(names)
-            yield Path(str(names[0])) / NEW
-    finally:
-        with undisturbed():
-            if accelerator.is_main_process and names[0] is not None:
-                remove_tree(Path(names[0]), ignore_errors=True)
-            for place in made:
-                with suppress(OSError):  # not empty
-                    place.rmdir()
-
-
-def _publish(staged: Path, folder: Path, lines: list[Line]) -> None:
-    """
-    Moves all files to `folder`, where results.json lies only while all others are those of one evaluation.
-
-    What an earlier one wrote goes, submissions excepted; other files stay, and a link in the place of a folder goes, not what it leads to.
-    """
-    results = folder / RESULTS
-    written = {(line.method, line.data, line.split) for line in lines}
-    earlier = report.lines_of(results) if results.is_file() else set()
-    results.unlink(missing_ok=True)
-    for method, data, split in earlier | written:
-        place = folder / report.folder_name(method) / report.folder_name(f"{data}-{split}")
-        chain = (place.parent, place, place / "worst")
-        if links := [part for part in chain if part.is_symlink()]:
-            if (method, data, split) in written:
-                links[0].unlink()
-            continue
-        for file in (place / "images.csv", *chain[-1].glob("*.png")):
-            if file.is_file() and (file.suffix == ".csv" or worst.NAME.fullmatch(file.name)):
-                file.unlink()
-        for emptied in reversed(chain):
-            with suppress(OSError):  # not empty, or not there
-                emptied.rmdir()
-    files = [path for path in staged.rglob("*") if path.is_file()]
-    for path in sorted(files, key=lambda path: path == staged / RESULTS):
-        target = folder / path.relative_to(staged)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(target)
 
 
 def _open(name: str, split: str | None, path: str, settings: Settings) -> _DataSet:
@@ -252,7 +179,7 @@ def _evaluate_one(
     result = score(
         predictor,
         source,
-        new_metric(source, settings.double, settings.align, predictor.labels, predictor.synonyms),
+        new_metric(source, settings.double or "best", settings.align, predictor.labels, predictor.synonyms),
         accelerator,
         settings.length,
         settings.skip_broken,

@@ -24,6 +24,10 @@ class Interrupted(Exception):
     pass
 
 
+def interrupted(*_):
+    raise Interrupted
+
+
 def interrupt(monkeypatch, at: int) -> list[str]:
     """Ends the writing at the row of this name; gives the list of the rows that are decoded."""
     decode = DepthReader.decode
@@ -121,6 +125,13 @@ def test_an_interruption_between_the_final_names(tmp_path, monkeypatch):
         assert files_of(output) == files_of(tmp_path / "whole")
         if broken == "card":
             assert seen == []
+    with monkeypatch.context() as patch:
+        patch.setattr(writing, "remove_tree", interrupted)  # everything is written
+        with pytest.raises(Interrupted):
+            write(rows, tmp_path / "kept", "depth-estimation")
+    with pytest.raises(FileExistsError, match="is there already"):
+        write(rows, tmp_path / "kept", "depth-estimation")
+    assert files_of(tmp_path / "kept") == files_of(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

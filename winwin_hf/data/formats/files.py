@@ -217,6 +217,7 @@ def check_room(path: PathLike, needed: int) -> None:
 
 _OWNED = re.compile(r"\.(?P<name>.+)[.-]w(?P<machine>[0-9a-f]{4})p(?P<process>\d+)-")
 NEW, OLD = "new", "old"  # in the temporary folder of `replacing_folder`
+REPLACED = "replaced"  # in a temporary folder: files that were moved out of the way; only who moves them knows what to do with it
 _cleaned: set[tuple[Path, int]] = set()
 
 
@@ -229,6 +230,14 @@ def _machine() -> str:
     return f"{zlib.crc32(socket.gethostname().encode()) & 0xFFFF:04x}"
 
 
+def leftovers(folder: Path) -> Iterator[tuple[Path, str]]:
+    """What processes of this machine that have ended left in a folder under temporary names: (path, the name it was for)."""
+    for path in folder.glob(".*"):
+        match = _OWNED.match(path.name)
+        if match and match["machine"] == _machine() and not psutil.pid_exists(int(match["process"])):
+            yield path, match["name"]
+
+
 def remove_leftovers(folder: PathLike) -> None:
     """
     Removes what processes of this machine that have ended left in a folder under temporary names; once a process and folder.
@@ -239,13 +248,11 @@ def remove_leftovers(folder: PathLike) -> None:
     if (folder, os.getpid()) in _cleaned:
         return
     _cleaned.add((folder, os.getpid()))
-    for path in folder.glob(".*"):
-        match = _OWNED.match(path.name)
-        if match is None or match["machine"] != _machine() or psutil.pid_exists(int(match["process"])):
-            continue
+    for path, name in leftovers(folder):
         if path.is_dir() and not path.is_symlink():
-            put_back(path, folder / match["name"])
-            remove_tree(path, ignore_errors=True)
+            if not (path / REPLACED).exists():
+                put_back(path, folder / name)
+                remove_tree(path, ignore_errors=True)
         else:
             with suppress(OSError):
                 path.unlink()

@@ -27,7 +27,7 @@ from winwin_hf.data.shards.card import card
 from winwin_hf.data.shards.opening import LAYOUT, SIDECAR, SUFFIXES, Format
 from winwin_hf.data.shards.packing import ROW_GROUP, pack, write_parquet, write_tar
 from winwin_hf.data.shards.planning import Shard, cut, digest_of, file_name_of, plan, without_folders
-from winwin_hf.own_files import remove_tree, sha256_of
+from winwin_hf.own_files import remove_tree, sha256_of, undisturbed
 from winwin_hf.processes import LOCK, locked
 from winwin_hf.task import TASKS, DataTask
 
@@ -127,12 +127,19 @@ def write_shards(
 
 
 def check_shards_folder(output: str | Path, name: str, split: str) -> None:
-    """Raises FileExistsError where `write_shards` can't write into the folder, before anything is read or rendered for it."""
+    """
+    Raises FileExistsError where `write_shards` can't write into the folder, before anything is read or rendered for it.
+
+    What a run that was killed after its last shard left of its work is removed.
+    """
     output = Path(output)
+    work = _names(output, name, split)[1]
     if output.exists() and not output.is_dir():
         raise FileExistsError(f"{output} is a file; expected a folder for the shards")
-    if (_names(output, name, split)[1] / COMMIT).is_file() and not (output / SIDECAR).exists():
-        return  # an interrupted run's, which are taken back
+    if (work / COMMIT).is_file():
+        if not (output / SIDECAR).exists():
+            return  # an interrupted run's, which are taken back
+        remove_tree(work, ignore_errors=True)
     there = [output / SIDECAR, output / "README.md"] if output.is_dir() else []
     there = [path for path in there if path.exists()]
     there += sorted(path for suffix in SUFFIXES.values() for path in output.glob(f"*{suffix}"))
@@ -259,5 +266,6 @@ def _commit(output: Path, work: Path, moves: dict[str, str], info: dict[str, Any
     for final, file in moves.items():
         (work / file).replace(output / final)
     _write_text(output / "README.md", card(info, SUFFIXES[info["format"]]))
-    _write_text(output / SIDECAR, json.dumps(info, indent=2) + "\n")
-    remove_tree(work)
+    with undisturbed():
+        _write_text(output / SIDECAR, json.dumps(info, indent=2) + "\n")
+        remove_tree(work)
