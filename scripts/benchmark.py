@@ -62,8 +62,8 @@ def probe(recipe_path: str, steps: int, overrides: list[str]) -> None:
 
 def main(
     recipes: Annotated[list[str], typer.Argument(help="Names of `winwin recipes list`, or YAML files.")],
-    rounds: Annotated[int, typer.Option(help="Turns of each recipe.")] = 3,
-    steps: Annotated[int, typer.Option(help="Timed steps of each turn, after one to warm up.")] = 3,
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each recipe.")] = 3,
+    steps: Annotated[int, typer.Option(min=1, help="Timed steps of each turn, after one to warm up.")] = 3,
     overrides: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE")] = None,
 ) -> None:
     """Train a few steps of each of RECIPES in turns. Prints medians and ratios to the first. `cost --help`: costs at the paper's sizes."""
@@ -76,7 +76,8 @@ def main(
                 try:
                     results[recipe].append(run_json(words))
                 except RuntimeError as error:
-                    sys.exit(f"{recipe}: {error}")
+                    reason = str(error).splitlines()[-1]
+                    raise ValueError(f"{recipe}: {reason.partition('Error: ')[2] or reason}") from None
     table = Table("recipe", "s / step", "ratio", "peak GB", "GB added by training", "s to load a batch, 1 process")
     first = None
     for recipe, turns in results.items():

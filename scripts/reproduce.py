@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from research.experiments.catalog import EXPERIMENTS
 from research.experiments.context import Context
-from research.experiments.results import write_page
+from research.experiments.results import redraw, write_page
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -77,9 +77,13 @@ def main(
         show_list()
         return
     if names == ["pages"]:
-        for name in EXPERIMENTS:
-            if (output / f"{name}.json").is_file():
-                write_page(output / f"{name}.json")
+        found = [path for name in EXPERIMENTS if (path := output / f"{name}.json").is_file()]
+        if not found:
+            raise UsageError(
+                f"--output {output}: expected a folder with results, such as {next(iter(EXPERIMENTS))}.json"
+            )
+        for path in found:
+            write_page(path)
         return
     chosen = choose(names)
     folders = parse_data(data or [])
@@ -96,7 +100,8 @@ def main(
         console.rule(f"{name} ({number} of {len(chosen)})")
         start = time.monotonic()
         try:
-            EXPERIMENTS[name].function(context)
+            function = EXPERIMENTS[name].function
+            redraw(function, context) if draw_only else function(context)
         except (RuntimeError, ValueError, OSError) as error:  # the other experiments go on
             if len(chosen) == 1:
                 raise

@@ -5,15 +5,19 @@ Two example frames with the windows that a training would keep: those of frame 2
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+import typer
 from PIL import Image, ImageDraw, ImageFont
 from transformers import AutoImageProcessor, AutoModel
 
 from winwin_hf import bundled
+from winwin_hf.cli.arguments import check_output
+from winwin_hf.cli.errors import one_line_errors
+from winwin_hf.data.formats import write_atomic
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "spaces/winwin-demo/examples"
 PATCH = 16
@@ -80,7 +84,9 @@ def follow(flow: np.ndarray) -> list[tuple[int, int]]:
     return found
 
 
-def main(output: Path) -> None:
+def main(output: Annotated[Path, typer.Argument(help="The picture (.jpg).")]) -> None:
+    """Draw the idea of the paper on two example frames."""
+    check_output("OUTPUT", output, (".jpg",))
     first, second = (Image.open(EXAMPLES / f"bedroom_{k}.jpg").convert("RGB") for k in (1, 3))
     flow = predict(first, second)
     height = first.height // PATCH * PATCH
@@ -101,8 +107,9 @@ def main(output: Path) -> None:
         sheet.paste(shown.resize((width, height), Image.Resampling.LANCZOS), (x, TOP + 8))
         draw.text((x + width / 2, TOP / 2 + 2), title, font=bold, fill=(30, 30, 30), anchor="mm")
         draw.text((x + width / 2, TOP + height + 36), text, font=plain, fill=(60, 60, 60), anchor="mm")
-    sheet.save(output, quality=82)
+    with write_atomic(output) as temporary:
+        sheet.save(temporary, quality=82)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    typer.run(one_line_errors(main))

@@ -26,7 +26,9 @@ from transformers import AutoImageProcessor, AutoModel
 
 import winwin_hf
 from winwin_hf import bundled
+from winwin_hf.cli.arguments import check_output
 from winwin_hf.cli.errors import one_line_errors
+from winwin_hf.data.formats.files import read_json, write_atomic
 from winwin_hf.training.loop import train
 
 PACKAGE = Path(winwin_hf.__file__).resolve().parent
@@ -106,11 +108,16 @@ def main(
     camvid: Annotated[Path | None, typer.Option(exists=True, help="CamVid, for `camvid`.")] = None,
     room: Annotated[Path | None, typer.Option(exists=True, help="A room of 7-Scenes, for `depth-rooms`.")] = None,
     compare: Annotated[
-        Path | None, typer.Option(help="An earlier file: print what differs, exit 1 if anything does.")
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="An earlier file: print what differs, exit 1 if anything does."),
     ] = None,
-    threads: Annotated[int, typer.Option(help="Another number sums in another order, so compare equal ones only.")] = 2,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Another number sums in another order, so compare equal ones only.")
+    ] = 2,
 ) -> None:
     """Writes what the package computes, and compares it with an earlier file."""
+    check_output("OUTPUT", output)
+    earlier = None if compare is None else read_json(compare)
     torch.set_num_threads(threads)
     found: dict[str, Any] = {"threads": threads, "outputs": outputs()}
     if textures is not None:
@@ -119,10 +126,11 @@ def main(
         found["camvid"] = training("camvid", [f"data.path={camvid}", "optimization.batch_size=4"])
     if textures is not None and room is not None:
         found["depth"] = training("depth-rooms", [f"data.sets.0.path={room}", f"data.sets.1.path={textures}"])
-    output.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    with write_atomic(output) as temporary:
+        temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(f"{output}: {', '.join(found)} of {PACKAGE}")
     if compare is not None:
-        lines = list(differences(json.loads(compare.read_text(encoding="utf-8")), found))
+        lines = list(differences(earlier, found))
         print("\n".join(lines) or f"the same as {compare}")
         raise typer.Exit(bool(lines))
 

@@ -30,7 +30,8 @@ from research.files import machine_record, write_json
 from research.machine import resident
 from research.processes import with_threads
 from research.sizes import parse_size
-from winwin_hf.cli.errors import one_line_errors
+from winwin_hf.cli.arguments import check_output
+from winwin_hf.cli.errors import UsageError, one_line_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIP = 4  # frames
@@ -126,6 +127,10 @@ def main(
     """Compare the flow of this checkout with that of BEFORE."""
     import numpy as np
 
+    if output is not None:
+        check_output("--output", output, (".json",))
+    if not (before / "winwin_hf").is_dir():
+        raise UsageError(f"{before}: expected a checkout of this repository")
     sizes = [parse_size("--size", text) for text in size or ["540x960", "720x1280", "1080x1920"]]
     found: dict[str, list[float]] = {}
     rows, shared, peaks = [], [], {}

@@ -31,7 +31,8 @@ from research.inference_probe import WAYS
 from research.machine import is_installed
 from research.processes import run_json, with_threads
 from research.sizes import parse_size
-from winwin_hf.cli.errors import one_line_errors
+from winwin_hf.cli.arguments import check_output
+from winwin_hf.cli.errors import UsageError, one_line_errors
 
 PROBE = Path(__file__).with_name("inference_probe.py")
 REFERENCE = "sdpa"  # the way that the others are compared with
@@ -56,7 +57,9 @@ def main(
     ways = list(dict.fromkeys(way or WAYS))
     for name in ways:
         if name not in WAYS:
-            sys.exit(f"--way {name}: expected one of {', '.join(WAYS)}")
+            raise UsageError(f"--way {name}: expected one of {', '.join(WAYS)}")
+    if output is not None:
+        check_output("--output", output, (".json",))
     if page is not None:
         split_page(page)  # before an hour of measuring
     console = Console(stderr=True)
@@ -70,7 +73,7 @@ def main(
             try:
                 run_probe(options, folder, threads)
             except RuntimeError as error:
-                sys.exit(f"{checkpoint}: no inputs and exports were made; {error}")
+                raise ValueError(f"{checkpoint}: no inputs and exports were made; {str(error).splitlines()[-1]}") from None
         for turn in range(rounds):
             for name in list(results):
                 with console.status(f"{name}, turn {turn + 1} of {rounds}"):
@@ -187,7 +190,7 @@ def split_page(page: Path) -> tuple[str, str]:
     before, first, rest = text.partition(MARKERS[0])
     _, second, after = rest.partition(MARKERS[1])
     if not first or not second:
-        sys.exit(f"{page}: expected a page with the lines {' and '.join(MARKERS)}")
+        raise UsageError(f"{page}: expected a page with the lines {' and '.join(MARKERS)}")
     return before + first + "\n", second + after
 
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from research.files import write_json
+from winwin_hf.cli.arguments import check_output
 from winwin_hf.cli.errors import one_line_errors
 from winwin_hf.data.sources import open_source
 from winwin_hf.evaluation.figures import figure_text
@@ -34,16 +35,23 @@ def main(
     checkpoint: Annotated[str, typer.Argument(help="A bundled name, a folder or a Hub repository.")],
     data: Annotated[list[str], typer.Option(metavar="NAME[:SPLIT]=PATH", help="As of `winwin evaluate`; repeatable.")],
     edge: Annotated[
-        list[int] | None, typer.Option(help="Longest edge of the network's input; 0: the frame's own. Repeatable.")
+        list[int] | None,
+        typer.Option(min=0, max=8192, help="Longest edge of the network's input; 0: the frame's own. Repeatable."),
     ] = None,
     saved: Annotated[
         list[int] | None,
-        typer.Option(help="Longest edge at which each frame is saved before; 0: its own. Repeatable. Default: 0."),
+        typer.Option(
+            min=0,
+            max=8192,
+            help="Longest edge at which each frame is saved before; 0: its own. Repeatable. Default: 0.",
+        ),
     ] = None,
     length: Annotated[int | None, typer.Option(min=1, help="Use the first N examples of each set.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to write all figures (.json).")] = None,
 ) -> None:
     """Score CHECKPOINT at each input size. Default: as its processor says."""
+    if output is not None:
+        check_output("--output", output, (".json",))
     predictor, rows = Predictor.load(checkpoint), []
     for item in data:
         name, split, path = parse_data(item)

@@ -49,7 +49,10 @@ def main(
     package: Annotated[
         list[str] | None, typer.Option(help=f"Of {', '.join(PACKAGES)}; repeatable. Default: all.")
     ] = None,
-    debs: Annotated[Path | None, typer.Option(help="Folder with .deb files that needn't be downloaded.")] = None,
+    debs: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Folder with .deb files that needn't be downloaded."),
+    ] = None,
     only: Annotated[
         str, typer.Option(help="Convert the models whose class/name matches this regular expression.")
     ] = "",
@@ -59,6 +62,10 @@ def main(
     if importlib.util.find_spec("fast_simplification") is None:
         raise UsageError("large models are simplified: expected `pip install fast-simplification` before")
     console, failed = Console(width=140), Counter[tuple[str, str]]()
+    try:
+        re.compile(only)
+    except re.error as error:
+        raise UsageError(f"--only {only}: expected a regular expression ({error})") from None
     for name in package or PACKAGES:
         if name not in PACKAGES:
             raise typer.BadParameter(f"no package {name}; there are {', '.join(PACKAGES)}")

@@ -25,7 +25,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from research import pages
 from winwin_hf import bundled
-from winwin_hf.cli.errors import one_line_errors
+from winwin_hf.cli.errors import UsageError, one_line_errors
 from winwin_hf.data.sources import open_source
 from winwin_hf.evaluation.run import parse_data
 from winwin_hf.evaluation.scoring import new_metric, score
@@ -116,10 +116,13 @@ def main(
     flow: Annotated[str | None, typer.Option(help="NAME[:SPLIT]=PATH of a data set.")] = None,
     segmentation: Annotated[str | None, typer.Option(help="The same.")] = None,
     depth: Annotated[str | None, typer.Option(help="The same.")] = None,
-    length: Annotated[int | None, typer.Option(help="Examples of each set; default: all.")] = None,
+    length: Annotated[int | None, typer.Option(min=1, help="Examples of each set; default: all.")] = None,
     way: Annotated[list[str] | None, typer.Option(help=f"{', '.join(WAYS)}; repeatable. Default: all.")] = None,
 ) -> None:
     """Score the bundled checkpoints with each kind of quantised layers."""
+    for name in way or ():
+        if name not in WAYS:
+            raise UsageError(f"--way {name}: expected one of {', '.join(WAYS)}")
     ways = ["float32", *(name for name in way or WAYS if name != "float32")]
     chosen = {"optical-flow": flow, "semantic-segmentation": segmentation, "depth-estimation": depth}
     results = {task: measure(task, data, length, ways) for task in DENSE if (data := chosen[task]) is not None}

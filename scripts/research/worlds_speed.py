@@ -15,10 +15,11 @@ import cv2
 import numpy as np
 import typer
 
-from winwin_hf.cli.errors import one_line_errors
+from winwin_hf.cli.errors import UsageError, one_line_errors, parse_size
 from winwin_hf.data.sources import open_source
 
 PATCH, BLOCKS = 16, 5
+FIRST, SECOND = 8, 16  # sides of the windows of the two frames, in patches
 
 
 def main(
@@ -30,7 +31,11 @@ def main(
 ) -> None:
     """Measure rendering in CPU seconds of this process."""
     cv2.setNumThreads(1)
-    height, width = (int(side) for side in size.split("x"))
+    height, width = parse_size("--size", size) or (0, 0)
+    if min(height, width) < SECOND * PATCH:
+        raise UsageError(
+            f"--size {size}: expected at least {SECOND * PATCH} pixels a side, as large as the second frame's windows"
+        )
     settings = {"height": height, "width": width, **({"textures": str(textures)} if textures else {})}
     source = open_source("synthetic-worlds", str(meshes) if meshes else None, settings=settings)
     rng = np.random.default_rng(0)
@@ -38,7 +43,7 @@ def main(
     whole = (0, 0, height, width)
     seconds: dict[str, list[float]] = {"placing": [], "windows": [], "whole frames": []}
     for n in range(warmup):
-        source.reader(source.at(n), rng).first(_box(rng, 8, height, width))  # type: ignore[arg-type]
+        source.reader(source.at(n), rng).first(_box(rng, FIRST, height, width))  # type: ignore[arg-type]
     for block in range(BLOCKS):
         spent = dict.fromkeys(seconds, 0.0)
         for n in range(warmup + block * worlds, warmup + (block + 1) * worlds):
@@ -46,8 +51,8 @@ def main(
             world = source.reader(source.at(n), rng)
             placed = time.process_time()
             for _ in range(2):
-                world.first(_box(rng, 8, height, width))
-                world.second(_box(rng, 16, height, width))
+                world.first(_box(rng, FIRST, height, width))
+                world.second(_box(rng, SECOND, height, width))
             cut = time.process_time()
             world.first(whole)
             world.second(whole)

@@ -36,6 +36,7 @@ from winwin_hf.data.sources import Source
 from winwin_hf.processes import LOCK
 from winwin_hf.task import DataTask
 
+AT_A_TIME = 4  # scenes that a process gets
 CELLS = ("image", "image1", "image2", "flow", "occluded", "depth", "label")
 BYTES_A_PIXEL = {
     "optical-flow": 13,
@@ -75,10 +76,12 @@ def render_frames(
     _check_space(source, folder, count)
     with tqdm(total=count, desc=f"render {source.name}", disable=not progress) as shown:
         if workers:
-            with ProcessPoolExecutor(workers, get_context("spawn"), _end_with, (os.getpid(),)) as pool:
+            with ProcessPoolExecutor(
+                min(workers, -(-count // AT_A_TIME)), get_context("spawn"), _end_with, (os.getpid(),)
+            ) as pool:
                 try:
                     for start in range(0, count, 4096):  # what is handed out is kept in memory
-                        for _ in pool.map(scenes, range(start, min(start + 4096, count)), chunksize=4):
+                        for _ in pool.map(scenes, range(start, min(start + 4096, count)), chunksize=AT_A_TIME):
                             shown.update()
                 except BrokenProcessPool as error:
                     raise ChildProcessError(

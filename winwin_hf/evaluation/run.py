@@ -142,7 +142,11 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
             report.show(lines)
             if folder is not None and new is not None:
                 processes = accelerator.num_processes
-                report.write_json(new / report.RESULTS, lines, {**asdict(settings), "double": settings.double or "best", "processes": processes})
+                report.write_json(
+                    new / report.RESULTS,
+                    lines,
+                    {**asdict(settings), "double": settings.double or "best", "processes": processes},
+                )
                 worst.write_page(new, lines)
                 publishing.refuse_others(folder, settings.overwrite)  # of another evaluation, meanwhile
                 publishing.publish(new)

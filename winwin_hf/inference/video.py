@@ -36,6 +36,7 @@ from winwin_hf.inference.flow import FlowPair
 from winwin_hf.inference.predictor import Predictor
 from winwin_hf.model.flow_colours_winwin import flow_to_image
 from winwin_hf.own_files import sha256_of
+from winwin_hf.processes import LOCK, locked
 
 RECORD = "video.json"
 MADE = {"clip", "stride", "weights"}  # what a record of this command has among others
@@ -99,7 +100,8 @@ def run(
 
     Raises:
         FileNotFoundError: there is no such clip.
-        FileExistsError: `video` exists, no run with .flo files in `output` made it, and `overwrite` is off.
+        FileExistsError: `video` exists, no run with .flo files in `output` made it, and `overwrite` is off; another process writes
+            files of flow into `output`.
         ValueError: fewer than two frames, or frames of several sizes; nothing to write; `output` holds .flo files of another program or
             of other settings.
     """
@@ -117,16 +119,17 @@ def run(
         model_name, "optical-flow", device, quality=quality, coarse=coarse, min_pixels=min_pixels
     )
 
-    folder.mkdir(parents=True, exist_ok=True)
-    if flo or backward:
-        settings = {"clip": source.digest(), "size": size, "stride": stride, "backward": backward}
-        enlarged_to = 0 if predictor.processor.quality == "fast" else predictor.processor.min_pixels
-        settings |= {"min_pixels": enlarged_to, "coarse": predictor.coarse}
-        results.claim(settings | {"model": model_name, "weights": _checksum(predictor.model)}, overwrite)
-    resumable = flo or not target
-    done = results.complete(source) if resumable else 0
-    summary = Summary(done, done, 0.0, target, max_motion=max_motion)
     with contextlib.ExitStack() as stack:
+        if flo or backward:
+            stack.enter_context(_alone(folder))
+            settings = {"clip": source.digest(), "size": size, "stride": stride, "backward": backward}
+            enlarged_to = 0 if predictor.processor.quality == "fast" else predictor.processor.min_pixels
+            settings |= {"min_pixels": enlarged_to, "coarse": predictor.coarse}
+            results.claim(settings | {"model": model_name, "weights": _checksum(predictor.model)}, overwrite)
+        folder.mkdir(parents=True, exist_ok=True)
+        resumable = flo or not target
+        done = results.complete(source) if resumable else 0
+        summary = Summary(done, done, 0.0, target, max_motion=max_motion)
         places = [results]
         if target and not flo and max_motion is None:
             remove_leftovers(folder)
@@ -293,6 +296,16 @@ def _check(folder: Path, video: Path | None, files: bool, max_motion: float | No
     for name, value in (("max_motion", max_motion), ("rate", rate)):
         if value is not None and not value > 0:
             raise ValueError(f"{name} {value}: expected a positive number.")
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps other processes from writing files of flow into the folder. Raises FileExistsError where one does."""
+    with locked(folder, "writing flow into it"):
+        try:
+            yield
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
 
 
 def _whole(path: Path, size: tuple[int, int]) -> bool:

@@ -24,6 +24,8 @@ from research.cost import cases, pages
 from research.cost.cases import FULL, QUICK, Geometry, Measurement
 from research.cost.record import ROOT, Record, describe, key_of
 from research.processes import run_json, sigterm_as_exit, with_threads
+from winwin_hf.cli.arguments import check_output_folder
+from winwin_hf.cli.errors import UsageError, misuse, one_line_errors
 
 PROBE = Path(__file__).with_name("probes.py")
 STARTING = 7.0  # seconds until a process measures
@@ -105,20 +107,19 @@ def cost(
     """
     geometry = QUICK if quick else FULL
     folder = output or (ROOT / "runs" / "cost-quick" if quick else ROOT / "docs" / "results")
+    check_output_folder("--output", folder)
     for name in case or ():
         if name not in CASES:
-            sys.exit(f"--case {name}: expected one of {', '.join(CASES)}")
+            raise UsageError(f"--case {name}: expected one of {', '.join(CASES)}")
     if size not in geometry.frames:
-        sys.exit(f"--size {size}: expected one of {', '.join(geometry.frames)}")
+        raise UsageError(f"--size {size}: expected one of {', '.join(geometry.frames)}")
     console = Console(stderr=True)
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     about = {} if draw else describe(sys.argv[2:], threads or available, quick)
-    try:
+    with misuse():
         record = Record.open(folder / "cost.json", geometry, about)
-    except ValueError as error:
-        sys.exit(str(error))
     if draw and not record.about:
-        sys.exit(f"{record.path}: nothing is measured yet")
+        raise UsageError(f"{record.path}: nothing is measured yet")
     if profile:
         wanted = [cases.profiles(geometry, size, precision or ["fp32", "bf16"])]
     else:
@@ -216,5 +217,5 @@ def show(record: Record, profile: bool) -> None:
 
 def main(words: list[str]) -> None:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(cost)
+    app.command()(one_line_errors(cost))
     app(args=words, prog_name="benchmark.py cost")

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +19,7 @@ import yaml
 from research.experiments.context import Context
 from research.files import machine_record, write_json, write_text
 from research.pages import table
+from winwin_hf.data.formats.files import read_json, write_atomic
 
 FINDINGS = Path(__file__).with_name("findings.yaml")
 
@@ -40,6 +45,35 @@ def write_result(context: Context, name: str, result: dict[str, Any]) -> Path:
     write_page(path)
     context.console.print(f"{path}, {path.with_suffix('.md').name}")
     return path
+
+
+def redraw(function: Callable[[Context], None], context: Context) -> None:
+    """
+    Writes an experiment's results from the trainings that there are.
+
+    Raises: FileExistsError where results in OUTPUT have more values; they stay.
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        drawn = Path(temporary)
+        function(replace(context, output=drawn))
+        for path in drawn.glob("*.json"):
+            earlier = context.output / path.name
+            if earlier.is_file() and (kept := cells(read_json(earlier))) > (now := cells(read_json(path))):
+                raise FileExistsError(
+                    f"{earlier} has {kept} values, the trainings in {context.work} give {now}; expected all of them, or another --output"
+                )
+        context.output.mkdir(parents=True, exist_ok=True)
+        for path in drawn.iterdir():
+            with write_atomic(context.output / path.name) as target:
+                shutil.copyfile(path, target)
+        for path in drawn.glob("*.json"):
+            write_page(context.output / path.name)
+
+
+def cells(record: dict[str, Any]) -> int:
+    """Number of cells of a result's tables that hold something."""
+    rows = [row for shown in record.get("tables", ()) for row in shown["rows"]]
+    return sum(cell not in (None, "", "-") for row in rows for cell in row)
 
 
 def command(context: Context, name: str) -> str:

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -158,7 +159,14 @@ def test_textures_that_cannot_be_had_are_told(tmp_path):
     (tmp_path / "box.obj").write_text(
         "mtllib box.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 0 1\nusemtl a\nf 1/1 2/2 3/3\n"
     )
-    for name, reason in (("gone.png", "No such file"), ("text.png", "cannot identify"), ("../up.png", "folder")):
+    reasons = {"gone.png": "No such file", "text.png": "cannot identify", "../up.png": "folder"}
+    for name, side in (("large.png", 9000), ("bomb.png", 30_000)):  # beyond our limit, and beyond Pillow's
+        data = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+        chunk = struct.pack(">I", 13) + b"IHDR" + data + struct.pack(">I", zlib.crc32(b"IHDR" + data))
+        end = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
+        (tmp_path / name).write_bytes(b"\x89PNG\r\n\x1a\n" + chunk + end)
+        reasons[name] = "pixels"
+    for name, reason in reasons.items():
         (tmp_path / "box.mtl").write_text(f"newmtl a\nmap_Kd {name}\n")
         (tmp_path / "text.png").write_text("no picture")
         left_out: list[str] = []

@@ -1,11 +1,13 @@
 """scripts/reproduce.py."""
 
+import math
 import shutil
 
 import pytest
 import reproduce
 import typer
 from research.experiments.context import Experiment
+from research.experiments.results import write_result
 from support.places import ROOT
 
 from winwin_hf.cli.errors import UsageError
@@ -48,3 +50,29 @@ def test_pages_anew(tmp_path):
     shutil.copy(ROOT / "docs" / "results" / "table-heads.json", tmp_path)
     reproduce.main(["pages"], output=tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.suffix == ".md"] == ["table-heads.md"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(typer.Exit):
+        reproduce.main(["pages"], output=tmp_path / "empty")
+
+
+def test_drawing_without_trainings_leaves_the_results(tmp_path, monkeypatch, capsys):
+    def write(scores):
+        def function(context):
+            (context.output / "thing.png").write_text(str(scores))
+            rows = [[f"row {k}", score] for k, score in enumerate(scores)]
+            write_result(context, "thing", {"title": "A thing", "tables": [{"columns": ["a", "b"], "rows": rows}]})
+
+        monkeypatch.setattr(reproduce, "EXPERIMENTS", {"thing": Experiment(function, "thing")})
+        reproduce.main(["thing"], work=tmp_path / "work", output=tmp_path / "out", draw_only=True)
+
+    def files():
+        return {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+
+    write([1.0, 2.0])
+    before = files()
+    assert before.keys() == {"thing.json", "thing.md", "thing.png"} and b"thing.png" in before["thing.md"]
+    with pytest.raises(typer.Exit):
+        write([3.0, math.nan])
+    assert "thing.json has 4 values, the trainings in" in capsys.readouterr().err and files() == before
+    write([4.0, 5.0])
+    assert files()["thing.png"] == b"[4.0, 5.0]"

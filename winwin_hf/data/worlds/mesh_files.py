@@ -124,7 +124,7 @@ def _neighbours(path: Path, left_out: list[str] | None) -> Any:
         def get(self, name: str) -> bytes:
             try:
                 return self.read(str(name).strip())
-            except (ValueError, OSError) as error:
+            except Exception as error:  # Pillow's of a bomb is of no other class
                 if left_out is not None:
                     left_out.append(f"{path}: names {str(name)[:80]!r} ({str(error)[:200]})")
                 raise
@@ -136,6 +136,7 @@ def _neighbours(path: Path, left_out: list[str] | None) -> Any:
             check_file(wanted)
             if wanted.suffix.lower() in Image.registered_extensions():
                 with Image.open(wanted) as image:
+                    check_texture(image)
                     image.verify()
             return wanted.read_bytes()
 
@@ -149,6 +150,12 @@ def _neighbours(path: Path, left_out: list[str] | None) -> Any:
             raise ValueError("folders of a mesh's own aren't read")
 
     return Neighbours()
+
+
+def check_texture(image: Any) -> None:
+    """Raises ValueError for a picture that is too large for a texture."""
+    if image.width * image.height > MAX_TEXTURE:
+        raise ValueError(f"a texture of {image.width}x{image.height} pixels; expected at most {MAX_TEXTURE:,}")
 
 
 def check_declared(path: Path) -> None:
@@ -206,8 +213,7 @@ def _material(visual: Any, label: int, textured: bool) -> Material:
         tint = tint ** (1 / 2.2)
     if image is None or not textured:
         return Material(WHITE, tint_of(tint[:3]), label, gloss=0.15)
-    if image.width * image.height > MAX_TEXTURE:
-        raise ValueError(f"a texture of {image.width}x{image.height} pixels; expected at most {MAX_TEXTURE:,}")
+    check_texture(image)
     pixels = np.array(image.convert("RGBA"))
     scale = TEXTURE_SIDE / max(pixels.shape[:2])
     if scale < 1:
