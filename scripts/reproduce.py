@@ -17,6 +17,7 @@ from research.experiments.results import redraw, write_page
 from rich.console import Console
 from rich.table import Column, Table
 
+from winwin_hf.cli.arguments import check_output_folder
 from winwin_hf.cli.errors import UsageError, one_line_errors
 
 
@@ -76,6 +77,8 @@ def main(
     if names == ["list"]:
         show_list()
         return
+    check_output_folder("--work", work)
+    check_output_folder("--output", output)
     if names == ["pages"]:
         found = [path for name in EXPERIMENTS if (path := output / f"{name}.json").is_file()]
         if not found:

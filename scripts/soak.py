@@ -38,6 +38,7 @@ import typer
 import yaml
 from PIL import Image
 
+from winwin_hf.cli.errors import one_line_errors
 from winwin_hf.inference import clips
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,8 +51,9 @@ GROWTH = 0.1  # share by which memory may grow from the second fifth of a run to
 LOOSE = 20
 app = typer.Typer(help=__doc__, pretty_exceptions_enable=False, no_args_is_help=True)
 
-WarmUp = Annotated[float, typer.Option(help="Minutes at the start that don't count as growth.")]
-Seconds = Annotated[float, typer.Option(help="Between two samples, in seconds.")]
+Minutes = Annotated[float, typer.Option(min=0.01)]
+WarmUp = Annotated[float, typer.Option(min=0, help="Minutes at the start that don't count as growth.")]
+Seconds = Annotated[float, typer.Option(min=0.1, help="Between two samples, in seconds.")]
 
 
 # ------------------------------------------------------------------ samples
@@ -328,9 +330,10 @@ def end(process: subprocess.Popen, how: signal.Signals) -> list[str]:
 
 
 @app.command()
+@one_line_errors
 def space(
-    minutes: float = 10.0,
-    clients: int = 50,
+    minutes: Minutes = 10.0,
+    clients: Annotated[int, typer.Option(min=1)] = 50,
     every: Seconds = 5.0,
     warm_up: WarmUp = 3.0,  # kept results fill 128 MB; slow machines need longer
     checkpoint: Annotated[
@@ -385,10 +388,11 @@ def space(
 
 
 @app.command()
+@one_line_errors
 def video(
-    frames: int = 2000,
-    width: int = 320,
-    height: int = 192,
+    frames: Annotated[int, typer.Option(min=2)] = 2000,
+    width: Annotated[int, typer.Option(min=16)] = 320,
+    height: Annotated[int, typer.Option(min=16)] = 192,
     every: Seconds = 2.0,
     warm_up: WarmUp = 1.0,
     model: str = "winwin-flow",
@@ -420,12 +424,13 @@ def video(
 
 
 @app.command()
+@one_line_errors
 def train(
-    minutes: float = 30.0,
+    minutes: Minutes = 30.0,
     every: Seconds = 10.0,
     warm_up: WarmUp = 3.0,
     recipe: Annotated[Path | None, typer.Option(help="Default: a small flow network on synthetic frames.")] = None,
-    workers: int = 1,
+    workers: Annotated[int, typer.Option(min=0)] = 1,
 ) -> None:
     """A training of `minutes`, then SIGTERM."""
     sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2, "head_hidden_size": 32}

@@ -190,10 +190,12 @@ def lost_process_named() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, doing: str = "training in this folder") -> Iterator[None]:
+def locked(folder: Path, doing: str = "training in this folder", stays: bool = True) -> Iterator[None]:
     """
     Makes a folder and keeps other processes from training in it. The kernel ends the lock with this process, however it ends.
 
+    Args:
+        doing: what a refused process is told that this one does. stays: whether the lock's file stays there at the end.
     Raises: FileExistsError: another process holds it. OSError: what is called `.lock` there is no file of a run.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -221,4 +223,8 @@ def locked(folder: Path, doing: str = "training in this folder") -> Iterator[Non
             os.write(file.fileno(), f"{os.getpid()} on {platform.node()}".encode())
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from None
-        yield
+        try:
+            yield
+        finally:
+            if not stays:
+                path.unlink(missing_ok=True)

@@ -73,7 +73,9 @@ def main(
             try:
                 run_probe(options, folder, threads)
             except RuntimeError as error:
-                raise ValueError(f"{checkpoint}: no inputs and exports were made; {str(error).splitlines()[-1]}") from None
+                raise ValueError(
+                    f"{checkpoint}: no inputs and exports were made; {str(error).splitlines()[-1]}"
+                ) from None
         for turn in range(rounds):
             for name in list(results):
                 with console.status(f"{name}, turn {turn + 1} of {rounds}"):

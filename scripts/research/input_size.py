@@ -22,7 +22,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from research.files import write_json
 from winwin_hf.cli.arguments import check_output
-from winwin_hf.cli.errors import one_line_errors
+from winwin_hf.cli.errors import UsageError, one_line_errors
 from winwin_hf.data.sources import open_source
 from winwin_hf.evaluation.figures import figure_text
 from winwin_hf.evaluation.run import OTHERS, catalog, parse_data
@@ -53,6 +53,8 @@ def main(
     if output is not None:
         check_output("--output", output, (".json",))
     predictor, rows = Predictor.load(checkpoint), []
+    if predictor.task == "optical-flow":
+        raise UsageError(f"{checkpoint}: a network of flow; expected one of depth or segmentation")
     for item in data:
         name, split, path = parse_data(item)
         split = split or ("val" if name in OTHERS else catalog.entry_of(name).scored)

@@ -13,6 +13,7 @@ inside functions need torch, which most calls do without.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -39,7 +40,8 @@ from research.planning.page import (
     training_table,
 )
 from research.sizes import parse_size
-from winwin_hf.cli.errors import one_line_errors
+from winwin_hf.cli.arguments import check_output
+from winwin_hf.cli.errors import UsageError, one_line_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNTS = ROOT / "docs/results/scale.json"
@@ -106,7 +108,7 @@ def main(
     recipe: Annotated[
         Path | None, typer.Argument(help="A recipe for optical flow. Default: ViT-B and ViT-L on Spring.")
     ] = None,
-    gpus: Annotated[str, typer.Option(help="Numbers of GPUs.")] = ",".join(map(str, NUMBERS)),
+    gpus: Annotated[str, typer.Option(help="Numbers of GPUs, such as 1,8.")] = ",".join(map(str, NUMBERS)),
     gpu: Annotated[str, typer.Option(help=f"The GPU: {', '.join(GPUS)}.")] = "h100",
     tflops: Annotated[float | None, typer.Option(help="TFLOP/s of another GPU: bf16 products, dense.")] = None,
     memory: Annotated[float | None, typer.Option(help="Memory of another GPU, GB.")] = None,
@@ -121,11 +123,21 @@ def main(
     ] = False,
 ) -> None:
     """Print a plan of a training as tables, or write the page."""
+    for option, value, most in (("--tflops", tflops, 1e6), ("--memory", memory, 1e6), ("--share", share, 1.0)):
+        if value is not None and not 0 < value <= most:
+            raise UsageError(f"{option} {value}: expected a number above 0, at most {most:g}")
+    if not re.fullmatch(r"[1-9]\d{0,5}(,[1-9]\d{0,5})*", gpus):
+        raise UsageError(f"--gpus {gpus}: expected numbers of GPUs, such as 1,8")
+    height, width = parse_size("--frame", frame)
+    if max(height, width) > 8192:
+        raise UsageError(f"--frame {frame}: expected at most 8192 pixels a side")
+    if page_path is not None:
+        check_output("--page", page_path, (".md",))
     try:
         device, given = gpu_of(gpu, tflops, memory), replace(Assumptions(), share=share)
         numbers = [int(n) for n in gpus.split(",")]
         if recipe is not None:
-            typer.echo(recipe_tables(recipe, parse_size("--frame", frame), numbers, device, given))
+            typer.echo(recipe_tables(recipe, (height, width), numbers, device, given))
             return
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None

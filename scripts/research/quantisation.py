@@ -120,6 +120,8 @@ def main(
     way: Annotated[list[str] | None, typer.Option(help=f"{', '.join(WAYS)}; repeatable. Default: all.")] = None,
 ) -> None:
     """Score the bundled checkpoints with each kind of quantised layers."""
+    if flow is segmentation is depth is None:
+        raise UsageError("expected --flow, --segmentation or --depth with a data set")
     for name in way or ():
         if name not in WAYS:
             raise UsageError(f"--way {name}: expected one of {', '.join(WAYS)}")

@@ -8,11 +8,13 @@ import signal
 from pathlib import Path
 
 import pytest
+from support.locks import holding
 from support.places import FRAMES
 
 from winwin_hf.data.formats.files import remove_leftovers
 from winwin_hf.evaluation import publishing
 from winwin_hf.evaluation.run import Settings, evaluate_data
+from winwin_hf.processes import LOCK
 
 DATA = [f"middlebury={FRAMES / 'flow' / 'Middlebury-flow'}"]
 MOVES = (1, 3, 5, 6, 8, 10)
@@ -105,3 +107,16 @@ def test_of_a_link_only_the_link_goes(evaluations, tmp_path):
     evaluate_data(["zero"], DATA, folder, Settings(worst=1, overwrite=True))
     assert files(mine) == before
     assert len(list(pictures.glob("*.png"))) == 1 and not pictures.is_symlink()
+
+
+def test_two_processes_do_not_evaluate_into_one_folder(evaluations, tmp_path):
+    folder = shutil.copytree(evaluations[0], tmp_path / "out")
+    before = files(folder)
+    with (
+        holding(folder / LOCK) as process,
+        pytest.raises(FileExistsError, match=rf"process {process} .*evaluating into"),
+    ):
+        evaluate_data(["zero"], DATA, folder, Settings(overwrite=True))
+    assert files(folder) == before | {LOCK: files(folder)[LOCK]}
+    evaluate_data(["zero"], DATA, folder, Settings(overwrite=True))
+    assert not (folder / LOCK).exists()

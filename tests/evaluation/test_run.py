@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from support.places import FRAMES
 
 from winwin_hf.evaluation import run as running
 from winwin_hf.evaluation.report import folder_name
-from winwin_hf.evaluation.run import Settings, evaluate_data, parse_data
+from winwin_hf.evaluation.run import Settings, evaluate_data, parse_data, told_apart
+
+MIDDLEBURY = f"middlebury={FRAMES / 'flow' / 'Middlebury-flow'}"
 
 
 def test_evaluation_leaves_its_files(tmp_path, capsys):
@@ -187,3 +190,20 @@ def test_parse_data():
     for text in ("=x", "a=", "a:=x", "a"):
         with pytest.raises(ValueError, match="expected NAME=PATH"):
             parse_data(text)
+
+
+def test_methods_and_sets_are_told_apart(tmp_path):
+    names = {"a/model": "model", "b/model": "model", "b/model:coarse": "model:coarse", "zero": "zero"}
+    assert told_apart(list(names), list(names.values())) == ["a/model", "b/model", "model:coarse", "zero"]
+    assert told_apart(["x/1/m", "x/2/m", "y/2/m"], ["m"] * 3) == ["x/1/m", "x/2/m", "y/2/m"]
+    with pytest.raises(ValueError, match="a/model: given twice"):
+        told_apart(["a/model", "b/../a/model"], ["model", "model"])
+    with pytest.raises(ValueError, match="zero: given twice"):
+        evaluate_data(["zero", "zero"], [MIDDLEBURY], None, Settings())
+    with pytest.raises(ValueError, match="middlebury:train: given twice"):
+        evaluate_data(["zero"], [MIDDLEBURY, MIDDLEBURY.replace("=", ":train=")], None, Settings())
+    other = f"middlebury={shutil.copytree(FRAMES / 'flow' / 'Middlebury-flow', tmp_path / 'other')}"
+    assert len(evaluate_data(["zero"], [MIDDLEBURY, other], None, Settings())) == 2
+    with pytest.raises(ValueError, match="each set and split once in an output"):
+        evaluate_data(["zero"], [MIDDLEBURY, other], tmp_path / "out", Settings())
+    assert not (tmp_path / "out").exists()

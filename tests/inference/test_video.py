@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.locks import holding
 from support.model_cases import make
 
 from winwin_hf import WinWinForOpticalFlow, WinWinImageProcessor
@@ -25,16 +24,6 @@ from winwin_hf.model.flow_colours_winwin import flow_to_image
 from winwin_hf.processes import LOCK
 
 HEIGHT, WIDTH = 26, 38
-# A process that holds a folder's lock until it is told to end.
-HOLD = """
-import fcntl, os, platform, sys
-file = open(sys.argv[1], "w+")
-fcntl.lockf(file, fcntl.LOCK_EX)
-file.write(f"{os.getpid()} on {platform.node()}")
-file.flush()
-print("held", flush=True)
-sys.stdin.readline()
-"""
 
 
 @pytest.fixture(scope="module")
@@ -423,16 +412,12 @@ def test_unknown_values_have_no_part_in_the_colours():
 def test_two_processes_do_not_mix_their_files(clip, checkpoint, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    other = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(out / LOCK)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(FileExistsError, match=rf"process {other.pid} on .* is writing flow into it"):
+    with holding(out / LOCK) as process:
+        with pytest.raises(FileExistsError, match=rf"process {process} on .* is writing flow into it"):
             run(clip, out, checkpoint, overwrite=True, progress=False)
         assert set(left(out)) == {LOCK}
-        run(clip, out, checkpoint, flo=False, video=tmp_path / "flow.mp4", progress=False)  # none of its files are there
-    finally:
-        other.communicate("end\n")
+        run(
+            clip, out, checkpoint, flo=False, video=tmp_path / "flow.mp4", progress=False
+        )  # none of its files are there
     run(clip, out, checkpoint, progress=False)
     assert set(left(out)) == flos(*range(1, 7)) | {"video.json"}

@@ -141,7 +141,11 @@ def evaluate(
     ] = None,
     min_pixels: MinPixels = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier evaluation in the output folder.")
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace an earlier evaluation in the output folder, but for its submissions, which have to be removed.",
+        ),
     ] = False,
     precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "no",
     cpu: Annotated[bool, typer.Option("--cpu", help="Use the CPU even if there is an accelerator.")] = False,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -20,6 +20,7 @@ from winwin_hf.data.formats.files import NEW, REPLACED, leftovers, owner, read_t
 from winwin_hf.evaluation import report, worst
 from winwin_hf.evaluation.report import RESULTS
 from winwin_hf.own_files import remove_tree, undisturbed
+from winwin_hf.processes import locked
 
 CLEARED = "cleared"  # in the temporary folder: an empty file, once all of the earlier evaluation's are in REPLACED
 
@@ -44,23 +45,25 @@ def staged(folder: Path | None, accelerator: Accelerator) -> Iterator[Path | Non
         return
     names: list[str | None] = [None]
     made: list[Path] = []
-    try:
-        with told_of(folder, reads=True):
-            if accelerator.is_main_process:
-                made = [place for place in (folder, *folder.parents) if not place.exists()]
-                folder.mkdir(parents=True, exist_ok=True)
-                remove_leftovers(folder)
-                names = [tempfile.mkdtemp(prefix=f".evaluation-{owner()}", dir=folder)]
-                (Path(str(names[0])) / NEW).mkdir()
-            broadcast_object_list(names)
-            yield Path(str(names[0])) / NEW
-    finally:
-        with undisturbed():
-            if accelerator.is_main_process and names[0] is not None:
-                remove_tree(Path(names[0]), ignore_errors=True)
-            for place in made:
-                with suppress(OSError):  # not empty
-                    place.rmdir()
+    with ExitStack() as stack:
+        try:
+            with told_of(folder, reads=True):
+                if accelerator.is_main_process:
+                    made = [place for place in (folder, *folder.parents) if not place.exists()]
+                    stack.enter_context(locked(folder, "evaluating into it", stays=False))
+                    remove_leftovers(folder)
+                    names = [tempfile.mkdtemp(prefix=f".evaluation-{owner()}", dir=folder)]
+                    (Path(str(names[0])) / NEW).mkdir()
+                broadcast_object_list(names)
+                yield Path(str(names[0])) / NEW
+        finally:
+            with undisturbed():
+                if accelerator.is_main_process and names[0] is not None:
+                    remove_tree(Path(names[0]), ignore_errors=True)
+                stack.close()
+                for place in made:
+                    with suppress(OSError):  # not empty
+                        place.rmdir()
 
 
 def finish_killed(folder: Path) -> None:
@@ -68,8 +71,9 @@ def finish_killed(folder: Path) -> None:
     for temporary, _ in leftovers(folder):
         if (temporary / REPLACED).is_dir() and (temporary / NEW / RESULTS).is_file():
             refuse_others(folder, overwrite=True)
-            publish(temporary / NEW)
-            remove_tree(temporary, ignore_errors=True)
+            with locked(folder, "evaluating into it", stays=False):
+                publish(temporary / NEW)
+                remove_tree(temporary, ignore_errors=True)
 
 
 def publish(new: Path) -> None:

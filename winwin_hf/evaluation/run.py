@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +17,7 @@ from winwin_hf.data.merging import translation
 from winwin_hf.data.shards import shards_info
 from winwin_hf.data.sources import OTHERS, SYNTHETIC, Source, check_set, open_source
 from winwin_hf.evaluation import publishing, report, submission, worst
-from winwin_hf.evaluation.methods import load
+from winwin_hf.evaluation.methods import load, network_of
 from winwin_hf.evaluation.report import Line
 from winwin_hf.evaluation.scoring import Frame, new_metric, score
 from winwin_hf.host_process import unchanged_process
@@ -117,6 +119,11 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
     # All sets are opened before the first frame is predicted, so that a wrong name fails at once.
     chosen = check_data(data, settings.options, settings.length)
     data_sets = [_open(name, split, path, settings) for name, split, path in chosen]
+    places = [(each.name, each.split, "" if output else os.path.realpath(each.path)) for each in data_sets]
+    if twice := next((place for place in places if places.count(place) > 1), None):
+        raise ValueError(
+            f"--data {twice[0]}:{twice[1]}: given twice; expected each set and split once{' in an output' * bool(output)}"
+        )
     for option, given, task in (
         ("align", settings.align is not None, "depth-estimation"),
         ("double", settings.double is not None, "optical-flow"),
@@ -129,15 +136,19 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
 
     lines = []
     with publishing.staged(folder, accelerator) as new:
+        names = []
         for method in methods:  # all of them before the first runs, one at a time: several may not fit into the memory
             predictor = loaded(method)
+            names.append(predictor.name)
             for data_set in data_sets:
                 _check_fits(predictor, data_set)
-                if folder is not None and settings.submission:
-                    _refuse_submission(folder / report.folder_name(predictor.name) / "submission", data_set.name)
-        for method in methods:
+        names = told_apart(methods, names)
+        if folder is not None and settings.submission:
+            for name, data_set in itertools.product(names, data_sets):
+                _refuse_submission(folder / report.folder_name(name) / "submission", data_set.name)
+        for method, name in zip(methods, names, strict=True):
             predictor = loaded(method) if len(methods) > 1 else predictor
-            lines += [_evaluate_one(predictor, data_set, new, accelerator, settings) for data_set in data_sets]
+            lines += [_evaluate_one(predictor, name, data_set, new, accelerator, settings) for data_set in data_sets]
         if accelerator.is_main_process:
             report.show(lines)
             if folder is not None and new is not None:
@@ -174,12 +185,35 @@ def _open(name: str, split: str | None, path: str, settings: Settings) -> _DataS
     return _DataSet(name, split, path, source)
 
 
+def told_apart(methods: list[str], names: list[str]) -> list[str]:
+    """
+    A name for each method: its own, or for networks whose folders have the same name as much of the path as tells them apart.
+
+    Raises: ValueError where a method is there twice.
+    """
+    found = list(names)
+    for name in {name for name in names if names.count(name) > 1}:
+        numbers = [number for number, other in enumerate(names) if other == name]
+        paths = [Path(os.path.realpath(network_of(methods[number]) or "")).parts for number in numbers]
+        if len(set(paths)) < len(paths):
+            raise ValueError(f"{methods[numbers[-1]]}: given twice; expected each method once")
+        depth = next(k for k in itertools.count(2) if len({path[-k:] for path in paths}) == len(paths))
+        for number, path in zip(numbers, paths, strict=True):
+            found[number] = "/".join((*path[-depth:-1], name))
+    return found
+
+
 def _evaluate_one(
-    predictor: Method, data_set: _DataSet, folder: Path | None, accelerator: Accelerator, settings: Settings
+    predictor: Method,
+    method: str,
+    data_set: _DataSet,
+    folder: Path | None,
+    accelerator: Accelerator,
+    settings: Settings,
 ) -> Line:
-    """Scores one method on one set and writes its files below `folder`."""
+    """Scores one method, under a name, on one set and writes its files below `folder`."""
     name, source = data_set.name, data_set.source
-    method_folder = folder and folder / report.folder_name(predictor.name)
+    method_folder = folder and folder / report.folder_name(method)
     result = score(
         predictor,
         source,
@@ -189,7 +223,7 @@ def _evaluate_one(
         settings.skip_broken,
         settings.worst if method_folder else 0,
         _submission_writer(method_folder, data_set) if settings.submission else None,
-        f"{predictor.name} on {name}",
+        f"{method} on {name}",
     )
     if method_folder is not None:
         set_folder = method_folder / report.folder_name(f"{name}-{data_set.split}")
@@ -204,7 +238,7 @@ def _evaluate_one(
         split=data_set.split,
         path=data_set.path,
         task=source.task,
-        method=predictor.name,
+        method=method,
         inference=f"tiles of {tiled[0]}x{tiled[1]}, overlap {settings.overlap}" if tiled else "one pass",
         images=len(result.images),
         scored=sum(image.row is not None for image in result.images),

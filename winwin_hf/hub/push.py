@@ -298,16 +298,17 @@ def _same(local: Path, remote: RepoFile) -> bool:
 @contextmanager
 def _clear_errors(api: HfApi, repo_id: str, new: bool = False) -> Iterator[None]:
     """Turns errors of huggingface_hub into a PublishError of one line. new: the repository was created just before."""
+    empty = f" ({repo_id} exists now, but is empty)" if new else ""
     try:
         yield
     except PublishError:
         raise
     except ODD as error:
         what = f"{type(error).__name__}: {shortened(str(error))}"
-        raise PublishError(f"the answer of {redact(api.endpoint)} isn't what a Hub sends ({what})") from error
+        raise PublishError(f"the answer of {redact(api.endpoint)} isn't what a Hub sends ({what}){empty}") from error
     except (errors.HfHubHTTPError, errors.HTTPError, ValueError, RuntimeError, OSError) as error:
         message = _explain(error, api.endpoint, repo_id)
-        raise PublishError(f"{message} ({repo_id} exists now, but is empty)" if new else message) from error
+        raise PublishError(message + empty) from error
 
 
 def _explain(error: BaseException, endpoint: str, repo_id: str) -> str:

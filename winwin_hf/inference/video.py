@@ -36,7 +36,7 @@ from winwin_hf.inference.flow import FlowPair
 from winwin_hf.inference.predictor import Predictor
 from winwin_hf.model.flow_colours_winwin import flow_to_image
 from winwin_hf.own_files import sha256_of
-from winwin_hf.processes import LOCK, locked
+from winwin_hf.processes import locked
 
 RECORD = "video.json"
 MADE = {"clip", "stride", "weights"}  # what a record of this command has among others
@@ -121,7 +121,7 @@ def run(
 
     with contextlib.ExitStack() as stack:
         if flo or backward:
-            stack.enter_context(_alone(folder))
+            stack.enter_context(locked(folder, "writing flow into it", stays=False))
             settings = {"clip": source.digest(), "size": size, "stride": stride, "backward": backward}
             enlarged_to = 0 if predictor.processor.quality == "fast" else predictor.processor.min_pixels
             settings |= {"min_pixels": enlarged_to, "coarse": predictor.coarse}
@@ -296,16 +296,6 @@ def _check(folder: Path, video: Path | None, files: bool, max_motion: float | No
     for name, value in (("max_motion", max_motion), ("rate", rate)):
         if value is not None and not value > 0:
             raise ValueError(f"{name} {value}: expected a positive number.")
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keeps other processes from writing files of flow into the folder. Raises FileExistsError where one does."""
-    with locked(folder, "writing flow into it"):
-        try:
-            yield
-        finally:
-            (folder / LOCK).unlink(missing_ok=True)
 
 
 def _whole(path: Path, size: tuple[int, int]) -> bool:

@@ -28,7 +28,7 @@ from winwin_hf.data.shards.opening import LAYOUT, SIDECAR, SUFFIXES, Format
 from winwin_hf.data.shards.packing import ROW_GROUP, pack, write_parquet, write_tar
 from winwin_hf.data.shards.planning import Shard, cut, digest_of, file_name_of, plan, without_folders
 from winwin_hf.own_files import remove_tree, sha256_of, undisturbed
-from winwin_hf.processes import LOCK, locked
+from winwin_hf.processes import locked
 from winwin_hf.task import TASKS, DataTask
 
 COMMIT = "commit.json"  # shard's last name -> its name while it is written; there while shards get their last names
@@ -158,17 +158,19 @@ def _names(output: Path, name: str, split: str) -> tuple[str, Path]:
 @contextmanager
 def _working(output: Path, work: Path, name: str, split: str) -> Iterator[None]:
     """Prepares the folders, for this process alone; where the work fails before a shard is finished, empty ones are removed again."""
-    with locked(output, "writing shards into it"):
-        try:
-            _prepare(output, work)
-            check_shards_folder(output, name, split)
-            with told_of(output, reads=True):
-                yield
-        finally:
-            (output / LOCK).unlink(missing_ok=True)
-            for folder in (work, output):
+    try:
+        with locked(output, "writing shards into it", stays=False):
+            try:
+                _prepare(output, work)
+                check_shards_folder(output, name, split)
+                with told_of(output, reads=True):
+                    yield
+            finally:
                 with suppress(OSError):
-                    folder.rmdir()
+                    work.rmdir()
+    finally:
+        with suppress(OSError):
+            output.rmdir()
 
 
 def _check_arguments(dataset: Any, task: str, format: str, shard_size: int, multiple_of: int) -> None:

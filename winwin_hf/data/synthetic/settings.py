@@ -94,7 +94,7 @@ class SceneSettings:
     ] = (0.5, 2.0)
     photometric: Photometric = 1.0
     asymmetric: Annotated[
-        float, Field(ge=0, le=100, description="Share of `photometric` by which the two frames differ from each other.")
+        float, Field(ge=0, le=1, description="Share of `photometric` by which the two frames differ from each other.")
     ] = 0.3
     shadow: Annotated[
         float, Field(ge=0, le=1, description="Probability of a soft shadow over a part of one frame.")

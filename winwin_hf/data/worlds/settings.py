@@ -69,7 +69,7 @@ class WorldSettings:
         ),
     ] = 0.1
     far: Annotated[
-        float, Field(gt=0, le=1e6, description="Depth beyond which it is unknown, metres; the sky's always is.")
+        float, Field(ge=1, le=1e6, description="Depth beyond which it is unknown, metres; the sky's always is.")
     ] = 120.0
     blur_share: Annotated[
         Probability, Field(description="Share of the worlds with motion blur; it takes three times as long.")
@@ -104,7 +104,7 @@ class WorldSettings:
     ] = (0, 0)
     photometric: Photometric = 1.0
     asymmetric: Annotated[
-        float, Field(ge=0, le=100, description="Share of `photometric` by which the two frames differ from each other.")
+        float, Field(ge=0, le=1, description="Share of `photometric` by which the two frames differ from each other.")
     ] = 0.3
     blur: Blur = 0.4
     blur_sigma: BlurSigma = 1.0
