@@ -72,3 +72,16 @@ for command in ("--help", "--version", "train --help", "recipes list", "checkpoi
     assert not heavy & set(sys.modules), command
 """
     assert "camvid" in python(code)
+
+
+@pytest.mark.slow  # a fresh process imports everything
+def test_after_the_command_the_package_is_whole():
+    code = """
+import winwin_command, winwin_hf
+from winwin_hf import WinWinForOpticalFlow
+assert all(getattr(winwin_hf, name).__name__ == name for name in winwin_hf.__all__)
+assert not hasattr(winwin_hf, "WinWinForPoetry")
+from transformers import AutoConfig
+print(AutoConfig.for_model("winwin").model_type)
+"""
+    assert python(code).strip() == "winwin"

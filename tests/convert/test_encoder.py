@@ -215,6 +215,9 @@ def test_overwriting_spares_what_is_not_a_models(source, tmp_path):
         assert sorted(source.iterdir()) == before
     with pytest.raises(ValueError, match=r"lies in .* which would be replaced"):
         encoder_to_transformers(str(ours), ours, overwrite=True)
+    (tmp_path / "linked").symlink_to(ours)
+    with pytest.raises(FileExistsError, match=r"linked: a link, which is not replaced; expected .*ours"):
+        convert_encoder(str(source), tmp_path / "linked", overwrite=True)
     settings = tmp_path / "editor"
     settings.mkdir()
     (settings / "config.json").write_text('{"editor": "settings"}')

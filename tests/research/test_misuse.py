@@ -24,9 +24,17 @@ MISUSE = {
     "threads below one": ("fingerprint", ["a.json", "--threads", "0"], "--threads"),
     "an earlier file that isn't there": ("fingerprint", ["a.json", "--compare", "gone.json"], "gone.json"),
     "an output that is no file": ("fingerprint", ["."], "folder"),
-    "an unknown kind of layers": ("quantisation", ["--way", "nope"], "--way nope"),
+    "an unknown kind of layers": ("quantisation", ["--flow", "camvid=x", "--way", "nope"], "--way nope"),
     "an unknown way to run": ("inference_speed", ["--way", "nope"], "--way nope"),
     "measurements into a folder that isn't": ("inference_speed", ["-o", "gone/a.json"], "gone"),
+    "no data to measure on": ("quantisation", [], "--flow"),
+    "a share above one": ("plan", ["--share", "2"], "--share 2.0"),
+    "a speed that is no number": ("plan", ["--tflops", "nan"], "--tflops nan"),
+    "no memory": ("plan", ["--memory", "0"], "--memory"),
+    "no GPU": ("plan", ["--gpus", "0"], "--gpus 0"),
+    "fewer GPUs than none": ("plan", ["--gpus=-1"], "--gpus -1"),
+    "a side of a million pixels": ("plan", ["--frame", "1000000x1000000"], "--frame"),
+    "a page of another kind": ("plan", ["--page", "page.txt"], ".md"),
     "no checkout": ("flow_speed", ["gone"], "checkout"),
 }
 

@@ -19,6 +19,7 @@ import transformers
 
 from winwin_hf import bundled
 from winwin_hf.data import formats
+from winwin_hf.data.formats.files import made_folder
 from winwin_hf.inference import drawing, figures, sheets
 from winwin_hf.inference.predictor import Predictor
 
@@ -41,22 +42,21 @@ def run(
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(f"{folder}: the example frames {', '.join(missing)} are missing")
-    output.mkdir(parents=True, exist_ok=True)
+    with made_folder(output):
+        results: dict[str, Any] = {"machine": _machine()}
+        present = bundled.folders()
+        flow = partial(_flow, quality=quality)
+        for name, show in (("winwin-flow", flow), ("winwin-seg", _segment), ("winwin-depth", _depth)):
+            if name not in present:
+                say(f"{name}: not in this package, left out")
+                results[name] = None
+                continue
+            say(f"{name}: running")
+            results[name] = show(name, folder, output, device, say)
 
-    results: dict[str, Any] = {"machine": _machine()}
-    present = bundled.folders()
-    flow = partial(_flow, quality=quality)
-    for name, show in (("winwin-flow", flow), ("winwin-seg", _segment), ("winwin-depth", _depth)):
-        if name not in present:
-            say(f"{name}: not in this package, left out")
-            results[name] = None
-            continue
-        say(f"{name}: running")
-        results[name] = show(name, folder, output, device, say)
-
-    _write(output / "figures.json", json.dumps(results, indent=2) + "\n")
-    _write(output / "figures.md", _markdown(results))
-    say(f"pictures and figures: {output.absolute()}")
+        _write(output / "figures.json", json.dumps(results, indent=2) + "\n")
+        _write(output / "figures.md", _markdown(results))
+        say(f"pictures and figures: {output.absolute()}")
     return results
 
 

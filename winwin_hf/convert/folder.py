@@ -54,7 +54,11 @@ def check_output(output: Path, overwrite: bool, source: str | Path | None = None
             raise ValueError(f"{source} lies in {output}, which would be replaced; expected another folder")
     if output.is_dir() and not output.is_symlink():
         remove_leftovers(output)  # of an export into it that was killed
-    if output.is_symlink() or not _is_config(output / "config.json"):
+    if output.is_symlink():
+        raise FileExistsError(
+            f"{output}: a link, which is not replaced; expected {output.resolve()}, or another folder"
+        )
+    if not _is_config(output / "config.json"):
         raise FileExistsError(f"{output} is no model's folder, and is not overwritten; expected one with a config.json")
     other = _foreign(output) if whole else _foreign_export(output / "onnx")
     if other:

@@ -16,7 +16,16 @@ from pathlib import Path
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from winwin_hf.data.formats.files import NEW, REPLACED, leftovers, owner, read_text, remove_leftovers, told_of
+from winwin_hf.data.formats.files import (
+    NEW,
+    REPLACED,
+    leftovers,
+    made_folder,
+    owner,
+    read_text,
+    remove_leftovers,
+    told_of,
+)
 from winwin_hf.evaluation import report, worst
 from winwin_hf.evaluation.report import RESULTS
 from winwin_hf.own_files import remove_tree, undisturbed
@@ -44,12 +53,11 @@ def staged(folder: Path | None, accelerator: Accelerator) -> Iterator[Path | Non
         yield None
         return
     names: list[str | None] = [None]
-    made: list[Path] = []
     with ExitStack() as stack:
         try:
             with told_of(folder, reads=True):
                 if accelerator.is_main_process:
-                    made = [place for place in (folder, *folder.parents) if not place.exists()]
+                    stack.enter_context(made_folder(folder))
                     stack.enter_context(locked(folder, "evaluating into it", stays=False))
                     remove_leftovers(folder)
                     names = [tempfile.mkdtemp(prefix=f".evaluation-{owner()}", dir=folder)]
@@ -61,9 +69,6 @@ def staged(folder: Path | None, accelerator: Accelerator) -> Iterator[Path | Non
                 if accelerator.is_main_process and names[0] is not None:
                     remove_tree(Path(names[0]), ignore_errors=True)
                 stack.close()
-                for place in made:
-                    with suppress(OSError):  # not empty
-                        place.rmdir()
 
 
 def finish_killed(folder: Path) -> None:

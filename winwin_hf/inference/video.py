@@ -30,7 +30,7 @@ import torch
 from tqdm.auto import tqdm
 
 from winwin_hf.data import formats
-from winwin_hf.data.formats.files import owner, read_json, remove_leftovers
+from winwin_hf.data.formats.files import made_folder, owner, read_json, remove_leftovers
 from winwin_hf.inference.clips import Clip, open_clip, write_video
 from winwin_hf.inference.flow import FlowPair
 from winwin_hf.inference.predictor import Predictor
@@ -120,13 +120,13 @@ def run(
     )
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(made_folder(folder))
         if flo or backward:
             stack.enter_context(locked(folder, "writing flow into it", stays=False))
             settings = {"clip": source.digest(), "size": size, "stride": stride, "backward": backward}
             enlarged_to = 0 if predictor.processor.quality == "fast" else predictor.processor.min_pixels
             settings |= {"min_pixels": enlarged_to, "coarse": predictor.coarse}
             results.claim(settings | {"model": model_name, "weights": _checksum(predictor.model)}, overwrite)
-        folder.mkdir(parents=True, exist_ok=True)
         resumable = flo or not target
         done = results.complete(source) if resumable else 0
         summary = Summary(done, done, 0.0, target, max_motion=max_motion)

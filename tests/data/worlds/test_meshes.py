@@ -1,5 +1,7 @@
 """Files of meshes: formats, sizes, kinds, and what can't be read."""
 
+import base64
+import io
 import json
 import logging
 import os
@@ -258,11 +260,29 @@ def test_triangles_are_counted_before_they_are_copied(tmp_path, monkeypatch):
         read_mesh(tmp_path / "three.glb")
 
 
-def test_a_large_texture_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
-    monkeypatch.setattr("winwin_hf.data.worlds.mesh_files.MAX_TEXTURE", 60)
+def test_a_large_texture_is_left_out_before_it_is_decoded(tmp_path, monkeypatch):
     textured().export(tmp_path / "box.glb")
-    with pytest.raises(ValueError, match="texture of 8x8 pixels"):
-        read_mesh(tmp_path / "box.glb")
+    textured().export(tmp_path / "box.gltf")
+    data = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(data, "PNG")
+    tree = json.loads((tmp_path / "box.gltf").read_text())
+    tree["images"] = [{"uri": "data:image/png;base64," + base64.b64encode(data.getvalue()).decode()}]
+    (tmp_path / "box.gltf").write_text(json.dumps(tree))
+    monkeypatch.setattr(Image.Image, "convert", None)  # what decodes
+    for limit in (60, 64):
+        monkeypatch.setattr("winwin_hf.data.worlds.mesh_files.MAX_TEXTURE", limit)
+        for suffix in ("glb", "gltf"):
+            left_out: list[str] = []
+            if limit == 64:
+                with pytest.raises(ValueError, match="NoneType"):
+                    read_mesh(tmp_path / f"box.{suffix}", left_out=left_out)
+                assert not left_out
+            else:
+                (material,) = read_mesh(tmp_path / f"box.{suffix}", left_out=left_out).materials
+                assert material.texture.shape == (1, 1, 4)
+                assert left_out == [
+                    f"{tmp_path / f'box.{suffix}'}: its picture 0 (a texture of 8x8 pixels; expected at most 60)"
+                ]
 
 
 @pytest.mark.parametrize("outside", ["../secret.bin", "/etc/passwd", "pipe.bin", "huge.bin"])

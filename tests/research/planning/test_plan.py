@@ -158,7 +158,7 @@ def test_measured_peak():
     """A real step's growth of a process is what was counted for it."""
     from research.planning import measure
 
-    command = [sys.executable, measure.__file__, "peak", "tiny", "16", "no", "0"]
+    command = [sys.executable, measure.__file__, "tiny", "16", "no", "0"]
     environment = {**os.environ, **measure.MALLOC, "OMP_NUM_THREADS": "1"}
     measured = json.loads(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout)
     expected = count_memory(WinWinConfig.from_preset("tiny"), measure.WINDOWS, 16, "no", gpu=False).peak

@@ -7,6 +7,8 @@ files it names. These lie in its folder, are files (no pipes), and have a size t
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import math
 import stat
@@ -17,6 +19,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from winwin_hf.data.worlds.kinds import KINDS, label_of
 from winwin_hf.data.worlds.meshes import WHITE, Material, Mesh, joined, make_mesh, tint_of
@@ -79,7 +82,7 @@ def read_mesh(path: str | Path, kind: str = "other", left_out: list[str] | None 
     except ImportError as error:
         raise ImportError(EXTRA) from error
     try:
-        check_declared(path)
+        check_declared(path, left_out)
         with path.open("rb") as file:
             scene = trimesh.load_scene(
                 file, file_type=path.suffix[1:].lower(), resolver=_neighbours(path, left_out), process=False
@@ -112,7 +115,6 @@ def check_file(path: Path) -> None:
 
 def _neighbours(path: Path, left_out: list[str] | None) -> Any:
     """What trimesh asks for the other files that a mesh names: those in its folder alone. `left_out`: see `read_mesh`."""
-    from PIL import Image
     from trimesh.resolvers import Resolver
 
     folder = path.parent.resolve()
@@ -158,15 +160,21 @@ def check_texture(image: Any) -> None:
         raise ValueError(f"a texture of {image.width}x{image.height} pixels; expected at most {MAX_TEXTURE:,}")
 
 
-def check_declared(path: Path) -> None:
-    """Raises ValueError for a glTF or GLB that declares more numbers or nodes than a mesh has, before any is made."""
+def check_declared(path: Path, left_out: list[str] | None = None) -> None:
+    """
+    Raises ValueError for a glTF or GLB that declares more numbers or nodes than a mesh has, before any is made.
+
+    Args:
+        left_out: gets the pictures in the file that can't be had, see `read_mesh`.
+    """
     if path.suffix.lower() not in (".glb", ".gltf"):
         return
-    data = path.read_bytes()
+    data, body = path.read_bytes(), b""
     if path.suffix.lower() == ".glb":
         if len(data) < 20 or data[:4] != b"glTF" or data[16:20] != b"JSON":
             raise ValueError("no GLB")
-        data = data[20 : 20 + struct.unpack("<I", data[12:16])[0]]
+        end = 20 + struct.unpack("<I", data[12:16])[0]
+        data, body = data[20:end], data[end + 8 :]
     tree = json.loads(data.decode("utf-8"))
     if not isinstance(tree, dict):
         raise ValueError("its JSON is no object")
@@ -179,6 +187,25 @@ def check_declared(path: Path) -> None:
     primitives = [len(mesh.get("primitives", ())) for mesh in tree.get("meshes", ())]
     if sum(primitives) > MAX_PARTS:
         raise ValueError(f"declares {sum(primitives):,} parts; expected at most {MAX_PARTS:,}")
+    for number, declared in enumerate(tree.get("images", ())):
+        try:
+            if embedded := _embedded_picture(declared, tree, body):
+                with Image.open(io.BytesIO(embedded)) as image:
+                    check_texture(image)
+        except Exception as error:  # trimesh leaves it out, and is silent
+            if left_out is not None:
+                left_out.append(f"{path}: its picture {number} ({str(error)[:200]})")
+
+
+def _embedded_picture(declared: dict[str, Any], tree: dict[str, Any], body: bytes) -> bytes:
+    """A picture of a glTF that lies in the file itself; b"" for another one. body: what follows a GLB's JSON."""
+    uri, view = str(declared.get("uri", "")), declared.get("bufferView")
+    if uri.startswith("data:"):
+        return base64.b64decode(uri.partition(",")[2])
+    if view is None:
+        return b""
+    start, length = (int(tree["bufferViews"][view].get(key, 0)) for key in ("byteOffset", "byteLength"))
+    return body[start : start + length]
 
 
 def _part(part: Any, label: int) -> Mesh:
@@ -211,9 +238,8 @@ def _material(visual: Any, label: int, textured: bool) -> Material:
     tint = tint / 255 if tint.max(initial=0) > 1 else tint
     if getattr(source, "baseColorFactor", None) is not None:  # glTF's is linear light
         tint = tint ** (1 / 2.2)
-    if image is None or not textured:
+    if image is None or not textured or image.width * image.height > MAX_TEXTURE:  # which `left_out` names
         return Material(WHITE, tint_of(tint[:3]), label, gloss=0.15)
-    check_texture(image)
     pixels = np.array(image.convert("RGBA"))
     scale = TEXTURE_SIDE / max(pixels.shape[:2])
     if scale < 1:
