@@ -18,6 +18,7 @@ from winwin_hf.processes import LOCK
 
 DATA = [f"middlebury={FRAMES / 'flow' / 'Middlebury-flow'}"]
 MOVES = (1, 3, 5, 6, 8, 10)
+DEAD = publishing.owner().replace(f"p{os.getpid()}-", f"p{2**22 + 1}-")  # of a process that isn't there
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -69,13 +70,33 @@ def in_child(new: Path, n: int, fault) -> int:
 def test_a_killed_evaluation_is_finished_by_the_next(stage, evaluations):
     whole = files(evaluations[1]) | {"zero/notes.txt": b"mine"}
     for n in MOVES:
-        folder, new = stage(f"killed-{n}", publishing.owner().replace(f"p{os.getpid()}-", f"p{2**22 + 1}-"))
+        folder, new = stage(f"killed-{n}", DEAD)
         assert in_child(new, n, lambda: os.kill(os.getpid(), signal.SIGKILL)) == -signal.SIGKILL
         remove_leftovers(folder)  # as another command that writes there does
         assert new.is_dir()
         with pytest.raises(FileExistsError, match="of an earlier evaluation"):
             evaluate_data(["zero"], DATA, folder, Settings())
         assert files(folder) == whole and not list(folder.glob(".*"))
+        assert not [path for path in folder.rglob("*") if path.is_dir() and not any(path.iterdir())]
+
+
+def test_a_killed_evaluation_is_finished_where_methods_went(stage, evaluations):
+    """The old evaluation's method and set aren't in the new one; the process is killed at last, while it tidies up."""
+    for n in MOVES:
+        folder, new = stage(f"other-{n}", DEAD)
+        (folder / "zero" / "middlebury-train").rename(folder / "zero" / "sintel-final-train")
+        record = (folder / "results.json").read_text().replace('"middlebury"', '"sintel-final"')
+        (folder / "results.json").write_text(record)
+        in_child(new, n, lambda: os.kill(os.getpid(), signal.SIGKILL))
+        with pytest.raises(FileExistsError, match="of an earlier evaluation"):
+            evaluate_data(["zero"], DATA, folder, Settings())
+        assert files(folder) == files(evaluations[1]) | {"zero/notes.txt": b"mine"}
+        assert not (folder / "zero" / "sintel-final-train").exists()
+    folder, new = stage("tidying", DEAD)
+    assert in_child(new, 10**6, lambda: None) == 0
+    assert new.parent.is_dir()
+    evaluate_data(["zero"], DATA, folder, Settings(worst=1, overwrite=True))
+    assert not list(folder.glob(".*"))
 
 
 def test_a_failing_disk_leaves_the_old_evaluation(stage, evaluations):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
 
 from winwin_hf import WinWinConfig, WinWinForDepthEstimation, WinWinForOpticalFlow, WinWinForSemanticSegmentation
@@ -68,3 +69,49 @@ def test_trains(tmp_path, task, model_class):
     assert np.isfinite(losses).all()
     assert min(losses[-3:]) < losses[0]
     assert np.isfinite(trainer.state.log_history[-2].get("eval_loss", 0.0))
+
+
+@pytest.mark.parametrize("model_class", [WinWinForOpticalFlow, WinWinForSemanticSegmentation, WinWinForDepthEstimation])
+def test_a_resumed_training_and_the_best_model_have_their_heads(tmp_path, model_class):
+    """Trainer loads a checkpoint's tensors by the names that they have in the file."""
+    task = {WinWinForOpticalFlow: "optical-flow", WinWinForDepthEstimation: "depth-estimation"}.get(
+        model_class, "semantic-segmentation"
+    )
+    second = SecondStrategy(size=(3, 3)) if task == "optical-flow" else None
+
+    def trainer(output, steps, **options):
+        torch.manual_seed(steps)
+        arguments = TrainingArguments(
+            output_dir=str(output),
+            use_cpu=True,
+            max_steps=steps,
+            per_device_train_batch_size=2,
+            lr_scheduler_type="constant",
+            save_steps=3,
+            eval_strategy="steps",
+            eval_steps=3,
+            report_to=[],
+            remove_unused_columns=False,
+            label_names=["labels"],
+            disable_tqdm=True,
+            **options,
+        )
+        collator = WinWinCollator(read(task), Strategy("windows", size=(2, 2)), task, second=second)
+        examples = [{"index": i} for i in range(6)]
+        model = model_class(WinWinConfig(**TINY))
+        return Trainer(model, arguments, data_collator=collator, train_dataset=examples, eval_dataset=examples)
+
+    first = trainer(tmp_path / "a", 3)
+    first.train()
+    saved = load_file(tmp_path / "a" / "checkpoint-3" / "model.safetensors")
+    assert any(name.startswith("head.head.") for name in saved)
+    other = trainer(tmp_path / "b", 3)
+    other.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-3"))  # which has no step left
+    best = trainer(tmp_path / "c", 6, learning_rate=10.0, load_best_model_at_end=True, save_strategy="steps")
+    best.train()
+    chosen = load_file(f"{best.state.best_model_checkpoint}/model.safetensors")
+    for found, expected in ((other.model, saved), (best.model, chosen)):
+        tensors = {name.replace("head.layers.", "head.head."): value for name, value in found.state_dict().items()}
+        assert tensors.keys() == expected.keys()
+        for name, value in tensors.items():
+            assert torch.equal(value, expected[name]), name

@@ -74,10 +74,11 @@ def staged(folder: Path | None, accelerator: Accelerator) -> Iterator[Path | Non
 def finish_killed(folder: Path) -> None:
     """Moves what an evaluation that was killed while it moved its files had still to move."""
     for temporary, _ in leftovers(folder):
-        if (temporary / REPLACED).is_dir() and (temporary / NEW / RESULTS).is_file():
+        if (temporary / REPLACED).is_dir():
             refuse_others(folder, overwrite=True)
             with locked(folder, "evaluating into it", stays=False):
-                publish(temporary / NEW)
+                if (temporary / NEW / RESULTS).is_file():  # which is moved last
+                    publish(temporary / NEW)
                 remove_tree(temporary, ignore_errors=True)
 
 
@@ -113,11 +114,14 @@ def publish(new: Path) -> None:
                 target.replace(source)
             raise
         finally:
-            for source, target in moved:
-                for place in (*source.parents, *target.parents):  # of what went, there or back
-                    if place.is_relative_to(folder) and place != folder:
-                        with suppress(OSError):  # not empty, or not there
-                            place.rmdir()
+            cleared_folders = [
+                path for path in replaced.rglob("*") if path.is_dir()
+            ]  # by this process or by a killed one
+            places = {folder / path.relative_to(replaced) for path in cleared_folders}
+            places |= {place for pair in moved for path in pair for place in path.parents if folder in place.parents}
+            for place in sorted(places, key=lambda place: -len(place.parts)):
+                with suppress(OSError):  # not empty, or not there
+                    place.rmdir()
 
 
 def _earlier_files(folder: Path, replaced: Path, new: Path) -> Iterator[Path]:

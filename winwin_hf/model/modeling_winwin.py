@@ -83,7 +83,8 @@ from .weights_winwin import check_index, reason_of, refuse_larger
 
 logger = logging.get_logger(__name__)
 
-# Files have `head.head`. With that as the modules' names, PEFT would wrap both where `modules_to_save` says "head".
+# Files have `head.head`. With that as the modules' names, PEFT would wrap both where `modules_to_save` says "head". `from_pretrained`
+# renames by this mapping; what loads a file's tensors as they are, such as Trainer's checkpoints, by the hook of `WinWinHead`.
 register_checkpoint_conversion_mapping("winwin", [WeightRenaming(r"^head\.head\.", r"^head\.layers\.")], overwrite=True)
 
 ARGUMENTS = (
@@ -422,6 +423,12 @@ class WinWinDecoder(WinWinPreTrainedModel):
         )
 
 
+def _as_modules_are_named(_: nn.Module, state: dict[str, Any], prefix: str, *__: Any) -> None:
+    """Renames a head's tensors that have their names in files."""
+    for name in [name for name in state if name.startswith(f"{prefix}head.")]:
+        state[f"{prefix}layers.{name.removeprefix(f'{prefix}head.')}"] = state.pop(name)
+
+
 class WinWinHead(nn.Module):
     """The three kinds of head behind one call."""
 
@@ -444,6 +451,7 @@ class WinWinHead(nn.Module):
             in_size = config.decoder_hidden_size if binocular else size
             head_class: type = ConvHead if config.head_type == "conv" else LinearHead
             self.layers = head_class(config, in_size, out_channels, **kwargs)
+        self.register_load_state_dict_pre_hook(_as_modules_are_named)
 
     def forward(
         self,
