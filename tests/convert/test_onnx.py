@@ -18,6 +18,7 @@ from support.model_cases import make
 from support.places import ROOT
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+import winwin_hf
 from winwin_hf import WinWinImageProcessor, bundled
 from winwin_hf.convert import onnx as export
 from winwin_hf.convert.folder import check_output
@@ -308,6 +309,34 @@ def test_a_difference_ends_the_export_and_leaves_what_was_there(small, traced, t
     assert (tmp_path / "onnx" / "model.onnx").read_text() == "an earlier one"
     exported = export.export(small[0], tmp_path, check=False, overwrite=True)
     assert exported.differences == [] and exported.files["fp32"].stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("place", ["WinWinConfig", "WinWinImageProcessor"])
+def test_an_interrupted_export_leaves_the_old_one_whole(small, traced, tmp_path, monkeypatch, place):
+    """Configuration and network are of one checkpoint, wherever it ends."""
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    def contents():
+        return {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(getattr(winwin_hf, place), "save_pretrained", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            export.export(small[0], tmp_path / "out", check=False)
+        assert not list(tmp_path.iterdir())
+    (tmp_path / "out" / "onnx").mkdir(parents=True)
+    (tmp_path / "out" / "onnx" / "model.onnx").write_text("an earlier one")
+    (tmp_path / "out" / "config.json").write_text('{"model_type": "winwin"}')
+    before = contents()
+    with monkeypatch.context() as patch:
+        patch.setattr(getattr(winwin_hf, place), "save_pretrained", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            export.export(small[0], tmp_path / "out", check=False, overwrite=True)
+        assert contents() == before
+    export.export(small[0], tmp_path / "out", check=False, overwrite=True)
+    assert not before.items() & contents().items() and not list(tmp_path.glob(".*"))
 
 
 def test_into_the_checkpoints_own_folder(small, traced, tmp_path):

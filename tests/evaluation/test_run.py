@@ -204,6 +204,10 @@ def test_methods_and_sets_are_told_apart(tmp_path):
         evaluate_data(["zero"], [MIDDLEBURY, MIDDLEBURY.replace("=", ":train=")], None, Settings())
     other = f"middlebury={shutil.copytree(FRAMES / 'flow' / 'Middlebury-flow', tmp_path / 'other')}"
     assert len(evaluate_data(["zero"], [MIDDLEBURY, other], None, Settings())) == 2
-    with pytest.raises(ValueError, match="each set and split once in an output"):
-        evaluate_data(["zero"], [MIDDLEBURY, other], tmp_path / "out", Settings())
+    slices = [MIDDLEBURY.replace("=", f":train[:{end}]=") for end in ("100", "100%")]
+    for sets in ([MIDDLEBURY, other], slices):
+        with pytest.raises(ValueError, match="the same folder in the output"):
+            evaluate_data(["zero"], sets, tmp_path / "out", Settings())
     assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match=r"methods a_b and a/b: the same folder"):
+        running._check_folders("methods", ["a_b", "zero", "a/b"])

@@ -59,9 +59,9 @@ def test_folders_of_textures_and_caches_are_forgotten():
 def test_the_packages_recipe_of_a_checkpoint():
     found = {name: package_recipe(load_recipe(folder / "recipe.yaml")) for name, folder in bundled.folders().items()}
     known = {
-        "winwin-depth": "depth-worlds-large-windows",
+        "winwin-depth": "depth-worlds-subjects-large-windows",
         "winwin-flow": "flow-worlds-larger-windows",
-        "winwin-seg": "street-scenes-deep",
+        "winwin-seg": "street-scenes-large-windows",
     }
     assert found == {name: known[name] for name in found}
     recipe = load_recipe(RECIPES / "camvid.yaml")

@@ -23,9 +23,11 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
+import shutil
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -124,37 +126,34 @@ def export(
     _check_output(checkpoint, output, overwrite)
     predictor = load(checkpoint)
     model, processor = predictor.model, predictor.processor
-    with told_of(output):
-        output.mkdir(parents=True, exist_ok=True)
-        try:
-            with replacing_folder(output / "onnx") as temporary:
-                check_room(output, sum(p.numel() for p in model.parameters()) * (4 + 2 * len(quantise)))
-                files = {"fp32": "model.onnx"}
-                trace(model, temporary / "model.onnx", opset, attention)
-                for how in dict.fromkeys(quantise):
-                    files[how] = f"model_{how}.onnx"
-                    quantise_weights(temporary / "model.onnx", temporary / files[how], how)
-                description = describe(model, files, opset, attention)
-                differences: list[Difference] = []
-                _write_json(temporary / "export.json", description)
-                if check:
-                    model.config.save_pretrained(temporary)  # for OnnxModel, while the folder is temporary
-                    for file in files.values():
-                        differences += compare(model, temporary / file)
-                    (temporary / "config.json").unlink()
-                    refuse_different(differences)
-                    _write_json(temporary / "export.json", {**description, "check": [asdict(d) for d in differences]})
-                beside = temporary / "beside"
-                beside.mkdir()
-                if not _same_folder(checkpoint, output):
-                    model.config.save_pretrained(beside)
-                    processor.save_pretrained(beside)
-                for path in beside.iterdir():
-                    path.replace(output / path.name)
-                beside.rmdir()
-        finally:
-            with suppress(OSError):
-                output.rmdir()  # where nothing was written, and nothing was before
+    # Of the checkpoint's own folder `onnx` alone is replaced; another one is replaced as a whole, unless a disk is mounted there.
+    own, whole = _same_folder(checkpoint, output), not (_same_folder(checkpoint, output) or os.path.ismount(output))
+    with told_of(output), replacing_folder(output if whole else output / "onnx") as new:
+        folder = new / "onnx" if whole else new
+        folder.mkdir(exist_ok=True)
+        check_room(output, sum(p.numel() for p in model.parameters()) * (4 + 2 * len(quantise)))
+        files = {"fp32": "model.onnx"}
+        trace(model, folder / "model.onnx", opset, attention)
+        for how in dict.fromkeys(quantise):
+            files[how] = f"model_{how}.onnx"
+            quantise_weights(folder / "model.onnx", folder / files[how], how)
+        description = describe(model, files, opset, attention)
+        differences: list[Difference] = []
+        _write_json(folder / "export.json", description)
+        if check:
+            model.config.save_pretrained(folder)  # for OnnxModel, while the folder is temporary
+            for file in files.values():
+                differences += compare(model, folder / file)
+            (folder / "config.json").unlink()
+            refuse_different(differences)
+            _write_json(folder / "export.json", {**description, "check": [asdict(d) for d in differences]})
+        if whole:
+            _check_output(checkpoint, output, overwrite)  # another program may have made it
+            _copy_others(output, new)
+        if not own:
+            beside = new if whole else output
+            model.config.save_pretrained(beside)
+            processor.save_pretrained(beside)
     return Exported(output, {how: output / "onnx" / file for how, file in files.items()}, differences)
 
 
@@ -456,6 +455,16 @@ def _check_output(checkpoint: str | Path, output: Path, overwrite: bool) -> None
         raise FileExistsError(
             f"{output} holds another model's weights, and is not overwritten; expected an export's folder"
         )
+
+
+def _copy_others(output: Path, new: Path) -> None:
+    """Copies what an earlier export's folder holds beside the export."""
+    for path in output.iterdir() if output.is_dir() else ():
+        if path.name not in ("onnx", "config.json", "preprocessor_config.json") and not path.name.startswith(".onnx-"):
+            if path.is_dir() and not path.is_symlink():
+                shutil.copytree(path, new / path.name, symlinks=True)
+            else:
+                shutil.copy2(path, new / path.name, follow_symlinks=False)
 
 
 def _version(package: str) -> str | None:

@@ -119,11 +119,11 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
     # All sets are opened before the first frame is predicted, so that a wrong name fails at once.
     chosen = check_data(data, settings.options, settings.length)
     data_sets = [_open(name, split, path, settings) for name, split, path in chosen]
-    places = [(each.name, each.split, "" if output else os.path.realpath(each.path)) for each in data_sets]
+    places = [(each.name, each.split, os.path.realpath(each.path)) for each in data_sets]
     if twice := next((place for place in places if places.count(place) > 1), None):
-        raise ValueError(
-            f"--data {twice[0]}:{twice[1]}: given twice; expected each set and split once{' in an output' * bool(output)}"
-        )
+        raise ValueError(f"--data {twice[0]}:{twice[1]}: given twice; expected each set and split once")
+    if folder is not None:
+        _check_folders("--data", [f"{each.name}-{each.split}" for each in data_sets])
     for option, given, task in (
         ("align", settings.align is not None, "depth-estimation"),
         ("double", settings.double is not None, "optical-flow"),
@@ -143,6 +143,8 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
             for data_set in data_sets:
                 _check_fits(predictor, data_set)
         names = told_apart(methods, names)
+        if folder is not None:
+            _check_folders("methods", names)
         if folder is not None and settings.submission:
             for name, data_set in itertools.product(names, data_sets):
                 _refuse_submission(folder / report.folder_name(name) / "submission", data_set.name)
@@ -183,6 +185,14 @@ def _open(name: str, split: str | None, path: str, settings: Settings) -> _DataS
         return _DataSet(name, split, path, open_source(name, path, split, options, length=settings.length))
     source = open_source(name, path, split, options=options, skip_broken=settings.skip_broken)
     return _DataSet(name, split, path, source)
+
+
+def _check_folders(what: str, names: list[str]) -> None:
+    """Raises ValueError where two names have the same folder in the output."""
+    folders = [report.folder_name(name) for name in names]
+    if same := next((folder for folder in folders if folders.count(folder) > 1), None):
+        both = " and ".join(name for name, folder in zip(names, folders, strict=True) if folder == same)
+        raise ValueError(f"{what} {both}: the same folder in the output ({same}); expected an output for each")
 
 
 def told_apart(methods: list[str], names: list[str]) -> list[str]:

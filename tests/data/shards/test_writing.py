@@ -129,6 +129,7 @@ def test_an_interruption_between_the_final_names(tmp_path, monkeypatch):
         patch.setattr(writing, "remove_tree", interrupted)  # everything is written
         with pytest.raises(Interrupted):
             write(rows, tmp_path / "kept", "depth-estimation")
+    (tmp_path / "kept" / ".mine-train.writing" / writing.COMMIT).unlink()  # whatever was removed before
     with pytest.raises(FileExistsError, match="is there already"):
         write(rows, tmp_path / "kept", "depth-estimation")
     assert files_of(tmp_path / "kept") == files_of(tmp_path / "whole")

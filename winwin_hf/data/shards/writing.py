@@ -136,10 +136,10 @@ def check_shards_folder(output: str | Path, name: str, split: str) -> None:
     work = _names(output, name, split)[1]
     if output.exists() and not output.is_dir():
         raise FileExistsError(f"{output} is a file; expected a folder for the shards")
-    if (work / COMMIT).is_file():
-        if not (output / SIDECAR).exists():
-            return  # an interrupted run's, which are taken back
+    if (output / SIDECAR).exists():  # comes last
         remove_tree(work, ignore_errors=True)
+    elif (work / COMMIT).is_file():
+        return  # an interrupted run's, which are taken back
     there = [output / SIDECAR, output / "README.md"] if output.is_dir() else []
     there = [path for path in there if path.exists()]
     there += sorted(path for suffix in SUFFIXES.values() for path in output.glob(f"*{suffix}"))
