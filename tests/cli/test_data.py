@@ -157,6 +157,8 @@ def test_evaluate_of_wrong_arguments(camvid):
     refused(run("evaluate", "zero", "--data", "x=y", "--submission"), 2, "--submission needs --output")
     refused(run("evaluate", "zero", "--data", "x=y", "--worst", "0"), 2, "--worst needs --output")
     refused(run("evaluate", "zero", "--data", "x=y", "--overwrite"), 2, "--overwrite needs --output")
+    refused(run("evaluate", "zero", "--beside", "zero", "--data", f"camvid={camvid}"), 2, "zero: given twice")
+    refused(run("evaluate", "zero", "--data", f"camvid={camvid}", "--data", f"camvid={camvid}"), 2, "given twice")
     refused(run("evaluate", "zero", "--data", "x=y", "--overlap", "0.25"), 2, "--overlap", "expected --tile")
     refused(run("evaluate", "zero", "--recipe", "camvid", "--worst", "0", "--double", "best"), 2, "--worst, --double")
     flow = f"middlebury={DATA / 'flow' / 'Middlebury-flow'}"

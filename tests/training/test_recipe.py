@@ -97,6 +97,9 @@ def test_round_trip(path, tmp_path):
         ({"optimization": {"seed": -1}}, "seed"),
         ({"windows": {"kind": "windows", "size": [0, 2]}}, r"windows\.size\.0"),
         ({"second_windows": {"factor": float("inf")}}, r"second_windows\.factor"),
+        ({"second_windows": {"motion_share": 1.5}}, r"second_windows\.motion_share"),
+        ({"task": "semantic-segmentation", "second_windows": {"jitter": 7}}, "second_windows: .* has one view"),
+        ({"task": "depth-estimation", "initial_flow": {"blur": 3}}, "initial_flow: depth-estimation has no flow"),
     ],
 )
 def test_errors_name_file_and_key(tmp_path, change, named):

@@ -222,7 +222,10 @@ def evaluate(
     with misuse():
         check_launch()
         check_data(data or [], options, length)
-    networks = list(filter(None, map(network_of, [checkpoint, *(beside or [])])))
+    methods = [checkpoint, *(beside or [])]
+    if twice := next((method for method in methods if methods.count(method) > 1), None):
+        raise UsageError(f"{twice}: given twice; expected each method once")
+    networks = list(filter(None, map(network_of, methods)))
     half = None if precision == "no" else precision
     for_networks = {"--tile": tile, "--quality": quality, "--min-pixels": min_pixels, "--precision": half}
     given = [name for name, value in for_networks.items() if value is not None]
@@ -246,4 +249,4 @@ def evaluate(
         min_pixels=min_pixels,
         overwrite=overwrite,
     )
-    evaluate_data([checkpoint, *(beside or [])], data or [], output, settings)
+    evaluate_data(methods, data or [], output, settings)

@@ -61,7 +61,7 @@ class SecondStrategy:
         float,
         Field(
             ge=0,
-            le=10,
+            le=1,
             description="Share of the motion that a window follows; 0: it stays at the first window's place (an "
             "ablation).",
         ),

@@ -83,6 +83,8 @@ def check_data(
 ) -> list[tuple[str, str | None, str]]:
     """The (name, split or None, path) of each of `data`. Raises ValueError where they are wrong by themselves; no file is looked at."""
     chosen = [parse_data(text) for text in data]
+    if twice := next((text for text in data if data.count(text) > 1), None):
+        raise ValueError(f"--data {twice}: given twice; expected each set and split once")
     if unknown := set(options) - {name for name, _, _ in chosen}:
         raise ValueError(f"--option {', '.join(sorted(unknown))}: no such set among --data")
     for name, split, path in chosen:

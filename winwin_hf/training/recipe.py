@@ -27,7 +27,7 @@ from winwin_hf.data.skipping import MOST_WORKERS
 from winwin_hf.model.configuration_winwin import PRESETS, WinWinConfig
 from winwin_hf.model.weights_winwin import reason_of
 from winwin_hf.recipes import recipe_path
-from winwin_hf.task import TaskName
+from winwin_hf.task import TASKS, TaskName
 from winwin_hf.windows import Strategy
 
 
@@ -328,6 +328,10 @@ class Recipe:
                 f"save_every={self.save_every} steps of {per_step} batches: expected a multiple of "
                 f"num_workers={workers} batches, or a resumed training would not read the same data"
             )
+        if len(TASKS[self.task].images) == 1 and self.second_windows != SecondStrategy():
+            raise ValueError(f"second_windows: {self.task} has one view; expected none")
+        if self.task != "optical-flow" and self.initial_flow != GuessStrategy():
+            raise ValueError(f"initial_flow: {self.task} has no flow; expected none")
 
     def config(
         self, decided: Mapping[str, Any] | None = None, free: Mapping[str, Any] | None = None, **labels: Any
