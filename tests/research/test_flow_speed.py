@@ -24,7 +24,9 @@ def test_a_checkout_is_measured_by_its_own_code(tmp_path):
     )
     shutil.copytree(ROOT / "spaces" / "winwin-demo" / "examples", other / "winwin_hf" / "examples", dirs_exist_ok=True)
     code = other / "winwin_hf" / "inference" / "predictor.py"
-    code.write_text(code.read_text().replace('values = maps["flow"].float()', 'values = maps["flow"].float() + 1'))
+    before, after = (f'maps.pop("flow").float(){more}' for more in ("", " + 1"))
+    assert before in code.read_text()
+    code.write_text(code.read_text().replace(before, after))
     with ExitStack() as stack:
         flows = []
         for root in (ROOT, other):

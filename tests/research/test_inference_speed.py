@@ -14,6 +14,7 @@ from support.model_cases import make
 from support.places import ROOT
 
 from winwin_hf import WinWinImageProcessor
+from winwin_hf.cli.errors import UsageError
 
 pytest.importorskip("onnxruntime", reason="needs the packages of winwin-hf[export]")
 
@@ -55,7 +56,7 @@ def test_the_page_is_filled_between_its_markers(tmp_path):
     assert {line.count("|") for line in lines} == {8}
     inference_speed.split_page(page)  # and can be filled again
     (tmp_path / "other.md").write_text("# No markers\n")
-    with pytest.raises(SystemExit, match="expected a page with the lines"):
+    with pytest.raises(UsageError, match="expected a page with the lines"):
         inference_speed.split_page(tmp_path / "other.md")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from accelerate.state import AcceleratorState
 from research.roofline import Ceiling, Ledger, extent, step_of, table
 from torch.nn import functional as F
 
@@ -42,6 +43,7 @@ def test_an_expanded_tensor_is_as_large_as_what_it_holds():
 
 
 def test_a_step_has_a_roof():
+    AcceleratorState._reset_state(reset_partial_state=True)  # of another test's precision
     step = step_of("flow-synthetic", SMALL)
     with ledger() as found:
         loss = step()

@@ -40,7 +40,7 @@ def test_zero_flow_is_scored_on_the_windows_of_the_evaluation():
     """As a network that says zero is, by the training's own evaluation."""
 
     class Still(torch.nn.Module):
-        config = types.SimpleNamespace(patch_size=16)
+        config = types.SimpleNamespace(patch_size=16, id2label=None)
 
         def forward(self, pixel_values, labels=None, **_):
             batch, count, _, height, width = pixel_values.shape
