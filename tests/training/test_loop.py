@@ -255,6 +255,8 @@ def recipe_on(folder: Path, sections: dict, data: dict) -> Path:
     path = write(folder, **{key: value for key, value in sections.items() if key != "model"})
     recipe = yaml.safe_load(path.read_text())
     recipe["data"], recipe["model"] = data, sections["model"]
+    if recipe["task"] != "optical-flow":
+        del recipe["second_windows"]
     path.write_text(yaml.safe_dump(recipe))
     return path
 
