@@ -13,7 +13,7 @@ from winwin_hf.evaluation.results import public_command, read_results
     ("command", "public"),
     [
         (
-            "winwin evaluate winwin-flow --data sintel-clean:train[:10]=/data/Sintel --output /tmp/x",
+            "winwin evaluate winwin-flow --data sintel-clean:train[:10]=/data/Sintel --output /tmp/x --worst 2 --overwrite",
             "winwin evaluate MODEL --data 'sintel-clean:train[:10]=FOLDER'",
         ),
         (

@@ -35,6 +35,9 @@ OPTIONS = {
 }
 
 
+OF_OUTPUT = ("--output", "-o", "--worst")  # options that a published command is without, with their values
+
+
 @dataclass(frozen=True)
 class Score:
     """
@@ -197,11 +200,13 @@ def public_command(command: str, method: str) -> str:
     option = ""  # the one whose value comes next
     for word in words:
         name, equals, value = word.partition("=")
-        if option in ("--output", "-o"):
+        if option in OF_OUTPUT:
             option = ""
             continue
-        if name in ("--output", "-o"):
+        if name in OF_OUTPUT:
             option = "" if equals else name
+            continue
+        if word in ("--overwrite", "--submission"):
             continue
         if option == "--data" or (name == "--data" and equals):
             place = value if option == "--data" else value.partition("=")[2]

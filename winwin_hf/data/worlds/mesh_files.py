@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from winwin_hf.data.worlds.kinds import KINDS, label_of
-from winwin_hf.data.worlds.meshes import WHITE, Material, Mesh, joined, make_mesh, tint_of
+from winwin_hf.data.worlds.meshes import EXTRA, WHITE, Material, Mesh, joined, make_mesh, tint_of
 
 SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".dae", ".stl", ".off")
 TEXTURE_SIDE = 256  # pixels; larger textures are reduced: a world shows a hundred of them
@@ -32,7 +32,6 @@ MAX_ENTRIES = 5 * 10**6  # that a glTF declares: vertices, indices and the like
 MAX_PARTS = 2000  # nodes, and meshes with a material of their own
 MAX_TEXTURE = 4096 * 4096  # pixels
 MAX_COPIES = 100.0  # of a texture side by side on one mesh
-EXTRA = "worlds need trimesh and embreex: pip install 'winwin-hf[worlds]'"
 
 
 def find_meshes(folder: str | Path, unusable: bool = False) -> dict[str, list[Path]]:

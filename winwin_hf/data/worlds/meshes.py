@@ -10,6 +10,8 @@ import numpy as np
 
 from winwin_hf.data.worlds.kinds import UNNAMED
 
+EXTRA = "worlds need trimesh and embreex: pip install 'winwin-hf[worlds]'"
+
 OPEN = 0.5  # of the time between the frames: no shutter opens earlier before a frame, nor closes later behind it
 WHITE = np.full((1, 1, 4), 255, np.uint8)
 
@@ -62,8 +64,11 @@ class Mesh:
 
     def tree(self, time: float) -> Any:
         """Embree's tree over the triangles at a time, made at first use."""
-        from embreex.mesh_construction import TriangleMesh
-        from embreex.rtcore_scene import EmbreeScene
+        try:
+            from embreex.mesh_construction import TriangleMesh
+            from embreex.rtcore_scene import EmbreeScene
+        except ImportError as error:
+            raise ImportError(EXTRA) from error
 
         key = 0.0 if self.moved is None else time
         if key not in self._trees:
