@@ -104,7 +104,10 @@ def main(
         start = time.monotonic()
         try:
             function = EXPERIMENTS[name].function
-            redraw(function, context) if draw_only else function(context)
+            if draw_only:
+                redraw(function, context)
+            else:
+                function(context)
         except (RuntimeError, ValueError, OSError) as error:  # the other experiments go on
             if len(chosen) == 1:
                 raise

@@ -21,6 +21,14 @@ TINY = {
     "head_hidden_size": 16,
     "num_labels": 3,
 }
+COMMON = {
+    "use_cpu": True,
+    "per_device_train_batch_size": 2,
+    "report_to": [],
+    "remove_unused_columns": False,
+    "label_names": ["labels"],
+    "disable_tqdm": True,
+}
 
 
 def read(task: str):
@@ -49,18 +57,13 @@ def test_trains(tmp_path, task, model_class):
     collator = WinWinCollator(read(task), Strategy("windows", size=(2, 2)), task, second=SecondStrategy(size=(3, 3)))
     arguments = TrainingArguments(
         output_dir=str(tmp_path),
-        use_cpu=True,
         max_steps=8,
-        per_device_train_batch_size=2,
         learning_rate=1e-2,
         logging_steps=1,
         save_strategy="no",
         eval_strategy="steps",
         eval_steps=8,
-        report_to=[],
-        remove_unused_columns=False,
-        label_names=["labels"],
-        disable_tqdm=True,
+        **COMMON,
     )
     examples = [{"index": i} for i in range(6)]
     trainer = Trainer(model, arguments, data_collator=collator, train_dataset=examples, eval_dataset=examples)
@@ -83,17 +86,12 @@ def test_a_resumed_training_and_the_best_model_have_their_heads(tmp_path, model_
         torch.manual_seed(steps)
         arguments = TrainingArguments(
             output_dir=str(output),
-            use_cpu=True,
             max_steps=steps,
-            per_device_train_batch_size=2,
             lr_scheduler_type="constant",
             save_steps=3,
             eval_strategy="steps",
             eval_steps=3,
-            report_to=[],
-            remove_unused_columns=False,
-            label_names=["labels"],
-            disable_tqdm=True,
+            **COMMON,
             **options,
         )
         collator = WinWinCollator(read(task), Strategy("windows", size=(2, 2)), task, second=second)

@@ -127,7 +127,8 @@ def export(
     predictor = load(checkpoint)
     model, processor = predictor.model, predictor.processor
     # Of the checkpoint's own folder `onnx` alone is replaced; another one is replaced as a whole, unless a disk is mounted there.
-    own, whole = _same_folder(checkpoint, output), not (_same_folder(checkpoint, output) or os.path.ismount(output))
+    own = _same_folder(checkpoint, output)
+    whole = not own and not os.path.ismount(output)
     with told_of(output), replacing_folder(output if whole else output / "onnx") as new:
         folder = new / "onnx" if whole else new
         folder.mkdir(exist_ok=True)
