@@ -12,6 +12,10 @@ TaskName = Literal["optical-flow", "semantic-segmentation", "depth-estimation", 
 DataTask = Literal["optical-flow", "semantic-segmentation", "depth-estimation"]  # of data sets
 
 
+class DoesNotFit(ValueError):
+    """What is right by itself and wrong beside the rest, such as a checkpoint of another task: misuse, exit code 2 of the command line."""
+
+
 @dataclass(frozen=True)
 class Task:
     """

@@ -447,6 +447,26 @@ def test_values_that_are_wrong_by_themselves_are_misuse(here: Path, monkeypatch,
     assert not (here.parent / "cache").exists()
 
 
+MIDDLEBURY = f"middlebury={FRAMES / 'flow/Middlebury-flow'}"
+UNFIT = {
+    ("depth", "a.png", "--model", "winwin-flow"): "winwin-flow is a checkpoint for optical flow",
+    ("evaluate", "winwin-depth", "--data", MIDDLEBURY): "winwin-depth is for depth estimation, middlebury is for optical flow",
+    ("evaluate", "winwin-depth+coarse", "--data", MIDDLEBURY): "winwin-depth+coarse: coarse passes are for networks of flow",
+    ("evaluate", "winwin-depth+variational", "--data", MIDDLEBURY): "only flow can be refined",
+    ("evaluate", "zero", "--data", MIDDLEBURY, "--align", "median"): "--align is for depth estimation",
+    ("train", "flow-synthetic", "--output", "x", "--set", "model.frozen=[nan]"): "model.frozen: nothing",
+    ("train", "flow-synthetic", "--output", "x", "--set", "windows.size=[99,99]"): "data: windows.size: 2 windows of 99x99",
+    ("train", "flow-synthetic", "--output", "x", "--set", "second_windows={size: [99,99]}"): "second_windows.size: 99 x 99",
+}
+
+
+@pytest.mark.parametrize("command", UNFIT, ids=" ".join)
+def test_what_is_right_by_itself_and_does_not_fit_is_misuse(here: Path, command: tuple[str, ...]):
+    before = sorted(path.name for path in here.iterdir())
+    refused(run(*command), 2, UNFIT[command])
+    assert sorted(path.name for path in here.iterdir()) == before
+
+
 @pytest.mark.parametrize("command", ["flow", "video", "evaluate"])
 def test_a_huge_number_of_pixels_is_misuse(here: Path, command: str):
     arguments = {"flow": ("a.png", "a.png"), "video": ("folder", "-o", "x"), "evaluate": ("zero", "--data", "x=y")}

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from support.places import FRAMES
 
+from winwin_hf import bundled
 from winwin_hf.evaluation import run as running
 from winwin_hf.evaluation.report import folder_name
 from winwin_hf.evaluation.run import Settings, evaluate_data, parse_data, told_apart
@@ -198,6 +199,9 @@ def test_methods_and_sets_are_told_apart(tmp_path):
     assert told_apart(["x/1/m", "x/2/m", "y/2/m"], ["m"] * 3) == ["x/1/m", "x/2/m", "y/2/m"]
     with pytest.raises(ValueError, match="a/model: given twice"):
         told_apart(["a/model", "b/../a/model"], ["model", "model"])
+    bundled_folder = bundled.resolve("winwin-flow")
+    with pytest.raises(ValueError, match="winwin-flow: given twice"):
+        told_apart(["winwin-flow", bundled_folder], ["winwin-flow"] * 2)
     with pytest.raises(ValueError, match="zero: given twice"):
         evaluate_data(["zero", "zero"], [MIDDLEBURY], None, Settings())
     with pytest.raises(ValueError, match="middlebury:train: given twice"):

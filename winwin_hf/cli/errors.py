@@ -22,6 +22,7 @@ from typer.core import TyperGroup
 from winwin_hf.cli.hub import answer_in, limit_hub
 from winwin_hf.model.weights_winwin import reason_of
 from winwin_hf.redaction import redact, redact_logs, traceback_text
+from winwin_hf.task import DoesNotFit
 
 
 class UsageError(Exception):
@@ -93,7 +94,7 @@ UNMAPPED = re.compile(
     r"([^\s:]+): (failed to map segment from shared object|cannot allocate memory in static TLS block)"
 )
 LONGEST = 2000  # characters of a line: a library may name every file that it missed
-MISUSE = (UsageError, FileNotFoundError, IsADirectoryError, NotADirectoryError)  # exit code 2
+MISUSE = (UsageError, DoesNotFit, FileNotFoundError, IsADirectoryError, NotADirectoryError)  # exit code 2
 
 
 def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:

@@ -19,7 +19,7 @@ from winwin_hf.cli.arguments import (
     complete_recipe,
     parse_options,
 )
-from winwin_hf.cli.errors import UsageError, misuse, one_line_errors, parse_size
+from winwin_hf.cli.errors import UsageError, line_of, misuse, one_line_errors, parse_size
 from winwin_hf.recipes import recipe_path
 
 RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: try again later
@@ -62,6 +62,17 @@ def train(
     except TrainingStopped as stopped:
         typer.echo(f"winwin: {stopped}", err=True)
         raise typer.Exit(RESUMABLE) from None
+    except ValueError as error:
+        if names_override(error, changes):
+            raise UsageError(line_of(error)) from error
+        raise
+
+
+def names_override(error: ValueError, overrides: list[str]) -> bool:
+    """Whether an error is of a setting by --set that only the network or the data show to be wrong: its line begins with the key."""
+    said = str(error).removeprefix("data: ")
+    keys = [item.partition("=")[0] for item in overrides]
+    return any(said == key or (said.startswith(key) and said[len(key)] in ":. ") for key in keys)
 
 
 def check_recipe(path: Path, overrides: list[str]) -> None:

@@ -24,6 +24,7 @@ from winwin_hf.evaluation.depth_baselines import METHODS, DepthBaseline
 from winwin_hf.inference.onnx import is_exported
 from winwin_hf.inference.predictor import Method, Prediction, Predictor
 from winwin_hf.inference.variational import SUFFIX, Refined
+from winwin_hf.task import DoesNotFit
 
 COARSE = "+coarse"
 BASELINES = ("opencv-dis", "opencv-farneback", "zero")
@@ -90,7 +91,7 @@ def load(
     if name.endswith(COARSE):
         method = load(name.removesuffix(COARSE), accelerator, tile, overlap, min_pixels, quality)
         if not isinstance(method, Predictor):
-            raise ValueError(f"{name}: coarse passes are for networks of flow, on whole frames")
+            raise DoesNotFit(f"{name}: coarse passes are for networks of flow, on whole frames")
         return replace(method, coarse=True, name=method.name + COARSE)
     try:
         return Predictor.load(

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from accelerate import Accelerator
 
+from winwin_hf import bundled
 from winwin_hf.data.benchmarks import catalog
 from winwin_hf.data.merging import translation
 from winwin_hf.data.shards import shards_info
@@ -24,7 +25,7 @@ from winwin_hf.host_process import unchanged_process
 from winwin_hf.inference.predictor import Method
 from winwin_hf.model.pixels_winwin import shortened
 from winwin_hf.processes import connect, lost_process_named
-from winwin_hf.task import TASKS
+from winwin_hf.task import TASKS, DoesNotFit
 
 
 @dataclass
@@ -123,7 +124,7 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
     data_sets = [_open(name, split, path, settings) for name, split, path in chosen]
     places = [(each.name, each.split, os.path.realpath(each.path)) for each in data_sets]
     if twice := next((place for place in places if places.count(place) > 1), None):
-        raise ValueError(f"--data {twice[0]}:{twice[1]}: given twice; expected each set and split once")
+        raise DoesNotFit(f"--data {twice[0]}:{twice[1]}: given twice; expected each set and split once")
     if folder is not None:
         _check_folders("--data", [f"{each.name}-{each.split}" for each in data_sets])
     for option, given, task in (
@@ -131,7 +132,7 @@ def evaluate_data(methods: list[str], data: list[str], output: str | Path | None
         ("double", settings.double is not None, "optical-flow"),
     ):
         if given and all(data_set.source.task != task for data_set in data_sets):
-            raise ValueError(f"--{option} is for {TASKS[task].title}; expected such a set among --data")
+            raise DoesNotFit(f"--{option} is for {TASKS[task].title}; expected such a set among --data")
 
     def loaded(method: str) -> Method:
         return load(method, accelerator, settings.tile, settings.overlap, settings.min_pixels, settings.quality)
@@ -190,25 +191,25 @@ def _open(name: str, split: str | None, path: str, settings: Settings) -> _DataS
 
 
 def _check_folders(what: str, names: list[str]) -> None:
-    """Raises ValueError where two names have the same folder in the output."""
+    """Raises DoesNotFit where two names have the same folder in the output."""
     folders = [report.folder_name(name) for name in names]
     if same := next((folder for folder in folders if folders.count(folder) > 1), None):
         both = " and ".join(name for name, folder in zip(names, folders, strict=True) if folder == same)
-        raise ValueError(f"{what} {both}: the same folder in the output ({same}); expected an output for each")
+        raise DoesNotFit(f"{what} {both}: the same folder in the output ({same}); expected an output for each")
 
 
 def told_apart(methods: list[str], names: list[str]) -> list[str]:
     """
     A name for each method: its own, or for networks whose folders have the same name as much of the path as tells them apart.
 
-    Raises: ValueError where a method is there twice.
+    Raises: DoesNotFit where a method is there twice.
     """
     found = list(names)
     for name in {name for name in names if names.count(name) > 1}:
         numbers = [number for number, other in enumerate(names) if other == name]
-        paths = [Path(os.path.realpath(network_of(methods[number]) or "")).parts for number in numbers]
+        paths = [Path(os.path.realpath(bundled.resolve(network_of(methods[number]) or ""))).parts for number in numbers]
         if len(set(paths)) < len(paths):
-            raise ValueError(f"{methods[numbers[-1]]}: given twice; expected each method once")
+            raise DoesNotFit(f"{methods[numbers[-1]]}: given twice; expected each method once")
         depth = next(k for k in itertools.count(2) if len({path[-k:] for path in paths}) == len(paths))
         for number, path in zip(numbers, paths, strict=True):
             found[number] = "/".join((*path[-depth:-1], name))
@@ -262,10 +263,10 @@ def _evaluate_one(
 
 
 def _check_fits(predictor: Method, data_set: _DataSet) -> None:
-    """Raises ValueError if the method is for another task or for other classes than the set's."""
+    """Raises DoesNotFit if the method is for another task or for other classes than the set's."""
     name, source = data_set.name, data_set.source
     if predictor.task != source.task:
-        raise ValueError(
+        raise DoesNotFit(
             f"{predictor.name} is for {TASKS[predictor.task].title}, {name} is for {TASKS[source.task].title}"
         )
     if (
@@ -273,7 +274,7 @@ def _check_fits(predictor: Method, data_set: _DataSet) -> None:
         and predictor.labels != source.labels
         and translation(predictor.labels, source.labels or (), predictor.synonyms) is None
     ):
-        raise ValueError(
+        raise DoesNotFit(
             f"{predictor.name} knows {len(predictor.labels)} classes ({', '.join(predictor.labels[:4])}, ...), {name} has "
             f"{len(source.labels or ())} ({', '.join((source.labels or ())[:4])}, ...); expected the same. If only "
             "the names differ, give the model's config an id2label in the order of the data's classes (names.txt)"

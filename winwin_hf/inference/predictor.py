@@ -41,7 +41,7 @@ from winwin_hf.model.half_products_winwin import fast_products
 from winwin_hf.model.image_settings_winwin import check_quality
 from winwin_hf.model.memory_winwin import explained, first_that_fits, memory_of, smaller_sizes
 from winwin_hf.model.pixels_winwin import MAX_INPUT_PIXELS, check_pixels, check_scores, rgb_image, size_text
-from winwin_hf.task import ARCHITECTURES, DENSE, TASKS
+from winwin_hf.task import ARCHITECTURES, DENSE, TASKS, DoesNotFit
 
 Image = np.ndarray | torch.Tensor | PIL.Image.Image | str | Path  # a path is opened
 
@@ -137,7 +137,7 @@ class Predictor(Method):
 
     def __post_init__(self) -> None:
         if self.coarse and (self.task != "optical-flow" or self.tile is not None):
-            raise ValueError(f"{self.name}: coarse passes are for networks of flow, on whole frames")
+            raise DoesNotFit(f"{self.name}: coarse passes are for networks of flow, on whole frames")
 
     @classmethod
     def load(
@@ -367,13 +367,13 @@ class Predictor(Method):
 
 
 def _check_task(name: str, architecture: str, task: str | None) -> str:
-    """The task of an architecture. Raises ValueError where it isn't `task`, or has no map."""
+    """The task of an architecture. Raises DoesNotFit where it isn't `task`, or has no map."""
     found = ARCHITECTURES.get(architecture)
     wanted = [TASKS[task]] if task is not None else list(DENSE.values())
     if found not in wanted:
         has = f"has the architecture {architecture}" if architecture else "has a config.json without architectures"
         is_for = f"is a checkpoint for {found.title}" if found else has
-        raise ValueError(f"{name} {is_for}; expected one for {' or '.join(item.title for item in wanted)}")
+        raise DoesNotFit(f"{name} {is_for}; expected one for {' or '.join(item.title for item in wanted)}")
     assert found is not None
     return found.name
 

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from winwin_hf.inference.predictor import Method, Prediction
-from winwin_hf.task import TASKS
+from winwin_hf.task import TASKS, DoesNotFit
 
 SUFFIX = "+variational"
 SCALES = (4, 2, 1)
@@ -65,7 +65,7 @@ class Refined(Method):
 
     def __init__(self, method: Method):
         if method.task != "optical-flow":
-            raise ValueError(f"{method.name} is for {TASKS[method.task].title}: only flow can be refined ({SUFFIX})")
+            raise DoesNotFit(f"{method.name} is for {TASKS[method.task].title}: only flow can be refined ({SUFFIX})")
         self.method, self.name, self.tile = method, method.name + SUFFIX, method.tile
 
     def predict(self, image: np.ndarray, second: np.ndarray | None) -> Prediction:
