@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from winwin_hf.data.augmentation import ImageAugmentation, Recolour
 from winwin_hf.data.collator import SecondStrategy, WinWinCollator, tokens_kept
@@ -199,6 +202,16 @@ def test_without_an_index_a_stream_of_its_own():
     first, second = one([{}, {}]), one([{}, {}])
     assert (first["window_positions"] != second["window_positions"]).any()
     assert (first["window_positions"] == two([{}, {}])["window_positions"]).all()
+
+
+def test_without_an_index_each_epoch_and_loader_process_draws_anew():
+    collator = WinWinCollator(image_reader(), Strategy("windows", size=(2, 2)), "semantic-segmentation", P)
+    torch.manual_seed(0)
+    loader = DataLoader([{}] * 8, batch_size=4, num_workers=2, collate_fn=collator)
+    drawn = [batch["window_positions"] for _ in range(2) for batch in loader]
+    assert all((one != other).any() for one, other in itertools.combinations(drawn, 2))
+    torch.manual_seed(0)
+    assert all((one == again["window_positions"]).all() for one, again in zip(drawn[:2], loader, strict=True))
 
 
 def test_normalisation():

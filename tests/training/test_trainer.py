@@ -1,14 +1,19 @@
 """The plain `Trainer` takes every model: labels in, loss out, windows from the collator."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.utils.data import Subset
 from transformers import Trainer, TrainingArguments
 
 from winwin_hf import WinWinConfig, WinWinForDepthEstimation, WinWinForOpticalFlow, WinWinForSemanticSegmentation
 from winwin_hf.data.collator import SecondStrategy, WinWinCollator
 from winwin_hf.data.sample import FlowSample, ImageSample
+from winwin_hf.data.sources import open_source
+from winwin_hf.data.streams import Mixture, Part
 from winwin_hf.windows import Strategy
 
 TINY = {
@@ -113,3 +118,31 @@ def test_a_resumed_training_and_the_best_model_have_their_heads(tmp_path, model_
         assert tensors.keys() == expected.keys()
         for name, value in tensors.items():
             assert torch.equal(value, expected[name]), name
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_rows_of_a_mixture_resume_exactly(tmp_path, workers):
+    source = open_source("synthetic-flow", settings={"sizes": [[96, 128]]}, length=4)
+    examples = Subset(Mixture([Part(source, length=4)], seed=0), range(12))
+
+    def trainer():
+        torch.manual_seed(0)
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path),
+            num_train_epochs=1,
+            train_sampling_strategy="sequential",
+            save_steps=2,
+            dataloader_num_workers=workers,
+            **COMMON,
+        )
+        collator = WinWinCollator(source.reader, Strategy("windows", size=(2, 2)), source.task)
+        return Trainer(
+            WinWinForOpticalFlow(WinWinConfig(**TINY)), arguments, data_collator=collator, train_dataset=examples
+        )
+
+    trainer().train()
+    whole = load_file(tmp_path / "checkpoint-6" / "model.safetensors")
+    shutil.rmtree(tmp_path / "checkpoint-6")
+    trainer().train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    again = load_file(tmp_path / "checkpoint-6" / "model.safetensors")
+    assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())

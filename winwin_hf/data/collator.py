@@ -211,12 +211,15 @@ class WinWinCollator:
         return tensor
 
     def _generator(self, example: dict[str, Any], purpose: int = 0) -> np.random.Generator:
-        """The generator of one example; where examples have no "index", the next of this worker's own."""
+        """
+        The generator of one example. Where examples have no "index", the next of this process's own, which a resumed training begins
+        anew: rows of `Mixture` have one. A loader process takes its seed from torch, which draws another for each epoch.
+        """
         if "index" in example:
             return np.random.default_rng([self.seed, int(example["index"]), purpose])
         if self._stream is None:
             worker = torch.utils.data.get_worker_info()
-            self._stream = np.random.default_rng([self.seed, 0 if worker is None else worker.id + 1])
+            self._stream = np.random.default_rng([self.seed, 0 if worker is None else worker.seed])
         return np.random.default_rng(self._stream.integers(2**63))
 
 
