@@ -450,13 +450,37 @@ def test_values_that_are_wrong_by_themselves_are_misuse(here: Path, monkeypatch,
 MIDDLEBURY = f"middlebury={FRAMES / 'flow/Middlebury-flow'}"
 UNFIT = {
     ("depth", "a.png", "--model", "winwin-flow"): "winwin-flow is a checkpoint for optical flow",
-    ("evaluate", "winwin-depth", "--data", MIDDLEBURY): "winwin-depth is for depth estimation, middlebury is for optical flow",
-    ("evaluate", "winwin-depth+coarse", "--data", MIDDLEBURY): "winwin-depth+coarse: coarse passes are for networks of flow",
+    (
+        "evaluate",
+        "winwin-depth",
+        "--data",
+        MIDDLEBURY,
+    ): "winwin-depth is for depth estimation, middlebury is for optical flow",
+    (
+        "evaluate",
+        "winwin-depth+coarse",
+        "--data",
+        MIDDLEBURY,
+    ): "winwin-depth+coarse: coarse passes are for networks of flow",
     ("evaluate", "winwin-depth+variational", "--data", MIDDLEBURY): "only flow can be refined",
     ("evaluate", "zero", "--data", MIDDLEBURY, "--align", "median"): "--align is for depth estimation",
     ("train", "flow-synthetic", "--output", "x", "--set", "model.frozen=[nan]"): "model.frozen: nothing",
-    ("train", "flow-synthetic", "--output", "x", "--set", "windows.size=[99,99]"): "data: windows.size: 2 windows of 99x99",
-    ("train", "flow-synthetic", "--output", "x", "--set", "second_windows={size: [99,99]}"): "second_windows.size: 99 x 99",
+    (
+        "train",
+        "flow-synthetic",
+        "--output",
+        "x",
+        "--set",
+        "windows.size=[99,99]",
+    ): "data: windows.size: 2 windows of 99x99",
+    (
+        "train",
+        "flow-synthetic",
+        "--output",
+        "x",
+        "--set",
+        "second_windows={size: [99,99]}",
+    ): "second_windows.size: 99 x 99",
 }
 
 

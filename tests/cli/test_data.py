@@ -162,10 +162,10 @@ def test_evaluate_of_wrong_arguments(camvid):
     refused(run("evaluate", "zero", "--data", "x=y", "--overlap", "0.25"), 2, "--overlap", "expected --tile")
     refused(run("evaluate", "zero", "--recipe", "camvid", "--worst", "0", "--double", "best"), 2, "--worst, --double")
     flow = f"middlebury={DATA / 'flow' / 'Middlebury-flow'}"
-    refused(run("evaluate", "zero", "--data", flow, "--align", "median"), 1, "--align", "depth")
+    refused(run("evaluate", "zero", "--data", flow, "--align", "median"), 2, "--align", "depth")
     for double in ("mean", "best"):
         done = run("evaluate", "mean-depth@camvid=x", "--data", f"camvid={camvid}", "--double", double)
-        refused(done, 1, "double", "flow")
+        refused(done, 2, "double", "flow")
     refused(run("evaluate", "zero", "--data", "x=y", "--option", "scale=3"), 2, "--option scale=3", "SET.KEY=VALUE")
     refused(run("evaluate", "zero", "--data", "sintel=y"), 2, "sintel", "did you mean")
     refused(run("evaluate", "zero", "--data", f"sintel-clean={camvid}"), 2, str(camvid), "sintel.is.tue.mpg.de")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,29 @@ def test_a_signal_unwinds_and_is_named(name, tmp_path, capsys):
     assert end.value.exit_code == 128 + number and not list(tmp_path.iterdir())
     assert capsys.readouterr().err == f"winwin: stopped by {name}; what was half written is removed\n"
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_a_signal_where_nothing_can_be_raised_comes_again(name, capsys):
+    """A callback of a weak reference, as importlib has one for each module's lock."""
+    number = signal.Signals[name]
+    ended = []
+
+    @one_line_errors
+    def command() -> None:
+        referent = set()
+        reference = weakref.ref(referent, lambda _: [os.kill(os.getpid(), number), time.sleep(0)])
+        del referent
+        assert reference() is None
+        time.sleep(10)
+        ended.append(True)
+
+    before = sys.unraisablehook
+    with pytest.raises(typer.Exit) as end:
+        command()
+    assert end.value.exit_code == 128 + number and not ended and sys.unraisablehook == before
+    assert capsys.readouterr().err == f"winwin: stopped by {name}; what was half written is removed\n"
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")

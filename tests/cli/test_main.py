@@ -159,7 +159,7 @@ def test_wrong_files_are_one_line(here: Path):
 
 def test_wrong_models_are_one_line(here: Path):
     refused(
-        run("flow", "a.png", "b.png", "--model", "winwin-seg"), 1, "winwin-seg", "semantic segmentation", "optical flow"
+        run("flow", "a.png", "b.png", "--model", "winwin-seg"), 2, "winwin-seg", "semantic segmentation", "optical flow"
     )
     refused(run("flow", "a.png", "b.png", "--model", "nobody/nothing"), 1, "nobody/nothing")
     (here / "empty").mkdir()
@@ -169,8 +169,8 @@ def test_wrong_models_are_one_line(here: Path):
 def test_traceback_on_demand(here: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("WINWIN_TRACEBACK", "1")
     result = run("flow", "a.png", "b.png", "--model", "winwin-seg")
-    assert result.exit_code == 1
-    assert result.stderr.startswith("Traceback") and "\nValueError: " in result.stderr
+    assert result.exit_code == 2  # as without it
+    assert result.stderr.startswith("Traceback") and "DoesNotFit: winwin-seg is" in result.stderr
 
 
 def test_checkpoints(here: Path):

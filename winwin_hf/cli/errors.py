@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -59,18 +60,35 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stop_signals(own: bool = False) -> Iterator[None]:
-    """SIGTERM and SIGHUP raise `Stopped`, once, where they would end the process at once. own: the command has handlers of its own."""
+    """
+    SIGTERM and SIGHUP raise `Stopped`, once, where they would end the process at once. own: the command has handlers of its own.
+
+    What these and Ctrl-C raise where Python can't pass it on (a finaliser, a weak reference's callback, as in imports) is raised again.
+    """
     process = os.getpid()
     before: dict[signal.Signals, Any] = {}
+    unraisable_before = sys.unraisablehook
+    stopping = False
 
     def stop(number: int, _: Any) -> None:
+        nonlocal stopping
         if os.getpid() != process:  # a child, which inherits this handler, ends by the signal as it would have
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+        elif not stopping:  # unwinding isn't disturbed by a second one
+            stopping = True
+            raise Stopped(signal.Signals(number))
+
+    def unraisable(lost: Any) -> None:
+        nonlocal stopping
+        if not isinstance(lost.exc_value, KeyboardInterrupt) or os.getpid() != process:
+            unraisable_before(lost)
             return
-        for name in before:  # unwinding isn't disturbed by a second one
-            signal.signal(name, signal.SIG_IGN)
-        raise Stopped(signal.Signals(number))
+        stopping = False
+        number = lost.exc_value.number if isinstance(lost.exc_value, Stopped) else signal.SIGINT
+        again = threading.Timer(0.1, os.kill, (process, number))  # when the callback has ended
+        again.daemon = True
+        again.start()
 
     names = [] if own else [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # no SIGHUP on Windows
     for name in names:
@@ -78,9 +96,11 @@ def stop_signals(own: bool = False) -> Iterator[None]:
         if signal.getsignal(number) == signal.SIG_DFL:
             with suppress(ValueError):  # not in the main thread
                 before[number] = signal.signal(number, stop)
+    sys.unraisablehook = unraisable
     try:
         yield
     finally:
+        sys.unraisablehook = unraisable_before
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -124,12 +144,13 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
             if type(error).__module__.startswith(("click.", "typer.")):
                 raise
             end_progress_bars()
+            code = 2 if isinstance(error, MISUSE) else 1
             if os.environ.get("WINWIN_TRACEBACK"):
                 typer.echo(traceback_text(error), err=True, nl=False)
-                raise typer.Exit(1) from None
+                raise typer.Exit(code) from None
             line = line_of(error)
             typer.echo(redact(f"winwin: {line if len(line) <= LONGEST else f'{line[:LONGEST]} ...'}"), err=True)
-            raise typer.Exit(2 if isinstance(error, MISUSE) else 1) from None
+            raise typer.Exit(code) from None
 
     return wrapped
 
