@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from support.recipes import RECIPE
 from winwin_hf.cli.train import train as command
-from winwin_hf.training.batches import STOP_SIGNALS
+from winwin_hf.pools import STOP_SIGNALS
 
 SHORT: dict[str, Any] = {
     "optimization": {"steps": 4, "batch_size": 2, "warmup_steps": 2, "num_workers": 0},

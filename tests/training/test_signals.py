@@ -14,7 +14,8 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from support.forked_training import same_weights, write_recipe
 
-from winwin_hf.training import batches, loop
+from winwin_hf import pools
+from winwin_hf.training import loop
 from winwin_hf.training import state as states
 from winwin_hf.training.loop import TrainingStopped, train
 from winwin_hf.training.state import (
@@ -144,7 +145,7 @@ def test_a_signal_breaks_an_evaluation_off_and_resuming_does_it_again(tmp_path, 
 
 @pytest.mark.parametrize(
     "name",
-    ["SIGUSR1", *(pytest.param(name, marks=pytest.mark.fault) for name in batches.WARNINGS if name != "SIGUSR1")],
+    ["SIGUSR1", *(pytest.param(name, marks=pytest.mark.fault) for name in pools.WARNINGS if name != "SIGUSR1")],
 )
 def test_a_schedulers_warning_saves_and_stops_like_sigterm(tmp_path, monkeypatch, name):
     """To the whole process group, with a loader process, as Slurm and terminals send it."""

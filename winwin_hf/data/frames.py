@@ -8,16 +8,11 @@ renders again what was damaged since.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import threading
-import time
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +28,7 @@ from winwin_hf.data.formats.images import write_labels
 from winwin_hf.data.rows import cell, table
 from winwin_hf.data.sample import Reader
 from winwin_hf.data.sources import Source
+from winwin_hf.pools import process_pool
 from winwin_hf.processes import LOCK
 from winwin_hf.task import DataTask
 
@@ -54,10 +50,12 @@ class _Scenes:
     task: DataTask
     folder: Path
 
-    def __call__(self, n: int) -> None:
-        """Writes one scene's files, unless they are there and whole."""
-        if not _is_whole(self.folder, n):
-            _write(self.reader(self.at(n), np.random.default_rng(n)), self.task, self.folder, n)
+    def __call__(self, numbers: range) -> int:
+        """Writes the files of scenes, unless they are there and whole -> how many scenes."""
+        for n in numbers:
+            if not _is_whole(self.folder, n):
+                _write(self.reader(self.at(n), np.random.default_rng(n)), self.task, self.folder, n)
+        return len(numbers)
 
 
 def render_frames(
@@ -76,21 +74,19 @@ def render_frames(
     _check_space(source, folder, count)
     with tqdm(total=count, desc=f"render {source.name}", disable=not progress) as shown:
         if workers:
-            with ProcessPoolExecutor(
-                min(workers, -(-count // AT_A_TIME)), get_context("spawn"), _end_with, (os.getpid(),)
-            ) as pool:
-                try:
-                    for start in range(0, count, 4096):  # what is handed out is kept in memory
-                        for _ in pool.map(scenes, range(start, min(start + 4096, count)), chunksize=AT_A_TIME):
-                            shown.update()
-                except BrokenProcessPool as error:
-                    raise ChildProcessError(
-                        f"{folder}: a process that renders was killed (for memory?); started again, the command goes on"
-                    ) from error
+            parts = [range(n, min(n + AT_A_TIME, count)) for n in range(0, count, AT_A_TIME)]
+            try:
+                with process_pool(min(workers, len(parts)), "spawn", cv2.setNumThreads, (1,)) as pool:
+                    for start in range(0, len(parts), 1024):  # what is handed out is kept in memory
+                        for done in [pool.submit(scenes, part) for part in parts[start : start + 1024]]:
+                            shown.update(done.result())
+            except BrokenProcessPool as error:
+                raise ChildProcessError(
+                    f"{folder}: a process that renders was killed (for memory?); started again, the command goes on"
+                ) from error
         else:
             for n in range(count):
-                scenes(n)
-                shown.update()
+                shown.update(scenes(range(n, n + 1)))
     rows = [json.loads((folder / f"{_name(n)}.json").read_text())["row"] for n in range(count)]
     return table(
         [{k: cell(folder / v) if k in CELLS and v else v for k, v in row.items()} for row in rows], source.task
@@ -105,18 +101,6 @@ def remove_frames(folder: Path, count: int) -> None:
             path.unlink()
     if all(path.name == LOCK for path in folder.iterdir()):
         shutil.rmtree(folder)
-
-
-def _end_with(parent: int) -> None:
-    """Ends a process that renders when the one that started it is gone, however it ended."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    cv2.setNumThreads(1)
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def _check_space(source: Source, folder: Path, count: int) -> None:

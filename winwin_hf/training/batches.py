@@ -21,14 +21,8 @@ from torch.utils.data import DataLoader
 
 from winwin_hf.data.collator import WinWinCollator
 from winwin_hf.data.skipping import SkippingReader
+from winwin_hf.pools import blocked_signals
 
-# What users, terminals and schedulers send before a job ends. Windows has the first two only.
-WARNINGS = ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
-STOP_SIGNALS = (
-    signal.SIGTERM,
-    signal.SIGINT,
-    *(signal.Signals[name] for name in WARNINGS if name in signal.Signals.__members__),
-)
 DEATH_WITHIN = 1.0  # seconds
 KILLED_WITHIN = 10.0  # seconds; only a process in the middle of a call that the system can't break off takes longer
 EXAMPLES = "examples"  # of a batch: the names of its examples
@@ -64,7 +58,7 @@ class Batches:
         self.reader = collator.reader
         loader.collate_fn = NamedExamples(collator)
         before = set(multiprocessing.active_children())
-        with _blocked_signals():  # also in the moment before a loader process ignores them
+        with blocked_signals():  # also in the moment before a loader process ignores them
             self._batches = iter(loader)
         self._workers = [child for child in multiprocessing.active_children() if child not in before]
         self._waiting = self._child_ended = False
@@ -125,25 +119,6 @@ class Batches:
             if worker.is_alive():
                 worker.kill()
                 worker.join(KILLED_WITHIN)
-
-
-def ignore_stop_signals() -> None:
-    """In a loader process: the training alone ends it."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-@contextlib.contextmanager
-def _blocked_signals() -> Iterator[None]:
-    """While it is entered, signals that stop a training wait. Processes that start meanwhile never get them."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_of(exit_code: int | None) -> str:

@@ -29,9 +29,9 @@ from winwin_hf.model.modeling_winwin import (
     WinWinForSemanticSegmentation,
 )
 from winwin_hf.model.weights_winwin import reason_of
+from winwin_hf.pools import ignore_stop_signals
 from winwin_hf.task import TASKS
 from winwin_hf.training.adapters import add_adapters
-from winwin_hf.training.batches import ignore_stop_signals
 from winwin_hf.training.evaluate import make_collator
 from winwin_hf.training.initialise import initialise, read_start
 from winwin_hf.training.recipe import OptimizationRecipe, Recipe, in_field

@@ -12,7 +12,7 @@ Notable:
   that is meant for it (batches.py).
 - a state is saved before each evaluation, at the end the model too: an evaluation that fails costs nothing. A training that resumes
   from a state whose evaluation isn't logged begins with it.
-- SIGTERM, SIGINT and the other STOP_SIGNALS of batches.py, to any process, save a state at the next step that can be resumed from, and
+- SIGTERM, SIGINT and the other STOP_SIGNALS of pools.py, to any process, save a state at the next step that can be resumed from, and
   end the training. An evaluation of one process is broken off: the state before it is saved already.
 - the calling process is left as it was: random states, signal handlers, threads, environment (host_process.py).
 """
@@ -44,8 +44,9 @@ from winwin_hf.data.formats.files import write_atomic
 from winwin_hf.host_process import unchanged_process, unchanged_random_states
 from winwin_hf.model.memory_winwin import explained, first_that_fits, memory_of, smaller_counts
 from winwin_hf.own_files import remove_tree
+from winwin_hf.pools import STOP_SIGNALS, WARNINGS
 from winwin_hf.processes import LOCK, any_process, control_group, locked, lost_process_named
-from winwin_hf.training.batches import EXAMPLES, STOP_SIGNALS, WARNINGS, Batches
+from winwin_hf.training.batches import EXAMPLES, Batches
 from winwin_hf.training.build import learning_rate, make_average, make_loader, make_model, make_optimizer, open_parts
 from winwin_hf.training.evaluate import evaluate, open_accelerator, show
 from winwin_hf.training.log import MetricsLog, introduce, is_evaluated, peak_memory, progress_bar

@@ -7,9 +7,8 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import torch
 
 from research.experiments.context import Context
 from research.files import write_json
+from winwin_hf.pools import process_pool
 
 
 @dataclass(frozen=True)
@@ -69,15 +69,11 @@ def score_all(context: Context, scores: Sequence[Score]) -> list[dict[str, Any] 
             keep(score, score.function(), start)
     else:
         console.print(f"scoring: {', '.join(f'{score.folder.name} {score.key}' for score in missing)}")
-        spawn = get_context("spawn")  # a fork of a process with threads may hang
-        with ProcessPoolExecutor(context.jobs, spawn, _start_process, (context.threads,)) as pool:
+        # a fork of a process with threads may hang
+        with process_pool(min(context.jobs, len(missing)), "spawn", _start_process, (context.threads,)) as pool:
             futures = {pool.submit(score.function): score for score in missing}
-            try:
-                for future in as_completed(futures):
-                    keep(futures[future], future.result(), start)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+            for future in as_completed(futures):
+                keep(futures[future], future.result(), start)
     return [score.read() for score in scores]
 
 

@@ -23,6 +23,7 @@ from support.bulk import results, run
 from support.places import HANGS_AFTER, ROOT
 from typer.testing import CliRunner
 
+from winwin_hf import pools
 from winwin_hf.cli.main import app
 from winwin_hf.data import formats
 from winwin_hf.inference.bulk import engines, plan, work
@@ -238,17 +239,13 @@ def test_workers_are_processes(models, frames, tmp_path):
 
 def test_a_worker_that_ends_is_told(models, frames, tmp_path, monkeypatch):
     class Broken:
-        def __init__(self, *_, **__): ...
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_): ...
+        def __init__(self, *_): ...
         def submit(self, *_):
             raise engines.BrokenProcessPool
 
         def shutdown(self, **_): ...
 
-    monkeypatch.setattr(engines, "ProcessPoolExecutor", Broken)
+    monkeypatch.setattr(pools, "ProcessPoolExecutor", Broken)
     with pytest.raises(RuntimeError, match="a worker process ended"):
         run(frames, tmp_path / "out", models["depth"], workers=2)
 

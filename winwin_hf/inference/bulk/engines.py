@@ -12,10 +12,9 @@ import json
 import logging
 import multiprocessing
 import os
-import signal
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, replace
 from typing import Any
@@ -27,6 +26,7 @@ from winwin_hf.inference.bulk.early import start_method
 from winwin_hf.inference.bulk.manifest import Record
 from winwin_hf.inference.bulk.plan import Item, Unit
 from winwin_hf.inference.bulk.work import BrokenInput, Job, Worker
+from winwin_hf.pools import process_pool
 
 THREADS = 4  # of a worker on a CPU: more gain little
 AHEAD = 2  # units a worker that wait or run
@@ -47,14 +47,13 @@ def run_local(job: Job, units: Iterable[Unit], workers: int, devices: Sequence[s
             for unit in units:
                 yield from worker.run(unit)
         return
-    context = multiprocessing.get_context(start_method())
-    free = context.SimpleQueue()
+    free = multiprocessing.get_context(start_method()).SimpleQueue()
     for _, device in zip(range(workers), itertools.cycle(devices or [job.device]), strict=False):
         free.put(device)
-    waiting, others = iter(units), set(multiprocessing.active_children())
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(job, free)) as pool:
-        running: set[Future[list[Record]]] = set()
-        try:
+    waiting = iter(units)
+    running: set[Future[list[Record]]] = set()
+    try:
+        with process_pool(workers, start_method(), _start, (job, free)) as pool:
             while True:
                 for unit in itertools.islice(waiting, AHEAD * workers - len(running)):
                     running.add(pool.submit(_run, unit))
@@ -63,24 +62,15 @@ def run_local(job: Job, units: Iterable[Unit], workers: int, devices: Sequence[s
                 ended, running = wait(running, return_when=FIRST_COMPLETED)
                 for future in ended:
                     yield future.result()
-        except BrokenProcessPool:
-            raise RuntimeError(
-                "a worker process ended, by a signal or for want of memory; expected fewer workers (--workers), or the same command to go "
-                "on"
-            ) from None
-        except BaseException:  # results appear whole, so nothing is lost with a process
-            for process in set(multiprocessing.active_children()) - others:
-                process.terminate()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
+    except BrokenProcessPool:
+        raise RuntimeError(
+            "a worker process ended, by a signal or for want of memory; expected fewer workers (--workers), or the same command to go on"
+        ) from None
 
 
 def _start(job: Job, free: Any) -> None:
-    """Makes this process a worker, on one of the free devices. It ends with its parent, however that ends."""
+    """Makes this process a worker, on one of the free devices."""
     global _worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     tqdm.set_lock(
         threading.RLock()
     )  # its own one is for all processes, and the system would complain of it where this one is ended
@@ -88,13 +78,6 @@ def _start(job: Job, free: Any) -> None:
         _worker = Worker(replace(job, device=free.get()))
     except Exception as error:  # here it would only break the pool: the first unit raises it
         _worker = error
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _run(unit: Unit) -> list[Record]:
