@@ -2,7 +2,7 @@
 
 import sys
 
-from winwin_hf.cli.main import app
+from winwin_command import app
 
 if __name__ == "__main__":
-    app(["evaluate", *sys.argv[1:]], prog_name="winwin")
+    app(["evaluate", *sys.argv[1:]])

@@ -144,6 +144,9 @@ def test_a_copy_that_fails_leaves_the_old_version(root: Path, monkeypatch: pytes
     assert (repository / "refs" / "main").read_text() == old.name
     assert sorted(item.name for item in repository.iterdir()) == [".no_exist", "refs", "snapshots"]
     assert [item.name for item in old.parent.iterdir()] == [old.name]
+    with pytest.raises(OSError, match="no space"):
+        bundled.install(cache_dir=root / "new")
+    assert not (root / "new").exists()
 
 
 def test_what_is_listed(root: Path):

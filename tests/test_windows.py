@@ -256,15 +256,17 @@ def test_strategies():
     ("options", "message"),
     [
         ({}, "exactly one of: size, tokens, sizes; got none"),
-        ({"kind": "window", "size": (2, 2)}, "expected one of windows, tokens, crop, full"),
+        ({"kind": "window", "size": (2, 2)}, "kind: Input should be 'windows', 'tokens', 'crop' or 'full'"),
         ({"size": (2, 2), "tokens": 8}, "got size, tokens"),
         ({"kind": "full", "size": (2, 2)}, "none of size"),
         ({"kind": "tokens", "size": (2, 2)}, "exactly one of: tokens; got size"),
         ({"kind": "crop", "size": (2, 2), "count": 2}, "count 2: expected 1"),
-        ({"size": (0, 2)}, "positive"),
-        ({"size": (2, 2), "count": -1}, "count -1"),
-        ({"sizes": ((2, 2), (2, 0))}, "positive"),
-        ({"kind": "tokens", "tokens": 0}, "count 0"),
+        ({"size": (0, 2)}, "size.0: .*got 0"),
+        ({"size": (2, 2), "count": -1}, "Strategy: count: .*got -1"),
+        ({"sizes": ((2, 2), (2, 0))}, "sizes.1.1: .*got 0"),
+        ({"kind": "tokens", "tokens": 0}, "tokens: .*got 0"),
+        ({"size": (4,)}, "size.1: Field required"),
+        ({"size": (4.5, 4)}, "size.0: .*valid integer.*got 4.5"),
     ],
 )
 def test_strategy_errors(options, message):

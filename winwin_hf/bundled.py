@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from winwin_hf.model.weights_winwin import count_parameters
-from winwin_hf.own_files import remove_tree
+from winwin_hf.own_files import made_folder, remove_tree
 from winwin_hf.task import ARCHITECTURES
 
 # transformers looks for this file first. Where it is missing and the Hub says that it knows no such repository, as it must of a bare
@@ -154,25 +154,25 @@ def _install_one(folder: Path, repository: Path) -> Path:
     if (repository / "refs" / "main").is_dir():
         raise ValueError(f"{repository / 'refs' / 'main'}: a folder; expected a file of the Hub's cache")
     if not _is_whole(snapshot, commit):
-        snapshots.mkdir(parents=True, exist_ok=True)
-        # Beside snapshots/, not in it: huggingface_hub takes every folder in there for a revision.
-        temporary = Path(tempfile.mkdtemp(prefix=".installing-", dir=repository))
-        try:
-            for path in _files(folder):
-                target = temporary / "snapshot" / path.relative_to(folder)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
-            _write_processor(temporary / "snapshot")
-            if snapshot.exists():  # damaged: out of the way, and removed with the temporary folder
-                snapshot.rename(temporary / "damaged")
+        with made_folder(snapshots):
+            # Beside snapshots/, not in it: huggingface_hub takes every folder in there for a revision.
+            temporary = Path(tempfile.mkdtemp(prefix=".installing-", dir=repository))
             try:
-                (temporary / "snapshot").rename(snapshot)
-            except OSError:
-                # Another process may have installed the same version in the meantime: that is as good.
-                if not _is_whole(snapshot, commit):
-                    raise
-        finally:
-            remove_tree(temporary, ignore_errors=True)
+                for path in _files(folder):
+                    target = temporary / "snapshot" / path.relative_to(folder)
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copyfile(path, target)
+                _write_processor(temporary / "snapshot")
+                if snapshot.exists():  # damaged: out of the way, and removed with the temporary folder
+                    snapshot.rename(temporary / "damaged")
+                try:
+                    (temporary / "snapshot").rename(snapshot)
+                except OSError:
+                    # Another process may have installed the same version in the meantime: that is as good.
+                    if not _is_whole(snapshot, commit):
+                        raise
+            finally:
+                remove_tree(temporary, ignore_errors=True)
     # What the cache knows of a downloaded model that is no adapter: with peft installed, transformers asks for that file first.
     missing = repository / ".no_exist" / commit / "adapter_config.json"
     if not missing.exists():

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from typing import Any, TypeVar
+from functools import lru_cache
+from typing import Any, TypeVar, get_type_hints
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 # As `__pydantic_config__`: an unknown key of a nested dataclass is an error too, and so are NaN and infinity.
 FORBID: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
@@ -35,6 +36,24 @@ def build(kind: type[T], values: dict[str, Any], where: str) -> T:
     if place := truth_as_number(values, built):
         raise ValueError(f"{where}: {place}: expected a number, got true or false")
     return built
+
+
+@lru_cache
+def _adapters(kind: Any) -> dict[str, TypeAdapter[Any]]:
+    """By the names of a dataclass's fields, what checks their values."""
+    hints, numbers = get_type_hints(kind, include_extras=True), ConfigDict(allow_inf_nan=False)
+    return {field.name: TypeAdapter(hints[field.name], config=numbers) for field in dataclasses.fields(kind)}
+
+
+def check_fields(values: Any) -> None:
+    """Raises ValueError where a field of a dataclass that was made in Python isn't what its annotation says, as `build` does of recipes."""
+    for name, adapter in _adapters(type(values)).items():  # type: ignore[arg-type]  # a class is hashable
+        try:
+            adapter.validate_python(getattr(values, name))
+        except ValidationError as error:
+            found = error.errors(include_url=False)[0]
+            place = ".".join(map(str, (name, *found["loc"])))
+            raise ValueError(f"{type(values).__name__}: {place}: {found['msg']}{_given(found['input'])}") from None
 
 
 def few(names: list[str]) -> str:

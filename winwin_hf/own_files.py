@@ -35,6 +35,20 @@ def undisturbed() -> Iterator[None]:
             os.kill(os.getpid(), number)
 
 
+@contextlib.contextmanager
+def made_folder(folder: str | Path) -> Iterator[None]:
+    """Makes a folder, with its parents; those that weren't there and are empty at the end are removed again."""
+    folder = Path(folder)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        for place in made:
+            with contextlib.suppress(OSError):  # not empty
+                place.rmdir()
+
+
 def open_own(path: Path, flags: int) -> int:
     """
     The descriptor of a file that the package writes in place; the file is made if there is none.

@@ -222,6 +222,7 @@ def locked(folder: Path, doing: str = "training in this folder", stays: bool = T
         try:  # without a buffer, which would be written again at the end
             os.write(file.fileno(), f"{os.getpid()} on {platform.node()}".encode())
         except OSError as error:
+            path.unlink(missing_ok=True)
             raise OSError(error.errno, error.strerror, str(path)) from None
         try:
             yield

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from winwin_hf.checked import FORBID
+from winwin_hf.checked import FORBID, check_fields
 from winwin_hf.model.losses_winwin import UNKNOWN_FLOW
 from winwin_hf.windows_ablation import Size, equal_tiles, sample_by_gibbs, sample_by_rejection, sample_unequal_windows
 
@@ -277,14 +277,13 @@ class Strategy:
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.size is not None:
             object.__setattr__(self, "size", tuple(self.size))
         if self.sizes is not None:
             object.__setattr__(self, "sizes", tuple(tuple(s) for s in self.sizes))
         given = [name for name in ("size", "tokens", "sizes") if getattr(self, name) is not None]
         wanted = {"windows": "size, tokens, sizes", "tokens": "tokens", "crop": "size, tokens", "full": ""}
-        if self.kind not in wanted:
-            raise ValueError(f"strategy kind {self.kind!r}: expected one of {', '.join(wanted)}")
         allowed = wanted[self.kind]
         if len(given) != bool(allowed) or (given and given[0] not in allowed.split(", ")):
             rule = f"exactly one of: {allowed}" if allowed else "none of size, tokens, sizes"
@@ -293,11 +292,6 @@ class Strategy:
         object.__setattr__(self, "count", self.count or own)
         if self.count < 1 or (self.count != own and (self.kind != "windows" or self.sizes is not None)):
             raise ValueError(f"strategy {self.kind!r} with count {self.count}: expected {own} here")
-        sides = [side for size in [*(self.sizes or ()), *([self.size] if self.size else [])] for side in size]
-        if any(side < 1 for side in [*sides, self.min_side, self.tokens or 1]) or any(
-            len(size) != 2 for size in self.sizes or ()
-        ):
-            raise ValueError(f"strategy {self.kind!r}: sizes, min_side and tokens must be positive whole patches")
 
     def draw_size(self, rng: np.random.Generator, grid: Size) -> Size:
         """The windows' shape, drawn once for a batch since its windows share a tensor; `grid` is its smallest."""

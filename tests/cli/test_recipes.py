@@ -89,7 +89,7 @@ def test_commands_take_bare_names(monkeypatch: pytest.MonkeyPatch):
     ],
 )
 def test_shell_completes_names(words: str, expected: str):
-    code = "import sys; sys.argv = ['winwin']; from winwin_command import app; app(prog_name='winwin')"
+    code = "import sys; sys.argv = ['winwin']; from winwin_command import app; app()"
     request = {"_WINWIN_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **request}, capture_output=True, text=True

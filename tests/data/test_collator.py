@@ -222,7 +222,29 @@ def test_normalisation():
     torch.testing.assert_close(scaled["pixel_values"], expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"image_std": [0, 0, 0]}, "image_std=.*three numbers above 0"),
+        ({"image_std": [float("nan")] * 3}, "image_std="),
+        ({"image_mean": [float("inf")] * 3}, "image_mean=.*three finite numbers"),
+        ({"image_mean": [0.5]}, "image_mean="),
+        ({"patch_size": 0}, "patch_size=0: expected a whole number, at least 1"),
+        ({"patch_size": 16.5}, "patch_size=16.5"),
+        ({"seed": -1}, "seed=-1"),
+        ({"group": 0}, "group=0"),
+    ],
+)
+def test_arguments_are_checked(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        WinWinCollator(image_reader(), Strategy("full"), "semantic-segmentation", **wrong)
+
+
 def test_errors():
+    with pytest.raises(ValueError, match="a batch without examples"):
+        collate(image_reader(), Strategy("full"), "semantic-segmentation", ())
+    with pytest.raises(ValueError, match=r"SecondStrategy: factor: .*got 0"):
+        SecondStrategy(factor=0)
     with pytest.raises(ValueError, match="task 'flows'"):
         WinWinCollator(image_reader(), Strategy("full"), "flows")
     with pytest.raises(ValueError, match="2 windows of 9x9 patches do not fit into 12x16"):

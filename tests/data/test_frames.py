@@ -16,6 +16,7 @@ pytest.importorskip("embreex", reason="needs winwin-hf[worlds]")
 trimesh = pytest.importorskip("trimesh", reason="needs winwin-hf[worlds]")
 
 from winwin_hf.cli.main import app
+from winwin_hf.data import frames
 from winwin_hf.data.frames import render_frames
 from winwin_hf.data.readers import plain_reader
 from winwin_hf.data.sources import open_source
@@ -227,3 +228,10 @@ def test_a_killed_worker_is_told_and_the_rest_stays(tmp_path):
         render_frames(source, tmp_path, 2000, workers=1)
     killer.join()
     assert list(tmp_path.glob("*.json"))
+
+
+def test_a_disk_that_is_too_small_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(frames.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10))
+    options = ("--option", "height=48", "--option", "width=64", "--option", "texture_count=2")
+    result = run("data", "shards", "synthetic-worlds=none", "--length", 6, "-o", tmp_path / "shards", *options)
+    assert result.exit_code == 1 and "10 B free" in result.stderr and not list(tmp_path.iterdir())

@@ -235,3 +235,8 @@ def test_what_is_no_source():
         open_source("imagenet")
     with pytest.raises(ValueError, match="'camvid' needs a path"):
         open_source("camvid")
+
+
+def test_a_length_is_of_scenes_alone():
+    with pytest.raises(ValueError, match=r"length=5: for synthetic scenes; camvid has .* 'train\[:100\]'"):
+        open_source("camvid", str(FRAMES), length=5)

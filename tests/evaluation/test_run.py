@@ -199,6 +199,11 @@ def test_methods_and_sets_are_told_apart(tmp_path):
     assert told_apart(["x/1/m", "x/2/m", "y/2/m"], ["m"] * 3) == ["x/1/m", "x/2/m", "y/2/m"]
     with pytest.raises(ValueError, match="a/model: given twice"):
         told_apart(["a/model", "b/../a/model"], ["model", "model"])
+    assert (
+        told_apart(["zero", "./zero"], ["zero"] * 2)[0] == "zero"
+    )  # the method keeps its name, the folder has another
+    with pytest.raises(ValueError, match="once each"):
+        evaluate_data(["zero+variational+variational"], [MIDDLEBURY], None, Settings())
     bundled_folder = bundled.resolve("winwin-flow")
     with pytest.raises(ValueError, match="winwin-flow: given twice"):
         told_apart(["winwin-flow", bundled_folder], ["winwin-flow"] * 2)

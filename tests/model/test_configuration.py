@@ -82,6 +82,8 @@ def test_stem_sizes():
         ),
         ({"readout_type": "project", "head_type": "dpt"}, "readout_type='project' with num_prefix_tokens=0"),
         ({"drop_path_rate": 1.0}, "drop_path_rate=1.0"),
+        ({"attention_dropout": 1.0}, "attention_dropout=1.0"),
+        ({"label2id": {"a": 0, "b": 0}}, "label2id=.*each once"),
         ({"patch_size": 14}, "patch_size=14 with head_type='conv': expected a multiple of four"),
         ({"patch_embedding": "conv"}, r"patch_embedding='conv': expected one of 'linear', 'conv_stem'"),
         ({"attention_pattern": "swin"}, "attention_pattern='swin'"),

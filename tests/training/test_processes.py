@@ -505,7 +505,7 @@ def test_a_full_disk_names_the_lock(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(OSError, match="No space left") as error, locked(tmp_path):
         pass
-    assert error.value.filename == str(tmp_path / LOCK)
+    assert error.value.filename == str(tmp_path / LOCK) and not list(tmp_path.iterdir())
 
 
 def test_a_training_that_the_lock_refuses_leaves_the_others_folder(tmp_path, monkeypatch):

@@ -253,7 +253,7 @@ def _render_shards(
     from winwin_hf.data.licences import notes_of_set, terms_of_set
     from winwin_hf.data.shards import SIDECAR, check_shards_folder, write_shards
     from winwin_hf.data.sources import open_source
-    from winwin_hf.own_files import undisturbed
+    from winwin_hf.own_files import made_folder, undisturbed
     from winwin_hf.processes import locked
 
     with misuse():
@@ -267,10 +267,10 @@ def _render_shards(
         check_shards_folder(output, name, split)
     except FileExistsError:
         if frames.is_dir() and (output / SIDECAR).is_file():  # of a run that was killed after it had written the shards
-            with locked(frames, "rendering for these shards"):
+            with locked(frames, "rendering for these shards", stays=False):
                 remove_frames(frames, length)
         raise
-    with locked(frames, "rendering for these shards"):
+    with made_folder(frames), locked(frames, "rendering for these shards", stays=False):
         rows = render_frames(source, frames, length, workers, progress=True)
         written = write_shards(
             rows,

@@ -19,9 +19,9 @@ import transformers
 
 from winwin_hf import bundled
 from winwin_hf.data import formats
-from winwin_hf.data.formats.files import made_folder
 from winwin_hf.inference import drawing, figures, sheets
 from winwin_hf.inference.predictor import Predictor
+from winwin_hf.own_files import made_folder
 
 
 def run(

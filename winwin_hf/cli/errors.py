@@ -90,6 +90,9 @@ def stop_signals(own: bool = False) -> Iterator[None]:
         again.daemon = True
         again.start()
 
+    if signal.getsignal(signal.SIGINT) == signal.SIG_DFL:  # see winwin_command.py
+        with suppress(ValueError):  # not in the main thread
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     names = [] if own else [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]  # no SIGHUP on Windows
     for name in names:
         number = signal.Signals[name]

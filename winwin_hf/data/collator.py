@@ -21,7 +21,7 @@ import torch
 from pydantic import Field
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from winwin_hf.checked import FORBID
+from winwin_hf.checked import FORBID, check_fields
 from winwin_hf.data.guesses import GuessStrategy
 from winwin_hf.data.sample import Box, Reader, Sample
 from winwin_hf.data.skipping import read_batch
@@ -70,10 +70,9 @@ class SecondStrategy:
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.size is not None:
             object.__setattr__(self, "size", tuple(self.size))
-        if self.factor <= 0 or self.jitter < 0 or not 0 <= self.follow_probability <= 1:
-            raise ValueError(f"expected factor > 0, jitter >= 0 and 0 <= follow_probability <= 1, got {self}")
 
     def window_size(self, first: Size, grid: Size) -> Size:
         """The second windows' size in patches, at most the (smallest) frame."""
@@ -118,8 +117,19 @@ class WinWinCollator:
     def __post_init__(self) -> None:
         if self.task not in DENSE:
             raise ValueError(f"task {self.task!r}: expected {' or '.join(DENSE)}")
+        for name, least in (("patch_size", 1), ("seed", 0), ("group", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or value < least:
+                raise ValueError(f"{name}={value!r}: expected a whole number, at least {least}")
+        for name in ("image_mean", "image_std"):
+            values = np.asarray(getattr(self, name), float)
+            if values.shape != (3,) or not np.isfinite(values).all() or (name == "image_std" and values.min() <= 0):
+                what = "three numbers above 0" if name == "image_std" else "three finite numbers"
+                raise ValueError(f"{name}={list(getattr(self, name))}: expected {what}")
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        if not examples:
+            raise ValueError("a batch without examples; expected at least one")
         generators = [self._generator(example) for example in examples]
         samples = read_batch(self.reader, examples, generators)
         grids = [self.grid(sample) for sample in samples]

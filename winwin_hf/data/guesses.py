@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from winwin_hf.checked import FORBID
+from winwin_hf.checked import FORBID, check_fields
 from winwin_hf.model.losses_winwin import UNKNOWN_FLOW
 from winwin_hf.windows import robust_mean
 
@@ -50,11 +50,10 @@ class GuessStrategy:
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
     def __post_init__(self) -> None:
+        check_fields(self)
         object.__setattr__(self, "miss", tuple(self.miss))
-        if not (0 <= self.probability <= 1 and 0 <= self.lost <= 1):
-            raise ValueError(f"probability and lost must be in [0, 1]; got {self.probability} and {self.lost}")
-        if self.blur < 0 or len(self.miss) != 2 or not 0 < self.miss[0] <= self.miss[1]:
-            raise ValueError(f"expected blur >= 0 and 0 < least miss <= greatest; got {self.blur} and {self.miss}")
+        if self.miss[0] > self.miss[1]:
+            raise ValueError(f"GuessStrategy: miss: expected (least, greatest), got {self.miss}")
 
     def __call__(self, targets: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Guesses for one example's windows, float32 (N, h, w, 2). targets: their true flows, unknown where NaN or huge."""

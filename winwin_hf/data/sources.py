@@ -194,7 +194,7 @@ def open_source(
             "none".
         split: "train" or a held-out one; "train[:80%]" is a part. Of shards: the one that they were made of.
         settings: fields of SceneSettings, RoomSettings, WorldSettings, FlowAugmentation or ImageAugmentation.
-        seed, length, num_shards: of the synthetic stream; see `scene_stream`.
+        seed, length, num_shards: of the synthetic stream alone; see `scene_stream`.
         options: fields of `HubOptions` or `ShardOptions`, or the keywords of a catalogued set's function.
         augment: augment with the default settings where none are given.
         skip_broken: leave out examples that lack a file.
@@ -215,6 +215,10 @@ def open_source(
             worlds = SyntheticWorlds(scene, path)
             return Source(name, scene.task, stream, worlds, classes, at=partial(_scene, seed, num_shards))
         return Source(name, task, stream, scenes(scene), at=partial(_scene, seed, num_shards))
+    if length is not None:
+        raise ValueError(
+            f"length={length}: for synthetic scenes; {name} has examples of its own, of which 'train[:100]' is a part"
+        )
     if path is None:
         raise ValueError(f"data set {name!r} needs a path: the folder it was unpacked to, or the Hub's repository")
     if name == "hub":

@@ -86,6 +86,8 @@ def load(
         return Baseline(name)
     if name.partition("@")[0] in METHODS:
         return DepthBaseline(name)
+    if name.endswith((SUFFIX * 2, COARSE * 2)):
+        raise DoesNotFit(f"{name}: expected {SUFFIX} and {COARSE} once each")
     if name.endswith(SUFFIX):
         return Refined(load(name.removesuffix(SUFFIX), accelerator, tile, overlap, min_pixels, quality))
     if name.endswith(COARSE):

@@ -20,7 +20,6 @@ from winwin_hf.data.formats.files import (
     NEW,
     REPLACED,
     leftovers,
-    made_folder,
     owner,
     read_text,
     remove_leftovers,
@@ -28,7 +27,7 @@ from winwin_hf.data.formats.files import (
 )
 from winwin_hf.evaluation import report, worst
 from winwin_hf.evaluation.report import RESULTS
-from winwin_hf.own_files import remove_tree, undisturbed
+from winwin_hf.own_files import made_folder, remove_tree, undisturbed
 from winwin_hf.processes import locked
 
 CLEARED = "cleared"  # in the temporary folder: an empty file, once all of the earlier evaluation's are in REPLACED

@@ -206,10 +206,11 @@ def told_apart(methods: list[str], names: list[str]) -> list[str]:
     """
     found = list(names)
     for name in {name for name in names if names.count(name) > 1}:
-        numbers = [number for number, other in enumerate(names) if other == name]
+        same = [number for number, other in enumerate(names) if other == name]
+        numbers = [number for number in same if network_of(methods[number]) is not None]  # others keep their names
         paths = [Path(os.path.realpath(bundled.resolve(network_of(methods[number]) or ""))).parts for number in numbers]
-        if len(set(paths)) < len(paths):
-            raise DoesNotFit(f"{methods[numbers[-1]]}: given twice; expected each method once")
+        if len(set(paths)) < len(paths) or len(same) > len(numbers) + 1:
+            raise DoesNotFit(f"{methods[same[-1]]}: given twice; expected each method once")
         depth = next(k for k in itertools.count(2) if len({path[-k:] for path in paths}) == len(paths))
         for number, path in zip(numbers, paths, strict=True):
             found[number] = "/".join((*path[-depth:-1], name))

@@ -246,7 +246,8 @@ def _tree(api: HfApi, repo_id: str, type: Type, revision: str) -> dict[str, Repo
 def _answer_lost(error: BaseException) -> bool:
     """True where a commit may have been made, though no answer says so."""
     failed = isinstance(error, errors.HfHubHTTPError) and error.response.status_code >= 500
-    return failed or _unreachable(error) or (isinstance(error, OSError) and type(error).__name__ == "BadAnswer")
+    odd = isinstance(error, ODD) or (isinstance(error, OSError) and type(error).__name__ == "BadAnswer")
+    return failed or odd or _unreachable(error)
 
 
 def _arrived(

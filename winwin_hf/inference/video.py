@@ -30,12 +30,12 @@ import torch
 from tqdm.auto import tqdm
 
 from winwin_hf.data import formats
-from winwin_hf.data.formats.files import made_folder, owner, read_json, remove_leftovers
+from winwin_hf.data.formats.files import owner, read_json, remove_leftovers
 from winwin_hf.inference.clips import Clip, open_clip, write_video
 from winwin_hf.inference.flow import FlowPair
 from winwin_hf.inference.predictor import Predictor
 from winwin_hf.model.flow_colours_winwin import flow_to_image
-from winwin_hf.own_files import sha256_of
+from winwin_hf.own_files import made_folder, sha256_of
 from winwin_hf.processes import locked
 
 RECORD = "video.json"

@@ -113,10 +113,12 @@ def _by_id(field: str, labels: dict, name_first: bool = False) -> dict[int, Any]
     pairs = [(key, name) for name, key in labels.items()] if name_first else list(labels.items())
     try:
         named = {int(key): name for key, name in pairs}
+        if len(named) < len(pairs):
+            raise ValueError
     except (TypeError, ValueError, OverflowError):
         named = None
     if named is None or not all(isinstance(name, str) for name in named.values()):
-        raise ValueError(f"{field}={str(labels)[:80]}: expected whole numbers as ids, and text as names.")
+        raise ValueError(f"{field}={str(labels)[:80]}: expected whole numbers as ids, each once, and text as names.")
     return named
 
 
@@ -648,8 +650,9 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
                 f"readout_type='project' with num_prefix_tokens={self.num_prefix_tokens} and head_type={self.head_type!r}: expected a "
                 "class token and 'dpt'."
             )
-        if not 0 <= self.drop_path_rate < 1:
-            raise ValueError(f"drop_path_rate={self.drop_path_rate}: expected 0 or more, below 1.")
+        for name in ("drop_path_rate", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected 0 or more, below 1.")
         if self.decoder_attention_tokens is not None and self.decoder_attention_tokens < 2:
             raise ValueError(f"decoder_attention_tokens={self.decoder_attention_tokens}: expected 2 or more.")
         if self.stem_hidden_sizes is not None and len(self.stem_hidden_sizes) != int(math.log2(self.patch_size)) - 1:

@@ -46,13 +46,14 @@ def test_what_has_arrived_is_not_sent_twice(server, push, checkpoint):
     assert "model.safetensors" in server.repo("tester/winwin-small").files
 
 
-def test_a_commit_whose_answer_is_lost_is_looked_for(server, push, checkpoint):
-    """A Hub that took its time was said not to have changed."""
-    server.lose_answers = 1
+@pytest.mark.parametrize("what", ["lose_answers", "garble_answers"])
+def test_a_commit_whose_answer_is_lost_is_looked_for(server, push, checkpoint, what):
+    """A Hub that took its time was said not to have changed, and one whose answer was damaged to be empty."""
+    setattr(server, what, 1)
     done = push(checkpoint, "tester/winwin-small")
     assert done["url"] == f"{server.url}/tester/winwin-small"
     assert "model.safetensors" in server.repo("tester/winwin-small").files
-    server.lose_answers = 1
+    setattr(server, what, 1)
     (checkpoint / "README.md").unlink(missing_ok=True)
     with pytest.raises(Failed, match=r"the answer of .* to the commit was lost, and it may have been made"):
         push(checkpoint, "tester/winwin-other", pr=True)

@@ -21,6 +21,7 @@ from winwin_hf.data.benchmarks.check_report import SplitReport, size_key
 from winwin_hf.data.formats import IGNORE
 from winwin_hf.data.readers import WHAT_255_MEANS, FlowReader, SegmentationReader, plain_reader
 from winwin_hf.data.rows import BrokenExample, paths_of
+from winwin_hf.pools import blocked_signals, ignore_stop_signals
 from winwin_hf.task import DataTask
 
 PLAUSIBLE_DEPTH = (0.1, 1000.0)  # metres; a mean depth outside is a sign of other units
@@ -175,11 +176,12 @@ def _in_turn(reader: Any, rows: Iterable[dict[str, Any]]) -> Iterator[Result]:
 
 def _serve(connection: Any, reader: Any) -> None:
     """A worker process: rows in, results out, until a None comes."""
+    ignore_stop_signals()
     connection.send("ready")
     try:
         while (row := connection.recv()) is not None:
             connection.send(_attempt(reader, row))
-    except (EOFError, BrokenPipeError, KeyboardInterrupt):  # the caller has ended
+    except (EOFError, BrokenPipeError):  # the caller has ended
         pass
 
 
@@ -201,7 +203,8 @@ def _in_processes(reader: Any, rows: Sequence[dict[str, Any]], task: DataTask, w
     def start() -> _Worker:
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, reader), daemon=True)
-        process.start()
+        with blocked_signals():  # also in the moments before it ignores them
+            process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
         return _Worker(process, ours)
 
@@ -238,7 +241,7 @@ def _in_processes(reader: Any, rows: Sequence[dict[str, Any]], task: DataTask, w
                     worker.connection.close()
     finally:
         for worker in pool:
-            worker.process.terminate()
+            worker.process.kill()
             worker.process.join()
 
 

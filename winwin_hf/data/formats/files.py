@@ -259,20 +259,6 @@ def remove_leftovers(folder: PathLike) -> None:
 
 
 @contextmanager
-def made_folder(folder: PathLike) -> Iterator[None]:
-    """Makes a folder, with its parents; those that weren't there and are empty at the end are removed again."""
-    folder = Path(folder)
-    made = [place for place in (folder, *folder.parents) if not place.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    finally:
-        for place in made:
-            with suppress(OSError):  # not empty
-                place.rmdir()
-
-
-@contextmanager
 def replacing_folder(folder: PathLike) -> Iterator[Path]:
     """
     Yields a new folder beside `folder`, which at the end takes its name; if anything fails, the old one stays.
