@@ -312,6 +312,8 @@ def data_page() -> str:
     parts += ["Other sources of data:\n", OTHER_SOURCES, "## Columns\n"]
     parts.append(
         "Every row says how its target is stored, so one reader reads every set of a task, its shards and mixtures.\n"
+        "Rows don't say what their classes are called: sets with different classes are mixed by a recipe's `data.labels`, not by "
+        "`interleave_datasets`.\n"
     )
     parts.append(columns[columns.index("Columns (") :].replace("):\n", "):\n\n") + "\n")
     for task, title in TASKS.items():
