@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 import weakref
@@ -72,6 +73,23 @@ def test_a_signal_where_nothing_can_be_raised_comes_again(name, capsys):
         command()
     assert end.value.exit_code == 128 + number and not ended and sys.unraisablehook == before
     assert capsys.readouterr().err == f"winwin: stopped by {name}; what was half written is removed\n"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_ctrl_c_while_the_command_is_imported_is_silent():
+    code = """
+import os, signal, sys
+import winwin_command
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Finder())
+winwin_command.app(["--help"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
