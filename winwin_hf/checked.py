@@ -39,21 +39,30 @@ def build(kind: type[T], values: dict[str, Any], where: str) -> T:
 
 
 @lru_cache
-def _adapters(kind: Any) -> dict[str, TypeAdapter[Any]]:
-    """By the names of a dataclass's fields, what checks their values."""
-    hints, numbers = get_type_hints(kind, include_extras=True), ConfigDict(allow_inf_nan=False)
-    return {field.name: TypeAdapter(hints[field.name], config=numbers) for field in dataclasses.fields(kind)}
+def _adapter(kind: Any, name: str) -> TypeAdapter[Any]:
+    """What checks a dataclass's field."""
+    return TypeAdapter(get_type_hints(kind, include_extras=True)[name], config=ConfigDict(allow_inf_nan=False))
 
 
-def check_fields(values: Any) -> None:
-    """Raises ValueError where a field of a dataclass that was made in Python isn't what its annotation says, as `build` does of recipes."""
-    for name, adapter in _adapters(type(values)).items():  # type: ignore[arg-type]  # a class is hashable
+def check_fields(values: Any, *names: str) -> None:
+    """
+    Makes the fields of a dataclass, or those that are named, plain values of their annotated types: numbers of NumPy would wrap around.
+
+    Raises: ValueError, which names the field, where one isn't what its annotation says.
+    """
+    kind: Any = type(values)
+    for name in names or [field.name for field in dataclasses.fields(kind)]:
+        given = getattr(values, name)
+        given = given.tolist() if hasattr(given, "tolist") else given
         try:
-            adapter.validate_python(getattr(values, name))
+            made = _adapter(kind, name).validate_python(given)
         except ValidationError as error:
             found = error.errors(include_url=False)[0]
             place = ".".join(map(str, (name, *found["loc"])))
-            raise ValueError(f"{type(values).__name__}: {place}: {found['msg']}{_given(found['input'])}") from None
+            raise ValueError(f"{kind.__name__}: {place}: {found['msg']}{_given(found['input'])}") from None
+        if truth_as_number(given, made):
+            raise ValueError(f"{kind.__name__}: {name}: expected numbers, got true or false")
+        object.__setattr__(values, name, made)
 
 
 def few(names: list[str]) -> str:

@@ -278,10 +278,6 @@ class Strategy:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.size is not None:
-            object.__setattr__(self, "size", tuple(self.size))
-        if self.sizes is not None:
-            object.__setattr__(self, "sizes", tuple(tuple(s) for s in self.sizes))
         given = [name for name in ("size", "tokens", "sizes") if getattr(self, name) is not None]
         wanted = {"windows": "size, tokens, sizes", "tokens": "tokens", "crop": "size, tokens", "full": ""}
         allowed = wanted[self.kind]

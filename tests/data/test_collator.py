@@ -225,19 +225,36 @@ def test_normalisation():
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"image_std": [0, 0, 0]}, "image_std=.*three numbers above 0"),
-        ({"image_std": [float("nan")] * 3}, "image_std="),
-        ({"image_mean": [float("inf")] * 3}, "image_mean=.*three finite numbers"),
-        ({"image_mean": [0.5]}, "image_mean="),
-        ({"patch_size": 0}, "patch_size=0: expected a whole number, at least 1"),
-        ({"patch_size": 16.5}, "patch_size=16.5"),
-        ({"seed": -1}, "seed=-1"),
-        ({"group": 0}, "group=0"),
+        ({"image_std": [0, 0, 0]}, r"image_std.0: .*got 0"),
+        ({"image_std": [1e-320] * 3}, "image_std.0"),
+        ({"image_std": [float("nan")] * 3}, "image_std.0: .*finite"),
+        ({"image_mean": [float("inf")] * 3}, "image_mean.0"),
+        ({"image_mean": [0.5]}, "image_mean: .*at least 3 items"),
+        ({"image_mean": None}, "image_mean: .*got None"),
+        ({"patch_size": 0}, "patch_size: .*got 0"),
+        ({"patch_size": 16.5}, "patch_size: .*got 16.5"),
+        ({"patch_size": True}, "patch_size: expected numbers"),
+        ({"seed": -1}, "seed: .*got -1"),
+        ({"group": 0}, "group: .*got 0"),
+        ({"strategy": None}, "strategy: expected a Strategy, got a NoneType"),
+        ({"second": {}}, "second: expected a SecondStrategy, got a dict"),
+        ({"reader": 3}, "reader: expected a function"),
     ],
 )
 def test_arguments_are_checked(wrong, said):
     with pytest.raises(ValueError, match=said):
-        WinWinCollator(image_reader(), Strategy("full"), "semantic-segmentation", **wrong)
+        WinWinCollator(
+            **{"reader": image_reader(), "strategy": Strategy("full"), "task": "semantic-segmentation", **wrong}
+        )
+
+
+def test_numbers_of_numpy_and_torch_are_taken():
+    whole = collate(image_reader(), Strategy("windows", size=(3, 4)), "semantic-segmentation")
+    eight = Strategy("windows", size=np.array([3, 4], np.uint8), count=np.uint8(2))
+    mean = {"image_mean": torch.tensor(RAW["image_mean"]), "image_std": np.array(RAW["image_std"])}
+    other = WinWinCollator(image_reader(), eight, "semantic-segmentation", np.uint8(P), seed=np.int64(0), **mean)
+    for name, tensor in other([{"index": i} for i in range(3)]).items():
+        assert tensor.dtype == whole[name].dtype and torch.allclose(tensor.float(), whole[name].float())
 
 
 def test_errors():

@@ -28,6 +28,10 @@ from winwin_hf.data.skipping import read_batch
 from winwin_hf.task import DENSE, DataTask
 from winwin_hf.windows import Patches, Size, Strategy, follow, robust_mean
 
+# The image processor's ranges.
+Means = Annotated[Sequence[Annotated[float, Field(ge=-1e6, le=1e6)]], Field(min_length=3, max_length=3)]
+Deviations = Annotated[Sequence[Annotated[float, Field(ge=1e-6, le=1e6)]], Field(min_length=3, max_length=3)]
+
 
 @dataclass(frozen=True)
 class SecondStrategy:
@@ -71,8 +75,6 @@ class SecondStrategy:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.size is not None:
-            object.__setattr__(self, "size", tuple(self.size))
 
     def window_size(self, first: Size, grid: Size) -> Size:
         """The second windows' size in patches, at most the (smallest) frame."""
@@ -105,27 +107,27 @@ class WinWinCollator:
     reader: Reader
     strategy: Strategy
     task: DataTask
-    patch_size: int = 16
-    image_mean: Sequence[float] = tuple(IMAGENET_DEFAULT_MEAN)
-    image_std: Sequence[float] = tuple(IMAGENET_DEFAULT_STD)
-    seed: int = 0
+    patch_size: Patches = 16
+    image_mean: Means = tuple(IMAGENET_DEFAULT_MEAN)
+    image_std: Deviations = tuple(IMAGENET_DEFAULT_STD)
+    seed: Annotated[int, Field(ge=0)] = 0
     second: SecondStrategy | None = None
     guess: GuessStrategy | None = None
-    group: int = 1
+    group: Annotated[int, Field(ge=1)] = 1
     _stream: np.random.Generator | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.task not in DENSE:
             raise ValueError(f"task {self.task!r}: expected {' or '.join(DENSE)}")
-        for name, least in (("patch_size", 1), ("seed", 0), ("group", 1)):
+        check_fields(self, "patch_size", "image_mean", "image_std", "seed", "group")
+        for name, kind in (("strategy", Strategy), ("second", SecondStrategy), ("guess", GuessStrategy)):
             value = getattr(self, name)
-            if not isinstance(value, int | np.integer) or value < least:
-                raise ValueError(f"{name}={value!r}: expected a whole number, at least {least}")
-        for name in ("image_mean", "image_std"):
-            values = np.asarray(getattr(self, name), float)
-            if values.shape != (3,) or not np.isfinite(values).all() or (name == "image_std" and values.min() <= 0):
-                what = "three numbers above 0" if name == "image_std" else "three finite numbers"
-                raise ValueError(f"{name}={list(getattr(self, name))}: expected {what}")
+            if not isinstance(value, kind) and (value is not None or name == "strategy"):
+                raise ValueError(f"{name}: expected a {kind.__name__}, got a {type(value).__name__}")
+        if not callable(self.reader):
+            raise ValueError(
+                f"reader: expected a function of an example and a generator, got a {type(self.reader).__name__}"
+            )
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         if not examples:

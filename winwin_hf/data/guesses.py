@@ -51,7 +51,6 @@ class GuessStrategy:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        object.__setattr__(self, "miss", tuple(self.miss))
         if self.miss[0] > self.miss[1]:
             raise ValueError(f"GuessStrategy: miss: expected (least, greatest), got {self.miss}")
 
