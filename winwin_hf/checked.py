@@ -65,6 +65,16 @@ def check_fields(values: Any, *names: str) -> None:
         object.__setattr__(values, name, made)
 
 
+def check_order(values: Any, *names: str) -> None:
+    """Raises ValueError where a pair isn't (least, greatest)."""
+    for name in names:
+        least, greatest = getattr(values, name)
+        if least > greatest:
+            raise ValueError(
+                f"{type(values).__name__}: {name}: expected (least, greatest), got ({least:g}, {greatest:g})"
+            )
+
+
 def few(names: list[str]) -> str:
     """The first of many names, none of them long."""
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""

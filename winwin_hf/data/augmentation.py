@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from winwin_hf.checked import FORBID
+from winwin_hf.checked import FORBID, check_fields, check_order
 from winwin_hf.data.resampling import Box, Placement, place
 
 # RGB -> YIQ: Y is the luma of ITU-R BT.601, I and Q span the colours of no luma
@@ -110,20 +110,6 @@ def _at_least(factors: tuple[float, float], height: int, width: int, least: tupl
     return [max(factor, floor) for factor in factors]
 
 
-def _check(kind: str, values: dict[str, float], highest: float = math.inf) -> None:
-    for name, value in values.items():
-        if not 0 <= value <= highest:
-            limit = "must not be negative" if highest == math.inf else f"must be in [0, {highest:g}]"
-            raise ValueError(f"{kind}: {name} {limit}; got {value}")
-
-
-def _sides(kind: str, name: str, sides: tuple[int, int]) -> tuple[int, int]:
-    """A pair of positive whole numbers, a tuple also where a recipe has a list."""
-    if len(sides) != 2 or not all(isinstance(side, (int, np.integer)) and side >= 1 for side in sides):
-        raise ValueError(f"{kind}: {name} must be two positive whole numbers; got {sides}")
-    return int(sides[0]), int(sides[1])
-
-
 # ------------------------------------------------------------------------------------------------------ single images
 
 
@@ -196,18 +182,8 @@ class ImageAugmentation:
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
     def __post_init__(self) -> None:
-        if not (0 < self.scale[0] <= self.scale[1] and 0 <= self.flip <= 1):
-            raise ValueError(f"expected 0 < scale[0] <= scale[1] and 0 <= flip <= 1, got {self.scale} and {self.flip}")
-        if min(self.brightness, self.contrast, self.saturation, self.gamma) < 0:
-            raise ValueError("brightness, contrast, saturation and gamma must not be negative")
-        kind = type(self).__name__
-        _check(kind, {"stretch": self.stretch, "rotate": self.rotate, "noise": self.noise})
-        _check(kind, {"hue": self.hue}, 0.5)
-        _check(kind, {"blur": self.blur}, 1)
-        if not 0 < self.blur_sigma[0] <= self.blur_sigma[1]:
-            raise ValueError(f"{kind}: expected 0 < blur_sigma[0] <= blur_sigma[1], got {self.blur_sigma}")
-        if self.least is not None:
-            object.__setattr__(self, "least", _sides(kind, "least", self.least))
+        check_fields(self)
+        check_order(self, "scale", "blur_sigma")
 
     def draw(
         self, rng: np.random.Generator, height: int, width: int
@@ -305,20 +281,8 @@ class FlowAugmentation:
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
     def __post_init__(self) -> None:
-        kind = type(self).__name__
-        if len(self.scale) != 2 or not self.scale[0] <= self.scale[1]:
-            raise ValueError(f"{kind}: scale must be (lowest, highest) exponent of two; got {self.scale}")
-        shares = ("scale_probability", "stretch_probability", "flip", "flip_vertical", "asymmetric", "erase")
-        _check(kind, {name: getattr(self, name) for name in shares}, 1)
-        sizes = ("stretch", "brightness", "contrast", "saturation", "gamma", "shift", "turn")
-        _check(kind, {name: getattr(self, name) for name in sizes})
-        _check(kind, {"hue": self.hue}, 0.5)
-        for name in ("erase_count", "erase_size", "least"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, _sides(kind, name, getattr(self, name)))
-        for name in ("erase_count", "erase_size"):
-            if getattr(self, name)[0] > getattr(self, name)[1]:
-                raise ValueError(f"{kind}: {name} must be (smallest, largest); got {getattr(self, name)}")
+        check_fields(self)
+        check_order(self, "scale", "erase_count", "erase_size")
 
     def draw(self, rng: np.random.Generator, height: int, width: int) -> FlowView:
         """One augmentation of a pair of frames of `height` x `width` pixels."""

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from winwin_hf.checked import FORBID, check_fields
+from winwin_hf.checked import FORBID, check_fields, check_order
 from winwin_hf.model.losses_winwin import UNKNOWN_FLOW
 from winwin_hf.windows import robust_mean
 
@@ -51,8 +51,7 @@ class GuessStrategy:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.miss[0] > self.miss[1]:
-            raise ValueError(f"GuessStrategy: miss: expected (least, greatest), got {self.miss}")
+        check_order(self, "miss")
 
     def __call__(self, targets: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Guesses for one example's windows, float32 (N, h, w, 2). targets: their true flows, unknown where NaN or huge."""

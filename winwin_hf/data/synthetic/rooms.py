@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from winwin_hf.checked import FORBID
+from winwin_hf.checked import FORBID, check_fields, check_order
 from winwin_hf.data.sample import Box
 from winwin_hf.data.synthetic.camera import Camera
 from winwin_hf.data.synthetic.furniture import Paint, furnish
@@ -33,6 +33,7 @@ from winwin_hf.data.synthetic.settings import (
     CacheMb,
     Compression,
     Count,
+    FieldOfView,
     Length,
     Noise,
     Photometric,
@@ -44,12 +45,14 @@ from winwin_hf.data.synthetic.settings import (
     TextureSide,
     TextureSteps,
     TextureWeights,
+    Unit,
 )
 from winwin_hf.data.synthetic.textures import TextureBank, sample_at
 
 COARSE = 16  # pixels between those that the exposure is computed from
 WALL = -1  # index of the room itself among the solids
 Angle = Annotated[float, Field(ge=-180, le=180)]  # degrees
+Side = Annotated[float, Field(ge=1, le=1000)]  # of a floor, metres
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class RoomSettings:
     height: Annotated[Pixels, Field(description="Height of the frame, pixels.")] = 480
     width: Annotated[Pixels, Field(description="Width of the frame, pixels.")] = 640
     field_of_view: Annotated[
-        tuple[Length, Length], Field(description="Narrowest and widest horizontal field of view, degrees.")
+        tuple[FieldOfView, FieldOfView], Field(description="Narrowest and widest horizontal field of view, degrees.")
     ] = (40.0, 70.0)
     eye: Annotated[
         tuple[Length, Length], Field(description="Lowest and highest position of the camera above the floor, metres.")
@@ -68,7 +71,7 @@ class RoomSettings:
         tuple[Angle, Angle], Field(description="Range of the camera's tilt, degrees: from down (negative) to up.")
     ] = (-35.0, 10.0)
     roll: Annotated[float, Field(ge=0, le=180, description="Largest roll of the camera, degrees.")] = 6.0
-    room: Annotated[tuple[Length, Length], Field(description="Shortest and longest side of the floor, metres.")] = (
+    room: Annotated[tuple[Side, Side], Field(description="Shortest and longest side of the floor, metres.")] = (
         2.5,
         8.0,
     )
@@ -81,7 +84,7 @@ class RoomSettings:
         float, Field(ge=0, le=1000, description="Least distance from the camera to a piece of furniture, metres.")
     ] = 0.5
     ambient: Annotated[
-        tuple[Length, Length], Field(description="Least and greatest share of light that comes from everywhere.")
+        tuple[Unit, Unit], Field(description="Least and greatest share of light that comes from everywhere.")
     ] = (0.3, 0.8)
     plain: Annotated[
         float,
@@ -104,26 +107,10 @@ class RoomSettings:
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
     def __post_init__(self) -> None:
-        for name in ("field_of_view", "eye", "tilt", "room", "ceiling", "furniture", "ambient"):  # lists in a recipe
-            value = tuple(getattr(self, name))
-            if len(value) != 2 or value[0] > value[1] or (value[0] < 0 and name != "tilt"):
-                raise ValueError(f"{name} must be (least, greatest), both >= 0; got {getattr(self, name)!r}")
-            object.__setattr__(self, name, value)
-        if not 5 <= self.field_of_view[0] <= self.field_of_view[1] <= 120:
-            raise ValueError(f"field_of_view must lie in 5 to 120 degrees; got {self.field_of_view}")
-        if self.room[0] < 1 or self.ceiling[0] <= self.eye[1]:
-            raise ValueError(
-                "a room has sides of 1 m at least and a ceiling above the eye; "
-                f"got room {self.room}, ceiling {self.ceiling}, eye {self.eye}"
-            )
-        for name in ("height", "width", "texture_count", "texture_side"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-        for name in ("nearest", "photometric", "blur_sigma", "noise", "texture_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
-        if not all(0 <= share <= 1 for share in (*self.ambient, self.plain, self.blur, self.compression)):
-            raise ValueError("ambient, plain, blur and compression must be in [0, 1]")
+        check_fields(self)
+        check_order(self, "field_of_view", "eye", "tilt", "room", "ceiling", "furniture", "ambient")
+        if self.ceiling[0] <= self.eye[1]:
+            raise ValueError(f"RoomSettings: ceiling {self.ceiling}: expected it above the eye, {self.eye}")
 
     def held_out(self, shift: int) -> RoomSettings:
         """Other textures."""

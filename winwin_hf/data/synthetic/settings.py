@@ -8,11 +8,14 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from winwin_hf.checked import FORBID
+from winwin_hf.checked import FORBID, check_fields, check_order
 
 Pixels = Annotated[int, Field(ge=1, le=8192)]  # a side
 Count = Annotated[int, Field(ge=0, le=1000)]
 Length = Annotated[float, Field(ge=0, le=1000)]
+FieldOfView = Annotated[float, Field(ge=5, le=120)]
+Unit = Annotated[float, Field(ge=0, le=1)]
+Magnification = Annotated[float, Field(ge=0.2, le=1000)]  # smaller textures alias
 # Fields that synthetic rooms have too.
 Photometric = Annotated[
     float, Field(ge=0, le=100, description="Strength of changes of brightness, contrast, gamma and colour; 0: none.")
@@ -62,7 +65,7 @@ class SceneSettings:
     height: Annotated[Pixels, Field(description="Height of the frame, pixels.")] = 384
     width: Annotated[Pixels, Field(description="Width of the frame, pixels.")] = 512
     sizes: Annotated[
-        tuple[tuple[Pixels, Pixels], ...] | None,
+        Annotated[tuple[tuple[Pixels, Pixels], ...], Field(min_length=1)] | None,
         Field(
             description="(height, width) of several kinds of frame instead of `height` and `width`; each scene draws "
             "one."
@@ -89,7 +92,7 @@ class SceneSettings:
         Field(description="Smallest and largest radius of an object, as a share of the frame's shorter side."),
     ] = (0.05, 0.4)
     texture_scale: Annotated[
-        tuple[Length, Length],
+        tuple[Magnification, Magnification],
         Field(description="Smallest and largest size of a texture's pixel, in pixels of the frame."),
     ] = (0.5, 2.0)
     photometric: Photometric = 1.0
@@ -166,36 +169,8 @@ class SceneSettings:
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
     def __post_init__(self) -> None:
-        for name in ("objects", "object_size", "texture_scale"):  # lists in a recipe
-            value = tuple(getattr(self, name))
-            if len(value) != 2 or value[0] > value[1] or value[0] < 0:
-                raise ValueError(f"{name} must be (smallest, largest), both >= 0; got {getattr(self, name)!r}")
-            object.__setattr__(self, name, value)
-        if self.sizes is not None:
-            object.__setattr__(self, "sizes", tuple((int(height), int(width)) for height, width in self.sizes))
-            if not self.sizes or min(side for size in self.sizes for side in size) < 1:
-                raise ValueError(f"sizes must be pairs of positive (height, width); got {self.sizes}")
-        for name in ("height", "width", "texture_count", "texture_side"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
-        at_least_none = (
-            "motion",
-            "photometric",
-            "asymmetric",
-            "shadow",
-            "blur",
-            "blur_sigma",
-            "noise",
-            "texture_steps",
-        )
-        for name in (*at_least_none, "motion_start", "motion_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative; got {getattr(self, name)}")
-        for name in ("perspective", "bending", "articulated", "thin", "flat", "motion_blur", "compression"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1]; got {getattr(self, name)}")
-        if self.texture_scale[0] < 0.2:
-            raise ValueError(f"texture_scale must be at least 0.2, or textures alias; got {self.texture_scale}")
+        check_fields(self)
+        check_order(self, "objects", "object_size", "texture_scale")
 
     def held_out(self, shift: int) -> SceneSettings:
         """Other textures, and no curriculum: its steps are the training's."""

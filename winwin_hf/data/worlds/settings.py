@@ -8,13 +8,13 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from winwin_hf.checked import FORBID
+from winwin_hf.checked import FORBID, check_fields, check_order
 from winwin_hf.data.synthetic.settings import (
     Blur,
     BlurSigma,
     Compression,
     Count,
-    Length,
+    FieldOfView,
     Noise,
     Photometric,
     Pixels,
@@ -25,10 +25,10 @@ from winwin_hf.data.synthetic.settings import (
     TextureSide,
     TextureSteps,
     TextureWeights,
+    Unit,
 )
 
 PLACES = ("street", "land", "room", "heap")
-Probability = Annotated[float, Field(ge=0, le=1)]
 Target = Literal["optical-flow", "depth-estimation", "semantic-segmentation"]
 
 
@@ -42,7 +42,7 @@ class WorldSettings:
     height: Annotated[Pixels, Field(description="Height of the frame, pixels.")] = 480
     width: Annotated[Pixels, Field(description="Width of the frame, pixels.")] = 640
     sizes: Annotated[
-        tuple[tuple[Pixels, Pixels], ...] | None,
+        Annotated[tuple[tuple[Pixels, Pixels], ...], Field(min_length=1)] | None,
         Field(
             description="(height, width) of several kinds of frame instead of `height` and `width`; each world draws one."
         ),
@@ -52,7 +52,7 @@ class WorldSettings:
         Field(description='Shares of "street", "land", "room" and "heap" (things that fly about before a wall).'),
     ] = field(default_factory=lambda: {"street": 0.35, "land": 0.2, "room": 0.3, "heap": 0.15})
     field_of_view: Annotated[
-        tuple[Length, Length], Field(description="Narrowest and widest horizontal field of view, degrees.")
+        tuple[FieldOfView, FieldOfView], Field(description="Narrowest and widest horizontal field of view, degrees.")
     ] = (40.0, 90.0)
     motion: Annotated[
         float,
@@ -63,7 +63,7 @@ class WorldSettings:
         ),
     ] = 1.0
     stereo: Annotated[
-        Probability,
+        Unit,
         Field(
             description="Share of the worlds whose frames are a stereo pair: of one moment, by cameras side by side."
         ),
@@ -72,9 +72,9 @@ class WorldSettings:
         float, Field(ge=1, le=1e6, description="Depth beyond which it is unknown, metres; the sky's always is.")
     ] = 120.0
     blur_share: Annotated[
-        Probability, Field(description="Share of the worlds with motion blur; it takes three times as long.")
+        Unit, Field(description="Share of the worlds with motion blur; it takes three times as long.")
     ] = 0.0
-    fog: Annotated[Probability, Field(description="Share of the worlds under the sky with fog or haze.")] = 0.3
+    fog: Annotated[Unit, Field(description="Share of the worlds under the sky with fog or haze.")] = 0.3
     edges: Annotated[
         bool, Field(description="Average four rays in the pixels on the edges of things, as a lens does.")
     ] = True
@@ -90,7 +90,7 @@ class WorldSettings:
         ),
     ] = 60
     own_shapes: Annotated[
-        Probability, Field(description="Share of things that are of our own simple shapes although there are meshes.")
+        Unit, Field(description="Share of things that are of our own simple shapes although there are meshes.")
     ] = 0.15
     people: Annotated[tuple[Count, Count], Field(description="Fewest and most people and animals of a street.")] = (
         0,
@@ -123,21 +123,11 @@ class WorldSettings:
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        check_order(self, "field_of_view", "people", "subjects")
         unknown = sorted(set(self.places) - set(PLACES))
         if unknown or not sum(self.places.values()) > 0:
             raise ValueError(f"places must be shares of {', '.join(PLACES)}, one above 0; got {dict(self.places)}")
-        for name in ("field_of_view", "people", "subjects"):  # lists in a recipe
-            value = tuple(getattr(self, name))
-            if len(value) != 2 or value[0] > value[1]:
-                raise ValueError(f"{name} must be (least, greatest); got {getattr(self, name)!r}")
-            object.__setattr__(self, name, value)
-        if not 5 <= self.field_of_view[0] <= self.field_of_view[1] <= 120:
-            raise ValueError(f"field_of_view must lie in 5 to 120 degrees; got {self.field_of_view}")
-        if self.sizes is not None:
-            sizes = tuple(tuple(size) for size in self.sizes)
-            if not sizes or any(len(size) != 2 for size in sizes):
-                raise ValueError(f"sizes must be pairs (height, width); got {self.sizes!r}")
-            object.__setattr__(self, "sizes", sizes)
 
     def held_out(self, shift: int) -> WorldSettings:
         """Other textures, and the meshes that training doesn't see."""
