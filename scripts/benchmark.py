@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from winwin_hf.cli.errors import one_line_errors
+from winwin_hf.cli.train import check_recipe
 from winwin_hf.recipes import recipe_path
 from winwin_hf.training.build import make_loader, make_model, make_optimizer, open_parts
 from winwin_hf.training.evaluate import open_accelerator
@@ -68,6 +69,8 @@ def main(
 ) -> None:
     """Train a few steps of each of RECIPES in turns. Prints medians and ratios to the first. `cost --help`: costs at the paper's sizes."""
     results: dict[Path, list[dict]] = {recipe_path(recipe): [] for recipe in recipes}
+    for recipe in results:  # before the first one runs
+        check_recipe(recipe, overrides or [])
     console = Console()
     for turn in range(rounds):
         for recipe in results:

@@ -24,6 +24,7 @@ from typing import Any
 
 from research.machine import is_installed
 from research.pages import table
+from research.plain_options import Parser, input_folder, output_folder, positive_seconds
 from research.processes import sigterm_as_exit
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -185,10 +186,14 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="gpu_check.sh", description=__doc__.splitlines()[0])
-    parser.add_argument("out", type=Path, help="folder for gpu.json, gpu.md and the parts' output")
-    parser.add_argument("--deadline", type=float, default=480, metavar="SECONDS", help="of all parts; default: 480")
-    parser.add_argument("--wheels", type=Path, metavar="FOLDER", help="packages that this machine may lack")
+    parser = Parser(prog="gpu_check.sh", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "out", metavar="OUT", type=output_folder, help="folder for gpu.json, gpu.md and the parts' output"
+    )
+    parser.add_argument(
+        "--deadline", type=positive_seconds, default=480, metavar="SECONDS", help="of all parts; default: 480"
+    )
+    parser.add_argument("--wheels", type=input_folder, metavar="FOLDER", help="packages that this machine may lack")
     parser.add_argument("--part", action="append", choices=list(UNTIL), help="repeatable; default: all")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: in the GPU's place")
     parser.add_argument("--small", action="store_true", help="tiny sizes, to try the command")

@@ -14,6 +14,7 @@ import typer
 from research.experiments.catalog import EXPERIMENTS
 from research.experiments.context import Context
 from research.experiments.results import redraw, write_page
+from research.options import refuse_unused
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -64,19 +65,25 @@ def main(
     data: Annotated[
         list[str] | None, typer.Option(metavar="NAME=FOLDER", help="A data set on disk; repeatable.")
     ] = None,
-    work: Annotated[Path, typer.Option(help="Folder of the trainings.")] = Path("runs/reproduce"),
-    output: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("docs/results"),
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each kind.")] = 3,
-    jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time.")] = 1,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of each training.")] = 1,
+    work: Annotated[Path | None, typer.Option(help="Folder of the trainings. Default: runs/reproduce.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the results. Default: docs/results.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Trainings of each kind. Default: 3.")] = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Trainings at a time. Default: 1.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of each training. Default: 1.")] = None,
     draw_only: Annotated[
         bool, typer.Option("--draw-only", help="Train and score nothing; write results from what there is.")
     ] = False,
 ) -> None:
     """Train and score what NAMES need and is not done yet, and write their results."""
+    of_trainings = {"--data": data, "--work": work, "--seeds": seeds, "--jobs": jobs, "--threads": threads}
+    of_trainings |= {"--draw-only": draw_only}
     if names == ["list"]:
+        refuse_unused({"--output": output, **of_trainings}, "`list` shows the names and takes no options")
         show_list()
         return
+    if names == ["pages"]:
+        refuse_unused(of_trainings, "`pages` trains nothing and takes --output alone")
+    work, output = work or Path("runs/reproduce"), output or Path("docs/results")
     check_output_folder("--work", work)
     check_output_folder("--output", output)
     if names == ["pages"]:
@@ -97,7 +104,7 @@ def main(
     console = Console(stderr=True)
     # The command on the page names the data sets, also with --draw-only and no --data.
     folders = {need: "FOLDER" for name in chosen for need in EXPERIMENTS[name].needs} | folders
-    context = Context(work, output, folders, seeds, jobs, threads, draw_only, console)
+    context = Context(work, output, folders, seeds or 3, jobs or 1, threads or 1, draw_only, console)
     failed = []
     for number, name in enumerate(chosen, 1):
         console.rule(f"{name} ({number} of {len(chosen)})")

@@ -17,6 +17,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import socket
 import statistics
@@ -38,8 +39,9 @@ import typer
 import yaml
 from PIL import Image
 
-from winwin_hf.cli.errors import one_line_errors
+from winwin_hf.cli.errors import UsageError, one_line_errors
 from winwin_hf.inference import clips
+from winwin_hf.recipes import recipe_path
 
 ROOT = Path(__file__).resolve().parents[1]
 SPACE = ROOT / "spaces" / "winwin-demo"
@@ -317,6 +319,19 @@ def page(folder: Path, checkpoints: Sequence[str]) -> Iterator[tuple[subprocess.
         process.wait()
 
 
+@contextlib.contextmanager
+def running(*arguments: str) -> Iterator[subprocess.Popen]:
+    """A `winwin` command as a process, which doesn't outlive an interruption."""
+    process = subprocess.Popen([*WINWIN, *arguments], cwd=ROOT)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            end(process, signal.SIGTERM)
+            process.kill()
+            process.wait()
+
+
 def end(process: subprocess.Popen, how: signal.Signals) -> list[str]:
     """Ends a process and returns what it left behind: itself or its children."""
     family = psutil.Process(process.pid).children(recursive=True)
@@ -341,6 +356,8 @@ def space(
     ] = None,
 ) -> None:
     """The demo page under many clients at once; then its end by SIGTERM and SIGKILL."""
+    if wrong := [item for item in checkpoint or [] if not re.fullmatch(r"[\w-]+=.+", item)]:
+        raise UsageError(f"--checkpoint {wrong[0]}: expected TASK=NAME, such as flow=FOLDER")
     names = [part for item in checkpoint or [] for part in (f"--{item.partition('=')[0]}", item.partition("=")[2])]
     counts, problems = Counts(), []
     with tempfile.TemporaryDirectory(prefix="soak-") as home:
@@ -416,8 +433,7 @@ def video(
             f"{home}/flow.mp4",
             "--no-flo",
         ]
-        process = subprocess.Popen([*WINWIN, *arguments], cwd=ROOT)
-        with Watch(process.pid, every) as watch:
+        with running(*arguments) as process, Watch(process.pid, every) as watch:
             code = process.wait()
     print(f"{frames} frames of {width} x {height}\n\n{table(watch.samples)}\n")
     finish([*grown(after(watch.samples, warm_up)), *([f"exit code {code}"] if code else [])])
@@ -429,7 +445,9 @@ def train(
     minutes: Minutes = 30.0,
     every: Seconds = 10.0,
     warm_up: WarmUp = 3.0,
-    recipe: Annotated[Path | None, typer.Option(help="Default: a small flow network on synthetic frames.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="A name or a file. Default: a small flow network on synthetic frames.")
+    ] = None,
     workers: Annotated[int, typer.Option(min=0)] = 1,
 ) -> None:
     """A training of `minutes`, then SIGTERM."""
@@ -447,11 +465,11 @@ def train(
         "evaluation": {"every": 200, "windows": 8, "sets": [{"label": "own", "length": 4}]},
     }
     with tempfile.TemporaryDirectory(prefix="soak-") as home:
-        path = recipe or Path(home) / "recipe.yaml"
+        path = recipe_path(recipe) if recipe is not None else Path(home) / "recipe.yaml"
         if recipe is None:
             path.write_text(yaml.safe_dump(small), encoding="utf-8")
-        process = subprocess.Popen([*WINWIN, "train", str(path), "--output", f"{home}/run"], cwd=ROOT)
-        with Watch(process.pid, every, Path(home)) as watch:
+        command = ["train", str(path), "--output", f"{home}/run"]
+        with running(*command) as process, Watch(process.pid, every, Path(home)) as watch:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(60 * minutes)
             ended = process.poll()

@@ -15,6 +15,9 @@ import sys
 import venv
 from pathlib import Path
 
+from research.plain_options import Parser, output_folder
+from research.processes import sigterm_as_exit
+
 ROOT = Path(__file__).resolve().parents[1]
 SETS = {
     "oldest": ["--resolution", "lowest-direct"],
@@ -58,25 +61,35 @@ def test(python: Path, arguments: list[str]) -> str:
     command = [python, "-m", "pytest", "-n", "auto", "--dist", "loadfile", *arguments]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
         line = ""
-        for line in process.stdout or []:
-            print(line, end="", flush=True)
+        try:
+            for line in process.stdout or []:
+                print(line, end="", flush=True)
+        except BaseException:  # an interruption, after which the block waits for the process
+            process.terminate()
+            raise
     return line.strip(" =\n") + ("" if process.returncode == 0 else f" (exit status {process.returncode})")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sets", nargs="*", metavar="SET", help=f"{', '.join(SETS)}; by default oldest and newest")
     parser.add_argument("--pytest-args", default="", help='arguments of pytest in one string: --pytest-args="-k flow"')
-    parser.add_argument("--folder", type=Path, default=ROOT / ".floors", help="where the environments lie")
+    parser.add_argument("--folder", type=output_folder, default=ROOT / ".floors", help="where the environments lie")
     parser.add_argument("--torch-index", default=os.environ.get("TORCH_INDEX"), help="take torch from this index")
     options = parser.parse_args()
+    for name in options.sets:  # before the first one is installed
+        if name not in SETS:
+            parser.error(f"SET {name}: expected {', '.join(SETS)}")
+    try:
+        pytest_arguments = shlex.split(options.pytest_args)
+    except ValueError as error:
+        parser.error(f"--pytest-args {options.pytest_args}: {error}")
     results = {}
     for name in options.sets or ["oldest", "newest"]:
-        if name not in SETS:
-            parser.error(f"SET is {name}; expected {', '.join(SETS)}")
-        python = install(name, options.folder.resolve(), options.torch_index)
-        versions = subprocess.run([python, "-c", VERSIONS], check=True, capture_output=True, text=True).stdout
-        results[name] = (versions.strip(), test(python, shlex.split(options.pytest_args)))
+        with sigterm_as_exit():
+            python = install(name, options.folder.resolve(), options.torch_index)
+            versions = subprocess.run([python, "-c", VERSIONS], check=True, capture_output=True, text=True).stdout
+            results[name] = (versions.strip(), test(python, pytest_arguments))
     for name, (versions, result) in results.items():
         print(f"\n== {name}: {result}\n{versions}")
     sys.exit(any("exit status" in result for _, result in results.values()))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
+import sys
 from pathlib import Path
 
 import psutil
@@ -52,3 +54,10 @@ def test_samples_are_of_this_process(tmp_path: Path) -> None:
         os.close(handle)
     assert after.handles == before.handles + 5 and after.disk == 1000 and after.memory > 1e7
     assert "| 0.0 | 800 | 40 |" in soak.table(run()) and len(soak.table(run()).splitlines()) <= 16
+
+
+def test_an_interruption_ends_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "WINWIN", [sys.executable, "-c", "import time; time.sleep(600)"])
+    with pytest.raises(KeyboardInterrupt), soak.running() as process:
+        raise KeyboardInterrupt
+    assert process.returncode == -signal.SIGTERM

@@ -15,7 +15,7 @@ import typer
 
 from winwin_hf import WinWinPreTrainedModel
 from winwin_hf.cli.arguments import check_output_folder
-from winwin_hf.cli.errors import one_line_errors
+from winwin_hf.cli.errors import UsageError, one_line_errors
 from winwin_hf.data.formats.files import replacing_folder
 from winwin_hf.inference.loading import load_network, load_processor
 
@@ -71,14 +71,14 @@ def main(
     """Write the mean of BEFORE and AFTER to OUT."""
     check_output_folder("OUT", output)
     if output.exists():
-        raise typer.BadParameter(f"{output}: exists; expected a new folder")
+        raise UsageError(f"{output}: exists; expected a new folder")
     old, new = (load_network(name, dtype="auto") for name in (before, after))
     if type(old) is not type(new):
-        raise typer.BadParameter(f"{after}: a {type(new).__name__}; expected a {type(old).__name__}, as {before} is")
+        raise UsageError(f"{after}: a {type(new).__name__}; expected a {type(old).__name__}, as {before} is")
     try:
         old.load_state_dict(blended(old, new, share))
     except ValueError as error:
-        raise typer.BadParameter(f"{before}, {after}: {error}") from None
+        raise UsageError(f"{before}, {after}: {error}") from None
     processor = load_processor(before)
     with replacing_folder(output) as staged:
         old.save_pretrained(staged)

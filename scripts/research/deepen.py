@@ -15,7 +15,7 @@ import typer
 
 from winwin_hf import WinWinConfig
 from winwin_hf.cli.arguments import check_output_folder
-from winwin_hf.cli.errors import one_line_errors
+from winwin_hf.cli.errors import UsageError, one_line_errors
 from winwin_hf.data.formats.files import replacing_folder
 from winwin_hf.inference.loading import load_network, load_processor
 
@@ -55,15 +55,19 @@ def main(
     """Write MODEL with more encoder layers to OUT."""
     check_output_folder("OUT", output)
     model = load_network(checkpoint, dtype="auto")
+    if not any(name.startswith(ENCODER) for name in model.state_dict()):
+        raise UsageError(
+            f"{checkpoint}: a {type(model).__name__}; expected a network for a task of this package, such as winwin-depth"
+        )
     old, fields = model.config.num_hidden_layers, model.config.to_dict()
     if layers <= old or output.exists():
-        raise typer.BadParameter(
+        raise UsageError(
             f"{output}: exists; expected a new folder"
             if output.exists()
             else f"--layers {layers}: expected more than {old}"
         )
     if named := [name for name in BY_NUMBER if fields.get(name) is not None]:
-        raise typer.BadParameter(f"{checkpoint}: its {named[0]} names layers by number; expected a network without")
+        raise UsageError(f"{checkpoint}: its {named[0]} names layers by number; expected a network without")
     fields = {name: value for name, value in fields.items() if name not in DERIVED}
     result = type(model)(WinWinConfig(**{**fields, "num_hidden_layers": layers})).to(model.dtype)
     result.load_state_dict(deepened(model.state_dict(), old, layers))

@@ -27,7 +27,7 @@ from transformers import AutoImageProcessor, AutoModel
 import winwin_hf
 from winwin_hf import bundled
 from winwin_hf.cli.arguments import check_output
-from winwin_hf.cli.errors import one_line_errors
+from winwin_hf.cli.errors import UsageError, one_line_errors
 from winwin_hf.data.formats.files import read_json, write_atomic
 from winwin_hf.training.loop import train
 
@@ -117,6 +117,8 @@ def main(
 ) -> None:
     """Writes what the package computes, and compares it with an earlier file."""
     check_output("OUTPUT", output)
+    if room is not None and textures is None:
+        raise UsageError("--room: `depth-rooms` needs photographs too; expected --textures with it")
     earlier = None if compare is None else read_json(compare)
     torch.set_num_threads(threads)
     found: dict[str, Any] = {"threads": threads, "outputs": outputs()}

@@ -22,10 +22,10 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from research.files import write_json
 from winwin_hf.cli.arguments import check_output
-from winwin_hf.cli.errors import UsageError, one_line_errors
+from winwin_hf.cli.errors import UsageError, misuse, one_line_errors
 from winwin_hf.data.sources import open_source
 from winwin_hf.evaluation.figures import figure_text
-from winwin_hf.evaluation.run import OTHERS, catalog, parse_data
+from winwin_hf.evaluation.run import OTHERS, catalog, check_data, parse_data
 from winwin_hf.evaluation.scoring import new_metric, read_frame
 from winwin_hf.inference.predictor import Predictor
 from winwin_hf.task import TASKS
@@ -52,6 +52,8 @@ def main(
     """Score CHECKPOINT at each input size. Default: as its processor says."""
     if output is not None:
         check_output("--output", output, (".json",))
+    with misuse():  # of all sets, before the first one is scored
+        check_data(data, {}, length)
     predictor, rows = Predictor.load(checkpoint), []
     if predictor.task == "optical-flow":
         raise UsageError(f"{checkpoint}: a network of flow; expected one of depth or segmentation")

@@ -68,7 +68,7 @@ def main(
         raise UsageError(f"--only {only}: expected a regular expression ({error})") from None
     for name in package or PACKAGES:
         if name not in PACKAGES:
-            raise typer.BadParameter(f"no package {name}; there are {', '.join(PACKAGES)}")
+            raise UsageError(f"no package {name}; there are {', '.join(PACKAGES)}")
     for name in package or PACKAGES:
         with tempfile.TemporaryDirectory(prefix="meshes-") as temporary:
             root = Path(temporary)

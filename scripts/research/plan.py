@@ -25,7 +25,8 @@ import typer
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from research.planning.model import GPUS, SCHEDULES, Assumptions, Gpu, gpu_of
+from research.options import refuse_unused
+from research.planning.model import FRAME, GPUS, SCHEDULES, Assumptions, Gpu, gpu_of
 from research.planning.page import (
     BATCH,
     BATCHES,
@@ -41,11 +42,12 @@ from research.planning.page import (
 )
 from research.sizes import parse_size
 from winwin_hf.cli.arguments import check_output
-from winwin_hf.cli.errors import UsageError, one_line_errors
+from winwin_hf.cli.errors import UsageError, misuse, one_line_errors
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNTS = ROOT / "docs/results/scale.json"
 COST = ROOT / "docs/results/cost.json"
+GPU = "h100"  # where none is named
 
 
 def count_all() -> dict[str, Any]:
@@ -81,7 +83,7 @@ def measure_all() -> dict[str, Any]:
 def recipe_tables(
     recipe_path: Path, frame: tuple[int, int], numbers: Sequence[int], gpu: Gpu, given: Assumptions
 ) -> str:
-    """The tables of one recipe. Raises ValueError if it isn't for optical flow."""
+    """The tables of one recipe. Raises ValueError if it isn't for optical flow, or its windows don't fit into the frames."""
     from research.planning.count import counted, kept_by
     from winwin_hf.training.recipe import load_recipe
 
@@ -89,7 +91,12 @@ def recipe_tables(
     if recipe.task != "optical-flow":
         raise ValueError(f"{recipe_path}: its task is {recipe.task}; expected optical-flow")
     options, config = recipe.optimization, recipe.config()
-    kept = kept_by(recipe, frame, config.patch_size)
+    if min(frame) < config.patch_size:
+        raise ValueError(f"--frame {frame[0]}x{frame[1]}: expected at least a patch, {config.patch_size} pixels a side")
+    try:
+        kept = kept_by(recipe, frame, config.patch_size)
+    except ValueError as error:
+        raise ValueError(f"--frame {frame[0]}x{frame[1]}: {error}") from None
     batches = (1, 2) if sum(kept.tokens) > 4000 else (16, 32)
     precision = "no" if options.mixed_precision == "no" else "bf16"
     cases = {"recipe": (recipe_path.stem, counted(config, kept, batches, precision))}
@@ -108,12 +115,19 @@ def main(
     recipe: Annotated[
         Path | None, typer.Argument(help="A recipe for optical flow. Default: ViT-B and ViT-L on Spring.")
     ] = None,
-    gpus: Annotated[str, typer.Option(help="Numbers of GPUs, such as 1,8.")] = ",".join(map(str, NUMBERS)),
-    gpu: Annotated[str, typer.Option(help=f"The GPU: {', '.join(GPUS)}.")] = "h100",
+    gpus: Annotated[
+        str | None, typer.Option(help=f"Numbers of GPUs, such as 1,8. Default: {','.join(map(str, NUMBERS))}.")
+    ] = None,
+    gpu: Annotated[str | None, typer.Option(help=f"The GPU: {', '.join(GPUS)}. Default: {GPU}.")] = None,
     tflops: Annotated[float | None, typer.Option(help="TFLOP/s of another GPU: bf16 products, dense.")] = None,
     memory: Annotated[float | None, typer.Option(help="Memory of another GPU, GB.")] = None,
-    share: Annotated[float, typer.Option(help="Share of the TFLOP/s that a long step reaches.")] = Assumptions().share,
-    frame: Annotated[str, typer.Option(help="HEIGHTxWIDTH of the recipe's frames.")] = "1080x1920",
+    share: Annotated[
+        float | None,
+        typer.Option(help=f"Share of the TFLOP/s that a long step reaches. Default: {Assumptions().share}."),
+    ] = None,
+    frame: Annotated[
+        str | None, typer.Option(help=f"HEIGHTxWIDTH of the recipe's frames. Default: {FRAME[0]}x{FRAME[1]}.")
+    ] = None,
     page_path: Annotated[
         Path | None, typer.Option("--page", help="Write the page here, from docs/results/scale.json.")
     ] = None,
@@ -126,21 +140,33 @@ def main(
     for option, value, most in (("--tflops", tflops, 1e6), ("--memory", memory, 1e6), ("--share", share, 1.0)):
         if value is not None and not 0 < value <= most:
             raise UsageError(f"{option} {value}: expected a number above 0, at most {most:g}")
-    if not re.fullmatch(r"[1-9]\d{0,5}(,[1-9]\d{0,5})*", gpus):
+    if gpus is not None and not re.fullmatch(r"[1-9]\d{0,5}(,[1-9]\d{0,5})*", gpus):
         raise UsageError(f"--gpus {gpus}: expected numbers of GPUs, such as 1,8")
-    height, width = parse_size("--frame", frame)
-    if max(height, width) > 8192:
+    numbers = list(NUMBERS) if gpus is None else [int(n) for n in gpus.split(",")]
+    if len(set(numbers)) < len(numbers):
+        raise UsageError(f"--gpus {gpus}: expected each number once")
+    sides = FRAME if frame is None else parse_size("--frame", frame)
+    if max(sides) > 8192:
         raise UsageError(f"--frame {frame}: expected at most 8192 pixels a side")
+    if gpu is not None:
+        refuse_unused({"--tflops": tflops, "--memory": memory}, f"of another GPU; expected no --gpu {gpu} with it")
+    if (tflops is None) != (memory is None):
+        raise UsageError("--tflops and --memory describe another GPU together; expected both")
+    if recipe is None:
+        refuse_unused({"--frame": frame}, "of a recipe's frames; expected a recipe with it")
+    else:
+        of_counts = {"--page": page_path, "--count": count, "--measure": measure}
+        refuse_unused(of_counts, "of ViT-B and ViT-L on Spring; expected no recipe with it")
     if page_path is not None:
+        of_tables = {"--gpus": gpus, "--gpu": gpu, "--tflops": tflops, "--memory": memory, "--share": share}
+        refuse_unused(of_tables, "of the tables that are printed; expected no --page with it")
         check_output("--page", page_path, (".md",))
-    try:
-        device, given = gpu_of(gpu, tflops, memory), replace(Assumptions(), share=share)
-        numbers = [int(n) for n in gpus.split(",")]
+    with misuse():
+        device = gpu_of(gpu or GPU, tflops, memory)
+        given = Assumptions() if share is None else replace(Assumptions(), share=share)
         if recipe is not None:
-            typer.echo(recipe_tables(recipe, (height, width), numbers, device, given))
+            typer.echo(recipe_tables(recipe, sides, numbers, device, given))
             return
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
     results = json.loads(COUNTS.read_text()) if COUNTS.is_file() else {}
     if count or "cases" not in results:
         results |= count_all()

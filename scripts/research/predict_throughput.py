@@ -9,19 +9,27 @@ run, in each tenth of its time.
 
 from __future__ import annotations
 
-import argparse
+import contextlib
+import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import numpy as np
 import psutil
+import typer
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from research.sizes import parse_size
 from winwin_hf.bundled import examples_folder
+from winwin_hf.cli.errors import UsageError, one_line_errors
 
 LOOP = """
 import sys
@@ -37,14 +45,21 @@ for name in sys.argv[2:]:
 
 
 def run(commands: list[list[str]]) -> tuple[float, list[float]]:
-    """Seconds until all have ended, and the largest memory in GB in each tenth of the time."""
+    """Seconds until all have ended, and the largest memory in GB in each tenth of the time. None outlives an interruption."""
     start, samples = time.monotonic(), []
-    processes = [
-        subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) for command in commands
-    ]
-    while any(process.poll() is None for process in processes):
-        samples.append(sum(map(memory, processes)))
-        time.sleep(0.2)
+    quiet = {"stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    processes: list[subprocess.Popen] = []
+    try:
+        for command in commands:  # each the leader of a process group, with its workers
+            processes.append(subprocess.Popen(command, **quiet, start_new_session=True))
+        while any(process.poll() is None for process in processes):
+            samples.append(sum(map(memory, processes)))
+            time.sleep(0.2)
+    finally:
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     if any(process.returncode for process in processes):
         raise RuntimeError("a run failed")
     tenths = np.array_split(samples, 10)
@@ -60,23 +75,27 @@ def memory(process: subprocess.Popen) -> int:
         return 0
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=2000)
-    parser.add_argument("--size", default="192x256", help="HEIGHTxWIDTH of the frames")
-    parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
-    height, width = map(int, options.size.split("x"))
+def main(
+    count: Annotated[int, typer.Option(min=1, max=100_000, help="Frames.")] = 2000,
+    size: Annotated[str, typer.Option(help="HEIGHTxWIDTH of the frames.")] = "192x256",
+    rounds: Annotated[int, typer.Option(min=1, help="Turns of each way; figures are medians.")] = 3,
+) -> None:
+    """Measure both ways in turns."""
+    height, width = parse_size("--size", size)
+    whole = cv2.imread(str(examples_folder() / "room.jpg"))
+    if height > whole.shape[0] or width > whole.shape[1]:
+        raise UsageError(
+            f"--size {size}: expected at most {whole.shape[0]}x{whole.shape[1]}, the picture that frames are cut from"
+        )
     with tempfile.TemporaryDirectory() as place:
         given = Path(place) / "in"
         given.mkdir()
-        whole = cv2.imread(str(examples_folder() / "room.jpg"))
-        for number, (row, column) in enumerate(np.random.default_rng(0).random((options.count, 2))):
+        for number, (row, column) in enumerate(np.random.default_rng(0).random((count, 2))):
             top, left = int(row * (whole.shape[0] - height)), int(column * (whole.shape[1] - width))
             cv2.imwrite(str(given / f"{number:05d}.png"), whole[top : top + height, left : left + width])
         names = sorted(map(str, given.iterdir()))
         speeds: dict[str, list[float]] = {"two plain loops": [], "winwin predict --workers 2": []}
-        for turn in range(options.rounds):
+        for turn in range(rounds):
             loops = Path(place) / f"loops{turn}"
             loops.mkdir()
             output = Path(place) / f"predict{turn}"
@@ -89,9 +108,9 @@ def main() -> None:
             }
             for way, commands in ways.items():
                 seconds, held = run(commands)
-                speeds[way].append(options.count / seconds)
+                speeds[way].append(count / seconds)
                 print(
-                    f"{way}: {options.count / seconds:.2f} images/s, GB {' '.join(f'{gb:.2f}' for gb in held)}",
+                    f"{way}: {count / seconds:.2f} images/s, GB {' '.join(f'{gb:.2f}' for gb in held)}",
                     flush=True,
                 )
             same = all(
@@ -104,4 +123,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(one_line_errors(main))

@@ -21,6 +21,7 @@ import typer
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from research.files import machine_record, write_json, write_text
+from research.options import refuse_unused
 from research.planning.model import Assumptions
 from research.pretrained.encoders import SIZES
 from research.processes import run_json, with_threads
@@ -125,20 +126,24 @@ def main(
     counting: Annotated[bool, typer.Option("--count", help="Count FLOPs and memory anew.")] = False,
     steps: Annotated[bool, typer.Option("--steps", help="Measure training steps that the JSON lacks.")] = False,
     peer: Annotated[bool, typer.Option("--peer", help="Measure beside transformers what the JSON lacks.")] = False,
-    rounds: Annotated[int, typer.Option(min=1, help="Turns of --peer.")] = 5,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Turns of --peer. Default: 5.")] = None,
     blocks: Annotated[int | None, typer.Option(min=1, help="Blocks of the encoders of --peer. Default: all.")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Threads of a measurement.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a measurement. Default: 1.")] = None,
 ) -> None:
     """Count, measure, and make docs/results/cost-pretrained.md and the table of recipes in docs/pretrained.md."""
+    if not peer:
+        refuse_unused({"--rounds": rounds, "--blocks": blocks}, "of --peer; expected --peer with it")
+    if not (steps or peer):
+        refuse_unused({"--threads": threads}, "of measurements; expected --steps or --peer with it")
     from research.pretrained.page import page, recipes_table
 
     results = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
     if counting:
         count(results)
     if steps:
-        measure_steps(results, threads)
+        measure_steps(results, threads or 1)
     if peer:
-        measure_peers(results, threads, rounds, blocks)
+        measure_peers(results, threads or 1, rounds or 5, blocks)
     given = Assumptions()
     write_text(PAGE, page(results, given))
     before, _, rest = RECIPES_PAGE.read_text().partition(MARKERS[0])

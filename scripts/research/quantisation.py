@@ -25,9 +25,9 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from research import pages
 from winwin_hf import bundled
-from winwin_hf.cli.errors import UsageError, one_line_errors
+from winwin_hf.cli.errors import UsageError, misuse, one_line_errors
 from winwin_hf.data.sources import open_source
-from winwin_hf.evaluation.run import parse_data
+from winwin_hf.evaluation.run import check_data, parse_data
 from winwin_hf.evaluation.scoring import new_metric, score
 from winwin_hf.inference.loading import quiet
 from winwin_hf.inference.predictor import Predictor
@@ -125,6 +125,8 @@ def main(
     for name in way or ():
         if name not in WAYS:
             raise UsageError(f"--way {name}: expected one of {', '.join(WAYS)}")
+    with misuse():  # of all sets, before the first one is scored
+        check_data([data for data in (flow, segmentation, depth) if data is not None], {}, length)
     ways = ["float32", *(name for name in way or WAYS if name != "float32")]
     chosen = {"optical-flow": flow, "semantic-segmentation": segmentation, "depth-estimation": depth}
     results = {task: measure(task, data, length, ways) for task in DENSE if (data := chosen[task]) is not None}

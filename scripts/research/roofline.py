@@ -29,6 +29,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1]))
 
 from research import pages
 from winwin_hf.cli.errors import one_line_errors
+from winwin_hf.cli.train import check_recipe
 from winwin_hf.recipes import recipe_path
 from winwin_hf.training.build import make_loader, make_model, make_optimizer, open_parts
 from winwin_hf.training.evaluate import open_accelerator
@@ -208,7 +209,9 @@ def main(
     steps: Annotated[int, typer.Option(min=1, help="Steps that are written down.")] = STEPS,
 ) -> None:
     """Print where the time of a training step goes, and the least that this machine could take."""
+    check_recipe(recipe_path(recipe), changes or [])
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    step = step_of(recipe, changes or [])  # opens the data: what is missing is told before the machine is measured
     ceiling = Ceiling.measure()
     speeds = ", ".join(
         f"{str(dtype).removeprefix('torch.')} {speed / 1e9:.0f}" for dtype, speed in ceiling.products.items()
@@ -216,7 +219,6 @@ def main(
     typer.echo(
         f"{torch.get_num_threads()} threads: matrix products {speeds} GFLOP/s, memory {ceiling.memory / 1e9:.1f} GB/s\n"
     )
-    step = step_of(recipe, changes or [])
     whole = seconds_of(step, steps)
     with Ledger(ceiling) as ledger:
         for _ in range(steps):

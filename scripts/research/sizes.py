@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import typer
-
+from winwin_hf.cli.errors import UsageError
 from winwin_hf.windows import Size
 
 
 def parse_size(option: str, text: str) -> Size:
-    """ "1080x1920" -> (1080, 1920). Raises typer.BadParameter that names the option."""
+    """ "1080x1920" -> (1080, 1920). Raises UsageError that names the option."""
     height, _, width = text.lower().partition("x")
-    if not (height.isdigit() and width.isdigit() and int(height) and int(width)):
-        raise typer.BadParameter(f"{option} {text}: expected HEIGHTxWIDTH in pixels, such as 1080x1920")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise UsageError(f"{option} {text}: expected HEIGHTxWIDTH in pixels, such as 1080x1920")
     return int(height), int(width)
 
 

@@ -10,8 +10,8 @@ from support.model_cases import make
 from transformers import AutoModel
 from typer.testing import CliRunner
 
-from winwin_hf import WinWinImageProcessor
-from winwin_hf.cli.errors import one_line_errors
+from winwin_hf import WinWinBackbone, WinWinImageProcessor, WinWinModel
+from winwin_hf.cli.errors import UsageError, one_line_errors
 
 
 def test_copies_are_spread_evenly():
@@ -33,9 +33,9 @@ def test_a_deeper_network_gives_the_same_answers_and_learns(tmp_path):
     found.sum().backward()
     (copy,) = [n for n, (_, copied) in enumerate(deepen.origins(2, 3)) if copied]
     assert deeper.winwin.layers[copy].mlp.down_proj.weight.grad.abs().max() > 0
-    with pytest.raises(typer.BadParameter, match="exists"):
+    with pytest.raises(UsageError, match="exists"):
         deepen.main(str(tmp_path / "old"), tmp_path / "new", 4)
-    with pytest.raises(typer.BadParameter, match="more than 2"):
+    with pytest.raises(UsageError, match="more than 2"):
         deepen.main(str(tmp_path / "old"), tmp_path / "other", 2)
 
 
@@ -56,6 +56,16 @@ def test_a_run_that_fails_leaves_nothing(tmp_path, monkeypatch):
     )
     assert result.exit_code in (1, 2) and result.stderr.startswith("winwin: ") and len(result.stderr.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
+
+
+@pytest.mark.parametrize("kind", [WinWinBackbone, WinWinModel])
+def test_an_encoder_alone_is_refused(tmp_path, kind):
+    kind(make("depth-estimation", "linear").config).save_pretrained(tmp_path / "encoder")
+    words = [str(tmp_path / "encoder"), str(tmp_path / "new"), "--layers", "5"]
+    result = CliRunner().invoke(as_app(deepen.main), words)
+    assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1
+    assert f"{tmp_path / 'encoder'}: a WinWinModel; expected a network for a task" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["encoder"]
 
 
 def as_app(main):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+import typer
 from accelerate.state import AcceleratorState
-from research.roofline import Ceiling, Ledger, extent, step_of, table
+from research.roofline import Ceiling, Ledger, extent, main, step_of, table
 from torch.nn import functional as F
+from typer.testing import CliRunner
+
+from winwin_hf.cli.errors import one_line_errors
 
 SMALL = [
     "data.settings.texture_count=2",
@@ -59,3 +64,25 @@ def test_a_ceiling_is_what_large_operations_reach():
     found = Ceiling.measure(side=64, megabytes=1)
     assert found.memory > 0 and min(found.products.values()) > 0
     assert set(found.products) == {torch.float32, torch.bfloat16}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["nope"], "nope: no such file"),
+        (["camvid"], "CamVid/train is missing"),
+        (["--set", "optimization.steps=x"], "optimization.steps"),
+    ],
+)
+def test_misuse_is_told_before_the_machine_is_measured(tmp_path, monkeypatch, words, told):
+    def measure(*_):
+        raise AssertionError("measured")
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    monkeypatch.setattr(Ceiling, "measure", measure)
+    monkeypatch.chdir(tmp_path)
+    app = typer.Typer()
+    app.command()(one_line_errors(main))
+    result = CliRunner().invoke(app, words)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert result.exit_code == 2 and told in result.stderr and len(result.stderr.splitlines()) == 1

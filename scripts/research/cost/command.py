@@ -23,6 +23,7 @@ from rich.table import Table
 from research.cost import cases, pages
 from research.cost.cases import FULL, QUICK, Geometry, Measurement
 from research.cost.record import ROOT, Record, describe, key_of
+from research.options import refuse_unused
 from research.processes import run_json, sigterm_as_exit, with_threads
 from winwin_hf.cli.arguments import check_output_folder
 from winwin_hf.cli.errors import UsageError, misuse, one_line_errors
@@ -30,6 +31,7 @@ from winwin_hf.cli.errors import UsageError, misuse, one_line_errors
 PROBE = Path(__file__).with_name("probes.py")
 STARTING = 7.0  # seconds until a process measures
 CASES = tuple(cases.cases(FULL))
+PRECISIONS = ("fp32", "bf16", "bf16-weights")
 
 
 def run_probe(measurement: Measurement, folder: Path, threads: int, **more: Any) -> dict[str, Any]:
@@ -94,10 +96,12 @@ def cost(
     profile: Annotated[
         bool, typer.Option("--profile", help="Measure only where a direct pass spends its time.")
     ] = False,
-    size: Annotated[str, typer.Option(help=f"Frame of --profile: {', '.join(FULL.frames)}.")] = "1080p",
+    size: Annotated[
+        str | None, typer.Option(help=f"Frame of --profile: {', '.join(FULL.frames)}. Default: 1080p.")
+    ] = None,
     precision: Annotated[
         list[str] | None,
-        typer.Option(help="Precision of --profile: fp32, bf16, bf16-weights; repeatable. Default: fp32 and bf16."),
+        typer.Option(help=f"Precision of --profile: {', '.join(PRECISIONS)}; repeatable. Default: fp32 and bf16."),
     ] = None,
 ) -> None:
     """
@@ -111,8 +115,16 @@ def cost(
     for name in case or ():
         if name not in CASES:
             raise UsageError(f"--case {name}: expected one of {', '.join(CASES)}")
-    if size not in geometry.frames:
+    if size is not None and size not in geometry.frames:
         raise UsageError(f"--size {size}: expected one of {', '.join(geometry.frames)}")
+    for name in precision or ():
+        if name not in PRECISIONS:
+            raise UsageError(f"--precision {name}: expected one of {', '.join(PRECISIONS)}")
+    if not profile:
+        refuse_unused({"--size": size, "--precision": precision}, "of --profile; expected --profile with it")
+    if draw:
+        of_measurements = {"--threads": threads, "--again": again, "--keep": keep, "--rivals": rivals}
+        refuse_unused(of_measurements, "--draw measures nothing; expected one or the other")
     console = Console(stderr=True)
     available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     about = {} if draw else describe(sys.argv[2:], threads or available, quick)
@@ -121,7 +133,7 @@ def cost(
     if draw and not record.about:
         raise UsageError(f"{record.path}: nothing is measured yet")
     if profile:
-        wanted = [cases.profiles(geometry, size, precision or ["fp32", "bf16"])]
+        wanted = [cases.profiles(geometry, size or "1080p", precision or ["fp32", "bf16"])]
     else:
         every = cases.cases(geometry)
         wanted = [[m for m in every[name] if long or not m.long] for name in case or CASES]

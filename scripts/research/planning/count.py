@@ -77,10 +77,12 @@ class Memory:
 
 
 def kept_by(recipe: Recipe, frame: tuple[int, int], patch_size: int = 16) -> Kept:
-    """What a recipe keeps of a frame, or a pair of frames, of (height, width) pixels."""
+    """What a recipe keeps of a frame, or a pair of frames, of (height, width) pixels. Raises ValueError where the windows don't fit."""
     grid = grid_of(*frame, patch_size)
-    strategy = recipe.windows
-    size = strategy.draw_size(np.random.default_rng(0), grid)
+    strategy, rng = recipe.windows, np.random.default_rng(0)
+    size = strategy.draw_size(rng, grid)
+    if strategy.kind != "full":
+        strategy.sample(rng, grid, size)
     first, pairs = (strategy.count, *size), len(TASKS[recipe.task].images) == 2
     second = first
     if strategy.kind not in ("crop", "full"):

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from winwin_hf import WinWinConfig, WinWinForOpticalFlow
+from winwin_hf.cli.errors import one_line_errors
 from winwin_hf.training.recipe import load_recipe
 
 TINY = {
@@ -270,7 +271,7 @@ def test_a_recipe(tmp_path):
     recipe["windows"]["size"], recipe["second_windows"]["size"] = [3, 4], [4, 5]
     path.write_text(yaml.safe_dump(recipe))
     cli = command.typer.Typer()
-    cli.command()(command.main)
+    cli.command()(one_line_errors(command.main))
     result = CliRunner().invoke(cli, [str(path), "--gpus", "1,4", "--gpu", "a100"])
     assert result.exit_code == 0, result.output
     assert "| mine | 24 + 40 |" in result.output and "800,000 pairs" in result.output
