@@ -19,6 +19,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from winwin_hf.cli import main as cli
+from winwin_hf.cli.errors import one_line_errors
 from winwin_hf.data import rows, sources
 from winwin_hf.data.augmentation import FlowAugmentation, ImageAugmentation
 from winwin_hf.data.benchmarks import catalog
@@ -420,6 +421,7 @@ def value_name(hint: Any) -> str:
 # ------------------------------------------------------------------
 
 
+@one_line_errors
 def main(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; exit code 1 if a page is out of date.")

@@ -413,6 +413,8 @@ MISUSED = [
     ("evaluate", "zero", "--data", "synthetic-flow=folder"),
     ("evaluate", "zero", "--data", "kitti-2015=folder", "--option", "camvid.a=1"),
     ("video", "folder", "-o", "x", "--rate", "nan"),
+    ("video", "folder", "-o", "x", "--rate", "5"),
+    ("video", "folder", "-o", "x", "--side-by-side"),
     ("video", "folder", "-o", "x", "--rate", "0"),
     ("video", "folder", "-o", "x", "--max-motion", "inf"),
     ("video", "folder", "-o", "x", "--start", "3", "--end", "3"),

@@ -80,6 +80,10 @@ class Hub(http.server.BaseHTTPRequestHandler):
             body = gzip.compress(b" " * 1_000_000)
             self.start(Content_Length=str(len(body)), Content_Encoding="gzip")
             self.wfile.write(body)
+        elif kind.startswith("pages"):
+            page = f"http://127.0.0.1:{self.server.server_port}/api/models/a/b/tree/pages?n=1"
+            self.start(Content_Length="2", Link=f'<{page}>; rel="next"')
+            self.wfile.write(b"[]")
         else:
             body = json.dumps({"id": "a/b", "sha": "0" * 40, "siblings": []}).encode()
             self.start(Content_Length=str(len(body)))
@@ -247,3 +251,9 @@ def httpx_response(headers: dict[str, str], status: int = 200) -> Any:
     http_library = importlib.import_module(type(get_session()).__mro__[-2].__module__.partition(".")[0])
     request = http_library.Request("GET", "http://user:password@hub/a/b?token=x")
     return http_library.Response(status, headers=headers, request=request, content=b"")
+
+
+def test_a_list_whose_pages_do_not_end(place, monkeypatch):
+    monkeypatch.setattr(hub, "MOST_PAGES", 20)
+    with pytest.raises(hub.BadAnswer, match="tree/pages: a list of more than 20 pages"):
+        list(HfApi(place).list_repo_tree("a/b", revision="pages", recursive=True))

@@ -42,6 +42,19 @@ def test_an_epoch_of_one_set_is_a_permutation_and_the_next_another() -> None:
     assert names(Mixture([Part(source("a", 7))], seed=4), range(7)) != first
 
 
+def test_wrong_numbers_are_named() -> None:
+    for wrong in ({"weight": 0}, {"weight": -1}, {"weight": float("nan")}, {"length": 0}, {"length": -1}):
+        with pytest.raises(ValueError, match=f"Part: {next(iter(wrong))}"):
+            Part(source("a", 7), **wrong)
+    for wrong in ({"world": -1}, {"workers": -1}, {"parts": []}):
+        with pytest.raises(ValueError, match=f"Mixture: {next(iter(wrong))}: expected at least"):
+            Mixture(**{"parts": [Part(source("a", 7))], "seed": 0, **wrong})
+    with pytest.raises(IndexError, match="example -1; expected 0 or more"):
+        Mixture([Part(source("a", 7))], seed=0)[-1]
+    with pytest.raises(ValueError, match="an epoch of 7,000,000,000 examples"):
+        Mixture([Part(source("a", 7000), weight=1e6)], seed=0)
+
+
 def test_order_of_one_set_is_pinned() -> None:
     """A resumed training continues in the same order on any version: epoch e is `default_rng([seed, e]).permutation`."""
     mixture = Mixture([Part(source("a", 10))], seed=0)

@@ -199,6 +199,18 @@ def test_clear_errors():
         load("semantic_segmentation", labels=3)
     with pytest.raises(ValueError, match="ignore=3 and ignore_index=255: expected one of both"):
         load("semantic_segmentation", ignore=3, ignore_index=255)
+    for name, wrong, said in (
+        ("num_labels", "6", "num_labels"),
+        ("num_labels", 10**9, "num_labels"),
+        ("ignore_index", "a", "ignore_index"),
+        ("ignore", 1.5, "ignore_index"),
+        ("reduce_labels", "no", "reduce_labels"),
+    ):
+        with pytest.raises(ValueError, match=f"{said} is {wrong!r}; expected"):
+            load("semantic_segmentation", **{name: wrong})
+    many = {"predictions": [np.full((2, 2), 10_000)], "references": [np.zeros((2, 2), int)]}
+    with pytest.raises(ValueError, match="an id of 10,000; expected at most 4,096 classes"):
+        load("semantic_segmentation", num_labels=None).compute(**many)
     with pytest.raises(ValueError, match="unknown configuration 'eth3d'; MonocularDepth knows default, nyu, kitti"):
         load("monocular_depth", "eth3d")
     depth = load("monocular_depth")

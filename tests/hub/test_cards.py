@@ -14,6 +14,7 @@ from winwin_hf.checked import build
 from winwin_hf.evaluation.results import read_results
 from winwin_hf.hub.cards import card, eval_results, with_scores
 from winwin_hf.hub.facts import Facts, read_facts
+from winwin_hf.task import DoesNotFit
 from winwin_hf.training.recipe import Recipe
 
 
@@ -142,3 +143,7 @@ def test_eval_results_are_of_data_sets_of_the_hub(tmp_path):
     assert entry["dataset"] == {"id": "them/set", "task_id": "default"}
     with pytest.raises(ValueError, match="--hub-dataset middlebury=nowhere"):
         eval_results(local, "me/flow", {"middlebury": "nowhere"})
+    with pytest.raises(
+        DoesNotFit, match="--hub-dataset nope: no such set among the scores; expected some of middlebury"
+    ):
+        eval_results(local, "me/flow", {"nope": "them/middlebury"})

@@ -68,6 +68,8 @@ class Hub(ThreadingHTTPServer):
         self.cut_uploads = self.cut_downloads = 0
         self.fail_commits = 0  # answers 503
         self.lose_answers = self.garble_answers = 0  # of commits that were made
+        self.odd_tree: object = None  # an answer in the place of a list of files
+        self.odd_urls = 0  # commits that are answered with the address of another host
         self.lose_trees, self.trees = (
             False,
             0,
@@ -237,6 +239,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.lose_trees and len(repo.branches["main"]) > 1:
             self.server.trees += 1
             return self.refuse(403, "no look at this")
+        if self.server.odd_tree is not None:
+            return self.answer(200, self.server.odd_tree)
         revision, folder = split(repo, rest)
         if (commit := self.look(repo, revision)) is None:
             return None
@@ -336,6 +340,11 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.garble_answers:
             self.server.garble_answers -= 1
             return self.answer(200, b'{"success": tr', {"Content-Type": "application/json"})
+        if self.server.odd_urls:
+            self.server.odd_urls -= 1
+            return self.answer(
+                200, {"success": True, "commitUrl": "http://elsewhere/x", "commitOid": sha, "pullRequestUrl": None}
+            )
         return self.answer(
             200,
             {

@@ -187,7 +187,7 @@ def data_shards(
 
     shard_bytes = int(match[1]) * SIZES[match[2]]
     with misuse():
-        name, split, path = parse_data(data)
+        name, split, path = parse_data(data, "")
         check_set(name, split)
     if name in SYNTHETIC:
         if length is None:

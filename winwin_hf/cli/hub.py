@@ -17,6 +17,7 @@ import re
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ CONNECT, SILENCE, WHOLE, SENDING = 10.0, 30.0, 120.0, 600.0
 SLOWEST = 20_000  # bytes a second, of what is sent, and of a part that is asked for
 LOST = 60.0  # seconds that one host may have let pass in vain before it isn't asked again
 LARGEST_ANSWER = 100_000_000  # bytes that are read into memory; a list of 100,000 files has about 20 MB
+MOST_PAGES = 1000  # of one list; a page of files has a thousand
 NAMING = ("etag", "x-linked-etag", "x-repo-commit", "x-xet-hash")  # headers that become names of files
 CHECKSUM = re.compile(r"[\w+=:-]{1,128}")
 SLOWEST_FILE = 10_000, 60.0  # bytes in so many seconds
@@ -59,6 +61,7 @@ def limit_hub() -> None:
 
 def _client_class(base: type) -> type:
     lost: dict[str, float] = {}  # host -> seconds
+    pages: Counter[str] = Counter()  # address -> how often it was asked with a query, of parts of a list
     announced: dict[str, int] = {}  # address -> bytes, as the answer to a HEAD said
 
     class Client(base):
@@ -80,6 +83,10 @@ def _client_class(base: type) -> type:
                 del request.headers["authorization"]
             if lost.get(host, 0) >= LOST:
                 raise BadAnswer(f"{address}: {host} let {lost[host]:.0f} s pass without an answer")
+            if asks and request.url.query and "range" not in request.headers:
+                pages[address] += 1
+                if pages[address] > MOST_PAGES:
+                    raise BadAnswer(f"{address}: a list of more than {MOST_PAGES:,} pages")
             sent = int(request.headers.get("content-length", 0))
             seconds = WHOLE + (_part(request) or 0) / SLOWEST if asks else SENDING + sent / SLOWEST
             began = time.monotonic()

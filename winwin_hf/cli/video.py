@@ -64,6 +64,11 @@ def video(
     check_quality(quality)
     if not flo and video is None:
         raise UsageError("--no-flo leaves nothing to write; expected --video FILE.mp4 with it")
+    for_video = {"--side-by-side": side_by_side, "--max-motion": max_motion is not None, "--rate": rate is not None}
+    if video is None and any(for_video.values()):
+        raise UsageError(
+            f"{', '.join(name for name, given in for_video.items() if given)}: of the video; expected --video FILE.mp4 with it"
+        )
     check_between("--max-motion", max_motion, 1e-3, 1e5)
     check_between("--rate", rate, 1e-2, 1e3)
     if end is not None and end <= start:

@@ -16,17 +16,20 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import datasets
 import numpy as np
 from datasets.distributed import split_dataset_by_node
+from pydantic import Field
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
+from winwin_hf.checked import check_fields
 from winwin_hf.data.sample import Reader, Sample
 from winwin_hf.data.shards import CachedShards
 from winwin_hf.data.sources import Source
 
+LONGEST_EPOCH = 10**9  # examples, whose order takes 8 bytes each
 SHUFFLE_BUFFER = 256  # undecoded examples of a stream from which the next is drawn
 
 
@@ -36,8 +39,11 @@ class Part:
     set. An endless set in a mixture needs it."""
 
     source: Source
-    weight: float = 1.0
-    length: int | None = None
+    weight: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    length: Annotated[int, Field(ge=1)] | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, "weight", "length")
 
     @property
     def streamed(self) -> bool:
@@ -177,13 +183,22 @@ class Mixture(Dataset):
 
     def __init__(self, parts: Sequence[Part], seed: int, world: int = 1, workers: int = 0):
         self.parts, self.seed = list(parts), seed
+        for name, value, least in (("parts", len(self.parts), 1), ("world", world, 1), ("workers", workers, 0)):
+            if value < least:
+                raise ValueError(f"Mixture: {name}: expected at least {least}, got {value}")
         self.ends = np.cumsum([part.slots() for part in self.parts])
+        if self.ends[-1] > LONGEST_EPOCH and not all(part.cached for part in self.parts):
+            raise ValueError(
+                f"Mixture: an epoch of {self.ends[-1]:,} examples; expected at most {LONGEST_EPOCH:,}: smaller weights"
+            )
         self.epoch, self.order = -1, np.empty(0, dtype=np.int64)
         alone = len(self.parts) == 1
         self.tracks = {k: Tracks(part, seed, alone, world, workers) for k, part in enumerate(self.parts) if part.cached}
         check_caches([(tracks.shards, tracks.takes) for tracks in self.tracks.values()])
 
     def __getitem__(self, n: int) -> dict[str, Any]:
+        if n < 0:
+            raise IndexError(f"example {n}; expected 0 or more, of an endless sequence")
         epoch, place = divmod(n, int(self.ends[-1]))
         if len(self.parts) == 1 and self.tracks:  # no list of all places: there may be hundreds of millions
             return {**self.tracks[0].at(epoch, place), "index": n, "part": 0}

@@ -22,7 +22,12 @@ import numpy as np
 
 from winwin_hf.data.formats import IGNORE
 from winwin_hf.evaluation.metrics import Metric, SegmentationMetric, sum_rows
-from winwin_hf.evaluation.metrics.segmentation import label_pairs, pairs_confusion, segmentation_confusion
+from winwin_hf.evaluation.metrics.segmentation import (
+    check_num_labels,
+    label_pairs,
+    pairs_confusion,
+    segmentation_confusion,
+)
 
 # The columns of one image's row; evaluate requires these names.
 ROW_FEATURES = datasets.Features(
@@ -222,6 +227,13 @@ class LabelMetric(DenseMetric):
             )
         if "ignore_index" in options:
             options["ignore"] = options.pop("ignore_index")
+        if options.get("num_labels") is not None:
+            check_num_labels(options["num_labels"])
+        ignored, reduced = options.get("ignore"), options.get("reduce_labels", False)
+        if ignored is not None and (isinstance(ignored, bool) or not isinstance(ignored, int | np.integer)):
+            raise ValueError(f"ignore_index is {ignored!r}; expected a whole number")
+        if not isinstance(reduced, bool | np.bool_):
+            raise ValueError(f"reduce_labels is {reduced!r}; expected true or false")
         return options
 
     def _sums(self, prediction: Any, reference: Any, extra: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -235,7 +247,7 @@ class LabelMetric(DenseMetric):
     def _compute(self, predictions: Any, references: Any, **late: Any) -> dict[str, Any]:
         options = {**self.options, **self._whole(late)}
         names = options.pop("names", None)
-        if names is not None and options.get("num_labels") is None:
+        if names is not None and options.get("num_labels") is None and hasattr(names, "__len__"):
             options["num_labels"] = len(names)
         counts = [np.asarray(values, np.float64) for values in predictions]
         pairs = [np.asarray(values, np.int32) for values in references]

@@ -70,12 +70,12 @@ class _DataSet:
     source: Source
 
 
-def parse_data(text: str) -> tuple[str, str | None, str]:
+def parse_data(text: str, option: str = "--data ") -> tuple[str, str | None, str]:
     """ "sintel-clean:train[:10]=/data/Sintel" -> (name, split or None, path). Raises ValueError."""
     name, equals, path = text.partition("=")
     name, colon, split = name.partition(":")
     if not (equals and name and path) or (colon and not split):
-        raise ValueError(f"--data {text}: expected NAME=PATH or NAME:SPLIT=PATH, such as sintel-clean=/data/Sintel")
+        raise ValueError(f"{option}{text}: expected NAME=PATH or NAME:SPLIT=PATH, such as sintel-clean=/data/Sintel")
     return name, split or None, path
 
 

@@ -16,6 +16,7 @@ from winwin_hf.data.sources import SYNTHETIC
 from winwin_hf.evaluation.report import folder_name
 from winwin_hf.evaluation.results import NAMES, ONE_PASS, SHOWN, WINDOWS, results_markdown
 from winwin_hf.hub.facts import Facts
+from winwin_hf.task import DoesNotFit
 from winwin_hf.training.published import REPOSITORY, base_model, package_recipe
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
@@ -121,11 +122,16 @@ def eval_results(facts: Facts, repo_id: str, hub_datasets: dict[str, str]) -> di
     Args:
         hub_datasets: set -> its repository on the Hub, "OWNER/NAME" or "OWNER/NAME#TASK_ID" (a task of its eval.yaml;
             "default" without).
-    Raises: ValueError for a repository that isn't one.
+    Raises: DoesNotFit for a repository that isn't one, and a set that wasn't scored.
     """
     for name, repository in hub_datasets.items():
         if not re.fullmatch(REPOSITORY.pattern + r"(#[\w.-]+)?", repository):
-            raise ValueError(f"--hub-dataset {name}={repository}: expected OWNER/NAME or OWNER/NAME#TASK_ID")
+            raise DoesNotFit(f"--hub-dataset {name}={repository}: expected OWNER/NAME or OWNER/NAME#TASK_ID")
+    scored = {score.data for score in facts.scores()}
+    if unknown := sorted(set(hub_datasets) - scored):
+        raise DoesNotFit(
+            f"--hub-dataset {', '.join(unknown)}: no such set among the scores; expected some of {', '.join(sorted(scored)) or '--results'}"
+        )
     files: dict[str, list[dict[str, Any]]] = {}
     key = facts.task.figure
     for score in facts.scores():

@@ -34,7 +34,7 @@ from winwin_hf.inference.loading import load_network
 from winwin_hf.model.pipeline_winwin import CUSTOM_PIPELINES
 from winwin_hf.model.weights_winwin import files_of_index, reason_of, tensors_of
 from winwin_hf.redaction import redact
-from winwin_hf.task import ARCHITECTURES
+from winwin_hf.task import ARCHITECTURES, DoesNotFit
 from winwin_hf.training.recipe import dump_recipe
 
 MAX_WEIGHTS = 10**9  # bytes of a file; larger weights are split, so that an interrupted upload loses little
@@ -272,10 +272,10 @@ def dataset_contents(folder: Path) -> Contents:
 
 
 def space_contents(folder: Path) -> Contents:
-    """All files of a Space but hidden ones and those of `NEVER`. Raises ValueError without a README.md that names its sdk."""
+    """All files of a Space but hidden ones and those of `NEVER`. Raises DoesNotFit without a README.md that names its sdk."""
     settings = bundled.card_metadata(folder / "README.md")
     if not settings.get("sdk"):
-        raise ValueError(f"{folder}: expected a README.md that begins with a Space's settings (sdk, app_file, ...)")
+        raise DoesNotFit(f"{folder}: expected a README.md that begins with a Space's settings (sdk, app_file, ...)")
     app = folder / settings.get("app_file", "app.py")
     if settings["sdk"] in ("gradio", "streamlit") and not app.is_file():
         raise FileNotFoundError(f"{app}: missing, though README.md says that it is the app")

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from winwin_hf.model.pixels_winwin import check_regular
 from winwin_hf.redaction import TOKENS, own_secrets, spellings
+from winwin_hf.task import DoesNotFit
 
 SECRET_NAMES = (
     ".env*", "*.env", ".netrc", "_netrc", ".git-credentials", ".htpasswd", ".pypirc", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.kdbx",
@@ -49,7 +50,7 @@ def check_inside(files: Iterable[Path], folder: Path) -> None:
 
 def refuse_secrets(files: dict[str, Path], include: Sequence[str] = ()) -> None:
     """
-    Raises ValueError that names each file to upload that looks like a secret.
+    Raises ValueError that names each file to upload that looks like a secret, DoesNotFit for a name that isn't uploaded.
 
     Args:
         files: path in the repository -> file here.
@@ -57,7 +58,7 @@ def refuse_secrets(files: dict[str, Path], include: Sequence[str] = ()) -> None:
     """
     unknown = [name for name in include if name not in files]
     if unknown:
-        raise ValueError(f"--include {unknown[0]}: no file of this name would be uploaded")
+        raise DoesNotFit(f"--include {unknown[0]}: no file of this name would be uploaded")
     found = {name: reason for name, path in files.items() if name not in include and (reason := secret_in(name, path))}
     if found:
         listed = ", ".join(f"{name} ({reason})" for name, reason in sorted(found.items()))

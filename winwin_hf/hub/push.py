@@ -32,6 +32,7 @@ from winwin_hf.hub.outgoing import refuse_secrets
 from winwin_hf.model.pixels_winwin import shortened
 from winwin_hf.own_files import sha256_of
 from winwin_hf.redaction import redact
+from winwin_hf.task import DoesNotFit
 
 Type = Literal["model", "dataset", "space"]
 # What git takes for no name of a branch (git-check-ref-format), what the Hub keeps for itself (refs/...), and any longer name.
@@ -115,7 +116,7 @@ def push(
     """
     check_arguments(repo_id, type, revision, pr)
     if type != "model" and (results or limits or hub_datasets):
-        raise ValueError(f"--results, --limits and --hub-dataset are for models, not for a {type}")
+        raise DoesNotFit(f"--results, --limits and --hub-dataset are for models, not for a {type}")
     api, revision = HfApi(token=token, library_name="winwin-hf"), revision or "main"
     with tempfile.TemporaryDirectory(prefix="winwin-push-") as temporary:
         if type == "model":
@@ -225,12 +226,18 @@ def _look(api: HfApi, repo_id: str, type: Type, revision: str, dry_run: bool) ->
         if dry_run and _unreachable(error):
             return _Target(UNKNOWN)
         raise
-    state, branch, sha = f"exists, {'private' if info.private else 'public'}", revision, info.sha
+    state, branch = f"exists, {'private' if info.private else 'public'}", revision
     try:
-        sha = api.repo_info(repo_id, repo_type=type, revision=revision).sha
+        info = api.repo_info(repo_id, repo_type=type, revision=revision)
     except errors.RevisionNotFoundError:
         state, branch = f"{state}; the branch will be created from main", "main"
-    target = _Target(state, branch == revision, sha, _tree(api, repo_id, type, branch))
+    target = _Target(state, branch == revision, info.sha, _tree(api, repo_id, type, branch))
+    if lost := sorted(
+        {item.rfilename for item in getattr(info, "siblings", None) or ()} - set(target.files)
+    ):  # a card would be replaced, say
+        raise PublishError(
+            f"{redact(api.endpoint)} names {', '.join(lost[:8])} in {repo_id} and doesn't list it; push again"
+        )
     with suppress(errors.HfHubHTTPError):  # a Hub without a history: somebody may have written its README.md
         commits = api.list_repo_commits(repo_id, repo_type=type, revision=branch)
         target.untouched = len(commits) == 1 and commits[0].title.lower().startswith("initial commit")
@@ -246,7 +253,7 @@ def _tree(api: HfApi, repo_id: str, type: Type, revision: str) -> dict[str, Repo
 def _answer_lost(error: BaseException) -> bool:
     """True where a commit may have been made, though no answer says so."""
     failed = isinstance(error, errors.HfHubHTTPError) and error.response.status_code >= 500
-    odd = isinstance(error, ODD) or (isinstance(error, OSError) and type(error).__name__ == "BadAnswer")
+    odd = isinstance(error, (*ODD, ValueError)) or (isinstance(error, OSError) and type(error).__name__ == "BadAnswer")
     return failed or odd or _unreachable(error)
 
 
@@ -254,6 +261,8 @@ def _arrived(
     api: HfApi, repo_id: str, type: Type, revision: str, pr: bool, plan: Plan, contents: Contents, cause: BaseException
 ) -> bool:
     """Whether a commit was made whose answer was lost. Raises PublishError where the Hub doesn't tell."""
+    if pr and isinstance(cause, ValueError) and not isinstance(cause, ODD):
+        return False  # of what was to be sent
     try:
         if pr:
             raise LookupError("the number of its pull request isn't known")
@@ -335,7 +344,7 @@ def _explain(error: BaseException, endpoint: str, repo_id: str) -> str:
         return f"{endpoint} is not asked: HF_HUB_OFFLINE is set"
     if isinstance(error, errors.LocalTokenNotFoundError):
         return "no token for the Hub; log in with `hf auth login`, or set HF_TOKEN"
-    if _unreachable(error):
+    if _unreachable(error) or "client has been closed" in text:  # by another thread, whose connection failed
         return f"the connection to {endpoint} failed ({text}); {later}"
     if isinstance(error, RuntimeError) and error.__cause__ is not None:  # the upload of a large file
         return f"{text} {_explain(error.__cause__, endpoint, repo_id)}"

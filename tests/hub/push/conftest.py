@@ -42,7 +42,8 @@ def server(hub_server):
     hub_server.ranges.clear()
     hub_server.cut_uploads = hub_server.cut_downloads = hub_server.fail_commits = 0
     hub_server.trees = 0
-    hub_server.garble_answers = 0
+    hub_server.garble_answers = hub_server.odd_urls = 0
+    hub_server.odd_tree = None
     hub_server.lose_answers, hub_server.lose_trees, hub_server.ignored = 0, False, ()
     return hub_server
 

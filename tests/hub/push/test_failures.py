@@ -46,6 +46,23 @@ def test_what_has_arrived_is_not_sent_twice(server, push, checkpoint):
     assert "model.safetensors" in server.repo("tester/winwin-small").files
 
 
+def test_a_commit_that_is_answered_with_another_address_was_made(server, push, checkpoint):
+    server.odd_urls = 1
+    assert push(checkpoint, "tester/winwin-small")["url"] == f"{server.url}/tester/winwin-small"
+    assert "model.safetensors" in server.repo("tester/winwin-small").files
+
+
+@pytest.mark.parametrize("answer", [[], {}])
+def test_files_that_are_not_listed_are_not_replaced(server, push, checkpoint, answer):
+    push(checkpoint, "tester/winwin-small")
+    before = dict(server.repo("tester/winwin-small").files)
+    (checkpoint / "README.md").write_text("another card")
+    server.odd_tree = answer
+    with pytest.raises(Failed, match=r"names .*README\.md.* in tester/winwin-small and doesn't list it"):
+        push(checkpoint, "tester/winwin-small")
+    assert server.repo("tester/winwin-small").files == before
+
+
 @pytest.mark.parametrize("what", ["lose_answers", "garble_answers"])
 def test_a_commit_whose_answer_is_lost_is_looked_for(server, push, checkpoint, what):
     """A Hub that took its time was said not to have changed, and one whose answer was damaged to be empty."""
@@ -177,4 +194,7 @@ def test_wrong_arguments(server, here, arguments, message):
     values = {"source": "winwin-flow", "repo_id": "tester/x", "type": "model", "options": {}, **arguments}
     with pytest.raises(Failed, match=message) as caught:
         here(PUSH, **values)
-    assert caught.value.kind in ("ValueError", "FileNotFoundError", "HFValidationError") and server.repos == {}
+    assert (
+        caught.value.kind in ("ValueError", "FileNotFoundError", "HFValidationError", "DoesNotFit")
+        and server.repos == {}
+    )

@@ -76,6 +76,18 @@ def test_links_and_hidden_files_of_a_tar(models, tmp_path):
     assert done.predicted == 1 and len(done.broken) == 1 and "a link within the archive" in done.broken[0]
 
 
+def test_pictures_of_one_name_in_a_tar_are_rows_or_refused(models, tmp_path):
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in" / "s.tar", "w") as tar:
+        for number, name in enumerate(("k.png", "k.png", "l.png", "l.jpg")):
+            member, content = tarfile.TarInfo(name), picture(number)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    done = run(tmp_path / "in", tmp_path / "out", models["depth"], skip_broken=True)
+    assert done.predicted == 2 and len(done.broken) == 1
+    assert "files that end in png and jpg; expected one picture for image" in done.broken[0]
+
+
 def test_a_sparse_file_of_a_tar(models, tmp_path):
     """3 GB in 10 kB."""
     (tmp_path / "in").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -27,6 +28,20 @@ def test_a_run_that_ended_before_its_first_record_goes_on(models, frames, tmp_pa
     (tmp_path / "out" / "manifest").mkdir(parents=True)
     (tmp_path / "out" / "manifest" / ".run.w0000p1-x.json").touch()
     assert run(frames, tmp_path / "out", models["depth"]).predicted == 7
+    (tmp_path / "rows" / "data").mkdir(parents=True)
+    assert run(frames, tmp_path / "rows", models["depth"], parquet=True).predicted == 7
+
+
+def test_a_first_result_that_cannot_be_written_leaves_nothing(models, frames, tmp_path, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x")
+
+    for parquet in (False, True):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+            patch.setattr(outputs, "_write", full)
+            patch.setattr(outputs, "write_atomic", full)
+            run(frames, tmp_path / "out", models["depth"], parquet=parquet)
+        assert not (tmp_path / "out").exists()
 
 
 def test_an_output_stays_free_where_nothing_was_done(models, frames, tmp_path):

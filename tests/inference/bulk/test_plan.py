@@ -57,7 +57,11 @@ def test_patterns_lists_and_single_files(tmp_path):
     assert read(listed) == {"b/3": [2], "a/1": [0]}
     listed.write_text(f"b/2.png b/3.png\n{tmp_path}/a/1.png\tb/2.png\n")
     assert [*read(listed, FLOW).values()] == [[1, 2], [0, 1]]
-    for text, message in (("a/1.png b\tc\td\n", "line 1 has 3 names; expected 2"), ("\n", "an empty list")):
+    for text, message in (
+        ("a/1.png b\tc\td\n", "line 1 has 3 names; expected 2"),
+        ("\n", "an empty list"),
+        ("a/1.png a/1.png\na/\0.png b", r"list\.txt: line 2 has a byte of 0"),
+    ):
         listed.write_text(text)
         with pytest.raises(ValueError, match=message):
             names(listed, FLOW)
@@ -75,6 +79,15 @@ def test_a_list_cannot_name_a_place_outside_of_the_output(tmp_path):
     (tmp_path / "in" / "list.txt").write_text("../a/1.png\n../in/../a/1.png\n")
     for name in names(tmp_path / "in" / "list.txt"):
         assert ".." not in name.split("/") and not name.startswith("/")
+
+
+def test_a_list_of_another_machine_names_no_file_of_this_one():
+    system = fsspec.filesystem("memory")
+    for line in ("/etc/1.png", "file:///etc/1.png", "local:///etc/1.png"):
+        system.pipe_file("/set/list.txt", f"2.png\n{line}\n".encode())
+        with pytest.raises(ValueError, match="line 2 names a file of this machine"):
+            names("memory://set/list.txt")
+    system.rm("/set", recursive=True)
 
 
 def test_videos(tmp_path):

@@ -40,8 +40,13 @@ class DepthMetric(Metric):
         align: str | None = None,
     ) -> None:
         super().__init__(len(NAMES))
-        if not 0 < min_depth < max_depth:
-            raise ValueError(f"min_depth is {min_depth} and max_depth {max_depth}; expected 0 < min_depth < max_depth")
+        if (
+            not all(isinstance(depth, int | float | np.number) for depth in (min_depth, max_depth))
+            or not 0 < min_depth < max_depth
+        ):
+            raise ValueError(
+                f"min_depth is {min_depth!r} and max_depth {max_depth!r}; expected 0 < min_depth < max_depth"
+            )
         if align not in (None, "median", "least-squares"):
             raise ValueError(f"align is {align!r}; expected 'median', 'least-squares' or None")
         if crop not in (None, "eigen", "garg"):

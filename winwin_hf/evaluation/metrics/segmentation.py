@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ def segmentation_confusion(prediction: np.ndarray, label: np.ndarray, num_labels
     return np.bincount(pairs.astype(np.int64), minlength=num_labels**2).reshape(num_labels, num_labels)
 
 
+MOST_CLASSES = 4096  # a confusion matrix of 134 MB
 LOWEST, SPAN = -1024, 2**15  # ids that `label_pairs` counts: from LOWEST on, SPAN of them
 
 
@@ -74,11 +75,23 @@ def pairs_confusion(
     label, prediction, counts = label[known], prediction[known], counts[known]
     if num_labels is None:
         num_labels = int(max(label.max(initial=0), prediction.max(initial=0))) + 1
+        if num_labels > MOST_CLASSES:
+            raise ValueError(f"an id of {num_labels - 1:,}; expected at most {MOST_CLASSES:,} classes")
     for name, ids in (("references", label), ("predictions", prediction)):
         if ids.size and (ids.min() < 0 or ids.max() >= num_labels):
             raise ValueError(f"{name} hold ids from {ids.min()} to {ids.max()}; expected 0 to {num_labels - 1}")
     flat = np.bincount(label * num_labels + prediction, weights=counts, minlength=num_labels**2)
     return flat.reshape(num_labels, num_labels)
+
+
+def check_num_labels(num_labels: Any) -> None:
+    """Raises ValueError for a number of classes that no confusion matrix is made for."""
+    if (
+        isinstance(num_labels, bool)
+        or not isinstance(num_labels, int | np.integer)
+        or not 1 <= num_labels <= MOST_CLASSES
+    ):
+        raise ValueError(f"num_labels is {num_labels!r}; expected a whole number from 1 to {MOST_CLASSES:,}")
 
 
 class SegmentationMetric(Metric):
@@ -95,10 +108,11 @@ class SegmentationMetric(Metric):
     """
 
     def __init__(self, num_labels: int, ignore: int = 255, names: Sequence[str] | None = None) -> None:
-        if num_labels < 1:
-            raise ValueError(f"num_labels is {num_labels}; expected at least 1")
+        check_num_labels(num_labels)
         super().__init__(num_labels**2)
         self.num_labels, self.ignore = num_labels, ignore
+        if names is not None and (isinstance(names, str) or not isinstance(names, Iterable)):
+            raise ValueError(f"names is {names!r}; expected a list, one a class")
         self.names = list(names) if names is not None else [str(i) for i in range(num_labels)]
         if len(set(self.names)) != num_labels:
             raise ValueError(f"names has {len(set(self.names))} different entries; expected {num_labels}, one a class")

@@ -24,6 +24,7 @@ from winwin_hf.data import formats
 from winwin_hf.data.formats.files import write_atomic
 from winwin_hf.data.places import content, filesystem, is_remote, joined, reaching
 from winwin_hf.data.rows import COLUMNS, TEXT
+from winwin_hf.own_files import made_folder
 from winwin_hf.redaction import redact
 from winwin_hf.task import Task
 
@@ -63,8 +64,7 @@ class Place:
                 else:
                     system.pipe_file(path, content)
             return
-        Path(address).parent.mkdir(parents=True, exist_ok=True)
-        with write_atomic(address) as temporary:
+        with made_folder(Path(address).parent), write_atomic(address) as temporary:
             temporary.write_bytes(content)
 
     def read(self, name: str) -> bytes:
@@ -95,7 +95,7 @@ class Place:
             return frozenset(name[len(path.rstrip("/")) + 1 :] for name in system.find(path))
 
     def anything(self, but: str) -> str:
-        """The name of something in this place besides an empty folder `but`; "" where there is nothing."""
+        """The name of something in this place besides empty folders, and `but` with hidden files alone; "" where there is nothing."""
         system, path = filesystem(self.root)
         with reaching(self.root):
             if not system.exists(path):
@@ -105,6 +105,12 @@ class Place:
             found = [entry.rstrip("/").rpartition("/")[2] for entry in system.ls(path, detail=False)]
             if but in found and not self.names(but):
                 found.remove(but)
+            # A run that was killed before its first result leaves an empty folder.
+            found = [
+                name
+                for name in found
+                if not system.isdir(f"{path}/{name}") or system.ls(f"{path}/{name}", detail=False)
+            ]
         return next((name for name in found if name), "")
 
     def remove(self, name: str) -> None:
@@ -120,8 +126,8 @@ def written(place: Place, name: str, values: np.ndarray, task: Task) -> bytes:
         place.write(name, content)
         return content
     path = Path(place.root) / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _write(path, values, task)  # under a temporary name first, as all of these functions do
+    with made_folder(path.parent):
+        _write(path, values, task)  # under a temporary name first, as all of these functions do
     return path.read_bytes()
 
 

@@ -22,6 +22,7 @@ from glob import glob
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow.parquet as pq
 
@@ -231,6 +232,14 @@ def _listed(given: str, images: int) -> list[Item]:
         parts = [part.strip() for part in parts if part.strip()]
         if not parts:
             continue
+        if "\0" in line:
+            raise ValueError(f"{redact(given)}: line {number} has a byte of 0; expected text")
+        if is_remote(given) and any(
+            urlsplit(part).scheme in ("file", "local") or part.startswith("/") for part in parts
+        ):
+            raise ValueError(
+                f"{redact(given)}: line {number} names a file of this machine; expected paths below the list, or addresses"
+            )
         if len(parts) != images:
             raise ValueError(f"{redact(given)}: line {number} has {len(parts)} names; expected {images}")
         lines.append((number, tuple(part if is_remote(part) else joined(folder, part) for part in map(plain, parts))))

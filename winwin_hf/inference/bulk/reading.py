@@ -136,7 +136,7 @@ def _rows(tar: tarfile.TarFile, source: str) -> Iterator[tuple[str, dict[str, by
             continue
         folder, name = str(PurePosixPath(member.name).parent), PurePosixPath(member.name).name
         stem, _, field = name.partition(".")
-        if f"{folder}/{stem}" != key:
+        if f"{folder}/{stem}" != key or field.lower() in files:  # the same name again is another row
             if files:
                 yield key, files
             key, files, size = f"{folder}/{stem}", {}, 0
@@ -157,6 +157,10 @@ def _members(name: str, files: dict[str, bytes | None], task: Task) -> list[np.n
         found = [field for field in files if field.partition(".")[0] in (column, *usual)]
         if not found:
             raise ValueError(f"{name}: its files end in {', '.join(files)[:200]}; expected one for {column}")
+        if len(found) > 1:
+            raise ValueError(
+                f"{name}: files that end in {' and '.join(found)[:200]}; expected one picture for {column}"
+            )
         content = files[found[0]]
         if content is None:
             raise ValueError(f"{name}: a link within the archive; expected a file")
