@@ -49,11 +49,23 @@ def test_a_wrong_download_goes(repository: Path, fails: bool) -> None:
     assert not [path for path in repository.rglob("*") if path.is_file() or path.is_symlink()]
 
 
-def test_what_was_there_and_small_files_are_left(repository: Path) -> None:
-    """Large files of hours ago aren't read again; small ones have Git's checksums."""
+def test_small_files_have_checksums_of_git_or_of_their_bytes(repository: Path) -> None:
+    content = b'{"max_depth": 10}'
+    git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    for name in (git, hashlib.sha1(content).hexdigest()):
+        with checked_downloads("me/flow"):
+            link = download(repository, content, name)
+        assert link.read_bytes() == content
+        with pytest.raises(OSError, match="isn't what the Hub announced"), checked_downloads("me/flow"):
+            download(repository, content.replace(b"10", b"99"), name)
+        assert not link.exists()
+
+
+def test_what_was_there_is_left(repository: Path) -> None:
+    """Files of hours ago aren't read again."""
     link = download(repository, b"damaged before")
     with checked_downloads("me/flow"):
-        download(repository, b"{}", "0" * 40)
+        download(repository, b"{}", "not-a-checksum")
     with checked_downloads("me/other"), checked_downloads("/a/folder"), checked_downloads("a\0b"):
         download(repository, b"of another", "1" * 64)
     assert link.exists() and len(list((repository / "blobs").iterdir())) == 3

@@ -1,12 +1,13 @@
 """Files that come from a Hub are those that it announced.
 
-huggingface_hub names a large file in its cache by the SHA-256 that the Hub announced, and compares its length alone. A download that broke
+huggingface_hub names a file in its cache by the checksum that the Hub announced, and compares its length alone. A download that broke
 off and went on with other bytes would stay in the cache for good.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,9 @@ from huggingface_hub.file_download import repo_folder_name
 
 from winwin_hf.own_files import sha256_of
 
-SHA256 = re.compile(r"[0-9a-f]{64}")
+CHECKSUM = re.compile(
+    r"[0-9a-f]{64}|[0-9a-f]{40}"
+)  # SHA-256 of large files; of others git's SHA-1, or a proxy's of the bytes alone
 
 
 @contextlib.contextmanager
@@ -30,12 +33,12 @@ def checked_downloads(name: str | Path, kind: str = "model") -> Iterator[None]:
     Raises: OSError, which names the repository and the file.
     """
     blobs = _blobs(str(name), kind)
-    before = _large(blobs)
+    before = _named(blobs)
     try:
         yield
     finally:
-        for blob, state in _large(blobs).items():
-            if before.get(blob) != state and sha256_of(blob) != blob.name:
+        for blob, state in _named(blobs).items():
+            if before.get(blob) != state and not _is_what_it_is_called(blob):
                 links = [
                     link
                     for link in blob.parent.parent.glob("snapshots/*/**/*")
@@ -46,7 +49,7 @@ def checked_downloads(name: str | Path, kind: str = "model") -> Iterator[None]:
                 blob.unlink()
                 names = ", ".join(sorted({link.name for link in links})) or blob.name
                 raise OSError(
-                    f"{name}: {names} isn't what the Hub announced, by its SHA-256, and was removed; expected a whole download"
+                    f"{name}: {names} isn't what the Hub announced, by its checksum, and was removed; expected a whole download"
                 )
 
 
@@ -58,13 +61,25 @@ def _blobs(name: str, kind: str) -> Path | None:
         return None
 
 
-def _large(blobs: Path | None) -> dict[Path, tuple[int, int]]:
-    """The large files of a repository in the cache -> what tells that they changed."""
+def _is_what_it_is_called(blob: Path) -> bool:
+    if len(blob.name) == 64:
+        return sha256_of(blob) == blob.name
+    plain = hashlib.sha1(usedforsecurity=False)
+    git = hashlib.sha1(b"blob %d\0" % blob.stat().st_size, usedforsecurity=False)
+    with blob.open("rb") as file:
+        while block := file.read(2**20):
+            plain.update(block)
+            git.update(block)
+    return blob.name in (plain.hexdigest(), git.hexdigest())
+
+
+def _named(blobs: Path | None) -> dict[Path, tuple[int, int]]:
+    """The files of a repository in the cache that are called by a checksum -> what tells that they changed."""
     if blobs is None or not blobs.is_dir():
         return {}
     found = {}
     for blob in blobs.iterdir():
-        if SHA256.fullmatch(blob.name) and blob.is_file():
+        if CHECKSUM.fullmatch(blob.name) and blob.is_file():
             status = blob.stat()
             found[blob.resolve()] = status.st_size, status.st_mtime_ns
     return found
