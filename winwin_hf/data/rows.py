@@ -81,6 +81,26 @@ def paths_of(row: dict[str, Any], task: DataTask) -> list[str]:
     return [cell["path"] for cell in cells if cell and cell.get("path")]
 
 
+def in_text(found: Found, task: DataTask) -> Found:
+    """Examples with names that no table holds, since they aren't UTF-8, count as incomplete."""
+    rows, missing = [], list(found.missing)
+    for row in found.rows:
+        odd = [path for path in (row["name"], *paths_of(row, task)) if not _is_utf8(path)]
+        missing += [
+            f"{path.encode('utf-8', 'backslashreplace').decode()} (a name that isn't UTF-8)" for path in odd[-1:]
+        ]
+        rows += [] if odd else [row]
+    return Found(rows, missing)
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # Python stands bytes that are none in for surrogates
+        return False
+    return True
+
+
 def table(rows: Iterable[dict[str, Any]], task: DataTask) -> Dataset:
     """Rows -> Dataset with the task's columns; those that a row lacks are None."""
     rows, features = list(rows), COLUMNS[task]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,16 @@ def test_missing_files_stop_or_are_left_out(tmp_path):
         catalog.load("camvid", root, "train")
     assert len(catalog.load("camvid", root, "train", skip_missing=True)) == 2
     assert catalog.find("camvid", root, "train").missing == [str(root / "trainannot" / "0001TP_000060.png")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems allow no such names")
+def test_names_that_no_table_holds_are_left_out_or_named(tmp_path):
+    for folder in ("images", "masks"):
+        shutil.copytree(CAMVID / ("train" if folder == "images" else "trainannot"), tmp_path / folder)
+        first = min((tmp_path / folder).iterdir())
+        first.rename(Path(os.fsdecode(os.fsencode(tmp_path / folder) + b"/\xff.png")))
+    with pytest.raises(
+        FileNotFoundError, match=r"masks/\\udcff\.png \(a name that isn't UTF-8\) is missing: 2 examples"
+    ):
+        catalog.load("masks-folder", tmp_path, "all")
+    assert len(catalog.load("masks-folder", tmp_path, "all", skip_missing=True)) == 2

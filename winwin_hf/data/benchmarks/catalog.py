@@ -16,7 +16,7 @@ from winwin_hf.data.benchmarks import flow as flow_sets
 from winwin_hf.data.benchmarks import segmentation as segmentation_sets
 from winwin_hf.data.benchmarks import stereo as stereo_sets
 from winwin_hf.data.benchmarks.entry import DataSet
-from winwin_hf.data.rows import Found, paths_of, table
+from winwin_hf.data.rows import Found, in_text, paths_of, table
 from winwin_hf.task import DataTask
 
 SETS: dict[str, DataSet] = {
@@ -54,7 +54,7 @@ def find(name: str, root: str | Path, split: str | None = None, **options: Any) 
     split = (split or entry.scored).partition("[")[0]
     check_split(name, split)
     check_options(name, options)
-    return entry.find(Path(root), split, **options)
+    return in_text(entry.find(Path(root), split, **options), entry.task)
 
 
 def load(

@@ -95,7 +95,7 @@ def discover(root: Path, splits: Sequence[str] | None = None) -> tuple[Hits, dic
     for entry in catalog.SETS.values():
         for split in entry.splits if splits is None else [s for s in splits if s.partition("[")[0] in entry.splits]:
             try:
-                found = catalog.part_of(entry.find(root, split.partition("[")[0]), split, entry.task)
+                found = catalog.part_of(catalog.find(entry.name, root, split), split, entry.task)
             except (FileNotFoundError, NotADirectoryError, ValueError) as error:
                 absent[f"{entry.name}:{split}"] = str(error)
                 continue
