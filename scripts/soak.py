@@ -465,7 +465,7 @@ def train(
         "evaluation": {"every": 200, "windows": 8, "sets": [{"label": "own", "length": 4}]},
     }
     with tempfile.TemporaryDirectory(prefix="soak-") as home:
-        path = recipe_path(recipe) if recipe is not None else Path(home) / "recipe.yaml"
+        path = recipe_path(recipe).resolve() if recipe is not None else Path(home) / "recipe.yaml"
         if recipe is None:
             path.write_text(yaml.safe_dump(small), encoding="utf-8")
         command = ["train", str(path), "--output", f"{home}/run"]

@@ -65,6 +65,22 @@ def check_fields(values: Any, *names: str) -> None:
         object.__setattr__(values, name, made)
 
 
+def checked_value(hint: Any, value: Any, where: str) -> Any:
+    """A value as its type is. Raises ValueError, which says where it stands, for another, and where a list has something twice."""
+    try:
+        made = TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        raise ValueError(
+            f"{'.'.join(map(str, (where, *found['loc'])))}: {found['msg']}{_given(found['input'])}"
+        ) from None
+    if truth_as_number(value, made):
+        raise ValueError(f"{where}: expected numbers, got true or false")
+    if isinstance(made, list | tuple) and len(set(made)) < len(made):
+        raise ValueError(f"{where}: expected each value once, got {list(made)}")
+    return made
+
+
 def check_order(values: Any, *names: str) -> None:
     """Raises ValueError where a pair isn't (least, greatest)."""
     for name in names:

@@ -104,6 +104,6 @@ def test_nohup_stays_and_train_keeps_its_own():
         one_line_errors(look)()
     finally:
         signal.signal(signal.SIGHUP, before)
-    look.__name__ = "train"
+    look.__name__, look.__module__ = "train", "winwin_hf.cli.train"
     one_line_errors(look)()
     assert seen[0][0] != signal.SIG_DFL and seen[0][1] == signal.SIG_IGN and seen[1] == [signal.SIG_DFL] * 2

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from support.model_cases import SMALL
 
 from winwin_hf import WinWinConfig, WinWinForDepthEstimation, WinWinImageProcessor
+from winwin_hf.inference import loading
 from winwin_hf.inference.loading import load_config, load_network, load_processor
 from winwin_hf.inference.predictor import Predictor
 from winwin_hf.model.encoders_winwin import read_encoder, read_transformers
@@ -290,3 +291,19 @@ def test_an_adapter_beside_a_network_is_refused(folder: Path) -> None:
     for load in (load_network, lambda source: read_transformers(source, {})):
         with pytest.raises(ValueError, match=r"an adapter lies beside the network \(adapter_config\.json\)"):
             load(str(folder))
+
+
+def test_the_processor_is_of_the_commit_of_the_network(folder: Path, monkeypatch) -> None:
+    """A push between the two would mix them."""
+    asked = []
+    load = loading.AutoImageProcessor.from_pretrained
+    monkeypatch.setattr(
+        loading.AutoImageProcessor,
+        "from_pretrained",
+        lambda *a, **k: asked.append(k.pop("revision", None)) or load(*a, **k),
+    )
+    model = loading.load_network(folder)
+    loading.load_processor(folder, model)
+    model.config._commit_hash = "1" * 40
+    loading.load_processor(folder, model)
+    assert asked == [None, "1" * 40]

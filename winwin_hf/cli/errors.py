@@ -127,7 +127,10 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(*args: Any, **kwargs: Any) -> None:
         redact_logs()
         try:
-            with stop_signals(own=command.__name__ == "train"), warnings.catch_warnings():
+            with (
+                stop_signals(own=command.__module__ == "winwin_hf.cli.train" and command.__name__ == "train"),
+                warnings.catch_warnings(),
+            ):
                 warnings.filterwarnings(
                     "ignore", message=r"Image size \(\d+ pixels\) exceeds limit"
                 )  # we have one of our own

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -49,6 +51,7 @@ def train(
     path = recipe_path(recipe)
     check_overrides(overrides)
     check_output_folder("--output", output)
+    from winwin_hf.data.rows import BrokenExample
     from winwin_hf.processes import check_launch
     from winwin_hf.training.loop import TrainingStopped
     from winwin_hf.training.loop import train as run
@@ -63,16 +66,20 @@ def train(
         typer.echo(f"winwin: {stopped}", err=True)
         raise typer.Exit(RESUMABLE) from None
     except ValueError as error:
-        if names_override(error, changes):
+        if not isinstance(error, BrokenExample) and names_override(error, changes):
             raise UsageError(line_of(error)) from error
         raise
 
 
 def names_override(error: ValueError, overrides: list[str]) -> bool:
-    """Whether an error is of a setting by --set that only the network or the data show to be wrong: its line begins with the key."""
-    said = str(error).removeprefix("data: ")
+    """Whether an error is of a setting by --set that only the network or the data show to be wrong: its line begins with the field."""
+    fields = re.findall(r"[\w.]+(?=[: =])", str(error))[:2]  # "data: windows.size: ..."
     keys = [item.partition("=")[0] for item in overrides]
-    return any(said == key or (said.startswith(key) and said[len(key)] in ":. ") for key in keys)
+    return any(
+        f"{one}.".startswith(f"{other}.")
+        for pair in itertools.product(fields, keys)
+        for one, other in (pair, pair[::-1])
+    )
 
 
 def check_recipe(path: Path, overrides: list[str]) -> None:

@@ -98,7 +98,8 @@ def encoder_to_transformers(source: str, output: str | Path, overwrite: bool = F
     kind = load_config(source).model_type
     if kind != "winwin":
         raise ValueError(f"{source}: of type {kind!r}; expected a checkpoint of this package")
-    model, ours = to_transformers(load_network(source)), load_processor(source)
+    network = load_network(source)
+    model, ours = to_transformers(network), load_processor(source, network)
     side = getattr(model.config, "image_size", 224)
     processor = ViTImageProcessorPil(
         image_mean=ours.image_mean, image_std=ours.image_std, size={"height": side, "width": side}

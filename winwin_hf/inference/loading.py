@@ -76,11 +76,17 @@ def refuse_integers(folder: Path) -> None:
         refuse_other_numbers(file)
 
 
-def load_processor(name: str | Path) -> Any:
-    """The image processor of the network `name`. Raises: OSError, ValueError: as `load_network`."""
-    source = source_of(name)
+def load_processor(name: str | Path, model: Any = None) -> Any:
+    """
+    The image processor of the network `name`; of a repository that of the commit which `model` came from, if it is given.
+
+    Raises: OSError, ValueError: as `load_network`.
+    """
+    source, pinned = source_of(name), {}
+    if commit := getattr(getattr(model, "config", None), "_commit_hash", None):  # None of a folder
+        pinned = {"revision": commit}
     with reading(name, "image processor"):
-        processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
+        processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False, **pinned)
     if (
         type(processor).__name__ != "WinWinImageProcessor"
     ):  # by name: code that came with the weights has a class of its own

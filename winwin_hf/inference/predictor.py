@@ -204,7 +204,7 @@ class Predictor(Method):
             model = OnnxModel(_exported(name), runtime)
             found, source = _check_task(name, model.description["architecture"], task), model.folder
             title = f"{model.folder.name}-{model.path.stem}" + (f"-{runtime}" if runtime != "onnxruntime" else "")
-        predictor = cls(model, load_processor(source), found, title, target, tile, overlap, progress=progress)
+        predictor = cls(model, load_processor(source, model), found, title, target, tile, overlap, progress=progress)
         predictor = predictor.with_quality(quality)
         processor = predictor.processor
         if min_pixels is not None:

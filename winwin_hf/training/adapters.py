@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import re
 from typing import Any
 
 import torch
@@ -30,10 +32,15 @@ def add_adapters(model: torch.nn.Module, options: dict[str, Any]) -> None:
         raise ValueError(
             f"model.lora: {', '.join(wrong)} can't be merged into the saved model; what isn't the encoder's is trained anyway"
         )
+    if options.get("inference_mode"):
+        raise ValueError("model.lora: inference_mode would train nothing; expected none")
+    alpha = options.get("lora_alpha", 1)
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
+        raise ValueError(f"model.lora: lora_alpha is {alpha!r}; expected a number above 0")
     others = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("winwin.")]
     try:
         inject_adapter_in_model(LoraConfig(**{"target_modules": TARGETS, **options}), model)
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, re.error) as error:
         raise ValueError(f"model.lora: {error}") from error
     # PEFT freezes all but its own; the weights under an adapter stay so
     adapted = {id(p) for name, p in model.named_parameters() if ".base_layer." in name}

@@ -236,7 +236,7 @@ def evaluate_by_recipe(
     expected = TASKS[recipe.task].architecture
     if type(model).__name__ != expected:
         raise ValueError(f"{checkpoint} is a {type(model).__name__}; expected a {expected}, for {recipe_path}")
-    results = evaluate(model, load_processor(checkpoint), recipe, accelerator)
+    results = evaluate(model, load_processor(checkpoint, model), recipe, accelerator)
     if accelerator.is_main_process:
         show(results, f"{checkpoint} by {recipe_path}")
     return results

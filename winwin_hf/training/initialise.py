@@ -85,11 +85,12 @@ def read_start(source: str | Path, pairs: bool = False) -> Start:
             with checked_downloads(place):
                 encoder = read_encoder(place)
             return _start_on(encoder, pairs)
+        network = load_network(place)
         try:
-            processor = load_processor(place)
+            processor = load_processor(place, network)
         except OSError:  # the weights alone
             processor = None
-        return _start_of(source, load_network(place), processor, pairs)
+        return _start_of(source, network, processor, pairs)
 
 
 def _start_on(encoder: PretrainedEncoder, pairs: bool) -> Start:

@@ -62,6 +62,22 @@ def test_load_and_slices():
 def test_options_reach_the_sets_own_function(tmp_path):
     with pytest.raises(ValueError, match=r"options of camvid: unknown scale; expected none"):
         catalog.load("camvid", CAMVID, "train", scale=3)
+    for name, options, said in (
+        ("sintel-clean", {"render": "final"}, "unknown render; expected none"),  # the name says it
+        ("masks-folder", {"ignored": "12"}, "ignored: .*'str' instances are not allowed"),
+        ("masks-folder", {"ignored": -4}, "ignored: .*got -4"),
+        ("masks-folder", {"ignored": [300]}, "ignored.0: .*got 300"),
+        ("masks-folder", {"ignored": [1, 1]}, "ignored: expected each value once"),
+        ("masks-folder", {"ignored": {2: 1}}, "ignored: "),
+        ("things-clean", {"cameras": ["left", "left"]}, "cameras: expected each value once"),
+        ("things-clean", {"cameras": 3}, "cameras: .*got 3"),
+        ("depth-folder", {"steps_per_metre": "abc"}, "steps_per_metre: .*got 'abc'"),
+        ("depth-folder", {"steps_per_metre": True}, "steps_per_metre: expected numbers"),
+        ("depth-folder", {"steps_per_metre": 0}, "steps_per_metre: .*got 0"),
+    ):
+        with pytest.raises(ValueError, match=f"options of {name}: {said}"):
+            catalog.check_options(name, options)
+    assert catalog.check_options("depth-folder", {"steps_per_metre": "1000"}) == {"steps_per_metre": 1000.0}
     for folder in ("images", "masks"):
         shutil.copytree(CAMVID / ("train" if folder == "images" else "trainannot"), tmp_path / folder)
     dataset = catalog.load("masks-folder", tmp_path, "all", ignored=[11])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import bisect
 import difflib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import datasets
 
+from winwin_hf.checked import checked_value
 from winwin_hf.data.benchmarks import depth as depth_sets
 from winwin_hf.data.benchmarks import flow as flow_sets
 from winwin_hf.data.benchmarks import segmentation as segmentation_sets
@@ -40,12 +42,16 @@ def check_split(name: str, split: str) -> None:
         raise ValueError(f"{name} has no split {base!r}: expected {' or '.join(splits)}")
 
 
-def check_options(name: str, options: Iterable[str]) -> None:
-    """Raises ValueError where a set has no such options; no file is looked at."""
-    known = [key for key in inspect.signature(entry_of(name).find).parameters if key not in ("root", "split")]
+def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as their types are. Raises ValueError where a set has no such options, or of other values; no file is looked at."""
+    find: Any = entry_of(name).find
+    fixed = find.keywords if isinstance(find, partial) else {}
+    known = [key for key in inspect.signature(find).parameters if key not in ("root", "split", *fixed)]
     unknown = [key for key in options if key not in known]
     if unknown:
         raise ValueError(f"options of {name}: unknown {', '.join(unknown)}; expected {' or '.join(known) or 'none'}")
+    hints = get_type_hints(find.func if fixed else find, include_extras=True)
+    return {key: checked_value(hints[key], value, f"options of {name}: {key}") for key, value in options.items()}
 
 
 def find(name: str, root: str | Path, split: str | None = None, **options: Any) -> Found:
@@ -53,7 +59,7 @@ def find(name: str, root: str | Path, split: str | None = None, **options: Any) 
     entry = entry_of(name)
     split = (split or entry.scored).partition("[")[0]
     check_split(name, split)
-    check_options(name, options)
+    options = check_options(name, options)
     return in_text(entry.find(Path(root), split, **options), entry.task)
 
 

@@ -12,7 +12,9 @@ import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from winwin_hf.data.benchmarks.depth_indoor import (
     HYPERSIM,
@@ -48,6 +50,7 @@ from winwin_hf.data.rows import Found
 
 # -------------------------------------------------------------------------------------------------------------- KITTI
 
+Positive = Annotated[float, Field(gt=0)]
 KITTI = Origin(
     "KITTI's depth prediction benchmark",
     "https://www.cvlibs.net/datasets/kitti/eval_depth.php?benchmark=depth_prediction",
@@ -259,7 +262,7 @@ OWN = Origin(
 OWN_SPLITS = ("train", "val", "test", "all")
 
 
-def depth_folder(root: Path, split: str, steps_per_metre: float | None = None, dataset: str = "depth") -> Found:
+def depth_folder(root: Path, split: str, steps_per_metre: Positive | None = None, dataset: str = "depth") -> Found:
     """
     Your own images/ and depth/ with the same names up to the suffix, in subfolders too. Splits "train", "val" and "test" are
     subfolders of both; "all" is everything.

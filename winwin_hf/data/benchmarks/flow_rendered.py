@@ -7,7 +7,7 @@ A function a data set: (root, split) -> `Found`. It reads the names in folders a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -122,8 +122,8 @@ def things(
     root: Path,
     split: str,
     render: str = "clean",
-    cameras: Iterable[str] = CAMERAS,
-    directions: Iterable[str] = tuple(INTO),
+    cameras: Sequence[str] = CAMERAS,
+    directions: Sequence[str] = tuple(INTO),
 ) -> Found:
     """FlyingThings3D (Mayer et al. 2016), 960x540, the full set (not the "subset", whose folders are others): TRAIN and TEST.
 
@@ -168,7 +168,7 @@ TARTANAIR = Origin(
 LEVELS = ("Easy", "Hard")
 
 
-def tartanair(root: Path, split: str, levels: Iterable[str] = LEVELS) -> Found:
+def tartanair(root: Path, split: str, levels: Sequence[str] = LEVELS) -> Found:
     """TartanAir (Wang et al. 2020), 640x480, left camera: all that has ground truth is "train".
 
     Its flow is computed from the camera's motion and the depth. The masks (a separate download) mark with 1, 10 or 100 the
@@ -211,7 +211,7 @@ DIRECTIONS = {"FW": 1, "BW": -1}
 
 
 def spring(
-    root: Path, split: str, cameras: Iterable[str] | None = None, directions: Iterable[str] | None = None
+    root: Path, split: str, cameras: Sequence[str] | None = None, directions: Sequence[str] | None = None
 ) -> Found:
     """Spring (Mehl et al. 2023), 1920x1080; ground truth has twice the size, vectors are in pixels of the frames.
 

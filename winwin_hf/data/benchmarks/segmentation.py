@@ -11,7 +11,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from winwin_hf.data.benchmarks.class_names import (
     ADE20K_NAMES,
@@ -37,6 +39,7 @@ from winwin_hf.data.formats.files import read_text
 from winwin_hf.data.rows import Found
 
 SPLITS = ("train", "val", "test")
+Label = Annotated[int, Field(ge=0, le=255)]
 
 
 def _some(found: Found, origin: Origin, root: Path, folder: Path) -> Found:
@@ -223,7 +226,7 @@ OWN = Origin(
 )
 
 
-def masks_folder(root: Path, split: str, ignored: Sequence[int] = ()) -> Found:
+def masks_folder(root: Path, split: str, ignored: Sequence[Label] = ()) -> Found:
     """
     Your own images/ and masks/ with the same names up to the suffix, in subfolders too. Masks are PNG files of class ids (grey, 1 or
     more bits, or with a palette), 255 ignored; or of other values or colours, which names.txt lists (`lesion = 255`, `road = #804080`).

@@ -8,7 +8,7 @@ Notable:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from winwin_hf.data.benchmarks.entry import DataSet
@@ -35,7 +35,7 @@ SPRING = Origin(
 )
 
 
-def spring_stereo(root: Path, split: str, cameras: Iterable[str] | None = None) -> Found:
+def spring_stereo(root: Path, split: str, cameras: Sequence[str] | None = None) -> Found:
     """Spring (Mehl et al. 2023), 1920x1080; disparity has twice the size, its values are in pixels of the frames, 0 in the sky.
 
     The benchmark scores the disparity of both views: 2,000 without ground truth, 10,000 with it.
