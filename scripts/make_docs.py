@@ -343,7 +343,7 @@ def set_parts(entry: DataSet) -> Iterator[str]:
     if entry.task == "depth-estimation" and entry.depth_range[1] != float("inf"):
         low, high = entry.depth_range
         yield f"- scored: {low:g} to {high:g} m" + (f", crop `{entry.crop}`" if entry.crop else "")
-    options = options_of(entry)
+    options = catalog.options_of(entry)
     if options:
         known = {**mentioned(doc, options), **described(doc, options)}
         lacking = [name for name in options if name not in known]
@@ -352,15 +352,6 @@ def set_parts(entry: DataSet) -> Iterator[str]:
         for name in options:
             yield f"- option `{name}`: {plain(known[name])}"
     yield ""
-
-
-def options_of(entry: DataSet) -> list[str]:
-    """Keywords of a set's function that a recipe's `options` may hold, without those that its name fixes."""
-    fixed = getattr(entry.find, "keywords", {})
-    return [name for name in inspect.signature(entry.find).parameters if name not in ("root", "split", *fixed)]
-
-
-# ------------------------------------------------------------------ command line
 
 
 def cli_page() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
-from functools import lru_cache
+from functools import cache
 from typing import Any, TypeVar, get_type_hints
 
 import yaml
@@ -38,10 +38,14 @@ def build(kind: type[T], values: dict[str, Any], where: str) -> T:
     return built
 
 
-@lru_cache
-def _adapter(kind: Any, name: str) -> TypeAdapter[Any]:
-    """What checks a dataclass's field."""
-    return TypeAdapter(get_type_hints(kind, include_extras=True)[name], config=ConfigDict(allow_inf_nan=False))
+@cache
+def _field_adapter(kind: Any, name: str) -> TypeAdapter[Any]:
+    """What checks a dataclass's field; made once, since settings are made anew for each scene."""
+    return _adapter(get_type_hints(kind, include_extras=True)[name])
+
+
+def _adapter(hint: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
 
 
 def check_fields(values: Any, *names: str) -> None:
@@ -52,32 +56,25 @@ def check_fields(values: Any, *names: str) -> None:
     """
     kind: Any = type(values)
     for name in names or [field.name for field in dataclasses.fields(kind)]:
-        given = getattr(values, name)
-        given = given.tolist() if hasattr(given, "tolist") else given
-        try:
-            made = _adapter(kind, name).validate_python(given)
-        except ValidationError as error:
-            found = error.errors(include_url=False)[0]
-            place = ".".join(map(str, (name, *found["loc"])))
-            raise ValueError(f"{kind.__name__}: {place}: {found['msg']}{_given(found['input'])}") from None
-        if truth_as_number(given, made):
-            raise ValueError(f"{kind.__name__}: {name}: expected numbers, got true or false")
+        made = _checked(_field_adapter(kind, name), getattr(values, name), f"{kind.__name__}: {name}")
         object.__setattr__(values, name, made)
 
 
 def checked_value(hint: Any, value: Any, where: str) -> Any:
-    """A value as its type is. Raises ValueError, which says where it stands, for another, and where a list has something twice."""
+    """A value as its type is. Raises ValueError, which says where it stands, for another."""
+    return _checked(_adapter(hint), value, where)
+
+
+def _checked(adapter: TypeAdapter[Any], value: Any, where: str) -> Any:
+    given = value.tolist() if hasattr(value, "tolist") else value
     try:
-        made = TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
+        made = adapter.validate_python(given)
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
-        raise ValueError(
-            f"{'.'.join(map(str, (where, *found['loc'])))}: {found['msg']}{_given(found['input'])}"
-        ) from None
-    if truth_as_number(value, made):
+        place = ".".join(map(str, (where, *found["loc"])))
+        raise ValueError(f"{place}: {found['msg']}{_given(found['input'])}") from None
+    if truth_as_number(given, made):
         raise ValueError(f"{where}: expected numbers, got true or false")
-    if isinstance(made, list | tuple) and len(set(made)) < len(made):
-        raise ValueError(f"{where}: expected each value once, got {list(made)}")
     return made
 
 

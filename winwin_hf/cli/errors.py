@@ -197,7 +197,7 @@ def line_of(error: Exception) -> str:
         if error.errno == errno.ENOSPC and not names:
             what += "; standard output, the output, or the folder for temporary files (TMPDIR)"
         if error.errno == errno.ENOENT and not names:
-            what += "; the working folder is gone"
+            what += "; is the working folder gone?"
         return ": ".join((*names[-1:], what))
     if isinstance(error, ImportError | OSError) and (unmapped := UNMAPPED.search(str(error))):
         return f"not enough memory to load {unmapped[1]}"

@@ -6,7 +6,6 @@ import bisect
 import difflib
 import inspect
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -42,16 +41,25 @@ def check_split(name: str, split: str) -> None:
         raise ValueError(f"{name} has no split {base!r}: expected {' or '.join(splits)}")
 
 
+def options_of(entry: DataSet) -> list[str]:
+    """Keywords of a set's function that `options` may hold, without those that its name fixes."""
+    fixed = getattr(entry.find, "keywords", {})
+    return [name for name in inspect.signature(entry.find).parameters if name not in ("root", "split", *fixed)]
+
+
 def check_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The options as their types are. Raises ValueError where a set has no such options, or of other values; no file is looked at."""
-    find: Any = entry_of(name).find
-    fixed = find.keywords if isinstance(find, partial) else {}
-    known = [key for key in inspect.signature(find).parameters if key not in ("root", "split", *fixed)]
+    entry = entry_of(name)
+    known = options_of(entry)
     unknown = [key for key in options if key not in known]
     if unknown:
         raise ValueError(f"options of {name}: unknown {', '.join(unknown)}; expected {' or '.join(known) or 'none'}")
-    hints = get_type_hints(find.func if fixed else find, include_extras=True)
-    return {key: checked_value(hints[key], value, f"options of {name}: {key}") for key, value in options.items()}
+    hints = get_type_hints(getattr(entry.find, "func", entry.find), include_extras=True)
+    made = {key: checked_value(hints[key], value, f"options of {name}: {key}") for key, value in options.items()}
+    for key, value in made.items():
+        if isinstance(value, list | tuple) and len(set(value)) < len(value):
+            raise ValueError(f"options of {name}: {key}: expected each value once, got {list(value)}")
+    return made
 
 
 def find(name: str, root: str | Path, split: str | None = None, **options: Any) -> Found:
