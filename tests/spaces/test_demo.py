@@ -6,10 +6,12 @@ import concurrent.futures
 import io
 import json
 import struct
+import tempfile
 import threading
 import time
 import types
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -35,8 +37,11 @@ def server() -> space_server.Server:
 
 
 @pytest.fixture(scope="module")
-def client(server: space_server.Server) -> Client:
-    return Client(server.url, verbose=False)
+def client(server: space_server.Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """gradio_client leaves an empty folder behind for each file it fetched: in pytest's folder, not the machine's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("fetched")))
+        yield Client(server.url, verbose=False)
 
 
 @pytest.fixture(scope="module")
