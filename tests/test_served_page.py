@@ -88,6 +88,7 @@ import sys, time
 sys.modules['winwin_command'] = None  # else the package imports torch
 from winwin_hf.served_page import WorkFolder
 folder = WorkFolder("page")
+folder.removal.join()
 print(folder.path, flush=True)
 time.sleep(600)
 """
@@ -277,6 +278,26 @@ def test_uploads_of_a_client_are_bounded(folder: WorkFolder, monkeypatch: pytest
         for number in range(20):
             await upload(f"3.3.3.{number}")
         assert len(guarded._uploads) <= 5
+
+    anyio.run(run)
+
+
+def test_each_file_of_an_upload_counts(folder: WorkFolder) -> None:
+    """A thousand files of a byte take as much of the disk as a thousand blocks; a header may be cut by the pieces that arrive."""
+
+    async def run() -> None:
+        page = Page()
+        page.go.set()
+        guarded = doors(folder, page, client_upload_bytes=100_000)
+        header = b'--x\r\nCONTENT-disposition: form-data; name="files"; filename="a"\r\n\r\n1\r\n'
+        whole = 10 * header
+        for length in (7, len(header), len(whole)):
+            pieces = tuple(whole[start : start + length] for start in range(0, len(whole), length))
+            peer = f"1.1.1.{length}"
+            statuses = [
+                await ask(guarded, "/gradio_api/upload", pieces, peer=peer, length=len(whole)) for _ in range(3)
+            ]
+            assert statuses == [200, 200, 429], length
 
     anyio.run(run)
 

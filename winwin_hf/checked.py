@@ -28,7 +28,7 @@ def build(kind: type[T], values: dict[str, Any], where: str) -> T:
     except ValidationError as error:
         found = error.errors(include_url=False)
         lines = [
-            f"{'.'.join(map(str, e['loc'])) or kind.__name__}: {e['msg'].removeprefix('Value error, ')}{_given(e['input'])}"
+            f"{'.'.join(map(str, e['loc'])) or kind.__name__}: {_message(kind, e)}{_given(e['input'])}"
             for e in found[:8]
         ]
         more = f"; {len(found) - 8} more" if len(found) > 8 else ""
@@ -109,10 +109,24 @@ def truth_as_number(given: Any, built: Any) -> str:
     return ""
 
 
+def _message(kind: Any, error: Any) -> str:
+    """What pydantic says, without its own prefix and the name that `check_order` begins with."""
+    return str(error["msg"]).removeprefix("Value error, ").removeprefix(f"{kind.__name__}: ")
+
+
 def _given(value: Any) -> str:
     """What stood there, where it is short."""
     text = repr(value)
     return f", got {text}" if len(text) <= 60 and not isinstance(value, dict) else ""
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-6 as a number, as YAML 1.2 does; for YAML 1.1 it is text without a point and a sign of the exponent."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
 
 
 def plain_yaml(text: str, where: Any) -> Any:
@@ -122,7 +136,7 @@ def plain_yaml(text: str, where: Any) -> Any:
     if re.search(r"(?:[\[{]\s*){50}", text):  # the parser takes seconds for these
         raise ValueError(f"{where}: expected YAML; its values are nested too deeply")
     try:
-        loader = yaml.SafeLoader(text)
+        loader = _Loader(text)
         node = loader.get_single_node()
         count = count_values(node, {})
         if count > MAX_TEXT:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import http.server
-import importlib
 import json
 import threading
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from huggingface_hub import HfApi, constants, get_session, hf_hub_download, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils._http import default_client_factory
+from support.http_library import http_library
 
 from winwin_hf.cli import hub
 from winwin_hf.cli.errors import line_of
@@ -227,6 +227,8 @@ def test_the_line_says_the_status(monkeypatch):
     for text in (
         "We couldn't connect to 'http://hub' to load the files, and couldn't find them in the cached files.",
         "Can't load the configuration of 'a/b'. If you were trying to load it from ... containing a config.json file",
+        "Can't load the model for 'a/b'. If you were trying to load it from ... containing a file named model.ckpt",
+        "Can't load image processor for 'a/b'. If you were trying to load it from ... a preprocessor_config.json file",
     ):
         shown = OSError(f"a/b: no model ({text})")
         shown.__cause__ = error
@@ -235,6 +237,19 @@ def test_the_line_says_the_status(monkeypatch):
         shown.__cause__.__context__ = OfflineModeIsEnabled("offline")
         shown.__cause__.__context__.__context__ = KeyError("x")
         assert line_of(shown) == str(shown)
+
+
+def test_the_line_says_that_a_file_broke_off():
+    broken = http_library.RemoteProtocolError(
+        "peer closed connection without sending complete message body (received 3 bytes, expected 9)",
+        request=http_library.Request("GET", "http://hub/a/b/model.safetensors"),
+    )
+    shown = OSError("no model could be loaded from 'a/b': Can't load the model for 'a/b'. If you were trying to")
+    shown.__context__ = broken
+    assert line_of(shown) == (
+        "no model could be loaded from 'a/b': http://hub/a/b/model.safetensors: peer closed connection without sending complete "
+        "message body (received 3 bytes, expected 9); nothing of it is in the cache"
+    )
 
 
 @pytest.mark.parametrize("answer", ['{"sha": 3', "[1, 2]", '"x"', "null", "[" * 100_000])
@@ -248,7 +263,6 @@ def test_a_push_names_an_odd_answer(answer):
 
 
 def httpx_response(headers: dict[str, str], status: int = 200) -> Any:
-    http_library = importlib.import_module(type(get_session()).__mro__[-2].__module__.partition(".")[0])
     request = http_library.Request("GET", "http://user:password@hub/a/b?token=x")
     return http_library.Response(status, headers=headers, request=request, content=b"")
 

@@ -14,6 +14,7 @@ import torch
 from huggingface_hub import constants
 from PIL import Image
 from support.command_line import refused, run
+from support.locks import holding
 from support.places import ROOT
 
 from winwin_hf import (
@@ -28,6 +29,7 @@ from winwin_hf import (
 from winwin_hf.data import formats
 from winwin_hf.inference.figures import photometric_errors
 from winwin_hf.inference.predictor import Predictor
+from winwin_hf.processes import LOCK
 
 SIZES = {
     "hidden_size": 24,
@@ -237,6 +239,9 @@ def test_demo_says_which_checkpoints_are_absent(
     assert "winwin-flow: not in this package" in result.stderr
     assert json.loads((here / "shown" / "figures.json").read_text())["winwin-flow"] is None
     refused(run("demo", "--frames", str(tmp_path)), 2, "bedroom_1.jpg")
+    with holding(here / "shown" / LOCK) as process:
+        refused(run("demo", "--output", "shown"), 1, f"process {process}", "is writing a demo into it")
+    assert not [path for path in (here / "shown").iterdir() if path.name.startswith(".") and path.name != LOCK]
 
 
 def test_photometric_errors_know_a_true_flow():

@@ -448,3 +448,30 @@ def test_clear_errors():
         DepthMetric(min_depth=0)
     with pytest.raises(ValueError, match="cannot merge FlowMetric"):
         DepthMetric().merge(FlowMetric())
+
+
+@pytest.mark.parametrize("metric", [FlowMetric(), DepthMetric(), SegmentationMetric(3)], ids=lambda m: type(m).__name__)
+def test_masked_and_complex_arrays_are_refused(metric):
+    """`np.asarray` drops a mask, and what it hides would count."""
+    values = np.zeros((2, 4, 4)) if isinstance(metric, FlowMetric) else np.ones((4, 4), int)
+    masked = np.ma.masked_array(values, mask=values == values)
+    metric.update(values, np.ma.masked_array(values))  # nothing is hidden
+    for pair in ((values, masked), (masked, values)):
+        with pytest.raises(ValueError, match="is a masked array; expected"):
+            metric.update(*pair)
+    with pytest.raises(ValueError, match="prediction is of complex128; expected real numbers"):
+        metric.update(values.astype(complex), values)
+
+
+def test_maps_beside_flow_are_finite():
+    zero = np.zeros((2, 4, 4))
+    target = np.full((2, 4, 4), 3.0)
+    target[:, 0, 0] = NAN
+    odd = np.ones((4, 4))
+    odd[0, 0] = NAN
+    assert np.isfinite(FlowMetric().compute(FlowMetric().row(zero, target, uncertainty=odd))["ause"])
+    with pytest.raises(ValueError, match="occluded holds NaN"):
+        FlowMetric().row(zero, target, odd)
+    odd[2, 3] = np.inf
+    with pytest.raises(ValueError, match=r"uncertainty isn't finite at 1 pixels .* row 2, column 3"):
+        FlowMetric().row(zero, target, uncertainty=odd)

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.http_library import http_library
 from support.model_cases import SMALL
 
 from winwin_hf import WinWinConfig, WinWinForDepthEstimation, WinWinImageProcessor
+from winwin_hf.cli.errors import line_of
 from winwin_hf.inference import loading
 from winwin_hf.inference.loading import load_config, load_network, load_processor
 from winwin_hf.inference.predictor import Predictor
@@ -307,3 +311,28 @@ def test_the_processor_is_of_the_commit_of_the_network(folder: Path, monkeypatch
     model.config._commit_hash = "1" * 40
     loading.load_processor(folder, model)
     assert asked == [None, "1" * 40]
+
+
+def answer_of(status: int, **headers: str) -> Any:
+    request = http_library.Request("HEAD", "http://hub/a/b/model.safetensors")
+    return http_library.Response(status, headers=headers, request=request)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (answer_of(500), "http://hub/a/b/model.safetensors answered 500; nothing of it is in the cache"),
+        (answer_of(404), "http://hub/a/b/model.safetensors answered 404; nothing of it is in the cache"),
+        (answer_of(200), "isn't what a Hub sends; nothing of it is in the cache"),
+        (answer_of(200, etag='"1"'), "does not appear to have a file named model.safetensors"),
+    ],
+    ids=["500", "404", "no ETag", "there"],
+)
+def test_what_the_hub_answers_is_said(monkeypatch, answer, says):
+    """Of weights that a Hub refuses, transformers says that they aren't there, or nothing."""
+    session = types.SimpleNamespace(head=lambda *_, **__: answer)
+    monkeypatch.setattr(loading, "get_session", lambda: session)
+    monkeypatch.setattr(loading.constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(OSError, match="no model could be loaded from 'a/b'") as error, loading.reading("a/b"):
+        raise OSError("a/b does not appear to have a file named model.safetensors or model.safetensors.index.json and")
+    assert says in line_of(error.value)

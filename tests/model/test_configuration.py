@@ -103,6 +103,8 @@ def test_stem_sizes():
         ({"head_taps": [1, 3, 2, 4]}, "head_taps.*ascending"),
         ({"head_taps": [1, 2, 3, 24]}, "head_taps.*24 blocks"),
         ({"attention_pattern": "vitdet", "global_attention_indices": [12]}, "global_attention_indices"),
+        ({"attention_pattern": "vitdet", "global_attention_indices": [3, 3]}, "global_attention_indices.*different"),
+        ({"initializer_range": 0}, "initializer_range=0"),
         ({"attention_cell_size": 0}, "attention_cell_size"),
         ({"min_depth": 0.0}, "min_depth"),
         ({"min_depth": 20.0}, "min_depth"),

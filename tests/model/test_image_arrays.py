@@ -23,6 +23,7 @@ from support.model_cases import make
 from winwin_hf.data import formats
 from winwin_hf.data.formats import Blob
 from winwin_hf.data.readers import image_of
+from winwin_hf.inference import drawing
 from winwin_hf.inference.clips import open_clip
 from winwin_hf.inference.drawing import as_picture
 from winwin_hf.inference.predictor import Method, Prediction, Predictor
@@ -364,3 +365,23 @@ def test_what_a_url_sends_is_bounded_in_bytes_and_in_time(monkeypatch):
             open_image(f"{address}/{'x' * 9000}", timeout=0)
         assert len(str(error.value)) < 500
         server.shutdown()
+
+
+def test_masked_arrays_are_refused(tmp_path):
+    """`np.asarray` would drop the mask in silence."""
+    picture = np.ma.masked_equal(np.zeros((8, 8, 3), np.uint8), 0)
+    labels = np.ma.masked_equal(np.zeros((8, 8), np.int64), 0)
+    plain = np.ones((8, 8, 3), np.uint8)
+    calls: tuple[Callable[[], Any], ...] = (
+        lambda: WinWinImageProcessor()(picture),
+        lambda: WinWinImageProcessor()(plain, segmentation_maps=labels),
+        lambda: drawing.segmentation_to_image(labels),
+        lambda: drawing.flow_to_image(np.ma.masked_equal(np.zeros((2, 8, 8)), 0)),
+        lambda: formats.write_flo(tmp_path / "f.flo", np.ma.masked_equal(np.zeros((2, 8, 8)), 0)),
+        lambda: formats.write_labels(tmp_path / "l.png", labels),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match="is a masked array; expected one whose values"):
+            call()
+    assert not any(tmp_path.iterdir())
+    WinWinImageProcessor()(np.ma.masked_array(plain))  # hides nothing

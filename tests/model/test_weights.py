@@ -10,9 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.model_cases import SMALL
-from transformers import AutoModel, AutoModelForDepthEstimation, pipeline
+from transformers import AutoModel, AutoModelForDepthEstimation, AutoModelForSemanticSegmentation, pipeline
 
-from winwin_hf import WinWinConfig, WinWinForDepthEstimation, WinWinForOpticalFlow, WinWinImageProcessor
+from winwin_hf import (
+    WinWinConfig,
+    WinWinForDepthEstimation,
+    WinWinForOpticalFlow,
+    WinWinForSemanticSegmentation,
+    WinWinImageProcessor,
+)
 from winwin_hf.model import pretrained_winwin
 from winwin_hf.model.pretrained_winwin import check_hub_index
 from winwin_hf.model.weights_winwin import count_parameters, files_of_index, reason_of, refuse_larger, tensors_of
@@ -87,6 +93,22 @@ def test_a_config_that_describes_a_larger_network_is_refused_before_it_is_built(
     for load in (AutoModel.from_pretrained, AutoModelForDepthEstimation.from_pretrained):
         with pytest.raises(ValueError, match=r"describes 12\d\d\d M parameters, and its weights are 0 M"):
             load(depth)
+
+
+def test_a_checkpoint_of_another_task_is_refused(tmp_path: Path):
+    """Depth with its error has two channels, as a segmentation of two classes: the shapes alone don't tell."""
+    WinWinForDepthEstimation(WinWinConfig(**{**SMALL, "num_labels": 2}, depth_error=True)).save_pretrained(tmp_path)
+    WinWinImageProcessor(patch_size=8).save_pretrained(tmp_path)
+    for load in (WinWinForSemanticSegmentation.from_pretrained, AutoModelForSemanticSegmentation.from_pretrained):
+        with pytest.raises(ValueError, match="a checkpoint of WinWinForDepthEstimation, loaded as WinWinForSemantic"):
+            load(tmp_path)
+    with pytest.raises((ValueError, OSError)):
+        pipeline("image-segmentation", str(tmp_path))
+    model, report = WinWinForSemanticSegmentation.from_pretrained(
+        tmp_path, ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    assert not report["missing_keys"] and model.config.num_labels == 2
+    assert isinstance(AutoModel.from_pretrained(tmp_path), WinWinForDepthEstimation)
 
 
 def test_a_larger_network_may_start_from_a_smaller_one():

@@ -194,6 +194,20 @@ def test_a_value_that_is_no_yaml_names_the_override(tmp_path):
         load_recipe(path)
 
 
+@pytest.mark.parametrize("key", ["return_dict", "dtype", "output_hidden_states", "problem_type", "architectures"])
+def test_model_config_has_the_packages_own_fields(tmp_path, key):
+    recipe = load_recipe(write(tmp_path, SMALL), [f"model.config.{key}=true"])
+    with pytest.raises(ValueError, match=f"model.config: unknown {key}"):
+        recipe.config()
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-6", 1e-6), ("1.0e-6", 1e-6), ("2E+1", 20.0), ("5e-1", 0.5)])
+def test_numbers_as_people_write_them(tmp_path, text, value):
+    recipe = load_recipe(write(tmp_path, SMALL), [f"model.config.layer_norm_eps={text}"])
+    assert recipe.model.config["layer_norm_eps"] == value
+    assert load_recipe(write(tmp_path, SMALL), ["output=e1-6"]).output == "e1-6"
+
+
 def test_model_config_is_checked(tmp_path):
     recipe = load_recipe(write(tmp_path, {**SMALL, "model": {"config": {"hiden_size": 32}}}))
     with pytest.raises(ValueError, match="hiden_size"):

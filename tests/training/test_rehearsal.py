@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from support.places import FRAMES
 
+from winwin_hf.cli.errors import MISUSE
 from winwin_hf.evaluation.metrics.segmentation import SegmentationMetric
 from winwin_hf.processes import LOCK
 from winwin_hf.training import loop
@@ -270,6 +271,10 @@ def gone(frame: Path, mask: Path) -> None:
     mask.unlink()
 
 
+def folder_gone(frame: Path, mask: Path) -> None:
+    shutil.rmtree(mask.parent)
+
+
 def smaller(frame: Path, mask: Path) -> None:
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(mask)
 
@@ -284,7 +289,15 @@ def failing_metric(*_: object) -> None:
 
 @pytest.mark.parametrize(
     ("harm", "every"),
-    [(torn, 0), (gone, 2), (smaller, 0), (unknown_class, 2), (failing_metric, 0), (failing_metric, 2)],
+    [
+        (torn, 0),
+        (gone, 2),
+        (folder_gone, 2),
+        (smaller, 0),
+        (unknown_class, 2),
+        (failing_metric, 0),
+        (failing_metric, 2),
+    ],
 )
 def test_a_mistake_that_only_an_evaluation_shows_costs_nothing(
     segmentation, run, tmp_path, monkeypatch, harm, every, capsys
@@ -303,8 +316,9 @@ def test_a_mistake_that_only_an_evaluation_shows_costs_nothing(
         return evaluate(*arguments)
 
     monkeypatch.setattr(loop, "evaluate", late)
-    with pytest.raises((ValueError, OSError, ZeroDivisionError)):
+    with pytest.raises((ValueError, OSError, ZeroDivisionError)) as caught:
         run(segmentation)
+    assert not isinstance(caught.value, MISUSE)  # of the command line: a scheduler would give up
     step = every or 4
     assert f"the evaluation at step {step} failed; continue from state-{step:08d}" in capsys.readouterr().out
     assert latest_state(tmp_path / "run").name == f"state-{step:08d}"

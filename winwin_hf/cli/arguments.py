@@ -15,7 +15,7 @@ from winwin_hf import bundled
 from winwin_hf.cli.errors import UsageError
 from winwin_hf.recipes import recipe_names
 
-progress = Console(stderr=True)
+progress = Console(stderr=True, markup=False, emoji=False)
 
 
 def complete_recipe(incomplete: str) -> list[str]:

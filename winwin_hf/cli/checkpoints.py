@@ -44,6 +44,6 @@ def checkpoints_list() -> None:
         sizes = f"{item.parameters / 1e6:.1f} M", f"{item.size / 1e6:.1f} MB"
         table.add_row(item.name, item.task, *sizes, item.licence, installed)
     if table.row_count:
-        Console(width=max(Console().width, 140)).print(table)
+        Console(width=max(Console().width, 140), markup=False, emoji=False).print(table)
     else:
         typer.echo("winwin: this package came without checkpoints", err=True)

@@ -43,7 +43,7 @@ def data_list(
     for entry in chosen:
         splits = ", ".join(f"({split})" if split == entry.scored else split for split in entry.splits)
         table.add_row(entry.name, entry.task, splits, entry.source)
-    Console(width=max(Console().width, 140)).print(table)
+    Console(width=max(Console().width, 140), markup=False, emoji=False).print(table)
 
 
 @app.command("check")
@@ -92,7 +92,7 @@ def data_check(
                 check_set(name, one)
 
     report = check(folder, name, split, workers=workers, decode=not quick, progress=True, **options)
-    Console(width=max(Console().width, 120)).print(report)
+    Console(width=max(Console().width, 120), markup=False, emoji=False).print(report)
     if output is not None:
         with write_atomic(output) as temporary:
             temporary.write_text(report.json() + "\n")
@@ -111,7 +111,7 @@ def _check_meshes(folder: Path, quick: bool, output: Path | None) -> None:
     found, broken, left_out = find_meshes(folder, unusable=True), [], []
     report = {}
     table = Table("kind", "where", "files", "triangles", "with textures", "size, m")
-    console = Console(width=max(Console().width, 120))
+    console = Console(width=max(Console().width, 120), markup=False, emoji=False)
     for kind, paths in sorted(found.items()):
         meshes = []
         for path in track(paths, f"read {kind}", console=Console(stderr=True), transient=True) if not quick else ():

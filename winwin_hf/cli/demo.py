@@ -22,6 +22,7 @@ from winwin_hf.data import formats
 from winwin_hf.inference import drawing, figures, sheets
 from winwin_hf.inference.predictor import Predictor
 from winwin_hf.own_files import made_folder
+from winwin_hf.processes import locked
 
 
 def run(
@@ -42,7 +43,7 @@ def run(
     missing = [name for name in wanted if not (folder / name).is_file()]
     if missing:
         raise FileNotFoundError(f"{folder}: the example frames {', '.join(missing)} are missing")
-    with made_folder(output):
+    with made_folder(output), locked(output, "writing a demo into it", stays=False):
         results: dict[str, Any] = {"machine": _machine()}
         present = bundled.folders()
         flow = partial(_flow, quality=quality)

@@ -110,7 +110,9 @@ def stop_signals(own: bool = False) -> Iterator[None]:
 
 # What transformers says of every answer but a right one.
 NOT_THERE = re.compile(
-    r"We couldn't connect to .*?(cached files\.?|$)|Can't load the configuration of .*?(config\.json file|$)", re.DOTALL
+    r"We couldn't connect to .*?(cached files\.?|$)|Can't load the configuration of .*?(config\.json file|$)"
+    r"|Can't load (the model|image processor) for [^)\n]*|\S+ does not appear to have a file named [^)\n]*",
+    re.DOTALL,
 )
 # What the dynamic linker says where the address space is limited.
 UNMAPPED = re.compile(

@@ -45,6 +45,9 @@ def limit_hub() -> None:
     """Makes huggingface_hub use a client with the limits above, for the rest of this process."""
     from huggingface_hub import get_session, set_client_factory
 
+    # else transformers tells a Space at huggingface.co, whatever HF_ENDPOINT says, of a repository without safetensors
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "true")
+
     plain = get_session()
     if getattr(plain, "limited", False):
         return
@@ -233,7 +236,11 @@ NO_ANSWER = {"TransportError", "OfflineModeIsEnabled"}  # httpx's for a failed c
 
 def answer_in(error: BaseException | None) -> str | None:
     """What a Hub sent, in words, where that is the cause of an error; None elsewhere."""
-    while error is not None and not {kind.__name__ for kind in type(error).__mro__} & NO_ANSWER:
+    while error is not None:
+        if type(error).__name__ == "RemoteProtocolError":
+            return f"{_address(error.request)}: {error}".splitlines()[0]  # type: ignore[attr-defined]
+        if {kind.__name__ for kind in type(error).__mro__} & NO_ANSWER:
+            return None
         status = getattr(getattr(error, "response", None), "status_code", None)
         if isinstance(error, BadAnswer):
             return str(error)

@@ -22,7 +22,7 @@ def recipes_list() -> None:
     table = Table("name", "task", "what it trains")
     for recipe in list_recipes():
         table.add_row(recipe.name, recipe.task, recipe.summary)
-    Console(width=max(Console().width, 160)).print(table)
+    Console(width=max(Console().width, 160), markup=False, emoji=False).print(table)
 
 
 @app.command("show")

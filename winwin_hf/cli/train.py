@@ -75,7 +75,8 @@ def names_override(error: ValueError, overrides: list[str]) -> bool:
     """Whether an error is of a setting by --set that only the network or the data show to be wrong: its line begins with the field."""
     fields = re.findall(r"[\w.]+(?=[: =])", str(error))[:2]  # "data: windows.size: ..."
     keys = [item.partition("=")[0] for item in overrides]
-    return any(
+    named = any("_" in field and key.endswith(f".{field}") for field in fields for key in keys)  # by the network
+    return named or any(
         f"{one}.".startswith(f"{other}.")
         for pair in itertools.product(fields, keys)
         for one, other in (pair, pair[::-1])

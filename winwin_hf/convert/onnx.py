@@ -424,7 +424,7 @@ def show(exported: Exported) -> None:
             table.add_row(
                 path.name, f"{size:.1f}", runtime, output, f"{worst.max:.1e}", f"{mean:.1e}", f"{worst.largest:.3g}"
             )
-    console = Console()
+    console = Console(markup=False, emoji=False)
     console.print(table)
     sizes = sorted({d.size for d in exported.differences})
     if sizes:

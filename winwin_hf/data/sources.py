@@ -229,17 +229,23 @@ def open_source(
         labels = tuple(info["labels"]) if info.get("labels") else None
         entry = catalog.SETS.get(info["name"])
         return Source(
-            info["name"], info["task"], dataset, make_reader(info["task"], settings, augment, labels), labels, entry
+            info["name"],
+            info["task"],
+            dataset,
+            make_reader(path, info["task"], settings, augment, labels),
+            labels,
+            entry,
         )
     entry = catalog.entry_of(name)
     found = catalog.find(name, path, split, **options)
     dataset = undecoded(catalog.table_of(found, name, path, split, skip_broken))
     labels = catalog.labels_of(name, path)
-    reader = make_reader(entry.task, settings, augment, labels)
+    reader = make_reader(path, entry.task, settings, augment, labels)
     return Source(name, entry.task, dataset, reader, labels, entry, tuple(found.missing))
 
 
 def make_reader(
+    path: str | Path,
     task: DataTask,
     settings: dict[str, Any] | None,
     augment: bool,
@@ -253,7 +259,9 @@ def make_reader(
     if task == "depth-estimation":
         return DepthReader(augmentation, format=format)
     if not labels:
-        raise ValueError("segmentation needs its class names: a catalogued set's, a names.txt, or the option names")
+        raise ValueError(
+            f"{path}: segmentation needs its class names: a catalogued set's, a names.txt, or the option names"
+        )
     return SegmentationReader(len(labels), augmentation, format or "ids")
 
 
@@ -333,7 +341,7 @@ def _hub(path: str, split: str, settings: dict[str, Any] | None, augment: bool, 
     dataset = dataset.select_columns(list(kept.values()))
     dataset = dataset.rename_columns({name: ours for ours, name in kept.items() if name != ours})
     labels = tuple(options.names) if options.names else None
-    reader = make_reader(options.task, settings, augment, labels, options.format)
+    reader = make_reader(path, options.task, settings, augment, labels, options.format)
     dataset = undecoded(dataset)
     if not Path(path).is_dir():  # a stranger's; rows of a folder may name any of one's files
         downloaded = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=path, repo_type="dataset")

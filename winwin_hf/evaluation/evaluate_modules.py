@@ -22,6 +22,7 @@ import numpy as np
 
 from winwin_hf.data.formats import IGNORE
 from winwin_hf.evaluation.metrics import Metric, SegmentationMetric, sum_rows
+from winwin_hf.evaluation.metrics.base import check_numbers
 from winwin_hf.evaluation.metrics.segmentation import (
     check_num_labels,
     label_pairs,
@@ -102,7 +103,9 @@ class DenseMetric(evaluate.Metric):
         if hasattr(values, "detach"):
             values = values.detach().cpu()
             values = (values.float() if "bfloat16" in str(values.dtype) else values).numpy()  # NumPy has no bfloat16
+        check_numbers(name, values)
         array = np.asarray(values)
+        check_numbers(name, array)
         if array.ndim != self.axes and name not in self.extra:
             raise ValueError(f"{name} has the shape {array.shape}; expected {self.axes} axes, one map")
         return array

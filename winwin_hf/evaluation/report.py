@@ -70,7 +70,7 @@ class Line:
 
 def show(lines: list[Line], console: Console | None = None) -> None:
     """Prints one table a task: one row a set and method, the methods of a set below one another."""
-    console = console or Console(width=max(Console().width, 180))
+    console = console or Console(width=max(Console().width, 180), markup=False, emoji=False)
     for task in dict.fromkeys(line.task for line in lines):
         chosen = [line for line in lines if line.task == task]
         columns = [name for name in FIGURE_LABELS if any(figure_text(line.figures.get(name)) != "-" for line in chosen)]

@@ -31,9 +31,8 @@ from av.video.reformatter import ColorRange, Colorspace
 from winwin_hf.data import formats
 from winwin_hf.data.benchmarks.listing import gaps
 from winwin_hf.data.formats.files import bytes_text
-from winwin_hf.model.pixels_winwin import MAX_INPUT_PIXELS, check_pixels, check_regular, naming
+from winwin_hf.model.pixels_winwin import IMAGE_SUFFIXES, MAX_INPUT_PIXELS, check_pixels, check_regular, naming
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 RIFF_SLACK = 9  # bytes: some writers count the part's own header, or leave out the last byte of an odd one
 IMAGE_RATE = Fraction(10)  # frames a second of a video made from images
 

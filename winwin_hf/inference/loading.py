@@ -18,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import constants, get_session, hf_hub_url
+from huggingface_hub.errors import FileMetadataError
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
@@ -202,11 +205,27 @@ def _told(name: str | Path, what: str) -> Iterator[None]:
         meant = "".join(f"; did you mean {near}?" for near in get_close_matches(str(name), bundled.folders(), 1))
         raise OSError(
             f"no {what} could be loaded from {str(name)!r} (bundled: {known}{meant}): {reason_of(error)}"
-        ) from error
+        ) from (_refusal(name, what) or error)
     except (
         Exception
     ) as error:  # SafetensorError, StrictDataclassError, KeyError, TypeError, AttributeError, RecursionError, ...
         raise ValueError(f"{name}: not a readable {what} ({reason_of(error)})") from error
+
+
+def _refusal(name: str | Path, what: str) -> Exception | None:
+    """The Hub's answer to who asks for a network's file, where it is an error. Of all but "isn't there", transformers says nothing."""
+    if Path(name).exists() or constants.HF_HUB_OFFLINE or str(name) in bundled.folders():
+        return None
+    file = "model.safetensors" if what == "model" else "preprocessor_config.json"
+    try:
+        address = hf_hub_url(str(name), file)
+        answer = get_session().head(address, headers=build_hf_headers(), follow_redirects=False)
+        hf_raise_for_status(answer)
+        if not (answer.headers.get("x-linked-etag") or answer.headers.get("etag")):
+            raise FileMetadataError(f"{address}: no ETag")
+    except Exception as error:  # whatever a Hub's answer makes a library raise
+        return error
+    return None
 
 
 @contextmanager

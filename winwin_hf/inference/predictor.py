@@ -221,7 +221,7 @@ class Predictor(Method):
         """The same network at a `quality` of flow, see `load`. Raises ValueError for another task's network, or an unknown quality."""
         check_quality(quality)
         if quality is not None and self.task != "optical-flow":
-            raise ValueError(f"{self.name}: quality {quality!r} is for networks of flow")
+            raise DoesNotFit(f"{self.name}: quality {quality!r} is for networks of flow")
         in_torch = not isinstance(self.model, OnnxModel)
         processor = copy.deepcopy(self.processor)
         processor.quality = quality

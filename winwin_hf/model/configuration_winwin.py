@@ -65,7 +65,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "drop_path_rate": (0, 1),
     "num_prefix_tokens": (0, 4096),
     "attention_dropout": (0, 1),
-    "initializer_range": (0, 100),
+    "initializer_range": (1e-9, 100),
     "position_grid": (1, 4096),
     "rope_reference": (1, 65_536),
     "rope_offset": (-65_536, 65_536),
@@ -666,10 +666,11 @@ class WinWinConfig(BackboneConfigMixin, PreTrainedConfig):
         taps = self.head_taps
         if taps is not None and (len(taps) != 4 or sorted(taps) != list(taps) or not 0 <= taps[0] <= taps[-1] < depth):
             raise ValueError(f"head_taps={taps}: expected four ascending indices of {depth} blocks, encoder first.")
-        if not set(self.global_attention_indices or ()) <= set(range(self.num_hidden_layers)):
+        indices = self.global_attention_indices or ()
+        if not set(indices) <= set(range(self.num_hidden_layers)) or len(set(indices)) < len(indices):
             raise ValueError(
                 f"global_attention_indices={self.global_attention_indices}: "
-                f"expected indices of the {self.num_hidden_layers} encoder blocks."
+                f"expected different indices of the {self.num_hidden_layers} encoder blocks."
             )
         if self.attention_cell_size < 1:
             raise ValueError(f"attention_cell_size={self.attention_cell_size}: expected 1 or more.")

@@ -1,4 +1,4 @@
-"""The colours of optical flow (Baker et al. 2011), for the pipeline. NumPy only: this file travels with the weights."""
+"""The colours of optical flow (Baker et al. 2011), for the pipeline. NumPy and Pillow only: this file travels with the weights."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+
+from .pixels_winwin import check_unmasked
 
 # The wheel: how many steps lead from each pure colour to the next. More steps where the eye tells more hues apart.
 WHEEL_STEPS = (("red", 15), ("yellow", 6), ("green", 4), ("cyan", 11), ("blue", 13), ("magenta", 6))
@@ -80,6 +82,7 @@ def as_array(values: Any, floating: bool = True) -> np.ndarray:
     if hasattr(values, "detach"):  # a torch tensor, without importing torch
         values = values.detach().cpu()
         values = values.float().numpy() if floating else values.numpy()
+    check_unmasked("A map", values)
     array = np.asarray(values)
     return array.astype(np.float32, copy=False) if floating else array
 

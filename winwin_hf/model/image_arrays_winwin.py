@@ -16,7 +16,7 @@ import torch
 from transformers import image_utils
 from transformers.image_utils import PILImageResampling
 
-from .pixels_winwin import RASTERS, check_regular, open_raster, pixel_array, read_samples, shortened
+from .pixels_winwin import RASTERS, check_regular, check_unmasked, open_raster, pixel_array, read_samples, shortened
 
 MAX_DOWNLOAD = 256 << 20  # bytes of an image at a URL; MAX_PIXELS of RGB take 240 MB uncompressed
 DOWNLOAD_SECONDS = 60.0  # for all of it
@@ -95,6 +95,7 @@ def label_array(labels: Any, index: int = 0) -> np.ndarray:
         raise ValueError(
             f"{what} must be a PIL image, a path or URL, or a NumPy or torch array; got {type(labels).__name__}."
         )
+    check_unmasked(what, labels)
     array = labels.detach().cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):
         array = array[0] if array.shape[0] == 1 else array[..., 0]

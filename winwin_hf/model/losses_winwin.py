@@ -131,7 +131,7 @@ def semantic_loss(
         classes = scores.shape[1]
         wrong = labels[(labels != ignore_index) & ((labels < 0) | (labels >= classes))].unique().tolist()
         raise ValueError(
-            f"labels hold the class ids {', '.join(map(str, wrong[:8]))}, and num_labels is {classes}: expected 0 to {classes - 1}, or "
+            f"labels hold the class ids {', '.join(map(str, wrong[:8]))}, and there are {classes} labels: expected 0 to {classes - 1}, or "
             f"{ignore_index} (semantic_loss_ignore_index) where a pixel doesn't count."
         ) from error
     total = semantic_count(labels, ignore_index, weights, groups)

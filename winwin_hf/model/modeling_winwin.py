@@ -87,6 +87,7 @@ logger = logging.get_logger(__name__)
 # renames by this mapping; what loads a file's tensors as they are, such as Trainer's checkpoints, by the hook of `WinWinHead`.
 register_checkpoint_conversion_mapping("winwin", [WeightRenaming(r"^head\.head\.", r"^head\.layers\.")], overwrite=True)
 
+DENSE = ("WinWinForSemanticSegmentation", "WinWinForDepthEstimation", "WinWinForOpticalFlow")  # a head of each
 ARGUMENTS = (
     "pixel_values",
     "second_pixel_values",
@@ -194,7 +195,8 @@ class WinWinPreTrainedModel(PreTrainedModel):
         Loads as transformers does: tensors that are missing are initialised, and a report names them.
 
         Raises: ValueError, before memory is taken, where a folder's config.json describes a far larger network than its weights, or
-        the index of its weights names what isn't a file beside it.
+        the index of its weights names what isn't a file beside it. Also where the checkpoint's head is of another task, unless
+        `ignore_mismatched_sizes` says that it is wanted to start from: its channels may be as many by chance.
         """
         source, config = pretrained_model_name_or_path, kwargs.get("config")
         kwargs.setdefault("use_safetensors", True)  # never a pickle unless it is asked for
@@ -205,7 +207,15 @@ class WinWinPreTrainedModel(PreTrainedModel):
                 config if isinstance(config, PreTrainedConfig) else WinWinConfig.from_pretrained(config or source)
             )
             refuse_larger(source, Path(source).glob("model*.safetensors"), known.count_parameters())
-        return super().from_pretrained(source, *args, **kwargs)
+        loaded = super().from_pretrained(source, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        found = {*(model.config.architectures or ())} & {*DENSE}
+        if found and cls.__name__ in DENSE and cls.__name__ not in found and not kwargs.get("ignore_mismatched_sizes"):
+            raise ValueError(
+                f"{source}: a checkpoint of {', '.join(found)}, loaded as {cls.__name__}; expected one of its task, or "
+                "ignore_mismatched_sizes=True to start another task's training from it"
+            )
+        return loaded
 
     @classmethod
     def from_encoder(cls, source: str, **options: Any) -> "WinWinPreTrainedModel":
@@ -612,6 +622,14 @@ class WinWinForDepthEstimation(WinWinPreTrainedModel):
         return depth_count(labels).float()[None]
 
 
+def check_compares(config: WinWinConfig) -> None:
+    """Raises ValueError for a network of two views that would never see the second."""
+    if config.decoder_num_hidden_layers == 0:
+        raise ValueError(
+            "decoder_num_hidden_layers=0: without matching, the two views meet in the decoder alone; expected one or more."
+        )
+
+
 @auto_docstring(
     custom_intro="Encoder, binocular decoder and head for optical flow; with matching if the config says so."
 )
@@ -622,6 +640,7 @@ class WinWinForOpticalFlow(WinWinPreTrainedModel):
         self.decoder = WinWinDecoder(config)
         stride = config.matching_stride
         if stride is None:
+            check_compares(config)
             self.head = WinWinHead(config, 3, binocular=True)
         else:
             factor = config.patch_size // stride
@@ -803,6 +822,11 @@ class WinWinForPreTraining(WinWinPreTrainedModel):
         super().__init__(config)
         self.winwin = WinWinModel(config)
         self.decoder = WinWinDecoder(config)
+        check_compares(config)
+        if config.attention_pattern != "global":
+            raise ValueError(
+                f"attention_pattern={config.attention_pattern!r}: pre-training drops single tokens; expected 'global'."
+            )
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.decoder_hidden_size))
         self.head = nn.Linear(config.decoder_hidden_size, config.patch_size**2 * config.num_channels)
         self.post_init()

@@ -22,6 +22,12 @@ import PIL.ImageOps
 # Formats that Pillow may open: those of data sets and cameras. For others it may run Ghostscript (EPS).
 RASTERS = ("PNG", "JPEG", "PPM", "BMP", "TIFF", "GIF", "WEBP", "TGA", "JPEG2000")
 
+# How names of their files end, in any case; GIF and the like are as good as PNG to who takes a folder.
+IMAGE_SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif"),
+    *(".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k"),
+)
+
 # Of a picture that is read. Pillow warns above 89 million.
 MAX_PIXELS = 80_000_000
 # Of what a network sees in one pass; 8K has 35 million, and takes 3 GB on a CPU.
@@ -173,6 +179,7 @@ def pixel_array(image: Any, layout: Any = None) -> np.ndarray:
         image = image.detach().cpu()
         array = (image.float() if image.is_floating_point() else image).numpy()
     elif isinstance(image, np.ndarray):
+        check_unmasked("An image", image)
         array = image
     else:
         raise ValueError(
@@ -185,6 +192,15 @@ def pixel_array(image: Any, layout: Any = None) -> np.ndarray:
     if 0 in array.shape:
         raise ValueError(f"An image of {size_text(array.shape[-2:])} (height x width) has no pixels.")
     return array
+
+
+def check_unmasked(what: str, values: Any) -> None:
+    """Raises ValueError for a masked array of NumPy: most functions drop the mask, and what it hides would count."""
+    if np.ma.is_masked(values):
+        raise ValueError(
+            f"{what} is a masked array; expected one whose values say what is unknown, such as values.filled(np.nan), or filled with "
+            "the ignored label."
+        )
 
 
 def _pil_array(image: PIL.Image.Image) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from urllib.parse import parse_qs
 
 from winwin_hf.served_page.connections import CLIENT, Scope, client_of
-from winwin_hf.served_page.files import Janitor, own_file
+from winwin_hf.served_page.files import LEAST_BYTES, Janitor, own_file
 from winwin_hf.served_page.limits import Limits, kind_of, shortened
 
 BODY_SECONDS = 30  # in which the next bytes of its body have to
@@ -36,6 +36,7 @@ CALL = re.compile(r"/gradio_api/call(?:/v2)?/([^/]+?)(?:/([^/]*))?")  # an endpo
 BESIDE_THE_QUEUE = ("/gradio_api/run/", "/gradio_api/api/")
 QUEUE_DATA = "/gradio_api/queue/data"
 ONE_RANGE = re.compile(rb"bytes=(?:(\d+)-(\d*)|-\d+)")  # of a file's bytes
+PART = b"content-disposition"  # of each file of an upload, in its headers
 LISTENER_SECONDS = 2  # in which the stream of a session's answers before has to end
 
 Message: TypeAlias = MutableMapping[str, Any]
@@ -186,19 +187,24 @@ class Doors:
         import anyio
 
         taken, started, more, most = 0, False, True, self._body_bytes(scope["path"])
+        parts, end = 0, b""  # of an upload
         left = False  # the client, or its body stays away
         beside_the_queue = scope["path"].startswith(BESIDE_THE_QUEUE)
 
         async def counted() -> Message:
-            nonlocal taken, more, left
+            nonlocal taken, more, left, parts, end
             message: Message = {"type": "http.disconnect"}
             with anyio.move_on_after(BODY_SECONDS if more else None):
                 message = await receive()
             left = left or (more and message["type"] == "http.disconnect")
             more = message.get("more_body", False)
-            taken += len(message.get("body", b""))
+            body = message.get("body", b"")
+            taken += len(body)
             if taken > most:
                 raise _TooLarge
+            if scope["path"] == UPLOAD:
+                body = end + body.lower()
+                parts, end = parts + body.count(PART), body[1 - len(PART) :]
             return message
 
         async def sending(message: Message) -> None:
@@ -231,6 +237,7 @@ class Doors:
                 await _answer(send, 400, f"The request isn't understood: {shortened(str(error), 200)}")
         finally:
             if scope["path"] == UPLOAD:
+                taken += LEAST_BYTES * parts
                 self._uploaded(client, taken)
                 self._since_sweep += taken
                 if self._since_sweep > self.limits.disk_bytes // 8:

@@ -22,6 +22,7 @@ LOCK = ".running"  # held while the process of a work folder lives
 NEW_FOLDER_SECONDS = 60  # a younger folder may be about to be filled
 SWEEP_SECONDS = 30
 MAX_PATH = 4096  # characters
+LEAST_BYTES = 8192  # that a file takes on the disk: a block, and its folder another
 
 
 class WorkFolder:
@@ -29,14 +30,16 @@ class WorkFolder:
 
     Attributes:
         path: the folder. files: what Gradio serves, below it: uploads and results.
+        removal: the thread that removes what pages left here that were killed.
     """
 
     def __init__(self, name: str) -> None:
         base = Path(os.environ.get("GRADIO_TEMP_DIR") or tempfile.gettempdir()).resolve()
         base.mkdir(parents=True, exist_ok=True)
-        for left in base.glob(f"{name}-*"):
-            if not _in_use(left):
-                shutil.rmtree(left, ignore_errors=True)
+        # beside the page, which serves at once: they may hold a hundred thousand files
+        left = [folder for folder in base.glob(f"{name}-*") if not _in_use(folder)]
+        self.removal = threading.Thread(target=_remove_all, args=(left,), daemon=True)
+        self.removal.start()
         self.path = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=base))
         self._lock = FileLock(self.path / LOCK)
         self._lock.acquire()
@@ -60,6 +63,11 @@ class WorkFolder:
 
     def __exit__(self, *_: object) -> None:
         self.remove()
+
+
+def _remove_all(folders: list[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _in_use(folder: Path) -> bool:
@@ -105,8 +113,7 @@ class Janitor:
                     status = entry.stat(follow_symlinks=False)
                 except FileNotFoundError:
                     continue
-                # a small file takes a block, and its folder another
-                found.append((status.st_ctime, max(status.st_size, 8192), entry.path))
+                found.append((status.st_ctime, max(status.st_size, LEAST_BYTES), entry.path))
             total = sum(size for _, size, _ in found)
             for changed, size, path in sorted(found):
                 if now - changed <= self.limits.kept_seconds and total <= self.limits.disk_bytes:

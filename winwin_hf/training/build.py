@@ -125,7 +125,9 @@ def make_model(recipe: Recipe, source: Source, rows: Rows | None = None) -> tupl
     task = TASKS[recipe.task]
     model_class = MODELS[task.architecture]
     if source.task != task.data:
-        raise ValueError(f"task {recipe.task!r} needs data for {task.data}, but {source.name!r} is for {source.task}")
+        raise ValueError(
+            f"data.name: task {recipe.task!r} needs data for {task.data}, but {source.name!r} is for {source.task}"
+        )
     labels: dict[str, Any] = {"id2label": dict(enumerate(source.labels))} if source.labels else {}
     if recipe.data.labels is not None:
         labels["semantic_label_groups"] = [list(group) for group in source.groups] or None

@@ -221,7 +221,7 @@ def show(results: dict[str, dict[str, Any]], title: str) -> None:
         size = " x ".join(map(str, scores["size"])) if "size" in scores else "windows"
         values = [figure_text(scores.get(key)) for key in shown]
         table.add_row(name, size, str(scores["images"]), *values, f"{scores['seconds']:.2f}")
-    Console(width=160).print(table)
+    Console(width=160, markup=False, emoji=False).print(table)
 
 
 @unchanged_process()

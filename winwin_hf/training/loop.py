@@ -41,6 +41,7 @@ from torch.optim.swa_utils import AveragedModel
 from winwin_hf.convert.folder import check_output
 from winwin_hf.data.contents import contents_of
 from winwin_hf.data.formats.files import write_atomic
+from winwin_hf.data.rows import BrokenExample
 from winwin_hf.host_process import unchanged_process, unchanged_random_states
 from winwin_hf.model.memory_winwin import explained, first_that_fits, memory_of, smaller_counts
 from winwin_hf.own_files import remove_tree
@@ -158,6 +159,8 @@ def make_accelerator(recipe: Recipe, folder: Path, fsdp: bool = False) -> Accele
         raise ValueError(
             f"trackers: {', '.join(lacking)} is unknown or not installed; expected its package, or another list"
         )
+    if len(set(recipe.trackers)) < len(recipe.trackers):
+        raise ValueError(f"trackers: {', '.join(recipe.trackers)}; expected each once")
     return open_accelerator(
         recipe,
         fsdp,
@@ -480,8 +483,10 @@ class Training:
         except TrainingStopped:
             self.stopped = True
             return
-        except Exception:
+        except Exception as error:
             self.accelerator.print(f"the evaluation at step {self.step} failed; {self._way_on()}")
+            if isinstance(error, FileNotFoundError):  # it was there at the start, so no argument is wrong
+                raise BrokenExample(str(error)) from error
             raise
         if results:
             self.log(self.step, {**results, **asdict(self.spent)})

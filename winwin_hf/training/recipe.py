@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from huggingface_hub.errors import StrictDataclassError
 from pydantic import BeforeValidator, Field, TypeAdapter
+from transformers import PreTrainedConfig
 
 from winwin_hf.checked import FORBID, MAX_TEXT, build, few, plain_yaml
 from winwin_hf.data.collator import SecondStrategy
@@ -175,7 +176,7 @@ class DataRecipe:
 class EvaluationSet:
     """A set of full frames to score."""
 
-    label: Annotated[str, Field(description="The set's name in tables.")]
+    label: Annotated[str, Field(min_length=1, description="The set's name in tables.")]
     name: Annotated[str | None, Field(description="Another data set than the training's (first) one.")] = None
     path: Annotated[str | None, Field(description="Folder of that data set.")] = None
     split: Annotated[str, Field(description="Which part, such as `val` or `all[67%:]`.")] = "val"
@@ -345,10 +346,11 @@ class Recipe:
         Raises: ValueError: an unknown field, or one that contradicts those weights.
         """
         decided, init = dict(decided or {}), self.model.init
-        known = {f.name for f in dataclasses.fields(WinWinConfig)}
+        inherited = {f.name for f in dataclasses.fields(PreTrainedConfig)}  # such as dtype and return_dict
+        known = {f.name for f in dataclasses.fields(WinWinConfig)} - inherited
         unknown = [key for key in self.model.config if key not in known or key.startswith("_")]
         if unknown:
-            raise ValueError(f"model.config: unknown {few(unknown)}; expected fields of WinWinConfig")
+            raise ValueError(f"model.config: unknown {few(unknown)}; expected fields of WinWinConfig's own")
         for name, value in self.model.config.items():
             if name in decided and plain(value) != plain(decided[name]):
                 raise ValueError(f"model.config.{name} is {value!r}, and {init} has {decided[name]!r}; leave it out")

@@ -31,6 +31,7 @@ from winwin_hf.evaluation.scoring import read_frame
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.model.pixels_winwin import size_text
 from winwin_hf.task import TASKS
+from winwin_hf.training.build import least_tokens
 from winwin_hf.training.evaluate import make_collator, open_set
 from winwin_hf.training.recipe import Recipe, in_field
 from winwin_hf.training.state import KEPT_STATES, on_main_process, states_in
@@ -166,7 +167,9 @@ def check_windows(recipe: Recipe, grid: tuple[int, int], name: str) -> None:
         recipe.windows.sample(np.random.default_rng(0), grid)
     except ValueError as error:
         given = next((key for key in ("size", "tokens", "sizes") if getattr(recipe.windows, key) is not None), "kind")
-        raise ValueError(f"windows.{given}: {error} ({frame})") from None
+        raise ValueError(f"windows (count, {given}): {error} ({frame})") from None
+    if recipe.task == "pre-training" and least_tokens(recipe.windows) < 2:
+        raise ValueError("windows: a single token; expected two or more, of which model.config.mask_ratio hides some")
     second = recipe.second_windows.size
     used = TASKS[recipe.task].data == "optical-flow" and recipe.windows.kind == "windows"
     if used and second is not None and (second[0] > grid[0] or second[1] > grid[1]):

@@ -24,8 +24,8 @@ from research.experiments.results import write_result
 from research.experiments.summaries import known, mean, median_text, plus_minus, seeds_text
 from research.experiments.trainings import Run, train_all
 from winwin_hf.data.benchmarks import catalog
-from winwin_hf.data.benchmarks.folders import IMAGE_SUFFIXES
 from winwin_hf.data.formats import decode_image, save_image, write_npy
+from winwin_hf.model.pixels_winwin import IMAGE_SUFFIXES
 from winwin_hf.training.recipe import load_recipe
 
 NAME = "positions-pretrained"

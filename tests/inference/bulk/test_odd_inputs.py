@@ -8,6 +8,7 @@ import shutil
 import socket
 
 import fsspec
+import numpy as np
 import pytest
 from support.bulk import picture, results, run, tar_of, write
 
@@ -15,6 +16,7 @@ from winwin_hf.data import places
 from winwin_hf.inference.bulk.plan import plan
 from winwin_hf.inference.bulk.run import verify
 from winwin_hf.inference.bulk.work import BrokenInput
+from winwin_hf.inference.clips import write_video
 from winwin_hf.task import TASKS
 
 pytestmark = pytest.mark.usefixtures("small_units")
@@ -77,6 +79,24 @@ def test_a_gap_is_told(models, tmp_path):
     said: list[str] = []
     run(write(tmp_path / "in", "f_1.png", "f_2.png", "f_4.png"), tmp_path / "out", models["flow"], say=said.append)
     assert any("no frame f_3 after f_2" in line for line in said)
+
+
+def test_what_is_left_out_is_told(models, tmp_path):
+    """Every picture that the package reads is predicted; files of other names are named."""
+    folder = write(tmp_path / "in", "1.png", "2.GIF", "3.jp2", "4.tga", "5.jfif")
+    (folder / "6.avif").write_bytes(b"")
+    (folder / "notes.md").write_text("x")
+    said: list[str] = []
+    assert run(folder, tmp_path / "out", models["depth"], say=said.append).predicted == 5
+    assert any("left out 2 of 7 files" in line and "6.avif, notes.md" in line for line in said)
+
+
+def test_flow_of_a_single_frame_is_a_broken_input(models, tmp_path):
+    (tmp_path / "in").mkdir()
+    write_video(tmp_path / "in" / "v.mp4", [np.zeros((48, 64, 3), np.uint8)], 10)
+    with pytest.raises(BrokenInput, match=r"v\.mp4: a single frame; expected two or more"):
+        run(tmp_path / "in", tmp_path / "out", models["flow"])
+    assert run(tmp_path / "in", tmp_path / "out2", models["depth"]).predicted == 1
 
 
 def test_a_folder_called_like_a_list(models, tmp_path):

@@ -18,7 +18,7 @@ from winwin_hf.data.benchmarks import segmentation as segmentation_sets
 from winwin_hf.data.benchmarks import stereo as stereo_sets
 from winwin_hf.data.benchmarks.entry import DataSet
 from winwin_hf.data.rows import Found, in_text, paths_of, table
-from winwin_hf.task import DataTask
+from winwin_hf.task import DataTask, DoesNotFit
 
 SETS: dict[str, DataSet] = {
     entry.name: entry for entry in (*flow_sets.SETS, *stereo_sets.SETS, *depth_sets.SETS, *segmentation_sets.SETS)
@@ -151,7 +151,7 @@ def places_of(split: str, length: int) -> list[int]:
     """
     The places, of `length`, that a split such as "train[10:20]" or "train[:80%]" names; all without brackets.
 
-    Raises: ValueError for another text, and for a slice without examples.
+    Raises: ValueError for another text; DoesNotFit for a slice without examples.
     """
     if "[" not in split:
         return list(range(length))
@@ -164,7 +164,7 @@ def places_of(split: str, length: int) -> list[int]:
         ) from None
     places = [i for part in parts for i in range(part.from_ or 0, part.to if part.to is not None else length)]
     if not places:
-        raise ValueError(
+        raise DoesNotFit(
             f"split {split!r} holds none of the {length} examples of {base}; expected a slice that holds some"
         )
     return places

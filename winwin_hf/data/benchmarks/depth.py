@@ -34,7 +34,6 @@ from winwin_hf.data.benchmarks.depth_indoor import (
 )
 from winwin_hf.data.benchmarks.entry import DataSet
 from winwin_hf.data.benchmarks.folders import (
-    IMAGE_SUFFIXES,
     Files,
     Origin,
     existing,
@@ -47,6 +46,7 @@ from winwin_hf.data.benchmarks.folders import (
 )
 from winwin_hf.data.formats.files import read_text
 from winwin_hf.data.rows import Found
+from winwin_hf.model.pixels_winwin import IMAGE_SUFFIXES
 
 # -------------------------------------------------------------------------------------------------------------- KITTI
 

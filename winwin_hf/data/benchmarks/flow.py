@@ -24,9 +24,10 @@ from winwin_hf.data.benchmarks.flow_rendered import (
     tartanair,
     things,
 )
-from winwin_hf.data.benchmarks.folders import IMAGE_SUFFIXES, Origin
+from winwin_hf.data.benchmarks.folders import Origin
 from winwin_hf.data.benchmarks.listing import Listing, base_of, numbered, successive
 from winwin_hf.data.rows import Found
+from winwin_hf.model.pixels_winwin import IMAGE_SUFFIXES
 
 # ---- KITTI ----
 

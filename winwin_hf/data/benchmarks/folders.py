@@ -12,8 +12,6 @@ from typing import Any
 
 from winwin_hf.data.rows import Found, cell
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
-
 
 @dataclass(frozen=True)
 class Origin:

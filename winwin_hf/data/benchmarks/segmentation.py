@@ -27,7 +27,6 @@ from winwin_hf.data.benchmarks.class_names import (
 )
 from winwin_hf.data.benchmarks.entry import DataSet
 from winwin_hf.data.benchmarks.folders import (
-    IMAGE_SUFFIXES,
     Files,
     Origin,
     existing,
@@ -37,6 +36,7 @@ from winwin_hf.data.benchmarks.folders import (
 )
 from winwin_hf.data.formats.files import read_text
 from winwin_hf.data.rows import Found
+from winwin_hf.model.pixels_winwin import IMAGE_SUFFIXES
 
 SPLITS = ("train", "val", "test")
 Label = Annotated[int, Field(ge=0, le=255)]

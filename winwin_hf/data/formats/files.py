@@ -30,7 +30,7 @@ import numpy as np
 import psutil
 from safetensors import SafetensorError
 
-from winwin_hf.model.pixels_winwin import LIMIT, MAX_PIXELS, check_regular, pixel_limit
+from winwin_hf.model.pixels_winwin import LIMIT, MAX_PIXELS, check_regular, check_unmasked, pixel_limit
 from winwin_hf.own_files import remove_tree, undisturbed
 
 DEFLATE_RATIO = 1100  # deflate (PNG, gzip, zip) packs at most about 1032 : 1
@@ -320,8 +320,9 @@ def map_array(path: PathLike, values: Any, what: str, dtype: Any = np.float32) -
 
 
 def to_numpy(values: Any) -> Any:
-    """A torch tensor on any device as a NumPy array; anything else unchanged."""
+    """A torch tensor on any device as a NumPy array; anything else unchanged. Raises ValueError for a masked array."""
     if not hasattr(values, "detach"):
+        check_unmasked("What is to be written", values)
         return values
     values = values.detach().cpu()
     return (values.double() if values.is_floating_point() else values).numpy()  # numpy has no bfloat16

@@ -13,6 +13,7 @@ from winwin_hf.checked import FORBID, check_fields, check_order
 Pixels = Annotated[int, Field(ge=1, le=8192)]  # a side
 Count = Annotated[int, Field(ge=0, le=1000)]
 Length = Annotated[float, Field(ge=0, le=1000)]
+Radius = Annotated[float, Field(ge=1e-4, le=1000)]
 FieldOfView = Annotated[float, Field(ge=5, le=120)]
 Unit = Annotated[float, Field(ge=0, le=1)]
 Magnification = Annotated[float, Field(ge=0.2, le=1000)]  # smaller textures alias
@@ -88,7 +89,7 @@ class SceneSettings:
         8,
     )
     object_size: Annotated[
-        tuple[Length, Length],
+        tuple[Radius, Radius],
         Field(description="Smallest and largest radius of an object, as a share of the frame's shorter side."),
     ] = (0.05, 0.4)
     texture_scale: Annotated[

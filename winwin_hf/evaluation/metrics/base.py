@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from winwin_hf.model.pixels_winwin import check_unmasked
+
 
 class Metric(ABC):
     """Base class: `update` with images one by one, `merge` other metrics, then `compute`.
@@ -33,7 +35,10 @@ class Metric(ABC):
         return prediction
 
     def update(self, prediction: np.ndarray, target: np.ndarray, *args: Any, **kwargs: Any) -> None:
-        """Adds one image; arguments of `row`."""
+        """Adds one image; arguments of `row`. Raises ValueError for values that aren't numbers, and masked ones."""
+        for name, values in {"prediction": prediction, "target": target, **kwargs}.items():
+            if values is not None:
+                check_numbers(name, values)
         self.state = self.state + self.row(prediction, target, *args, **kwargs)
 
     def merge(self, other: Metric) -> None:
@@ -66,7 +71,14 @@ def check_same_size(prediction: np.ndarray, target: np.ndarray) -> None:
         raise ValueError(f"prediction of shape {prediction.shape} and target of shape {target.shape} differ")
 
 
-def check_finite(prediction: np.ndarray, known: np.ndarray) -> None:
+def check_numbers(name: str, values: Any) -> None:
+    """Raises ValueError, which names the argument, for an array of NumPy that isn't of real numbers, or masks some of them."""
+    check_unmasked(name, values)
+    if isinstance(values, np.ndarray) and values.dtype.kind not in "biuf":
+        raise ValueError(f"{name} is of {values.dtype}; expected real numbers")
+
+
+def check_finite(prediction: np.ndarray, known: np.ndarray, name: str = "prediction") -> None:
     """Raises ValueError where `prediction` (..., H, W), or its square, isn't finite at a pixel of `known` (H, W)."""
     with np.errstate(over="ignore"):
         finite = np.isfinite(np.square(prediction, dtype=np.float64))
@@ -74,6 +86,6 @@ def check_finite(prediction: np.ndarray, known: np.ndarray) -> None:
     if bad.any():
         y, x = np.argwhere(bad)[0]
         raise ValueError(
-            f"prediction isn't finite at {bad.sum()} pixels with known ground truth, first at row {y}, column {x}; "
+            f"{name} isn't finite at {bad.sum()} pixels with known ground truth, first at row {y}, column {x}; "
             "expected a number everywhere"
         )

@@ -58,13 +58,14 @@ class FlowMetric(Metric):
 
         Args:
             prediction, target, occluded: see `flow_sums`, as for the errors.
-            uncertainty: (H, W), any increasing function of the expected error of each vector; for ause.
+            uncertainty: (H, W), any increasing function of the expected error of each vector, finite where the truth is known; for ause.
         """
         sums = flow_sums(prediction, target, occluded, self.double)
         if uncertainty is not None and sums["n"]:
             error = flow_errors(prediction, target, self.double)
             check_same_size(uncertainty, error)
             known = np.isfinite(error)
+            check_finite(uncertainty, known, "uncertainty")
             curve, best = sparsification(error[known], uncertainty[known])
             sums |= {"images_ause": 1.0, "ause": float((curve - best).mean() / curve[0]) if curve[0] else 0.0}
         return np.array([sums[name] for name in NAMES])
@@ -176,6 +177,8 @@ def _flow_truths(
     truths = _quarters(target) if doubled else target[None]
     if occluded is None:
         return truths, None
+    if np.isnan(occluded).any():
+        raise ValueError("occluded holds NaN; expected true or false")
     if occluded.shape == (height, width):
         return truths, np.broadcast_to(occluded.astype(bool), (len(truths), height, width))
     if not doubled or occluded.shape != target.shape[1:]:

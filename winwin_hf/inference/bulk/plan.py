@@ -26,11 +26,13 @@ from urllib.parse import urlsplit
 
 import pyarrow.parquet as pq
 
+from winwin_hf.checked import few
 from winwin_hf.data.ahead import in_order
 from winwin_hf.data.benchmarks.listing import gaps
 from winwin_hf.data.formats.files import read_text
 from winwin_hf.data.places import content, filesystem, is_remote, joined, open_binary, plain, public_path, reaching
-from winwin_hf.inference.clips import IMAGE_SUFFIXES, open_clip
+from winwin_hf.inference.clips import open_clip
+from winwin_hf.model.pixels_winwin import IMAGE_SUFFIXES
 from winwin_hf.redaction import redact
 from winwin_hf.task import Task
 
@@ -72,13 +74,14 @@ class Unit:
     expected: int = 0
 
 
-def plan(given: str, task: Task, output: str = "") -> Iterator[Unit]:
+def plan(given: str, task: Task, output: str = "", say: Callable[[str], None] | None = None) -> Iterator[Unit]:
     """
     The units of an input.
 
     Args:
         given: a folder, a pattern with * or ?, a .txt file with an address a line (two for flow), or one file; a path, or an address.
         output: what is in it is no input.
+        say: told of files that are left out.
     Raises: FileNotFoundError where there is nothing; ValueError where nothing there can be read, or two results would have one name.
     """
     pairs = len(task.images) == 2
@@ -93,7 +96,7 @@ def plan(given: str, task: Task, output: str = "") -> Iterator[Unit]:
             suffix = posixpath.splitext(file)[1].lower()
             kind = "files" if suffix in IMAGE_SUFFIXES else KINDS.get(suffix, "")
             by_kind.setdefault(kind, []).append(file)
-        by_kind.pop("", None)
+        others = by_kind.pop("", [])
         names = _named(root, [file for kind in by_kind.values() for file in kind])
         pictures = by_kind.pop("files", [])
         items = [Item(names[file], (file,), stamps[file]) for file in pictures]
@@ -105,6 +108,11 @@ def plan(given: str, task: Task, output: str = "") -> Iterator[Unit]:
             kinds = ", ".join((*IMAGE_SUFFIXES, *KINDS))
             what = "pairs of neighbouring pictures, or other files" if pairs and pictures else "files"
             raise ValueError(f"{redact(given)}: nothing to predict in it; expected {what} that end in {kinds}")
+        if others and say is not None:
+            left_out = few([posixpath.basename(file) for file in others])
+            say(
+                f"{redact(given)}: left out {len(others)} of {len(stamps)} files, which aren't read by their names: {left_out}"
+            )
     _check_names(units)
     return iter(units)
 

@@ -21,7 +21,8 @@ from winwin_hf.data.formats.files import Blob, bytes_text, decoding
 from winwin_hf.data.places import MAX_FILE, is_remote, open_binary, public_path, reaching, source_of
 from winwin_hf.data.shards.tars import open_tar
 from winwin_hf.inference.bulk.plan import Item, Unit, frame_name, row_name
-from winwin_hf.inference.clips import IMAGE_SUFFIXES, missing_end, open_clip
+from winwin_hf.inference.clips import missing_end, open_clip
+from winwin_hf.model.pixels_winwin import IMAGE_SUFFIXES
 from winwin_hf.task import Task
 
 # Columns and files of a row that hold its image where they aren't called as the task's own are.
@@ -55,7 +56,7 @@ def _all(read: Callable[[Any], np.ndarray], places: tuple[Any, ...]) -> list[np.
 
 def _video(unit: Unit, task: Task) -> Iterator[Wanted]:
     with _on_disk(unit.source) as path:
-        before = None
+        before, place = None, None
         for number, frame in enumerate(open_clip(path).frames()):
             images = [frame] if len(task.images) == 1 else [before, frame]
             place, before = (number, None) if len(task.images) == 1 else (number - 1, frame)
@@ -64,6 +65,8 @@ def _video(unit: Unit, task: Task) -> Iterator[Wanted]:
                 yield Wanted(name, f"{unit.source}#{place}", partial(list, images))
         if cut := missing_end(path):
             raise ValueError(f"{unit.source}: {cut}")
+        if place == -1:  # of a pair
+            raise ValueError(f"{unit.source}: a single frame; expected two or more")
 
 
 def _parquet(unit: Unit, task: Task) -> Iterator[Wanted]:

@@ -130,7 +130,7 @@ def predict(
     place = Place(job.output)
     settings = _settings(given, model, job)
     Manifest.load(place).check(settings)
-    units = [*plan(given, task, job.output)]
+    units = [*plan(given, task, job.output, say)]
     if gap := gap_in(units):
         say(gap)
     _check_collisions(units, job)
