@@ -25,7 +25,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # before gradio is i
 import beforehand
 import gradio as gr
 import views
-from events import Demo
+from events import Demo, served
 from inputs import AREAS, MAX_FRAMES, as_path
 from networks import TILE, Networks
 
@@ -174,7 +174,7 @@ def _connect(
             api_name=f"clear_{api_name}",
             api_visibility="private",
         ).then(
-            fn,
+            served(fn),
             inputs,
             outputs,
             api_name=api_name,
@@ -353,7 +353,7 @@ def _segmentation_tab(demo: Demo, ready: Ready) -> None:
     _connect("segment", demo.segment, inputs, outputs, run, examples)
     # The result is kept, so moving the slider only blends two pictures.
     opacity.release(
-        demo.overlay,
+        served(demo.overlay),
         inputs,
         picture,
         show_progress="hidden",

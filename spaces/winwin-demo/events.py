@@ -2,14 +2,17 @@
 
 Notable:
 - Nothing is kept per visitor: every event gets its input again, and networks.py finds results by their pictures' content.
-- Files to download are written into the page's work folder, which `winwin_hf.served_page` empties.
+- Pictures and files to download are written into the page's work folder, which `winwin_hf.served_page` empties.
 """
 
 from __future__ import annotations
 
+import functools
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import mesh
@@ -18,6 +21,7 @@ import views
 from gradio.utils import get_upload_folder
 from inputs import check_quality, read_clip, read_pair, read_picture
 from networks import Networks
+from PIL import Image
 
 from winwin_hf.data import formats
 from winwin_hf.inference import clips, drawing, sheets, video
@@ -273,6 +277,30 @@ class Demo:
     def _class_colours(self, labels: np.ndarray) -> np.ndarray:
         palette = drawing.default_palette(len(self.networks.label_names))
         return drawing.segmentation_to_image(labels, palette)
+
+
+def served(event: Callable[..., Any]) -> Callable[..., Any]:
+    """
+    An event whose pictures are files of its own.
+
+    Gradio writes equal arrays into one file, also while somebody else fetches that file: then a part of it, or nothing, arrives.
+    """
+
+    @functools.wraps(event)
+    def run(*inputs: Any, **options: Any) -> Any:
+        return _as_files(event(*inputs, **options), new_folder())
+
+    return run
+
+
+def _as_files(output: Any, folder: Path, name: str = "image") -> Any:
+    if isinstance(output, tuple):
+        return tuple(_as_files(part, folder, f"{name}_{number}") for number, part in enumerate(output, 1))
+    if not isinstance(output, np.ndarray):
+        return output
+    path = folder / f"{name}.webp"
+    Image.fromarray(output).save(path)
+    return str(path)
 
 
 def _size(pixels: np.ndarray) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import io
 import json
+import re
 import struct
 import tempfile
 import threading
@@ -393,6 +394,15 @@ def test_depth_endpoint(client: Client, frames: tuple[str, str]) -> None:
     assert depth.shape == (72, 120) and depth.dtype == np.float32
     np.testing.assert_allclose(formats.read_depth_png(result[5], 1000), depth, atol=6e-4)
     read_glb(Path(result[2]).read_bytes())
+
+
+def test_equal_results_are_files_of_their_own(server: space_server.Server, frames: tuple[str, str]) -> None:
+    """One that is written again while somebody fetches it would arrive empty, or in part."""
+    quick = Client(server.url, verbose=False, download_files=False)
+    one, two = map(handle_file, frames)
+    for name, given in (("/flow", (one, two)), ("/depth", (one,)), ("/segment", (one,))):
+        first, second = (re.findall(r"'path': '([^']+)'", repr(quick.predict(*given, api_name=name))) for _ in range(2))
+        assert len(first) == len(second) > 3 and not set(first) & set(second), name
 
 
 def test_segment_endpoint(client: Client, frames: tuple[str, str]) -> None:
