@@ -303,7 +303,7 @@ def test_checks_are_of_the_asked_slice(tmp_path: Path, monkeypatch):
     assert result.exit_code == 1 and pictures[1].name in result.stdout
     result = run(*check, f"train[{len(pictures) - 1}:]")
     assert result.exit_code == 1 and pictures[-1].name in result.stdout
-    refused(run(*check, "train[50:]"), 1, "split 'train[50:]'", f"{len(pictures)} examples")
+    refused(run(*check, "train[50:]"), 2, "split 'train[50:]'", f"{len(pictures)} examples")
 
 
 def test_no_message_is_glued_to_a_progress_bar(capsys):

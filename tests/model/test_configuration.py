@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from support.model_cases import SMALL, VARIANTS
 from transformers import AutoConfig
 
-from winwin_hf import WinWinConfig, WinWinForOpticalFlow, WinWinForSemanticSegmentation
+from winwin_hf import WinWinConfig, WinWinForOpticalFlow, WinWinForPreTraining, WinWinForSemanticSegmentation
 from winwin_hf.model.configuration_winwin import PRESETS
 
 SIZES = {  # millions of parameters: encoder, whole flow network; as the comment above PRESETS says
@@ -172,3 +173,20 @@ def test_class_weights_fit_the_labels():
         WinWinForSemanticSegmentation(WinWinConfig.from_preset("tiny", **weights))
     with pytest.raises(Exception, match="none negative"):
         WinWinConfig(semantic_loss_weights=[1.0, -1.0])
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "says"),
+    [
+        (WinWinForOpticalFlow, {"decoder_num_hidden_layers": 0}, "decoder_num_hidden_layers=0: without matching"),
+        (WinWinForPreTraining, {"decoder_num_hidden_layers": 0}, "decoder_num_hidden_layers=0: without matching"),
+        (WinWinForPreTraining, {"attention_pattern": "vitdet"}, "attention_pattern='vitdet': pre-training drops"),
+    ],
+)
+def test_networks_of_two_views_see_both(kind, wrong, says):
+    with pytest.raises(ValueError, match=says):
+        kind(WinWinConfig(**{**SMALL, **wrong}))
+
+
+def test_matching_needs_no_decoder():
+    WinWinForOpticalFlow(WinWinConfig(**{**SMALL, **VARIANTS["matching"], "decoder_num_hidden_layers": 0}))

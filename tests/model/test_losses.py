@@ -132,7 +132,9 @@ def test_complex_labels_are_refused():
 def test_a_class_that_the_network_lacks_is_named():
     logits, labels = torch.zeros(1, 3, 2, 2), torch.tensor([[[0, 4], [255, -1]]])
     for weights in (None, [1.0, 1.0, 1.0]):
-        with pytest.raises(ValueError, match=r"hold the class ids -1, 4, and num_labels is 3: expected 0 to 2, or 255"):
+        with pytest.raises(
+            ValueError, match=r"hold the class ids -1, 4, and there are 3 labels: expected 0 to 2, or 255"
+        ):
             semantic_loss(logits, labels, weights=weights)
     compiled = torch.compile(semantic_loss, backend="eager", fullgraph=True)
     right = labels.where(labels == 0, 255)

@@ -72,14 +72,18 @@ def train(
 
 
 def names_override(error: ValueError, overrides: list[str]) -> bool:
-    """Whether an error is of a setting by --set that only the network or the data show to be wrong: its line begins with the field."""
+    """
+    Whether an error is of a setting by --set that only the network or the data show to be wrong: its line begins with the field, or one
+    of the same section.
+    """
     fields = re.findall(r"[\w.]+(?=[: =])", str(error))[:2]  # "data: windows.size: ..."
     keys = [item.partition("=")[0] for item in overrides]
-    named = any("_" in field and key.endswith(f".{field}") for field in fields for key in keys)  # by the network
-    return named or any(
-        f"{one}.".startswith(f"{other}.")
-        for pair in itertools.product(fields, keys)
-        for one, other in (pair, pair[::-1])
+    return any(
+        f"{field}.".startswith(f"{key}.")
+        or f"{key}.".startswith(f"{field}.")
+        or ("." in field and field.rpartition(".")[0] == key.rpartition(".")[0])
+        or ("_" in field and key.endswith(f".{field}"))  # the network doesn't know the section
+        for field, key in itertools.product(fields, keys)
     )
 
 

@@ -61,13 +61,19 @@ class Part:
         return min(len(self.source.dataset), self.length or len(self.source.dataset))
 
     def slots(self) -> int:
-        """Number of examples of this set in an epoch."""
-        size = self.size()
-        if size is None:
+        """Number of examples of this set in an epoch; its size must be known."""
+        return max(1, round(self.weight * (self.size() or 0)))
+
+
+def slots_of(parts: Sequence[Part]) -> list[int]:
+    """Number of examples of each set of a mixture in an epoch. Raises ValueError for one that doesn't say how many it has."""
+    for i, part in enumerate(parts):
+        if part.size() is None:
             raise ValueError(
-                f"{self.source.name} has no end: in a mixture it needs a length, the number of examples of one pass"
+                f"sets.{i} ({part.source.name}) is read as a stream, or has no end: in a mixture it needs a length, the number of "
+                "examples of one pass"
             )
-        return max(1, round(self.weight * size))
+    return [part.slots() for part in parts]
 
 
 class PartReader:
@@ -186,7 +192,7 @@ class Mixture(Dataset):
         for name, value, least in (("parts", len(self.parts), 1), ("world", world, 1), ("workers", workers, 0)):
             if value < least:
                 raise ValueError(f"Mixture: {name}: expected at least {least}, got {value}")
-        self.ends = np.cumsum([part.slots() for part in self.parts])
+        self.ends = np.cumsum(slots_of(self.parts))
         if self.ends[-1] > LONGEST_EPOCH and not all(part.cached for part in self.parts):
             raise ValueError(
                 f"Mixture: an epoch of {self.ends[-1]:,} examples; expected at most {LONGEST_EPOCH:,}: smaller weights"
@@ -241,7 +247,7 @@ class Streams(IterableDataset):
     def __init__(self, parts: Sequence[Part], seed: int, rank: int, world: int, skip: int = 0):
         super().__init__()
         self.parts, self.seed, self.rank, self.world, self.skip = list(parts), seed, rank, world, skip
-        slots = [part.slots() for part in self.parts] if len(self.parts) > 1 else [1]
+        slots = slots_of(self.parts) if len(self.parts) > 1 else [1]
         self.shares = np.cumsum(slots) / sum(slots)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

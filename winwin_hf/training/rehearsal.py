@@ -59,7 +59,9 @@ def rehearse(
     Raises: ValueError, BrokenExample, FileNotFoundError: the message begins with the recipe's field.
     """
     # by the main process alone: it takes back a folder that is too small, before others have looked
-    on_main_process(accelerator, lambda: check_space(folder, model, bool(recipe.optimization.ema_decay)))
+    on_main_process(
+        accelerator, lambda: check_space(folder, model, bool(recipe.optimization.ema_decay), recipe.optimization.steps)
+    )
     skip = recipe.data.skip_broken
     opened = []
     for i, part in enumerate(parts):
@@ -86,12 +88,14 @@ def rehearse(
     accelerator.print(f"read an example of each: {', '.join(opened)}")
 
 
-def check_space(folder: Path, model: torch.nn.Module, average: bool) -> None:
-    """Raises ValueError where the disk has no room for the states that are kept, the next one and the model."""
+def check_space(folder: Path, model: torch.nn.Module, average: bool, steps: int) -> None:
+    """Raises ValueError where the disk has no room for the states that are kept, the next one and the model; at the end, for the model."""
+    kept = states_in(folder)[:KEPT_STATES]  # of a training that is resumed
+    if kept and int(kept[0].name.partition("-")[2]) >= steps:
+        return  # which says it itself, and may be there
     model_size = FLOAT * sum(p.numel() for p in model.parameters())
     trained = FLOAT * sum(p.numel() for p in model.parameters() if p.requires_grad)
     needed = (KEPT_STATES + 1) * (model_size + trained * (3 if average else 2)) + model_size  # the moments are two
-    kept = states_in(folder)[:KEPT_STATES]  # of a training that is resumed
     needed -= sum(path.stat().st_size for state in kept for path in state.rglob("*") if path.is_file())
     free = shutil.disk_usage(folder).free
     if free < needed:
@@ -167,7 +171,7 @@ def check_windows(recipe: Recipe, grid: tuple[int, int], name: str) -> None:
         recipe.windows.sample(np.random.default_rng(0), grid)
     except ValueError as error:
         given = next((key for key in ("size", "tokens", "sizes") if getattr(recipe.windows, key) is not None), "kind")
-        raise ValueError(f"windows (count, {given}): {error} ({frame})") from None
+        raise ValueError(f"windows.{given}: {error} ({frame})") from None
     if recipe.task == "pre-training" and least_tokens(recipe.windows) < 2:
         raise ValueError("windows: a single token; expected two or more, of which model.config.mask_ratio hides some")
     second = recipe.second_windows.size

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datasets.distributed import split_dataset_by_node
+from datasets.exceptions import DatasetGenerationError
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.places import FRAMES
@@ -27,8 +28,9 @@ from torch.utils.data import DataLoader
 from winwin_hf.data import formats
 from winwin_hf.data.benchmarks import catalog, check
 from winwin_hf.data.readers import plain_reader
-from winwin_hf.data.rows import COLUMNS, Found, cell, cells_of, table, undecoded
-from winwin_hf.data.shards import open_shards, packing, planning, shards_info, write_shards
+from winwin_hf.data.rows import COLUMNS, BrokenExample, Found, cell, cells_of, table, undecoded
+from winwin_hf.data.shards import open_shards, packing, planning, reading, shards_info, write_shards
+from winwin_hf.own_files import sha256_of
 
 TESTS = FRAMES
 
@@ -300,3 +302,49 @@ def test_a_catalogued_set_becomes_shards(tmp_path):
     for row, back in zip(found.rows, open_shards(tmp_path / "out"), strict=True):
         for x, y in zip(reader.decode(row), reader.decode(back), strict=True):
             np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("format", ["parquet", "webdataset"])
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_shard_that_is_another_is_refused(tmp_path, format, streaming):
+    """Of the same length, before the first row; what `datasets` copied stays right."""
+    written = write(
+        make_rows(tmp_path / "files", "depth-estimation"), tmp_path / "out", "depth-estimation", format=format
+    )
+    content = bytearray(written[1].read_bytes())
+    content[len(content) // 2] ^= 1
+    written[1].write_bytes(content)
+    with pytest.raises((BrokenExample, DatasetGenerationError)) as error:
+        list(open_shards(tmp_path / "out", streaming=streaming))
+    cause = error.value if streaming else error.value.__cause__
+    assert str(cause) == f"{written[1]}: not the file that was written, by the SHA-256 in the dataset.json beside it"
+
+
+@pytest.mark.parametrize("format", ["parquet", "webdataset"])
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (lambda one, two: shutil.copy(two, one), "not the file that was written"),
+        (lambda one, two: one.write_bytes(one.read_bytes()[:-99]), "not the file that was written"),
+        (lambda one, two: one.unlink(), "no such file"),
+    ],
+    ids=["replaced", "cut", "removed"],
+)
+def test_a_shard_that_changes_between_epochs_is_named(tmp_path, format, harm, says):
+    rows = make_rows(tmp_path / "files", "depth-estimation")
+    written = write(rows, tmp_path / "out", "depth-estimation", format=format)
+    stream = open_shards(tmp_path / "out")
+    assert len(list(stream)) == len(list(stream)) == len(rows)
+    harm(*written[:2])
+    with pytest.raises(BrokenExample, match=re.escape(f"{written[0]}: {says}")):
+        list(stream)
+
+
+def test_a_shard_is_compared_once(tmp_path, monkeypatch):
+    written = write(make_rows(tmp_path / "files", "depth-estimation"), tmp_path / "out", "depth-estimation")
+    compared = []
+    monkeypatch.setattr(reading, "sha256_of", lambda file: compared.append(file) or sha256_of(file))
+    stream = open_shards(tmp_path / "out")
+    for _ in range(3):
+        list(stream)
+    assert compared == [str(path) for path in written]

@@ -177,11 +177,11 @@ def _in_turn(reader: Any, rows: Iterable[dict[str, Any]]) -> Iterator[Result]:
 def _serve(connection: Any, reader: Any) -> None:
     """A worker process: rows in, results out, until a None comes."""
     ignore_stop_signals()
-    connection.send("ready")
     try:
+        connection.send("ready")
         while (row := connection.recv()) is not None:
             connection.send(_attempt(reader, row))
-    except (EOFError, BrokenPipeError):  # the caller has ended
+    except (EOFError, ConnectionError):  # the caller has ended
         pass
 
 

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from winwin_hf.data.places import joined
 from winwin_hf.data.rows import COLUMNS, own_cells
 from winwin_hf.data.shards.caching import Cache, Copy, Damaged, Noted
-from winwin_hf.data.shards.tars import read_tars
+from winwin_hf.data.shards.reading import read_shard
 from winwin_hf.task import DataTask
 
 logger = logging.getLogger(__name__)
@@ -131,16 +131,8 @@ class CachedShards:
 
 def _rows(format: str, task: DataTask, file: Path) -> tuple[int, Iterator[dict[str, Any]]]:
     """The rows of a shard, see `Cache`."""
-    columns = tuple(COLUMNS[task])
-    if format != "parquet":
-        return file.stat().st_size, read_tars([str(file)], [], columns)
-    footer = pq.read_metadata(file)
-    size = sum(footer.row_group(number).total_byte_size for number in range(footer.num_row_groups))
-    return size, _parquet(file, columns)
-
-
-def _parquet(file: Path, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    with pq.ParquetFile(file) as opened:
-        for batch in opened.iter_batches(1):  # equal cells are stored once: a few bytes may be many rows of megabytes
-            row = batch.to_pylist()[0]
-            yield {column: row[column] for column in columns}
+    size = file.stat().st_size
+    if format == "parquet":
+        footer = pq.read_metadata(file)
+        size = sum(footer.row_group(number).total_byte_size for number in range(footer.num_row_groups))
+    return size, read_shard(str(file), tuple(COLUMNS[task]), format)

@@ -10,7 +10,6 @@ Files in the folder:
 
 from __future__ import annotations
 
-import glob
 import json
 import re
 from pathlib import Path
@@ -21,9 +20,9 @@ import datasets
 from winwin_hf.data.benchmarks.catalog import sliced
 from winwin_hf.data.formats.files import read_bounded
 from winwin_hf.data.places import is_remote, joined, open_binary, plain
-from winwin_hf.data.rows import COLUMNS, own_files_only, undecoded
+from winwin_hf.data.rows import COLUMNS, own_files_only
 from winwin_hf.data.shards.cached import CACHE_GB, TRACKS, CachedShards
-from winwin_hf.data.shards.tars import read_tars
+from winwin_hf.data.shards.reading import read_shards
 from winwin_hf.redaction import redact
 
 Format = Literal["parquet", "webdataset"]
@@ -156,20 +155,20 @@ def open_shards(
     if cached:
         folder = Path(cache).expanduser() if cache else Path(datasets.config.HF_DATASETS_CACHE) / "winwin-shards"
         return CachedShards(str(path), info, folder, cache_gb, tracks)
-    dataset: Any
-    files = [joined(str(path), file["file"]) for file in info["files"]]
-    if info["format"] == "parquet":
-        exact = [file if is_remote(file) else glob.escape(file) for file in files]  # `datasets` takes them for patterns
-        dataset = undecoded(datasets.load_dataset("parquet", data_files=exact, split="train", streaming=streaming))
-    else:
-        columns = datasets.Features(
-            {
-                column: datasets.Image(decode=False) if isinstance(feature, datasets.Image) else feature
-                for column, feature in COLUMNS[info["task"]].items()
-            }
-        )
-        given = {"files": files, "digests": [file["sha256"] for file in info["files"]], "columns": tuple(columns)}
-        kind = datasets.IterableDataset if streaming else datasets.Dataset
-        dataset = kind.from_generator(read_tars, features=columns, gen_kwargs=given)
+    columns = datasets.Features(
+        {
+            column: datasets.Image(decode=False) if isinstance(feature, datasets.Image) else feature
+            for column, feature in COLUMNS[info["task"]].items()
+        }
+    )
+    given = {
+        "files": [joined(str(path), file["file"]) for file in info["files"]],
+        "digests": [file["sha256"] for file in info["files"]],
+        "columns": tuple(columns),
+        "format": info["format"],
+    }
+    # `datasets`' own reader of Parquet names no file, compares nothing, and waits 5 s at the end of each epoch.
+    kind: Any = datasets.IterableDataset if streaming else datasets.Dataset
+    dataset = kind.from_generator(read_shards, features=columns, gen_kwargs=given)
     dataset = own_files_only(dataset, info["task"], ())
     return sliced(dataset, f"train[{part.partition('[')[2]}") if part else dataset

@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import tarfile
-from collections.abc import Iterator
-from pathlib import PurePosixPath
 from typing import Any
-
-from winwin_hf.data.formats.files import read_bounded
-from winwin_hf.data.places import open_binary
 
 
 class _Header(tarfile.TarInfo):
@@ -34,36 +28,3 @@ class _Header(tarfile.TarInfo):
 def open_tar(file: Any) -> tarfile.TarFile:
     """An archive, not compressed, of an open file that need not seek. Raises tarfile.TarError, also while it is read."""
     return tarfile.open(fileobj=file, mode="r|", tarinfo=_Header)
-
-
-def read_tars(files: list[str], digests: list[str], columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """
-    The rows of WebDataset's tar files, in order.
-
-    Args:
-        digests: for the key of a cache of `datasets`: files that changed are not read from an old one.
-    Raises: ValueError that names the file.
-    """
-    for file in files:
-        try:
-            with open_binary(file) as opened, open_tar(opened) as tar:
-                yield from _rows(tar, columns)
-        except (tarfile.TarError, LookupError) as error:
-            raise ValueError(f"{file}: not a readable shard ({error})") from error
-
-
-def _rows(tar: tarfile.TarFile, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    contents: dict[str, bytes] = {}
-    for member in tar:
-        content = tar.extractfile(member)
-        if content is None:
-            continue
-        field = PurePosixPath(member.name).name.partition(".")[2]
-        if field != "json":
-            contents[field.partition(".")[0]] = content.read()
-            continue
-        texts = json.loads(read_bounded(content))  # the last file of a row
-        paths = texts.pop("path")
-        cells = {column: {"bytes": contents[column], "path": paths[column]} for column in paths}
-        yield {column: cells.get(column, texts.get(column)) for column in columns}
-        contents = {}
