@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from huggingface_hub import constants
 from PIL import Image
 from support.command_line import refused, run
@@ -512,6 +513,7 @@ UNFIT = {
 
 @pytest.mark.parametrize("command", UNFIT, ids=" ".join)
 def test_what_is_right_by_itself_and_does_not_fit_is_misuse(here: Path, command: tuple[str, ...]):
+    AcceleratorState._reset_state(reset_partial_state=True)  # of another test's precision
     before = sorted(path.name for path in here.iterdir())
     refused(run(*command), 2, UNFIT[command])
     assert sorted(path.name for path in here.iterdir()) == before
