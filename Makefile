@@ -58,6 +58,7 @@ install-dev: $(VENV)/.stamp-dev
 demo: $(VENV)/.stamp-install
 	$(BIN)/winwin checkpoints install
 	$(BIN)/winwin demo --output $(DEMO)
+	@echo "== to use it in this shell: source $(VENV)/bin/activate"
 
 $(VENV)/.stamp-space: $(VENV)/.stamp-install
 	$(PIP) install -c constraints.txt -e ".[demo]"

@@ -360,7 +360,8 @@ def cli_page() -> str:
         MADE,
         "After this page you know every command and option.\n",
         "```bash\nwinwin --help\n```\n",
-        "Results go to standard output, progress to standard error. A wrong argument ends in one line and exit code 2, work that "
+        "Results go to standard output, progress to standard error. A wrong argument ends in one line (an unknown option in "
+        "the usage, too) and exit code 2, work that "
         "failed in one line and exit code 1; `winwin --traceback COMMAND` shows where it comes from. Ctrl-C, SIGTERM and SIGHUP remove "
         "what is half written and end with 130, 143 and 129 (`winwin train`: see there). `winwin COMMAND --help` prints "
         "the same texts.\n",

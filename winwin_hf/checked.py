@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections import Counter
+from difflib import get_close_matches
 from functools import cache
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -111,7 +112,22 @@ def truth_as_number(given: Any, built: Any) -> str:
 
 def _message(kind: Any, error: Any) -> str:
     """What pydantic says, without its own prefix and the name that `check_order` begins with."""
+    if error["type"] == "unexpected_keyword_argument":
+        near = get_close_matches(str(error["loc"][-1]), _fields_at(kind, error["loc"][:-1]), 1)
+        return f"no such setting{'; did you mean ' + near[0] + '?' if near else ''}"
     return str(error["msg"]).removeprefix("Value error, ").removeprefix(f"{kind.__name__}: ")
+
+
+def _fields_at(kind: Any, place: tuple[Any, ...]) -> list[str]:
+    """The names of the fields of the dataclass that stands at a place within a dataclass; [] for what is none."""
+    for name in place:
+        if not isinstance(name, str):  # of a list
+            continue
+        kinds = [get_type_hints(kind).get(name)] if dataclasses.is_dataclass(kind) else []
+        while kinds and not dataclasses.is_dataclass(kinds[0]):
+            kinds = [*get_args(kinds[0]), *kinds[1:]]
+        kind = kinds[0] if kinds else None
+    return [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
 
 
 def _given(value: Any) -> str:

@@ -239,6 +239,11 @@ def test_demo_says_which_checkpoints_are_absent(
     assert "winwin-flow: not in this package" in result.stderr
     assert json.loads((here / "shown" / "figures.json").read_text())["winwin-flow"] is None
     refused(run("demo", "--frames", str(tmp_path)), 2, "bedroom_1.jpg")
+    (here / "mine").mkdir()
+    (here / "mine" / "flow.flo").write_text("mine")
+    refused(run("demo", "--output", "mine"), 1, "mine: holds files", "expected a new folder")
+    assert [path.read_text() for path in (here / "mine").iterdir()] == ["mine"]
+    assert run("demo", "--output", "shown").exit_code == 0  # once more
     with holding(here / "shown" / LOCK) as process:
         refused(run("demo", "--output", "shown"), 1, f"process {process}", "is writing a demo into it")
     assert not [path for path in (here / "shown").iterdir() if path.name.startswith(".") and path.name != LOCK]

@@ -78,9 +78,7 @@ def test_endless_set_in_a_mixture_goes_on_where_the_last_epoch_ended() -> None:
     mixture = Mixture([Part(source("a", 2)), Part(scenes("s"), length=3)], seed=0)
     seen = [n for n in names(mixture, range(15)) if n[0] == "s"]
     assert sorted(seen) == sorted(f"s{i}" for i in range(9))
-    with pytest.raises(
-        ValueError, match=r"sets\.\d \(s\) is read as a stream, or has no end: in a mixture it needs a length"
-    ):
+    with pytest.raises(ValueError, match=r"data\.sets\.\d\.length: s is read as a stream, or has no end"):
         Mixture([Part(source("a", 2)), Part(scenes("s"))], seed=0)
 
 

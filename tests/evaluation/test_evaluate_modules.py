@@ -220,7 +220,10 @@ def test_clear_errors():
         depth.add_batch(predictions=[np.ones((2, 2))], references=[np.ones((2, 2))] * 2)
     with pytest.raises(ValueError, match="reference is a masked array"):
         depth.add(prediction=np.ones((2, 2)), reference=np.ma.masked_less(np.zeros((2, 2)), 1))
-    with pytest.raises(ValueError, match="prediction is of complex128; expected real numbers"):
+    for rows in (list, tuple):  # of masked rows
+        with pytest.raises(ValueError, match="reference is a masked array"):
+            depth.add(prediction=np.ones((2, 2)), reference=rows(np.ma.masked_less(np.zeros((2, 2)), 1)))
+    with pytest.raises(ValueError, match="prediction is of complex128; expected an array of real numbers"):
         depth.add(prediction=[[1j, 2], [3, 4]], reference=np.ones((2, 2)))
     with pytest.raises(ValueError, match=r"prediction has the shape \(1, 2, 2\); expected 2 axes"):
         depth.add(prediction=np.ones((1, 2, 2)), reference=np.ones((2, 2)))

@@ -459,8 +459,25 @@ def test_masked_and_complex_arrays_are_refused(metric):
     for pair in ((values, masked), (masked, values)):
         with pytest.raises(ValueError, match="is a masked array; expected"):
             metric.update(*pair)
-    with pytest.raises(ValueError, match="prediction is of complex128; expected real numbers"):
-        metric.update(values.astype(complex), values)
+    for wrong, kind in ((values.astype(complex), "complex128"), (values.tolist(), "list")):
+        with pytest.raises(ValueError, match=f"prediction is of {kind}; expected an array of real numbers"):
+            metric.update(wrong, values)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (DepthMetric(max_depth=3), DepthMetric()),
+        (DepthMetric(align="median"), DepthMetric()),
+        (FlowMetric("best"), FlowMetric("mean")),
+        (SegmentationMetric(3), SegmentationMetric(3, ignore=2)),
+        (SegmentationMetric(3), SegmentationMetric(3, names=("a", "b", "c"))),
+    ],
+)
+def test_metrics_of_other_options_are_not_merged(one, other):
+    with pytest.raises(ValueError, match="cannot merge a"):
+        one.merge(other)
+    one.merge(one)
 
 
 def test_maps_beside_flow_are_finite():
@@ -470,8 +487,10 @@ def test_maps_beside_flow_are_finite():
     odd = np.ones((4, 4))
     odd[0, 0] = NAN
     assert np.isfinite(FlowMetric().compute(FlowMetric().row(zero, target, uncertainty=odd))["ause"])
-    with pytest.raises(ValueError, match="occluded holds NaN"):
+    with pytest.raises(ValueError, match="occluded holds other values"):
         FlowMetric().row(zero, target, odd)
+    with pytest.raises(ValueError, match="occluded holds other values"):
+        FlowMetric().row(zero, target, np.full((4, 4), 0.5))
     odd[2, 3] = np.inf
     with pytest.raises(ValueError, match=r"uncertainty isn't finite at 1 pixels .* row 2, column 3"):
         FlowMetric().row(zero, target, uncertainty=odd)

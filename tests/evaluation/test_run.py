@@ -161,7 +161,7 @@ def test_a_failed_evaluation_leaves_no_folder(tmp_path):
         (
             ["winwin-seg"],
             [f"cityscapes={FRAMES / 'segmentation' / 'cityscapes'}"],
-            "knows 13 classes .* cityscapes has 19 .* id2label in the order",
+            "know sidewalk, wall.* and 4 more of cityscapes.s 19 classes.* names.txt",
         ),
         (["winwin-nothing"], [f"camvid={FRAMES / 'CamVid'}"], "no model could be loaded from 'winwin-nothing'"),
     ],

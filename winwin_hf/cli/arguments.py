@@ -46,7 +46,7 @@ Quality = Annotated[
     str,
     typer.Option(
         help="fast: frames at their own size, one pass, in bf16 on a CPU that is faster in it. best: small frames are enlarged, and passes "
-        "at smaller sizes come first, which find longer motions; 1.2 to 4 times the seconds."
+        "at smaller sizes come first, which find longer motions; 1.2 to 4.5 times the seconds."
     ),
 ]
 

@@ -19,10 +19,13 @@ import transformers
 
 from winwin_hf import bundled
 from winwin_hf.data import formats
+from winwin_hf.data.formats.files import read_json
 from winwin_hf.inference import drawing, figures, sheets
 from winwin_hf.inference.predictor import Predictor
 from winwin_hf.own_files import made_folder
 from winwin_hf.processes import locked
+
+FIGURES = "figures.json"
 
 
 def run(
@@ -45,6 +48,8 @@ def run(
         raise FileNotFoundError(f"{folder}: the example frames {', '.join(missing)} are missing")
     with made_folder(output), locked(output, "writing a demo into it", stays=False):
         results: dict[str, Any] = {"machine": _machine()}
+        _refuse_others(output)
+        _write(output / FIGURES, json.dumps(results))  # whose folder it is, also where this is interrupted
         present = bundled.folders()
         flow = partial(_flow, quality=quality)
         for name, show in (("winwin-flow", flow), ("winwin-seg", _segment), ("winwin-depth", _depth)):
@@ -55,10 +60,20 @@ def run(
             say(f"{name}: running")
             results[name] = show(name, folder, output, device, say)
 
-        _write(output / "figures.json", json.dumps(results, indent=2) + "\n")
+        _write(output / FIGURES, json.dumps(results, indent=2) + "\n")
         _write(output / "figures.md", _markdown(results))
         say(f"pictures and figures: {output.absolute()}")
     return results
+
+
+def _refuse_others(output: Path) -> None:
+    """Raises FileExistsError for a folder with files that no demo wrote: some of them may have the names of a demo's."""
+    try:
+        ours = "machine" in read_json(output / FIGURES)
+    except (OSError, ValueError, TypeError):
+        ours = False
+    if not ours and any(not path.name.startswith(".") for path in output.iterdir()):
+        raise FileExistsError(f"{output}: holds files, and no {FIGURES} of a demo; expected a new folder, or a demo's")
 
 
 def _flow(

@@ -70,7 +70,7 @@ def slots_of(parts: Sequence[Part]) -> list[int]:
     for i, part in enumerate(parts):
         if part.size() is None:
             raise ValueError(
-                f"sets.{i} ({part.source.name}) is read as a stream, or has no end: in a mixture it needs a length, the number of "
+                f"data.sets.{i}.length: {part.source.name} is read as a stream, or has no end: in a mixture it needs one, the number of "
                 "examples of one pass"
             )
     return [part.slots() for part in parts]

@@ -29,6 +29,7 @@ from winwin_hf.evaluation.metrics.segmentation import (
     pairs_confusion,
     segmentation_confusion,
 )
+from winwin_hf.model.pixels_winwin import check_unmasked
 
 # The columns of one image's row; evaluate requires these names.
 ROW_FEATURES = datasets.Features(
@@ -103,7 +104,7 @@ class DenseMetric(evaluate.Metric):
         if hasattr(values, "detach"):
             values = values.detach().cpu()
             values = (values.float() if "bfloat16" in str(values.dtype) else values).numpy()  # NumPy has no bfloat16
-        check_numbers(name, values)
+        check_unmasked(name, values)
         array = np.asarray(values)
         check_numbers(name, array)
         if array.ndim != self.axes and name not in self.extra:

@@ -13,6 +13,7 @@ import numpy as np
 from accelerate import Accelerator
 
 from winwin_hf import bundled
+from winwin_hf.checked import few
 from winwin_hf.data.benchmarks import catalog
 from winwin_hf.data.merging import translation
 from winwin_hf.data.shards import shards_info
@@ -275,10 +276,11 @@ def _check_fits(predictor: Method, data_set: _DataSet) -> None:
         and predictor.labels != source.labels
         and translation(predictor.labels, source.labels or (), predictor.synonyms) is None
     ):
+        known = {*predictor.labels, *itertools.chain(*(predictor.synonyms or {}).values())}
+        others = [label for label in source.labels or () if label not in known] or list(source.labels or ())
         raise DoesNotFit(
-            f"{predictor.name} knows {len(predictor.labels)} classes ({', '.join(predictor.labels[:4])}, ...), {name} has "
-            f"{len(source.labels or ())} ({', '.join((source.labels or ())[:4])}, ...); expected the same. If only "
-            "the names differ, give the model's config an id2label in the order of the data's classes (names.txt)"
+            f"{predictor.name} doesn't know {few(others)} of {name}'s {len(source.labels or ())} classes; expected classes that it has, "
+            f"by their names ({few(list(predictor.labels))}). If only the names differ, rename them in the data's names.txt"
         )
 
 

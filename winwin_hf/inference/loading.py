@@ -209,7 +209,11 @@ def _told(name: str | Path, what: str) -> Iterator[None]:
     except (
         Exception
     ) as error:  # SafetensorError, StrictDataclassError, KeyError, TypeError, AttributeError, RecursionError, ...
-        raise ValueError(f"{name}: not a readable {what} ({reason_of(error)})") from error
+        inside = Path(name) / "model"  # of a training's output
+        lies = (inside / "config.json").exists() and not (Path(name) / "config.json").exists()
+        raise ValueError(
+            f"{name}: not a readable {what} ({reason_of(error)}){f'; did you mean {inside}?' if lies else ''}"
+        ) from error
 
 
 def _refusal(name: str | Path, what: str) -> Exception | None:

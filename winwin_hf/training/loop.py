@@ -189,6 +189,8 @@ class Training:
         self.stopped = self._model_written = False
         state = on_main_process(self.accelerator, lambda: self._claim_folder(resume))
         self.resumed = state is not None
+        if resume and state is None:
+            accelerator.print(f"{folder}: no state to go on from; the training begins")
         set_seed(options.seed, device_specific=False)
         self.parts = open_parts(recipe)
         self.source = self.parts[0].source  # its labels decide the model's

@@ -22,6 +22,7 @@ from winwin_hf.data.benchmarks.folders import Origin
 from winwin_hf.data.formats.files import bytes_text
 from winwin_hf.data.readers import DepthReader, FlowReader
 from winwin_hf.data.rows import Found, cell
+from winwin_hf.data.sources import open_source
 
 TESTS = FRAMES
 
@@ -249,6 +250,25 @@ def test_any_folder_of_images_counts_only_where_no_set_is_known(tmp_path, monkey
     assert names(generic, incomplete) == ["flow-folder"]
     assert names(incomplete) == ["incomplete"]
     assert not check.check(tmp_path).ok
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"), [("masks-folder", ("images", "masks")), ("depth-folder", ("images", "depth"))]
+)
+@pytest.mark.parametrize("named", [False, True])
+def test_half_a_split_is_missing_and_none_is_no_fault(tmp_path, name, kinds, named):
+    """A mistyped masks/vall; "test" isn't there at all."""
+    for kind in kinds:
+        for split in ("train", "val"):
+            folder = tmp_path / kind / (f"{split}l" if (kind, split) == (kinds[1], "val") else split)
+            folder.mkdir(parents=True)
+            formats.save_image(folder / "1.png", np.eye(32, dtype=np.uint8))
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    report = check.check(tmp_path, name if named else None, workers=0)
+    assert {f"{split.name}:{split.split}": len(split.missing) for split in report.splits}[f"{name}:val"] == 1
+    assert not report.ok and f"{name}:test" in report.absent
+    with pytest.raises(FileNotFoundError, match="val"):
+        open_source(name, tmp_path, "val")
 
 
 def test_a_split_of_everything_is_not_decoded_again(monkeypatch, tmp_path):

@@ -69,7 +69,7 @@ def test_patterns_lists_and_single_files(tmp_path):
     assert read(listed, FLOW) == {"2.line1": [1, 2], "2.line2": [1, 0]}
     write(tmp_path, "b/2.line1.png")
     listed.write_text("b/2.png\nb/2.png\nb/2.line1.png\n")
-    with pytest.raises(ValueError, match=r"two inputs are called 2\.line1"):
+    with pytest.raises(ValueError, match=r"both would be called 2\.line1"):
         names(listed)
 
 

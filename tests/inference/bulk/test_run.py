@@ -216,7 +216,7 @@ def test_results_of_other_settings_do_not_mix(models, frames, tmp_path):
     [
         ({"suffix": ".flo"}, r"format \.flo: expected \.npy or \.png for depth estimation"),
         ({"workers": 0}, "workers 0: expected 1 or more"),
-        ({"batch": -1}, "batch -1: expected 1 or more"),
+        ({"batch": -1}, "--batch-size -1: expected 1 or more"),
         ({"quality": "good"}, "quality 'good': expected fast or best"),
         ({"quality": "fast"}, "quality 'fast' is for networks of flow"),
         ({"device": "cuda:99"}, "device 'cuda:99'"),
@@ -315,7 +315,7 @@ def test_the_command(models, frames, tmp_path):
     (tmp_path / "out" / "0.png").unlink()
     checked = runner.invoke(app, [*words, "--verify"], env={"COLUMNS": "300"})
     assert checked.exit_code == 1 and "0: 0.png is missing" in checked.output
-    for extra, code in ((["--engine", "spark"], 2), (["--quality", "good"], 2), (["--format", "gif"], 1)):
+    for extra, code in ((["--engine", "spark"], 2), (["--quality", "good"], 2), (["--format", "gif"], 2)):
         assert runner.invoke(app, [*words, *extra]).exit_code == code
     assert runner.invoke(app, ["predict", str(tmp_path / "none"), str(tmp_path / "o")]).exit_code == 2
 

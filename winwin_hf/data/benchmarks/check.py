@@ -105,6 +105,9 @@ def discover(root: Path, splits: Sequence[str] | None = None) -> tuple[Hits, dic
     for hits in ([hit for hit in specific if hit[2].rows], [hit for hit in generic if hit[2].rows], specific, generic):
         if hits:
             names = {entry.name for entry, _, _ in hits}
+            hits = [
+                hit for hit in (*specific, *generic) if hit[0].name in names
+            ]  # splits of which all are incomplete, too
             absent = {key: reason for key, reason in absent.items() if key.partition(":")[0] in names}
             return hits if splits else _without_union(hits), absent
     wanted = f" with a split {' or '.join(splits)}" if splits else ""

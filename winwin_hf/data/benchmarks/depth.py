@@ -272,9 +272,11 @@ def depth_folder(root: Path, split: str, steps_per_metre: Positive | None = None
     dataset: name of the depth in an .hdf5 file, in metres.
     """
     OWN.check(split, OWN_SPLITS)
-    inner = "" if split == "all" else f"/{split}"
-    images = Files(OWN.first(root, f"images{inner}"), IMAGE_SUFFIXES, deep=True)
-    depths = Files(OWN.first(root, f"depth{inner}"), (".png", ".npy", ".pfm", ".hdf5", ".h5"), deep=True)
+    frames, maps = OWN.halves(root, split, "images", "depth")
+    images, depths = (
+        Files(frames, IMAGE_SUFFIXES, deep=True),
+        Files(maps, (".png", ".npy", ".pfm", ".hdf5", ".h5"), deep=True),
+    )
     steps = "" if steps_per_metre is None else f":{steps_per_metre:.9g}"
     kinds = {".png": f"png{steps or ':1000'}", ".npy": f"npy{steps}", ".pfm": f"pfm{steps}"}
     complete, missing = pairs(images, depths)

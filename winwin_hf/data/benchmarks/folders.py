@@ -39,6 +39,15 @@ class Origin:
             raise self.absent(root, root / choices[0])
         return found
 
+    def halves(self, root: Path, split: str, *kinds: str) -> list[Path]:
+        """
+        The folders KIND/SPLIT of one's own set; KIND for the split "all". Where one of a split is there, another may not be: all of its
+        files are missing then. Raises FileNotFoundError.
+        """
+        if split != "all" and any((root / kind / split).is_dir() for kind in kinds):
+            return [root / kind / split for kind in kinds]
+        return [self.first(root, kind if split == "all" else f"{kind}/{split}") for kind in kinds]
+
 
 def existing(root: Path, *choices: str) -> Path | None:
     """The first of the paths below root that exists, or None."""

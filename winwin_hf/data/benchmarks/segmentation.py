@@ -235,8 +235,7 @@ def masks_folder(root: Path, split: str, ignored: Sequence[Label] = ()) -> Found
     ignored: further values without a label.
     """
     OWN.check(split, (*SPLITS, "all"))
-    inner = "" if split == "all" else f"/{split}"
-    images, masks = (OWN.first(root, f"{kind}{inner}") for kind in ("images", "masks"))
+    images, masks = OWN.halves(root, split, "images", "masks")
     kind, values = folder_classes(root)[1]
     others = [f"{value:06x}" if kind == "colours" else str(value) for value in ignored]
     if kind == "ids":

@@ -35,14 +35,21 @@ class Metric(ABC):
         return prediction
 
     def update(self, prediction: np.ndarray, target: np.ndarray, *args: Any, **kwargs: Any) -> None:
-        """Adds one image; arguments of `row`. Raises ValueError for values that aren't numbers, and masked ones."""
-        for name, values in {"prediction": prediction, "target": target, **kwargs}.items():
+        """Adds one image; arguments of `row`. Raises ValueError for what is no array of numbers, and for a masked one."""
+        beside = {f"map {number}": values for number, values in enumerate(args)}
+        for name, values in {"prediction": prediction, "target": target, **beside, **kwargs}.items():
             if values is not None:
                 check_numbers(name, values)
         self.state = self.state + self.row(prediction, target, *args, **kwargs)
 
+    def options(self) -> dict[str, Any]:
+        """What it was made with."""
+        return {name: value for name, value in vars(self).items() if name not in ("state", "row_names")}
+
     def merge(self, other: Metric) -> None:
-        """Adds another metric's images. Raises ValueError if it is not the same metric."""
+        """Adds another metric's images. Raises ValueError if it is not the same metric, or has other options."""
+        if type(other) is type(self) and repr(self.options()) != repr(other.options()):
+            raise ValueError(f"cannot merge a {type(self).__name__} of {other.options()} into one of {self.options()}")
         if type(other) is not type(self) or other.state.shape != self.state.shape:
             raise ValueError(f"cannot merge {type(other).__name__} of {other.state.shape} into {type(self).__name__}")
         self.state = self.state + other.state
@@ -74,8 +81,9 @@ def check_same_size(prediction: np.ndarray, target: np.ndarray) -> None:
 def check_numbers(name: str, values: Any) -> None:
     """Raises ValueError, which names the argument, for an array of NumPy that isn't of real numbers, or masks some of them."""
     check_unmasked(name, values)
-    if isinstance(values, np.ndarray) and values.dtype.kind not in "biuf":
-        raise ValueError(f"{name} is of {values.dtype}; expected real numbers")
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
+        what = values.dtype if isinstance(values, np.ndarray) else type(values).__name__
+        raise ValueError(f"{name} is of {what}; expected an array of real numbers")
 
 
 def check_finite(prediction: np.ndarray, known: np.ndarray, name: str = "prediction") -> None:

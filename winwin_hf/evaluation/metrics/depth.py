@@ -41,7 +41,10 @@ class DepthMetric(Metric):
     ) -> None:
         super().__init__(len(NAMES))
         if (
-            not all(isinstance(depth, int | float | np.number) for depth in (min_depth, max_depth))
+            not all(
+                isinstance(depth, int | float | np.number) and not isinstance(depth, bool)
+                for depth in (min_depth, max_depth)
+            )
             or not 0 < min_depth < max_depth
         ):
             raise ValueError(

@@ -287,15 +287,23 @@ def _named(root: str, files: list[str]) -> dict[str, str]:
 
 def _check_names(units: Iterable[Unit]) -> None:
     """Raises ValueError where two results would have one name, or a picture one that a file of many may need."""
-    seen: set[str] = set()
+    seen: dict[str, Any] = {}
     stems = {unit.stem for unit in units if unit.items is None}
     for unit in units:
-        for name in [item.name for item in unit.items or ()] if unit.items is not None else [unit.stem]:
+        given = (
+            [(item.name, unit.source or item.where[0]) for item in unit.items]
+            if unit.items is not None
+            else [(unit.stem, unit.source)]
+        )
+        for name, where in given:
             folders = name.split("/")
             taken = next((stem for n in range(1, len(folders)) if (stem := "/".join(folders[:n])) in stems), None)
             if name in seen or (taken is not None and taken != unit.stem):
-                raise ValueError(f"two inputs are called {taken or name}; expected names that differ")
-            seen.add(name)
+                other = seen.get(name) or next((unit.source for unit in units if unit.stem == taken), name)
+                raise ValueError(
+                    f"{redact(str(where))} and {redact(str(other))}: both would be called {taken or name}; expected names that differ"
+                )
+            seen[name] = where
 
 
 def _within(root: str, file: str) -> str:

@@ -41,7 +41,7 @@ from winwin_hf.model.image_settings_winwin import check_quality
 from winwin_hf.own_files import remove_tree, sha256_of
 from winwin_hf.processes import LOCK, locked
 from winwin_hf.redaction import redact
-from winwin_hf.task import ARCHITECTURES, DENSE, TASKS, Task
+from winwin_hf.task import ARCHITECTURES, DENSE, TASKS, DoesNotFit, Task
 
 Engine = Literal["local", "ray"]
 MOST = 1024  # threads, workers or images of a batch; PyTorch ends the process where the system gives it no more threads
@@ -98,15 +98,15 @@ def predict(
     given, output = plain(given), plain(output)
     task = _task_of(model)
     if quality is not None and task.name != "optical-flow":
-        raise ValueError(f"{model}: quality {quality!r} is for networks of flow")
+        raise DoesNotFit(f"{model}: quality {quality!r} is for networks of flow")
     if engine == "local":
         device_of(device)
     suffix = suffix or next(iter(FORMATS[task.name]))
     if suffix not in FORMATS[task.name]:
-        raise ValueError(f"format {suffix}: expected {' or '.join(FORMATS[task.name])} for {task.title}")
-    for name, value in (("workers", workers), ("threads", threads), ("batch", batch)):
+        raise DoesNotFit(f"--format {suffix}: expected {' or '.join(FORMATS[task.name])} for {task.title}")
+    for name, value in (("workers", workers), ("threads", threads), ("batch-size", batch)):
         if value is not None and not 1 <= value <= MOST:
-            raise ValueError(f"{name} {value}: expected 1 or more, and at most {MOST}")
+            raise DoesNotFit(f"--{name} {value}: expected 1 or more, and at most {MOST}")
     if quality is None and task.name == "optical-flow":
         quality = "fast"
     folder = _folder_of(model)
