@@ -29,6 +29,10 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if hasattr(signal, "SIGHUP"):  # nohup, under which people run long things, has every child ignore it
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if (
+    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+):  # a script's job in the background, whose children would ignore it, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Small tensors gain nothing from threads, and on a busy machine threads that wait for one another cost a factor of ten.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
