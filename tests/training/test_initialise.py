@@ -17,12 +17,12 @@ from support.places import FRAMES
 from support.timm_encoders import ARCHITECTURES
 from transformers import AutoImageProcessor, AutoModel
 
-from winwin_hf import WinWinConfig, WinWinForOpticalFlow, WinWinForSemanticSegmentation
+from winwin_hf import WinWinConfig, WinWinForOpticalFlow, WinWinForSemanticSegmentation, downloads
 from winwin_hf.checked import build
 from winwin_hf.convert.encoder import convert_encoder
 from winwin_hf.model.encoders_winwin import FAMILIES, read_encoder
 from winwin_hf.model.pretrained_winwin import FREE
-from winwin_hf.training import loop
+from winwin_hf.training import initialise, loop
 from winwin_hf.training.build import make_average, make_loader, make_model, make_optimizer, open_parts
 from winwin_hf.training.initialise import ENCODER, read_start
 from winwin_hf.training.loop import train
@@ -379,3 +379,22 @@ def test_resuming_with_another_recipe_names_the_key_and_both_values(sources, tmp
     run(recipe_of(sources["dinov3"]), tmp_path)
     with pytest.raises(ValueError, match=r"another recipe \(optimization\.learning_rate: 0\.0003, now 0\.001\)"):
         run(recipe_of(sources["dinov3"], optimization={"learning_rate": 1e-3}), tmp_path, resume=True)
+
+
+def test_the_config_of_a_repository_is_compared_too(monkeypatch, tmp_path):
+    """It is read before the weights, and decides what network they are for."""
+    monkeypatch.setattr(downloads.constants, "HF_HUB_CACHE", str(tmp_path))
+    blob = tmp_path / "models--a--b" / "blobs" / ("0" * 40)
+
+    def fetched(*_: object) -> tuple[dict, dict]:
+        blob.parent.mkdir(parents=True)
+        blob.write_text('{"model_type": "winwin", "rope_theta": 900.0}')
+        return {"model_type": "winwin"}, {}
+
+    monkeypatch.setattr(initialise.PreTrainedConfig, "get_config_dict", fetched)
+    monkeypatch.setattr(initialise, "load_network", lambda *_: None)
+    monkeypatch.setattr(initialise, "load_processor", lambda *_: None)
+    monkeypatch.setattr(initialise, "_start_of", lambda *_: "a start")
+    with pytest.raises(ValueError, match=r"^model\.init: a/b: .* isn't what the Hub announced"):
+        initialise.read_start("a/b")
+    assert not blob.exists()

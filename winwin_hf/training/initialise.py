@@ -76,15 +76,13 @@ def read_start(source: str | Path, pairs: bool = False) -> Start:
             f"model.init: {source}: no such folder, nor the name of a bundled checkpoint or of a Hub repository; if another recipe makes "
             "it, train by that one first"
         )
-    with in_field("model.init"):
+    with in_field("model.init"), checked_downloads(place):
         try:
             settings, _ = PreTrainedConfig.get_config_dict(place)
         except OSError:  # the reader's own error names the source
             settings = {}
         if settings.get("model_type") != "winwin":
-            with checked_downloads(place):
-                encoder = read_encoder(place)
-            return _start_on(encoder, pairs)
+            return _start_on(read_encoder(place), pairs)
         network = load_network(place)
         try:
             processor = load_processor(place, network)

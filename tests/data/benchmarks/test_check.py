@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import shutil
@@ -269,6 +270,36 @@ def test_half_a_split_is_missing_and_none_is_no_fault(tmp_path, name, kinds, nam
     assert not report.ok and f"{name}:test" in report.absent
     with pytest.raises(FileNotFoundError, match="val"):
         open_source(name, tmp_path, "val")
+
+
+def test_two_files_of_one_name_are_named(tmp_path):
+    """Whether or not another split can be read, and for each kind of folder of one's own."""
+
+    def picture(*parts: str) -> Path:
+        path = tmp_path.joinpath(*parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        formats.save_image(path, np.eye(32, dtype=np.uint8))
+        return path
+
+    for split, kind in itertools.product(("train", "val"), ("images", "masks")):
+        picture("m", kind, split, "1.png")
+    (tmp_path / "m" / "names.txt").write_text("a\nb\n")
+    assert check.check(tmp_path / "m", workers=0).ok
+    picture("m", "images", "train", "1.jpg")
+    with pytest.raises(ValueError, match=r"1\.(jpg|png) have one name"):
+        check.check(tmp_path / "m", workers=0)
+    for name in ("1.png", "1.jpg"):
+        picture("d", "images", name)
+    picture("d", "depth", "1.png")
+    with pytest.raises(ValueError, match=r"1\.(jpg|png) have one name"):
+        check.check(tmp_path / "d", workers=0)
+    for number in (1, 2):
+        picture("f", "frames", "a", f"{number}.png")
+    for suffix, write in ((".flo", formats.write_flo), (".npy", formats.write_npy)):
+        (tmp_path / "f" / "flow" / "a").mkdir(parents=True, exist_ok=True)
+        write(tmp_path / "f" / "flow" / "a" / f"1{suffix}", np.zeros((32, 32, 2), np.float32))
+    with pytest.raises(ValueError, match=r"1\.(flo|npy) have one name"):
+        check.check(tmp_path / "f", workers=0)
 
 
 def test_a_split_of_everything_is_not_decoded_again(monkeypatch, tmp_path):

@@ -92,12 +92,15 @@ def discover(root: Path, splits: Sequence[str] | None = None) -> tuple[Hits, dic
     specific: Hits = []
     generic: Hits = []
     absent: dict[str, str] = {}
+    faults: dict[str, ValueError] = {}
     for entry in catalog.SETS.values():
         for split in entry.splits if splits is None else [s for s in splits if s.partition("[")[0] in entry.splits]:
             try:
                 found = catalog.part_of(catalog.find(entry.name, root, split), split, entry.task)
             except (FileNotFoundError, NotADirectoryError, ValueError) as error:
                 absent[f"{entry.name}:{split}"] = str(error)
+                if isinstance(error, ValueError):
+                    faults.setdefault(entry.name, error)
                 continue
             if found.rows or found.missing:
                 (generic if entry.name.endswith("-folder") else specific).append((entry, split, found))
@@ -108,8 +111,12 @@ def discover(root: Path, splits: Sequence[str] | None = None) -> tuple[Hits, dic
             hits = [
                 hit for hit in (*specific, *generic) if hit[0].name in names
             ]  # splits of which all are incomplete, too
+            if wrong := next((faults[name] for name in names if name in faults), None):
+                raise wrong  # a split that is there, and can't be read
             absent = {key: reason for key, reason in absent.items() if key.partition(":")[0] in names}
             return hits if splits else _without_union(hits), absent
+    if wrong := next((error for name, error in faults.items() if name.endswith("-folder")), None):
+        raise wrong
     wanted = f" with a split {' or '.join(splits)}" if splits else ""
     raise FileNotFoundError(
         f"{root}: holds none of the {len(catalog.SETS)} data sets that the package knows{wanted}, in the layout that they unpack in; "

@@ -171,10 +171,12 @@ def flow_folder(root: Path, split: str) -> Found:
                     raise ValueError(f"{clip / name} and {frames[stem].name} have one name; expected one file for each")
                 frames[stem] = clip / name
         flows: dict[str, Path] = {}
-        for suffix in FLOW_SUFFIXES:  # an earlier one wins
-            for name in listing.names(base / "flow" / clip.name):
-                if name.endswith(suffix) and name[0] != ".":
-                    flows.setdefault(Path(name).stem, base / "flow" / clip.name / name)
+        for name in sorted(listing.names(base / "flow" / clip.name)):
+            path = base / "flow" / clip.name / name
+            if path.suffix in FLOW_SUFFIXES and name[0] != ".":
+                if path.stem in flows:
+                    raise ValueError(f"{path} and {flows[path.stem].name} have one name; expected one file for each")
+                flows[path.stem] = path
         usual = next(iter(frames.values())).suffix if frames else ".png"
         for stem, second in successive(sorted({*frames, *flows})):
             if stem not in flows and not (stem in frames and second in frames):
