@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -19,8 +20,10 @@ from winwin_hf.evaluation.metrics.segmentation import SegmentationMetric
 from winwin_hf.processes import LOCK
 from winwin_hf.training import loop
 from winwin_hf.training.loop import train
-from winwin_hf.training.rehearsal import check_space
+from winwin_hf.training.recipe import DataRecipe, Recipe
+from winwin_hf.training.rehearsal import check_space, check_windows
 from winwin_hf.training.state import latest_state
+from winwin_hf.windows import Strategy
 
 CONFIG = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1, "head_hidden_size": 16}
 DECODER = {"decoder_hidden_size": 16, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 1}
@@ -388,3 +391,19 @@ def test_windows_larger_than_the_frame_are_refused_before_the_first_step(flow, r
     with pytest.raises(ValueError, match=says):
         run(recipe)
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("windows", "refused"),
+    [
+        (Strategy("full"), False),
+        (Strategy("crop", size=(2, 2)), False),
+        (Strategy("windows", size=(1, 1)), False),
+        (Strategy("crop", size=(1, 1)), True),
+        (Strategy("tokens", tokens=1), True),
+    ],
+)
+def test_pre_training_hides_some_of_several_tokens(windows, refused):
+    recipe = Recipe("pre-training", DataRecipe("synthetic-flow"), windows=windows)
+    with pytest.raises(ValueError, match="a single token") if refused else contextlib.nullcontext():
+        check_windows(recipe, (12, 16), "a frame")

@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 from huggingface_hub import constants, get_session, hf_hub_url
-from huggingface_hub.errors import FileMetadataError
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+from huggingface_hub.errors import FileMetadataError, HFValidationError
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, validate_repo_id
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
@@ -222,11 +222,14 @@ def _refusal(name: str | Path, what: str) -> Exception | None:
         return None
     file = "model.safetensors" if what == "model" else "preprocessor_config.json"
     try:
+        validate_repo_id(str(name))
         address = hf_hub_url(str(name), file)
         answer = get_session().head(address, headers=build_hf_headers(), follow_redirects=False)
         hf_raise_for_status(answer)
         if not (answer.headers.get("x-linked-etag") or answer.headers.get("etag")):
             raise FileMetadataError(f"{address}: no ETag")
+    except HFValidationError:  # no name of a repository: it is a path, which the Hub isn't asked for
+        return None
     except Exception as error:  # whatever a Hub's answer makes a library raise
         return error
     return None

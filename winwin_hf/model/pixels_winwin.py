@@ -30,7 +30,6 @@ IMAGE_SUFFIXES = (
 
 # Of a picture that is read. Pillow warns above 89 million.
 MAX_PIXELS = 80_000_000
-MAX_SIDE = 100_000  # rows of a map that is a list of them
 # Of what a network sees in one pass; 8K has 35 million, and takes 3 GB on a CPU.
 MAX_INPUT_PIXELS = 40_000_000
 MAX_CLASSES = 64  # of which MAX_INPUT_PIXELS may have a score each: 10 GB; of fewer pixels, more
@@ -198,8 +197,9 @@ def pixel_array(image: Any, layout: Any = None) -> np.ndarray:
 def check_unmasked(what: str, values: Any) -> None:
     """Raises ValueError for a masked array of NumPy: most functions drop the mask, and what it hides would count."""
     if isinstance(values, list | tuple):
-        for part in values if len(values) < MAX_SIDE else ():
-            check_unmasked(what, part)
+        for part in values:
+            if isinstance(part, list | tuple | np.ma.MaskedArray):
+                check_unmasked(what, part)
     elif np.ma.is_masked(values):
         raise ValueError(
             f"{what} is a masked array; expected one whose values say what is unknown, such as values.filled(np.nan), or filled with "

@@ -31,7 +31,6 @@ from winwin_hf.evaluation.scoring import read_frame
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.model.pixels_winwin import size_text
 from winwin_hf.task import TASKS
-from winwin_hf.training.build import least_tokens
 from winwin_hf.training.evaluate import make_collator, open_set
 from winwin_hf.training.recipe import Recipe, in_field
 from winwin_hf.training.state import KEPT_STATES, on_main_process, states_in
@@ -92,7 +91,7 @@ def check_space(folder: Path, model: torch.nn.Module, average: bool, steps: int)
     """Raises ValueError where the disk has no room for the states that are kept, the next one and the model; at the end, for the model."""
     kept = states_in(folder)[:KEPT_STATES]  # of a training that is resumed
     if kept and int(kept[0].name.partition("-")[2]) >= steps:
-        return  # which says it itself, and may be there
+        return  # the model alone may be missing; its own writing tells of a full disk
     model_size = FLOAT * sum(p.numel() for p in model.parameters())
     trained = FLOAT * sum(p.numel() for p in model.parameters() if p.requires_grad)
     needed = (KEPT_STATES + 1) * (model_size + trained * (3 if average else 2)) + model_size  # the moments are two
@@ -168,11 +167,11 @@ def check_windows(recipe: Recipe, grid: tuple[int, int], name: str) -> None:
     """
     frame = f"{name}, as it is read for training, has {size_text(grid)} patches"
     try:
-        recipe.windows.sample(np.random.default_rng(0), grid)
+        places, size = recipe.windows.sample(np.random.default_rng(0), grid)
     except ValueError as error:
         given = next((key for key in ("size", "tokens", "sizes") if getattr(recipe.windows, key) is not None), "kind")
         raise ValueError(f"windows.{given}: {error} ({frame})") from None
-    if recipe.task == "pre-training" and least_tokens(recipe.windows) < 2:
+    if recipe.task == "pre-training" and len(places) * size[0] * size[1] < 2:
         raise ValueError("windows: a single token; expected two or more, of which model.config.mask_ratio hides some")
     second = recipe.second_windows.size
     used = TASKS[recipe.task].data == "optical-flow" and recipe.windows.kind == "windows"

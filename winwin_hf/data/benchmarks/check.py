@@ -108,9 +108,8 @@ def discover(root: Path, splits: Sequence[str] | None = None) -> tuple[Hits, dic
     for hits in ([hit for hit in specific if hit[2].rows], [hit for hit in generic if hit[2].rows], specific, generic):
         if hits:
             names = {entry.name for entry, _, _ in hits}
-            hits = [
-                hit for hit in (*specific, *generic) if hit[0].name in names
-            ]  # splits of which all are incomplete, too
+            # with splits of which all are incomplete
+            hits = [hit for hit in (*specific, *generic) if hit[0].name in names]
             if wrong := next((faults[name] for name in names if name in faults), None):
                 raise wrong  # a split that is there, and can't be read
             absent = {key: reason for key, reason in absent.items() if key.partition(":")[0] in names}

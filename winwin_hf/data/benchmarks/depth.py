@@ -273,10 +273,8 @@ def depth_folder(root: Path, split: str, steps_per_metre: Positive | None = None
     """
     OWN.check(split, OWN_SPLITS)
     frames, maps = OWN.halves(root, split, "images", "depth")
-    images, depths = (
-        Files(frames, IMAGE_SUFFIXES, deep=True),
-        Files(maps, (".png", ".npy", ".pfm", ".hdf5", ".h5"), deep=True),
-    )
+    images = Files(frames, IMAGE_SUFFIXES, deep=True)
+    depths = Files(maps, (".png", ".npy", ".pfm", ".hdf5", ".h5"), deep=True)
     steps = "" if steps_per_metre is None else f":{steps_per_metre:.9g}"
     kinds = {".png": f"png{steps or ':1000'}", ".npy": f"npy{steps}", ".pfm": f"pfm{steps}"}
     complete, missing = pairs(images, depths)

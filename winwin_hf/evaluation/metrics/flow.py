@@ -177,7 +177,7 @@ def _flow_truths(
     truths = _quarters(target) if doubled else target[None]
     if occluded is None:
         return truths, None
-    if not np.isin(occluded, (0, 1, 255)).all():
+    if occluded.dtype != bool and not np.isin(occluded, (0, 1, 255)).all():
         raise ValueError("occluded holds other values than 0 (visible) and 1 or 255 (occluded)")
     if occluded.shape == (height, width):
         return truths, np.broadcast_to(occluded.astype(bool), (len(truths), height, width))

@@ -111,7 +111,8 @@ def plan(given: str, task: Task, output: str = "", say: Callable[[str], None] | 
         if others and say is not None:
             left_out = few([posixpath.basename(file) for file in others])
             say(
-                f"{redact(given)}: left out {len(others)} of {len(stamps)} files, which aren't read by their names: {left_out}"
+                f"{redact(given)}: left out {len(others)} of {len(stamps)} files, whose names aren't those of pictures or videos: "
+                f"{left_out}"
             )
     _check_names(units)
     return iter(units)
@@ -287,7 +288,7 @@ def _named(root: str, files: list[str]) -> dict[str, str]:
 
 def _check_names(units: Iterable[Unit]) -> None:
     """Raises ValueError where two results would have one name, or a picture one that a file of many may need."""
-    seen: dict[str, Any] = {}
+    seen: dict[str, str] = {}
     stems = {unit.stem for unit in units if unit.items is None}
     for unit in units:
         given = (
