@@ -81,6 +81,7 @@ def test_flow(here: Path):
     assert flow.shape == (50, 70, 2)
     assert Image.open(here / "out.png").size == (70, 50)
     assert "out.flo  70 x 50" in result.stdout
+    assert f"out.png  full colour is {np.hypot(flow[..., 0], flow[..., 1]).max():.1f} px" in result.stdout
     predictor = Predictor.load("winwin-flow", "optical-flow")
     images = [formats.read_image(here / name) for name in ("a.png", "b.png")]
     assert predictor.model.dtype == torch.float32
@@ -108,6 +109,8 @@ def test_depth(here: Path, name: str):
     expected = Predictor.load("winwin-depth")(here / "a.png").values
     np.testing.assert_allclose(depth, expected, atol=5.01e-4 if name.endswith(".png") else 0)
     assert Image.open(here / "picture.jpg").size == (70, 50)
+    low, high = np.percentile(expected, (1, 99))
+    assert f"picture.jpg  pale is {low:.2f} m, dark is {high:.2f} m" in result.stdout
 
 
 def test_depth_beyond_what_a_png_holds_is_told(here: Path):

@@ -116,6 +116,13 @@ def test_equal_ratios_of_depth_are_equal_steps_of_colour():
     assert not sheets.depth_picture(np.full((2, 2), np.nan)).any()
 
 
+def test_an_image_and_its_classes_come_out_equally_large():
+    image = np.full((30, 40, 3), 7, np.uint8)
+    (_, beside), (_, classes) = sheets.segmentation_pair(image, np.ones((30, 40), np.uint8), ("sky", "a long name"))
+    assert beside.shape == classes.shape and classes.shape[1] > 40
+    assert (beside[:30, :40] == 7).all() and (beside[:, 40:] == 255).all()
+
+
 def test_segmentation_colours():
     labels = np.array([[0, 1, 255]], np.uint8)
     assert vis.segmentation_to_image(labels, [(1, 2, 3), (4, 5, 6)]).tolist() == [[[1, 2, 3], [4, 5, 6], [0, 0, 0]]]

@@ -100,4 +100,6 @@ def predict(
         typer.echo(f"skipped: {line}", err=True)
     more = f", {done.reused} by earlier runs" if done.reused else ""
     broken = f", {len(done.broken)} inputs skipped (manifest.jsonl says why)" if done.broken else ""
-    typer.echo(f"{output}  {done.predicted} results{more}{broken}, {done.seconds:.1f} s of networks")
+    typer.echo(
+        f"{output}  {done.predicted} result{'' if done.predicted == 1 else 's'}{more}{broken}, {done.seconds:.1f} s of networks"
+    )

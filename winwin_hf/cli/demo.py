@@ -130,8 +130,7 @@ def _segment(name: str, folder: Path, output: Path, device: str, say: Callable[[
         result = predictor(image)
         stem = f"segmentation_{Path(file).stem}"
         formats.write_labels(output / f"{stem}_labels.png", result.values)
-        picture = sheets.segmentation_picture(image, result.values, names)
-        formats.save_image(output / f"{stem}.png", sheets.panel([("image", image), ("classes", picture)]))
+        formats.save_image(output / f"{stem}.png", sheets.panel(sheets.segmentation_pair(image, result.values, names)))
         shares = figures.label_shares(result.values, names)
         rows.append(
             {

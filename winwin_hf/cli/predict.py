@@ -64,6 +64,8 @@ def flow(
         raise UsageError(
             f"{frame1} is {sizes[0]} and {frame2} is {sizes[1]} (height x width); expected frames of one size"
         )
+    import numpy as np
+
     from winwin_hf.data.formats import write_flo
     from winwin_hf.data.formats.files import check_room
     from winwin_hf.inference.figures import mean_magnitude
@@ -79,7 +81,8 @@ def flow(
         result = method(*images)
     write_flo(output, result.values.transpose(1, 2, 0))
     report(output, result, f"mean |flow| {mean_magnitude(result.values):.2f} px")
-    save_picture(picture, lambda: flow_picture(result.values))
+    largest = float(np.hypot(*result.values).max()) or 1.0
+    save_picture(picture, lambda: flow_picture(result.values), f"full colour is {largest:.1f} px")
 
 
 @one_line_errors
@@ -100,7 +103,7 @@ def depth(
 
     from winwin_hf.data.formats import MOST_METRES, write_depth
     from winwin_hf.data.formats.files import check_room
-    from winwin_hf.inference.sheets import depth_picture
+    from winwin_hf.inference.sheets import depth_ends, depth_picture
 
     check_room(output, 4 * math.prod(loaded.shape[:2]))
     predictor = load(model, "depth-estimation", device)
@@ -115,7 +118,8 @@ def depth(
     if beyond:
         guess += f"; {beyond:.1%} lie beyond the {MOST_METRES} m that a .png holds, and a .npy would keep them"
     report(output, result, f"{result.values.min():.2f} to {result.values.max():.2f} m{guess}")
-    save_picture(picture, lambda: depth_picture(result.values))
+    low, high = depth_ends(result.values)
+    save_picture(picture, lambda: depth_picture(result.values), f"pale is {low:.2f} m, dark is {high:.2f} m")
 
 
 @one_line_errors
@@ -173,10 +177,10 @@ def report(path: Path, result: Any, what: str) -> None:
     typer.echo(f"{path}  {width} x {height}, {what}, {result.seconds:.2f} s on {result.device}")
 
 
-def save_picture(path: Path | None, draw: Callable[[], Any]) -> None:
-    """Writes what `draw` returns to `path`, where there is one."""
+def save_picture(path: Path | None, draw: Callable[[], Any], scale: str = "") -> None:
+    """Writes what `draw` returns to `path`, where there is one, and says its `scale`."""
     if path is not None:
         from winwin_hf.data.formats import save_image
 
         save_image(path, draw())
-        typer.echo(str(path))
+        typer.echo(f"{path}  {scale}" if scale else str(path))

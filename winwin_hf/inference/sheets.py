@@ -31,11 +31,16 @@ def depth_picture(depth: np.ndarray, low: float | None = None, high: float | Non
 
     Equal steps of colour are equal ratios, so that what is near differs although something is far away.
     """
-    known = depth[np.isfinite(depth) & (depth > 0)]
-    ends = np.percentile(known, (1, 99)) if known.size else (1.0, 1.0)
-    lowest, highest = (float(a if b is None else b) for a, b in zip(ends, (low, high), strict=True))
+    lowest, highest = (a if b is None else float(b) for a, b in zip(depth_ends(depth), (low, high), strict=True))
     with np.errstate(divide="ignore", invalid="ignore"):  # what isn't positive is black
         return drawing.depth_to_image(np.log(depth), np.log(lowest), np.log(highest))
+
+
+def depth_ends(depth: np.ndarray) -> tuple[float, float]:
+    """The depths of the palest and the darkest colour of `depth_picture`, in the unit of `depth`; 1 and 1 where none is known."""
+    known = depth[np.isfinite(depth) & (depth > 0)]
+    low, high = np.percentile(known, (1, 99)) if known.size else (1.0, 1.0)
+    return float(low), float(high)
 
 
 def segmentation_picture(image: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
@@ -49,6 +54,14 @@ def segmentation_picture(image: np.ndarray, labels: np.ndarray, names: Sequence[
     sheet[: below.shape[0], : below.shape[1]] = below
     sheet[: side.shape[0], below.shape[1] :] = side
     return sheet
+
+
+def segmentation_pair(image: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> list[tuple[str, np.ndarray]]:
+    """The image and its classes with their legend for a `panel`: of one size, so that both come out equally large."""
+    picture = segmentation_picture(image, labels, names)
+    beside = np.full_like(picture, 255)
+    beside[: image.shape[0], : image.shape[1]] = image
+    return [("image", beside), ("classes", picture)]
 
 
 def legend(names: Sequence[str], palette: Any = None, height: int = 20) -> np.ndarray:
@@ -81,7 +94,7 @@ def prediction_sheet(
         pictures = [("frame 1", images[0]), ("flow", flow_picture(values)), ("frame 2", images[1])]
         pictures.append(("frame 2 warped to frame 1", drawing.warp(images[1], values)))
     elif task == "semantic-segmentation":
-        pictures = [("image", images[0]), ("classes", segmentation_picture(images[0], values, labels or ()))]
+        pictures = segmentation_pair(images[0], values, labels or ())
     else:
         pictures = [("image", images[0]), ("depth, near pale, far dark", depth_picture(values))]
     return panel(pictures)

@@ -336,6 +336,15 @@ def test_wrong_folders_names_and_splits(tmp_path):
 # ----------------------------------------------------------------------------------------------------------- the report
 
 
+def test_the_rarest_class_is_named():
+    def line(count: int) -> str:
+        classes = {f"class {index}": 0.2 - index / 100 for index in range(count)}
+        return Report("/data", [SplitReport("a", "semantic-segmentation", "train", 2, classes=classes)]).lines()[-1]
+
+    assert "more" not in line(12) and "class 11 9.0%" in line(12)
+    assert line(13).endswith("class 9 11.0%, 2 more, the rarest class 12 8.0%")
+
+
 def test_a_report_in_its_three_forms(capsys):
     good = SplitReport("a", "optical-flow", "train", 2, [], [], {"4x6": 2}, 2, 0.5, {"mean_motion": 1.25}, bytes=1_500)
     bad = SplitReport("b", "depth-estimation", "val", 5, [f"/m{k}" for k in range(12)], ["x: y"], hints=["odd"])

@@ -94,9 +94,11 @@ class Report:
             yield from ((f"look at {split.name}:{split.split}: {hint}", "yellow") for hint in split.hints)
             if split.classes is not None:
                 shares = sorted(split.classes.items(), key=lambda item: -item[1])
-                text = ", ".join(f"{name} {share:.1%}" for name, share in shares[:shown])
-                more = f", {len(shares) - shown} more" if len(shares) > shown else ""
-                yield f"classes of {split.name}:{split.split}: {text}{more}", "dim"
+                texts = [f"{name} {share:.1%}" for name, share in shares]
+                if len(texts) > shown + 2:  # the rarest is what one looks for
+                    texts[shown:-1] = [f"{len(texts) - shown - 1} more, the rarest"]
+                    texts[-2:] = [" ".join(texts[-2:])]
+                yield f"classes of {split.name}:{split.split}: {', '.join(texts)}", "dim"
         for key, reason in self.absent.items():
             yield f"not here: {key} ({reason.partition(': ')[0]})", "dim"
 
