@@ -218,13 +218,24 @@ def test_what_has_the_next_state_s_name_is_said(tmp_path, trained, monkeypatch, 
         train(trained.parent / "recipe.yaml", output=output)
 
 
-def test_what_has_a_temporary_state_s_name_is_said_and_stays(tmp_path, trained):
+@pytest.mark.parametrize("name", ["state-00000002", "state-00000001.tmp"])
+def test_what_will_have_a_state_s_name_is_refused_before_the_first_step(tmp_path, trained, name):
     output = tmp_path / "run"
     output.mkdir()
-    (output / "state-00000002.tmp").write_text("mine")
-    with pytest.raises(OSError, match=r"could not be written \(state-00000002\.tmp is there, and no folder\)"):
+    (output / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=rf"{name} is no state of a training, and one will have its name"):
         train(trained.parent / "recipe.yaml", output=output)
-    assert (output / "state-00000002.tmp").read_text() == "mine"
+    assert [path.name for path in output.iterdir() if path.name != ".lock"] == [name]
+    assert (output / name).read_text() == "mine"
+
+
+def test_names_of_states_before_the_resumed_one_are_free(tmp_path, trained):
+    output = tmp_path / "run"
+    shutil.copytree(trained, output)
+    (output / "state-00000001").mkdir(exist_ok=True)
+    (output / "state-00000001" / "mine").write_text("mine")
+    train(trained.parent / "recipe.yaml", output=output, resume=True)
+    assert (output / "state-00000001" / "mine").read_text() == "mine"
 
 
 @pytest.mark.parametrize("number", [errno.ENOTDIR, errno.EACCES])

@@ -75,6 +75,7 @@ from winwin_hf.training.state import (
     read_manifest,
     read_progress,
     recipe_fault,
+    refuse_taken_names,
     save_model,
     save_state,
     warn_of_changed_data,
@@ -249,6 +250,8 @@ class Training:
                 "output folder"
             )
         check_output(self.folder / "model", overwrite=True)  # else known only at the end
+        step = 0 if state is None else read_manifest(state)["step"]
+        refuse_taken_names(self.folder, range(step + 1, self.recipe.optimization.steps + 1))
         self.folder.mkdir(parents=True, exist_ok=True)
         clear_leftovers(self.folder)
         with write_atomic(self.folder / "recipe.yaml") as temporary:

@@ -101,6 +101,19 @@ def states_in(output: Path) -> list[Path]:
     return sorted(states, key=lambda path: int(path.name.partition("-")[2]), reverse=True)
 
 
+def refuse_taken_names(output: Path, steps: range) -> None:
+    """Raises FileExistsError where something else has the name of a state of `steps`: else known only when that one is saved."""
+    states = states_in(output)
+    for path in sorted(output.glob("state-*")):
+        name = path.name.removesuffix(".tmp")
+        if not re.fullmatch(r"state-\d{8,}", name) or int(name.partition("-")[2]) not in steps or path in states:
+            continue
+        if path.name == name or path.is_symlink() or not path.is_dir():
+            raise FileExistsError(
+                f"{path} is no state of a training, and one will have its name; expected it elsewhere"
+            )
+
+
 def _of_others(state: Path) -> list[str]:
     """What lies in a state's folder and is no file of a state: it mustn't be removed with it. Of a link only the link goes."""
     if state.is_symlink():
