@@ -377,7 +377,9 @@ def test_a_value_that_the_config_refuses_is_one_sentence(sources):
 
 def test_resuming_with_another_recipe_names_the_key_and_both_values(sources, tmp_path):
     run(recipe_of(sources["dinov3"]), tmp_path)
-    with pytest.raises(ValueError, match=r"another recipe \(optimization\.learning_rate: 0\.0003, now 0\.001\)"):
+    with pytest.raises(
+        ValueError, match=r"another recipe \(optimization\.learning_rate: 0\.0003, now 0\.001\), says its state-"
+    ):
         run(recipe_of(sources["dinov3"], optimization={"learning_rate": 1e-3}), tmp_path, resume=True)
 
 

@@ -491,7 +491,7 @@ def check_same_recipe(recipe: Recipe, state: Path, processes: int) -> None:
     ]
     if changed:
         raise ValueError(
-            f"{state.parent}: this training was started with another recipe ({'; '.join(changed)}); "
+            f"{state.parent}: this training was started with another recipe ({'; '.join(changed)}), says its {state.name}; "
             "resume with the same recipe, or choose another output folder"
         )
     if examples != examples_before:
