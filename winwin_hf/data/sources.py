@@ -23,7 +23,7 @@ from winwin_hf.data.merging import Classes, merge_table
 from winwin_hf.data.readers import DepthReader, FlowReader, SegmentationReader
 from winwin_hf.data.rows import COLUMNS, own_files_only, undecoded
 from winwin_hf.data.sample import Reader
-from winwin_hf.data.shards import CACHE_GB, TRACKS, CachedShards, open_shards, shards_info
+from winwin_hf.data.shards import CACHE_GB, MOST_TRACKS, TRACKS, CachedShards, open_shards, shards_info
 from winwin_hf.data.synthetic.rooms import RoomSettings, SyntheticDepth
 from winwin_hf.data.synthetic.scenes import SyntheticFlow, scene_seed, scene_stream
 from winwin_hf.data.synthetic.settings import SceneSettings
@@ -138,6 +138,7 @@ class ShardOptions:
             description="Shards that are read at the same time: more mix an epoch better. A multiple of the number of processes, so that "
             "each shard comes to one machine.",
             ge=1,
+            le=MOST_TRACKS,
         ),
     ] = TRACKS
     split: Annotated[str | None, Field(description="The shards' own, to check it.")] = None

@@ -421,8 +421,11 @@ def test_something_else_in_the_place_of_a_copy(written, tmp_path, kind):
 
 
 def test_wrong_settings(written, tmp_path):
-    with pytest.raises(ValueError, match="tracks 0: expected 1 or more"):
-        opened(written, tmp_path, tracks=0)
+    for tracks in (0, 10**9):  # memory is taken for each
+        with pytest.raises(ValueError, match=f"tracks {tracks}: expected 1 to 65536"):
+            opened(written, tmp_path, tracks=tracks)
+    with pytest.raises(ValueError, match="tracks"):
+        open_source("shards", str(written / "parquet"), options={"cached": True, "tracks": 10**9})
     options = {"cached": True, "cache_gb": float("inf")}
     with pytest.raises(ValueError, match="cache_gb"):
         open_source("shards", str(written / "parquet"), options=options)

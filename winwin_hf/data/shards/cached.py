@@ -25,6 +25,7 @@ from winwin_hf.task import DataTask
 logger = logging.getLogger(__name__)
 CACHE_GB = 50.0
 TRACKS = 8
+MOST_TRACKS = 2**16
 
 
 class CachedShards:
@@ -41,8 +42,8 @@ class CachedShards:
     """
 
     def __init__(self, path: str, info: dict[str, Any], folder: Path, cache_gb: float = CACHE_GB, tracks: int = TRACKS):
-        if tracks < 1:
-            raise ValueError(f"tracks {tracks}: expected 1 or more")
+        if not 1 <= tracks <= MOST_TRACKS:
+            raise ValueError(f"tracks {tracks}: expected 1 to {MOST_TRACKS}")
         self.task, self.tracks, self.open_at_once = info["task"], tracks, 1
         self.shards = [
             Noted(joined(path, file["file"]), file["rows"], file["bytes"], file["sha256"]) for file in info["files"]
