@@ -19,8 +19,8 @@ from winwin_hf import (
     WinWinForSemanticSegmentation,
     WinWinImageProcessor,
 )
-from winwin_hf.model import pretrained_winwin
-from winwin_hf.model.pretrained_winwin import check_hub_index
+from winwin_hf.model import hub_files_winwin
+from winwin_hf.model.hub_files_winwin import check_hub_index
 from winwin_hf.model.weights_winwin import count_parameters, files_of_index, reason_of, refuse_larger, tensors_of
 
 
@@ -68,7 +68,7 @@ def test_files_without_end_are_refused(tmp_path: Path):
 def test_the_index_of_a_repository_is_looked_at(tmp_path: Path, monkeypatch, content: str):
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(content)
-    monkeypatch.setattr(pretrained_winwin, "cached_file", lambda *_, **__: str(index))
+    monkeypatch.setattr(hub_files_winwin, "hf_hub_download", lambda *_, **__: str(index))
     with pytest.raises(ValueError, match=r"index\.json: names .*; expected files such as model-00001"):
         check_hub_index("me/flow")
     check_hub_index(str(tmp_path))  # a folder, which is looked at elsewhere

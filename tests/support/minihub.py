@@ -74,6 +74,9 @@ class Hub(ThreadingHTTPServer):
             False,
             0,
         )  # looks at repositories with more than the first commit, that were refused
+        self.faults: dict[
+            str, int | str
+        ] = {}  # a file's name -> the status it is answered with, "silent" or "bare" (no ETag)
         self.ignored: tuple[str, ...] = ()  # ends of names, as of a .gitignore
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -359,8 +362,12 @@ class Handler(BaseHTTPRequestHandler):
         if (commit := self.look(repo, revision)) is None:
             return None
         named = {"X-Repo-Commit": commit[0]}
+        if self.server.faults.get(path) == 404:  # of a mirror, without a word of what is missing
+            return self.answer(404)
         if path not in commit[2]:
             return self.answer(404, {}, {**named, "X-Error-Code": "EntryNotFound"})
+        if (fault := self.server.faults.get(path)) is not None:
+            return self.hang_up() if fault == "silent" else self.answer(200 if fault == "bare" else int(fault))
         data = commit[2][path]
         digest = hashlib.sha256(data).hexdigest() if path.endswith(LARGE) else git_digest(data)
         headers = {**named, "ETag": f'"{digest}"', "Accept-Ranges": "bytes"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -400,3 +401,19 @@ def test_the_config_of_a_repository_is_compared_too(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match=r"^model\.init: a/b: .* isn't what the Hub announced"):
         initialise.read_start("a/b")
     assert not blob.exists()
+
+
+def test_a_processor_that_does_not_come_is_an_error(monkeypatch, tmp_path):
+    """Its means and deviations were taken for the usual ones, and another network was trained."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError("a/b: preprocessor_config.json could not be downloaded (500)")
+
+    monkeypatch.setattr(downloads.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(initialise.PreTrainedConfig, "get_config_dict", lambda *_: ({"model_type": "winwin"}, {}))
+    monkeypatch.setattr(
+        initialise, "load_network", lambda *_: SimpleNamespace(config=SimpleNamespace(_commit_hash="c"))
+    )
+    monkeypatch.setattr(initialise, "processor_files", fails)
+    with pytest.raises(OSError, match=r"preprocessor_config\.json could not be downloaded"):
+        initialise.read_start("a/b")

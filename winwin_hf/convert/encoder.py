@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
-from huggingface_hub.errors import HfHubHTTPError
 from transformers import ViTImageProcessorPil
 
 from winwin_hf import __version__, bundled
@@ -15,6 +14,7 @@ from winwin_hf.convert.folder import check_output, new_folder
 from winwin_hf.downloads import checked_downloads
 from winwin_hf.inference.loading import load_config, load_network, load_processor
 from winwin_hf.model.encoders_winwin import place_of, read_encoder, to_transformers
+from winwin_hf.model.hub_files_winwin import optional_file
 from winwin_hf.model.modeling_winwin import WinWinModel, WinWinPreTrainedModel
 from winwin_hf.model.pretrained_winwin import HUB_OPTIONS, PretrainedEncoder
 from winwin_hf.own_files import sha256_of
@@ -114,10 +114,9 @@ def card_of(source: str) -> dict[str, Any]:
     """The metadata of a source's card; {} where it has none."""
     if Path(source).exists():
         return bundled.card_metadata(Path(source) / "README.md")
-    try:
-        return ModelCard.load(source).data.to_dict()
-    except (HfHubHTTPError, OSError):  # no card, or no network: the weights came from the cache
-        return {}
+    with checked_downloads(source):
+        card = optional_file(source, "README.md")
+    return ModelCard.load(card).data.to_dict() if card else {}
 
 
 def licence_of(metadata: dict[str, Any], known: str | None) -> dict[str, str | None]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import datasets
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import HfApi, constants
 from huggingface_hub.file_download import repo_folder_name
 from pydantic import Field
 
@@ -31,6 +31,7 @@ from winwin_hf.data.worlds.kinds import CLASSES
 from winwin_hf.data.worlds.reader import SyntheticWorlds
 from winwin_hf.data.worlds.settings import WorldSettings
 from winwin_hf.downloads import checked_downloads
+from winwin_hf.model.hub_files_winwin import optional_file
 from winwin_hf.model.weights_winwin import reason_of
 from winwin_hf.task import TASKS, DataTask
 
@@ -279,15 +280,18 @@ MAX_METADATA = 2 * 10**6  # characters, which `datasets` reads in some 20 second
 
 
 def check_metadata(path: str, revision: str | None) -> None:
-    """Raises ValueError where metadata of a data set has aliases that multiply: reading it takes minutes."""
+    """
+    Raises ValueError where metadata of a data set has aliases that multiply, since reading it takes minutes; OSError where the Hub has
+    the data set and doesn't deliver them: `datasets` would go on without, with other files.
+    """
     for name in ("README.md", ".huggingface.yaml"):
-        file = Path(path) / name
-        if not Path(path).is_dir():
-            try:
-                file = Path(hf_hub_download(path, name, repo_type="dataset", revision=revision))
-            except (OSError, ValueError):  # there is none, or no such data set, of which `load_dataset` tells
-                continue
-        if not file.is_file():
+        try:
+            file = optional_file(path, name, repo_type="dataset", revision=revision)
+        except (OSError, ValueError):
+            if _answers(path, revision):
+                raise
+            continue  # no such data set, of which `load_dataset` tells, or it is looked for in the cache
+        if file is None:
             continue
         text = read_text(file)
         if name == "README.md":
@@ -301,6 +305,14 @@ def check_metadata(path: str, revision: str | None) -> None:
             r"&\w|!!", text
         ):  # an anchor or a tag; honest cards of many configurations are long, and have neither
             plain_yaml(text, f"{path}: {name}")
+
+
+def _answers(path: str, revision: str | None) -> bool:
+    try:
+        HfApi().dataset_info(path, revision=revision)
+    except Exception:  # whatever its connections raise
+        return False
+    return True
 
 
 def _hub(path: str, split: str, settings: dict[str, Any] | None, augment: bool, options: HubOptions) -> Source:

@@ -28,11 +28,10 @@ import winwin_hf.registration  # noqa: F401 - the Auto classes know the package'
 from winwin_hf import bundled
 from winwin_hf.data.formats.files import read_json
 from winwin_hf.downloads import checked_downloads
+from winwin_hf.model.hub_files_winwin import check_hub_index, refuse_adapter
 from winwin_hf.model.pixels_winwin import check_regular, shortened
-from winwin_hf.model.pretrained_winwin import check_hub_index
 from winwin_hf.model.weights_winwin import (
     reason_of,
-    refuse_adapter,
     refuse_huge_integers,
     refuse_incomplete,
     refuse_other_numbers,

@@ -27,13 +27,13 @@ from transformers.utils.hub import cached_file
 from .configuration_winwin import WinWinConfig
 from .croco_encoders_winwin import read_croco_encoder
 from .croco_files_winwin import check_held, is_plain, load_tensors
+from .hub_files_winwin import check_hub_index, processor_files, refuse_adapter
 from .pixels_winwin import shortened
-from .pretrained_winwin import DINO_TAPS, PretrainedEncoder, check_hub_index, colours, permute_heads, place_tokens
+from .pretrained_winwin import DINO_TAPS, PretrainedEncoder, colours, permute_heads, place_tokens
 from .timm_encoders_winwin import is_timm, read_timm, timm_repository
 from .weights_winwin import (
     check_folder,
     reason_of,
-    refuse_adapter,
     refuse_huge_integers,
     refuse_larger,
     refuse_other_numbers,
@@ -187,12 +187,7 @@ def read_transformers(source: str, options: dict[str, Any]) -> PretrainedEncoder
 
 def normalisation(source: str, family: str, options: dict[str, Any]) -> tuple[list[float], list[float]]:
     """The mean and deviation of the source's image processor; without one, its family's."""
-    try:
-        settings, _ = ImageProcessingMixin.get_image_processor_dict(source, **options)
-    except OSError as error:
-        if "not a valid JSON" in str(error):
-            raise ValueError(f"{source}: its preprocessor_config.json is not readable JSON") from error
-        settings = {}
+    settings = processor_settings(source, options)
     half = family in ("vit", "siglip_vision_model")
     usual = (IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD) if half else (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     mean, std = (
@@ -209,6 +204,24 @@ def normalisation(source: str, family: str, options: dict[str, Any]) -> tuple[li
     if math.isclose(scale, 1.0, rel_tol=1e-6):
         return mean, std
     return [value / scale for value in mean], [value / scale for value in std]
+
+
+def processor_settings(source: str, options: dict[str, Any]) -> dict[str, Any]:
+    """
+    What the source's image processor was saved with; {} where it has none.
+
+    Raises: OSError: a file could not be downloaded. ValueError: one is no JSON object.
+    """
+    files = processor_files(source, **options)
+    if not files:
+        return {}
+    try:
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(str(files[0].parent))
+    except OSError as error:
+        if "not a valid JSON" in str(error):
+            raise ValueError(f"{source}: its {files[-1].name} is not readable JSON") from error
+        raise
+    return settings
 
 
 def check_numbers(folder: Path) -> None:

@@ -15,7 +15,7 @@ from transformers.utils.hub import cached_file
 
 from .image_processing_winwin import WinWinImageProcessor
 from .pixels_winwin import check_regular, shortened
-from .weights_winwin import INDEXES, files_of_index, refuse_infinite, refuse_other_numbers
+from .weights_winwin import refuse_infinite, refuse_other_numbers
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 # What can be chosen anew without another encoder.
@@ -120,15 +120,6 @@ def load_weights(source: str, **options: Any) -> dict[str, torch.Tensor]:
     check_regular(path)
     refuse_other_numbers(path)
     return load_file(path)
-
-
-def check_hub_index(source: str, **options: Any) -> None:
-    """Raises ValueError where the index of a Hub repository is none, leads elsewhere or has no end; folders have `check_folder`."""
-    if Path(source).exists():
-        return
-    found = cached_file(source, INDEXES[0], _raise_exceptions_for_missing_entries=False, **options)
-    if found is not None:
-        files_of_index(Path(str(found)))
 
 
 def colours(value: Any, name: str, source: str) -> list[float]:

@@ -147,22 +147,6 @@ def reason_of(error: BaseException) -> str:
     return text if text and clear else f"{type(error).__name__}{': ' if text else ''}{text}"
 
 
-def refuse_adapter(source: str, **options: Any) -> None:
-    """
-    Raises ValueError where an adapter lies beside a network: transformers would load it with PEFT, and without it leave it out.
-
-    Args:
-        source: a folder or a Hub repository. options: of `from_pretrained`, such as `revision` and `token`.
-    """
-    from transformers.utils.peft_utils import find_adapter_config_file
-
-    if find_adapter_config_file(source, **options):
-        raise ValueError(
-            f"{source}: an adapter lies beside the network (adapter_config.json); expected a network that it was merged into, by "
-            "PEFT's merge_and_unload, or no adapter"
-        )
-
-
 def refuse_larger(source: Any, files: Iterable[Path], parameters: int) -> None:
     """
     Raises ValueError where a network is far larger than the weights for it, before it is built.

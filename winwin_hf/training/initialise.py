@@ -19,6 +19,7 @@ from winwin_hf.downloads import checked_downloads
 from winwin_hf.inference.loading import load_network, load_processor, source_of
 from winwin_hf.model.croco_files_winwin import PAIRS, read_croco
 from winwin_hf.model.encoders_winwin import place_of, read_encoder
+from winwin_hf.model.hub_files_winwin import processor_files
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.model.modeling_winwin import WinWinModel, WinWinPreTrainedModel
 from winwin_hf.model.pretrained_winwin import PretrainedEncoder
@@ -84,10 +85,8 @@ def read_start(source: str | Path, pairs: bool = False) -> Start:
         if settings.get("model_type") != "winwin":
             return _start_on(read_encoder(place), pairs)
         network = load_network(place)
-        try:
-            processor = load_processor(place, network)
-        except OSError:  # the weights alone
-            processor = None
+        commit = getattr(network.config, "_commit_hash", None)  # None of a folder
+        processor = load_processor(place, network) if processor_files(place, revision=commit) else None
         return _start_of(source, network, processor, pairs)
 
 
