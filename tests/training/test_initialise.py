@@ -415,5 +415,5 @@ def test_a_processor_that_does_not_come_is_an_error(monkeypatch, tmp_path):
         initialise, "load_network", lambda *_: SimpleNamespace(config=SimpleNamespace(_commit_hash="c"))
     )
     monkeypatch.setattr(initialise, "processor_files", fails)
-    with pytest.raises(OSError, match=r"preprocessor_config\.json could not be downloaded"):
+    with pytest.raises(ValueError, match=r"^model\.init: a/b: preprocessor_config\.json could not be downloaded"):
         initialise.read_start("a/b")

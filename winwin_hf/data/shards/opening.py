@@ -169,6 +169,9 @@ def open_shards(
     }
     # `datasets`' own reader of Parquet names no file, compares nothing, and waits 5 s at the end of each epoch.
     kind: Any = datasets.IterableDataset if streaming else datasets.Dataset
-    dataset = kind.from_generator(read_shards, features=columns, gen_kwargs=given)
+    try:
+        dataset = kind.from_generator(read_shards, features=columns, gen_kwargs=given)
+    except datasets.exceptions.DatasetGenerationError as error:  # which says nothing of what it comes from
+        raise (error.__cause__ or error) from error
     dataset = own_files_only(dataset, info["task"], ())
     return sliced(dataset, f"train[{part.partition('[')[2]}") if part else dataset
