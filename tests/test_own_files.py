@@ -1,14 +1,76 @@
 """What the package removes and reads is its own, or small: links are not followed, and no file fills memory."""
 
 import os
+import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from winwin_hf.data.formats import files
 from winwin_hf.model.weights_winwin import files_of_index
-from winwin_hf.own_files import remove_tree, undisturbed
+from winwin_hf.own_files import TakenOver, check_held, open_own, remove_tree, undisturbed
+from winwin_hf.processes import LOCK, locked
+
+
+def moved(folder: Path) -> None:
+    folder.rename(folder.with_name("old"))
+
+
+def moved_and_made_again(folder: Path) -> None:
+    moved(folder)
+    folder.mkdir()
+
+
+def taken(folder: Path) -> None:
+    (folder / LOCK).unlink()
+    (folder / LOCK).write_text("1 on elsewhere")
+
+
+def made_a_pipe(folder: Path) -> None:
+    (folder / LOCK).unlink()
+    os.mkfifo(folder / LOCK)
+
+
+@pytest.mark.parametrize("change", [moved, shutil.rmtree, moved_and_made_again, taken, made_a_pipe])
+@pytest.mark.parametrize("stays", [True, False])
+def test_nothing_is_written_into_a_folder_that_is_another_one_now(tmp_path: Path, change, stays):
+    """Two trainings ran in one folder, and the second's model replaced the first's."""
+    folder = tmp_path / "run"
+    says = f"^{folder} was removed, moved or replaced since this process locked it, or another process took it"
+    with locked(folder, stays=stays):
+        with files.write_atomic(folder / "a.txt") as temporary:
+            temporary.write_text("a")
+        change(folder)
+        for write in (files.write_atomic, files.replacing_folder):
+            with pytest.raises(TakenOver, match=says), write(folder / "b"):
+                raise AssertionError("written")
+        with pytest.raises(TakenOver, match=says):
+            open_own(folder / "c", os.O_RDWR)
+        check_held(tmp_path / "run-2")
+    assert not (folder / "b").exists() and not (folder / "c").exists()
+    assert os.path.lexists(folder / LOCK) == (change in (taken, made_a_pipe))  # never another process's lock
+    check_held(folder)
+
+
+def test_a_folder_whose_lock_was_deleted_or_numbered_anew_is_the_same(tmp_path: Path):
+    with locked(tmp_path):
+        text = (tmp_path / LOCK).read_text()
+        (tmp_path / LOCK).unlink()
+        check_held(tmp_path / "a")
+        (tmp_path / LOCK).write_text(text)
+        check_held(tmp_path / "a")
+
+
+def test_a_folder_that_is_replaced_while_a_file_is_written_keeps_the_other_ones(tmp_path: Path):
+    folder = tmp_path / "run"
+    with locked(folder), pytest.raises(TakenOver), files.write_atomic(folder / "a.txt") as temporary:
+        temporary.write_text("first")
+        taken(folder)
+        (folder / "a.txt").write_text("second")
+    assert (folder / "a.txt").read_text() == "second"
+    assert sorted(path.name for path in folder.iterdir()) == [LOCK, "a.txt"]
 
 
 def test_tidying_up_is_not_interrupted():

@@ -10,6 +10,7 @@ import signal
 import stat
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,67 @@ def undisturbed() -> Iterator[None]:
             os.kill(os.getpid(), number)
 
 
+class TakenOver(OSError):
+    """A folder isn't the one any more that this process locked."""
+
+
+@dataclass
+class _Held:
+    """A folder that this process locked: the text in its lock's file, and what tells lock and folder from others of their names."""
+
+    lock: Path
+    text: str
+    lock_identity: tuple[int, int]
+    folder_identity: tuple[int, int]
+
+    def is_the_same(self) -> bool:
+        try:
+            if _identity(self.lock) == self.lock_identity:
+                return True
+        except OSError:  # the lock was deleted; the folder may be the same
+            with contextlib.suppress(OSError):
+                return _identity(self.lock.parent) == self.folder_identity
+            return False
+        # Some network file systems number their files anew. Only another file is read: closing this one would end its lock.
+        with contextlib.suppress(OSError):
+            status = self.lock.lstat()
+            own = stat.S_ISREG(status.st_mode) and status.st_size == len(self.text.encode())
+            if own and self.lock.read_text("utf-8", "replace") == self.text:
+                self.lock_identity = _identity(self.lock)
+                return True
+        return False
+
+
+_held: dict[Path, _Held] = {}
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.lstat()
+    return status.st_dev, status.st_ino
+
+
+@contextlib.contextmanager
+def held(folder: Path, lock: Path, text: str) -> Iterator[None]:
+    """Within it, what the package writes below a folder is refused once that is another one, or another process's, by `check_held`."""
+    folder, lock = folder.absolute(), lock.absolute()
+    _held[folder] = _Held(lock, text, _identity(lock), _identity(folder))
+    try:
+        yield
+    finally:
+        _held.pop(folder, None)
+
+
+def check_held(path: Path) -> None:
+    """Raises TakenOver where `path` lies in a folder that this process locked, and that was removed, moved or replaced since."""
+    place = path.absolute()
+    for folder, one in list(_held.items()):
+        if place.is_relative_to(folder) and not one.is_the_same():
+            raise TakenOver(
+                f"{folder} was removed, moved or replaced since this process locked it, or another process took it: nothing more is "
+                "written there"
+            )
+
+
 @contextlib.contextmanager
 def made_folder(folder: str | Path) -> Iterator[None]:
     """Makes a folder, with its parents; those that weren't there and are empty at the end are removed again."""
@@ -55,8 +117,10 @@ def open_own(path: Path, flags: int) -> int:
 
     Args:
         flags: of `os.open`, such as `os.O_RDWR`.
-    Raises: OSError, which names the path and what lies there, for anything but a file: a link could lead to a file of the user's.
+    Raises: TakenOver: as `check_held`. OSError, which names the path and what lies there, for anything but a file: a link could lead
+        to a file of the user's.
     """
+    check_held(path)
     # not to wait for the other end of a pipe; regular files don't mind. Windows lacks some of the flags
     more = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))
     try:

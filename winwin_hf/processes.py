@@ -27,7 +27,7 @@ from accelerate import PartialState
 from accelerate.utils import DistributedType, parse_flag_from_env
 
 from winwin_hf.model.pixels_winwin import shortened
-from winwin_hf.own_files import open_own
+from winwin_hf.own_files import TakenOver, check_held, held, open_own
 
 try:
     import fcntl
@@ -196,7 +196,8 @@ def locked(folder: Path, doing: str = "training in this folder", stays: bool = T
 
     Args:
         doing: what a refused process is told that this one does. stays: whether the lock's file stays there at the end.
-    Raises: FileExistsError: another process holds it. OSError: what is called `.lock` there is no file of a run.
+    Raises: FileExistsError: another process holds it. OSError: what is called `.lock` there is no file of a run. Within it, whatever is
+        written there raises `TakenOver` once the folder is another one.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK
@@ -219,13 +220,17 @@ def locked(folder: Path, doing: str = "training in this folder", stays: bool = T
             raise OSError(f"{path}: not a run's lock, such as '123 on host'; expected none, or another output folder")
         file.seek(0)
         file.truncate()
+        text = f"{os.getpid()} on {platform.node()}"
         try:  # without a buffer, which would be written again at the end
-            os.write(file.fileno(), f"{os.getpid()} on {platform.node()}".encode())
+            os.write(file.fileno(), text.encode())
         except OSError as error:
             path.unlink(missing_ok=True)
             raise OSError(error.errno, error.strerror, str(path)) from None
-        try:
-            yield
-        finally:
-            if not stays:
-                path.unlink(missing_ok=True)
+        with held(folder, path, text):
+            try:
+                yield
+            finally:
+                with contextlib.suppress(TakenOver):  # the lock of that name is another process's
+                    if not stays:
+                        check_held(path)
+                        path.unlink(missing_ok=True)

@@ -218,6 +218,30 @@ def test_what_has_the_next_state_s_name_is_said(tmp_path, trained, monkeypatch, 
         train(trained.parent / "recipe.yaml", output=output)
 
 
+@pytest.mark.parametrize("when", ["at a state", "at the end"])
+def test_a_training_ends_where_its_folder_is_another_one(tmp_path, trained, monkeypatch, when):
+    output, old, save = tmp_path / "run", tmp_path / "old", loop.save_state
+
+    def replaced(accelerator, folder, progress, *others):
+        if progress["step"] == 3 and when == "at the end":
+            save(accelerator, folder, progress, *others)
+        if progress["step"] == 3:
+            output.rename(old)
+            shutil.copytree(trained, output)
+            (output / ".lock").write_text("1 on elsewhere")
+        if progress["step"] != 3 or when == "at a state":
+            save(accelerator, folder, progress, *others)
+
+    monkeypatch.setattr(loop, "save_state", replaced)
+    with pytest.raises(OSError, match=rf"{output} was removed, moved or replaced since this process locked it"):
+        train(trained.parent / "recipe.yaml", output=output)
+    assert same_weights(output, trained)
+    for path in trained.rglob("*"):
+        if path.is_file() and path.name != ".lock":
+            assert path.read_bytes() == (output / path.relative_to(trained)).read_bytes()
+    assert latest_state(old) == old / ("state-00000002" if when == "at a state" else "state-00000003")
+
+
 @pytest.mark.parametrize("name", ["state-00000002", "state-00000001.tmp"])
 def test_what_will_have_a_state_s_name_is_refused_before_the_first_step(tmp_path, trained, name):
     output = tmp_path / "run"
@@ -262,7 +286,8 @@ def fails_to_write(folder, recipe, monkeypatch, number) -> None:
             os.seteuid(os.getuid())
 
     monkeypatch.setattr(loop, "save_state", hindered)
-    says = rf"^{output}: state-00000001 could not be written \({os.strerror(number)}\)"
+    reason = os.strerror(number) if number == errno.EACCES else f"{output} was removed, moved or replaced since .*"
+    says = rf"^{output}: state-00000001 could not be written \({reason}\)"
     with pytest.raises(OSError, match=says):
         train(recipe, output=output)
 

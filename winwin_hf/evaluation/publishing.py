@@ -27,7 +27,7 @@ from winwin_hf.data.formats.files import (
 )
 from winwin_hf.evaluation import report, worst
 from winwin_hf.evaluation.report import RESULTS
-from winwin_hf.own_files import made_folder, remove_tree, undisturbed
+from winwin_hf.own_files import check_held, made_folder, remove_tree, undisturbed
 from winwin_hf.processes import locked
 
 CLEARED = "cleared"  # in the temporary folder: an empty file, once all of the earlier evaluation's are in REPLACED
@@ -89,6 +89,7 @@ def publish(new: Path) -> None:
     leads to. Signals wait until the end.
     """
     temporary, folder = new.parent, new.parent.parent
+    check_held(folder)
     replaced, cleared = temporary / REPLACED, temporary / CLEARED
     moved: list[tuple[Path, Path]] = []
 

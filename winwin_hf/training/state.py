@@ -37,7 +37,7 @@ from winwin_hf.data.formats.files import NEW, OLD, put_back, read_json
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.model.pixels_winwin import shortened
 from winwin_hf.model.weights_winwin import refuse_infinite
-from winwin_hf.own_files import remove_tree, sha256_of
+from winwin_hf.own_files import TakenOver, check_held, remove_tree, sha256_of
 from winwin_hf.processes import MOST_PROCESSES
 from winwin_hf.training.adapters import merged
 from winwin_hf.training.recipe import Recipe, dump_recipe, load_recipe
@@ -108,7 +108,7 @@ def refuse_taken_names(output: Path, steps: range) -> None:
         name = path.name.removesuffix(".tmp")
         if not re.fullmatch(r"state-\d{8,}", name) or int(name.partition("-")[2]) not in steps or path in states:
             continue
-        if path.name == name or path.is_symlink() or not path.is_dir():
+        if path.name == name or not (path.is_symlink() or path.is_dir()):  # half a state is removed, and a link to one
             raise FileExistsError(
                 f"{path} is no state of a training, and one will have its name; expected it elsewhere"
             )
@@ -280,6 +280,7 @@ def save_state(
     temporary = final.with_name(f"{final.name}.tmp")
 
     def prepare() -> None:
+        check_held(final)
         if os.path.lexists(final):
             what = "a link" if final.is_symlink() else "a folder" if final.is_dir() else "a file"
             raise FileExistsError(errno.EEXIST, f"{what} of that name is there, and no state", str(final))
@@ -303,6 +304,7 @@ def save_state(
             save_file(averaged, temporary / "average.safetensors")
         (temporary / "recipe.yaml").write_text(dump_recipe(recipe), encoding="utf-8")
         _write_manifest(temporary, {**progress, "processes": accelerator.num_processes})
+        check_held(final)
         temporary.replace(final)
         _flush(output)
 
@@ -367,6 +369,8 @@ def _flush(path: Path) -> None:
 
 def _reason(error: Exception, folder: Path) -> str:
     """The system's reason why a file couldn't be written. Where a library hides it, another file is tried."""
+    if isinstance(error, TakenOver):
+        return str(error)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     probe = folder / "probe"

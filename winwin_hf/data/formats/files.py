@@ -31,7 +31,7 @@ import psutil
 from safetensors import SafetensorError
 
 from winwin_hf.model.pixels_winwin import LIMIT, MAX_PIXELS, check_regular, check_unmasked, pixel_limit
-from winwin_hf.own_files import remove_tree, undisturbed
+from winwin_hf.own_files import check_held, remove_tree, undisturbed
 
 DEFLATE_RATIO = 1100  # deflate (PNG, gzip, zip) packs at most about 1032 : 1
 MAX_TEXT_BYTES = 100 * 10**6  # of a list of frames, a record of results or a config
@@ -166,6 +166,7 @@ def write_atomic(path: PathLike) -> Iterator[Path]:
     ```
     """
     path = Path(path)
+    check_held(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: its folder does not exist.")
     remove_leftovers(path.parent)
@@ -174,6 +175,7 @@ def write_atomic(path: PathLike) -> Iterator[Path]:
     try:
         with told_of(path):
             yield temporary
+            check_held(path)
             temporary.replace(path)
     finally:
         with undisturbed():
@@ -267,6 +269,7 @@ def replacing_folder(folder: PathLike) -> Iterator[Path]:
     place puts it back.
     """
     folder = Path(folder).absolute()
+    check_held(folder)
     with told_of(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(folder.parent)
@@ -275,6 +278,7 @@ def replacing_folder(folder: PathLike) -> Iterator[Path]:
         new = temporary / NEW
         new.mkdir()  # not `temporary` itself, which only its owner may read
         yield new
+        check_held(folder)
         if os.path.lexists(folder):
             folder.rename(temporary / OLD)
         new.rename(folder)
