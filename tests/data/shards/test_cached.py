@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -248,6 +249,8 @@ def changed(written: Path, folder: Path, change) -> Path:
     shutil.copytree(written / "parquet", folder)
     info = json.loads((folder / "dataset.json").read_text())
     change(folder, info)
+    with contextlib.suppress(TypeError, KeyError):  # a description that is checked before
+        info["rows"] = sum(file["rows"] for file in info["files"])
     (folder / "dataset.json").write_text(json.dumps(info))
     return folder
 

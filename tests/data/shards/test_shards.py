@@ -11,7 +11,9 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
@@ -148,7 +150,9 @@ def test_a_bare_process_reads_them_without_this_package(tmp_path):
         write(rows, tmp_path / format, "semantic-segmentation", format=format, split="train[:5]")
     script = """
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 import numpy as np
 from datasets import load_dataset
 root = Path(sys.argv[1])
@@ -303,6 +307,52 @@ def test_a_catalogued_set_becomes_shards(tmp_path):
             np.testing.assert_array_equal(x, y)
 
 
+def lies(out: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    info = json.loads((out / "dataset.json").read_text())
+    change(info)
+    (out / "dataset.json").write_text(json.dumps(info))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda info: info.update(rows=100), "rows has 100; expected as many as its files have"),
+        (lambda info: info.update(rows=9.0), "rows has 9.0; expected as many as its files have"),
+        (lambda info: info["files"].append(info["files"][0]), "files has .*; expected file, .* of each shard, once"),
+    ],
+)
+def test_a_description_that_contradicts_itself(tmp_path, change, says):
+    write(make_rows(tmp_path / "files", "depth-estimation"), tmp_path / "out", "depth-estimation")
+    lies(tmp_path / "out", change)
+    with pytest.raises(ValueError, match=rf"dataset\.json: {says}"):
+        shards_info(tmp_path / "out")
+
+
+@pytest.mark.parametrize("format", ["parquet", "webdataset"])
+@pytest.mark.parametrize("more", [1, -1])
+def test_a_shard_has_the_rows_that_its_description_says(tmp_path, format, more):
+    """Else an epoch was longer or shorter than a recipe took it for."""
+    rows = make_rows(tmp_path / "files", "depth-estimation")
+    first = write(rows, tmp_path / "out", "depth-estimation", format=format)[0]
+
+    def change(info):
+        info["rows"] += more
+        info["files"][0]["rows"] += more
+
+    lies(tmp_path / "out", change)
+    with pytest.raises(BrokenExample, match=rf"^{first}: \d rows; expected \d, by the dataset.json beside it$"):
+        list(open_shards(tmp_path / "out"))
+
+
+def test_a_shard_that_the_description_does_not_name(tmp_path):
+    """It was left out in silence."""
+    first = write(make_rows(tmp_path / "files", "depth-estimation"), tmp_path / "out", "depth-estimation")[0]
+    other = first.with_name("other.parquet")
+    shutil.copy(first, other)
+    with pytest.raises(BrokenExample, match=rf"^{other}: isn't in the dataset\.json beside it"):
+        open_shards(tmp_path / "out")
+
+
 @pytest.mark.parametrize("format", ["parquet", "webdataset"])
 @pytest.mark.parametrize("streaming", [True, False])
 def test_a_shard_that_is_another_is_refused(tmp_path, format, streaming):
@@ -315,7 +365,9 @@ def test_a_shard_that_is_another_is_refused(tmp_path, format, streaming):
     written[1].write_bytes(content)
     with pytest.raises(BrokenExample) as error:
         list(open_shards(tmp_path / "out", streaming=streaming))
-    assert str(error.value) == f"{written[1]}: not the file that was written, by the SHA-256 in the dataset.json beside it"
+    assert (
+        str(error.value) == f"{written[1]}: not the file that was written, by the SHA-256 in the dataset.json beside it"
+    )
 
 
 @pytest.mark.parametrize("format", ["parquet", "webdataset"])

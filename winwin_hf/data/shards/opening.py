@@ -20,7 +20,7 @@ import datasets
 from winwin_hf.data.benchmarks.catalog import sliced
 from winwin_hf.data.formats.files import read_bounded
 from winwin_hf.data.places import is_remote, joined, open_binary, plain
-from winwin_hf.data.rows import COLUMNS, own_files_only
+from winwin_hf.data.rows import COLUMNS, BrokenExample, own_files_only
 from winwin_hf.data.shards.cached import CACHE_GB, TRACKS, CachedShards
 from winwin_hf.data.shards.reading import read_shards
 from winwin_hf.redaction import redact
@@ -77,6 +77,12 @@ def _check_described(info: dict[str, Any], where: str) -> None:
         plain = not re.search(r"[/\\]", value["file"]) and value["file"] not in ("", ".", "..")
         return counted and plain and re.fullmatch("[0-9a-f]{64}", value["sha256"]) is not None
 
+    def are_different(files: list[dict[str, Any]]) -> bool:
+        return len({file["file"] for file in files}) == len(files)
+
+    def total(files: Any) -> int:
+        return sum(file["rows"] for file in files if is_file(file)) if isinstance(files, list) else 0
+
     labels, files = info.get("labels"), info.get("files")
     expected = {
         "name": (is_text(info.get("name")), "a text"),
@@ -84,9 +90,10 @@ def _check_described(info: dict[str, Any], where: str) -> None:
         "task": (is_text(info.get("task")) and info["task"] in COLUMNS, " or ".join(COLUMNS)),
         "labels": (labels is None or (isinstance(labels, list) and all(map(is_text, labels))), "class names, or null"),
         "files": (
-            isinstance(files, list) and bool(files) and all(map(is_file, files)),
-            "file, rows, bytes and sha256 of each shard",
+            isinstance(files, list) and bool(files) and all(map(is_file, files)) and are_different(files),
+            "file, rows, bytes and sha256 of each shard, once",
         ),
+        "rows": (type(info.get("rows")) is int and info["rows"] == total(files), "as many as its files have"),
     }
     for field, (right, what) in expected.items():
         if not right:
@@ -99,15 +106,22 @@ def _check_described(info: dict[str, Any], where: str) -> None:
 
 
 def check_shards(path: str | Path, info: dict[str, Any]) -> None:
-    """Raises FileNotFoundError or ValueError where a shard of the folder `path` is missing or not as long as `info` says."""
+    """
+    Raises FileNotFoundError where a shard of the folder `path` is missing; BrokenExample where one isn't as long as `info` says, or
+    where there is another one.
+    """
     for noted in info["files"]:
         file = Path(path) / noted["file"]
         if file.parent != Path(path) or not file.is_file():
             raise FileNotFoundError(f"{file} is missing: {path} has {len(info['files'])} files, by its {SIDECAR}")
         if file.stat().st_size != noted["bytes"]:
-            raise ValueError(
+            raise BrokenExample(
                 f"{file}: {file.stat().st_size} bytes; expected {noted['bytes']}, by the {SIDECAR} beside it"
             )
+    known = {noted["file"] for noted in info["files"]}
+    for file in sorted(Path(path).glob(f"*{SUFFIXES[info['format']]}")):
+        if file.name not in known and not file.name.startswith("."):
+            raise BrokenExample(f"{file}: isn't in the {SIDECAR} beside it; expected the shards alone that it names")
 
 
 def open_shards(
@@ -164,6 +178,7 @@ def open_shards(
     given = {
         "files": [joined(str(path), file["file"]) for file in info["files"]],
         "digests": [file["sha256"] for file in info["files"]],
+        "counts": [file["rows"] for file in info["files"]],
         "columns": tuple(columns),
         "format": info["format"],
     }

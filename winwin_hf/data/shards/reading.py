@@ -22,24 +22,26 @@ _compared: dict[str, tuple[str, Any]] = {}  # file -> its SHA-256, and its stamp
 
 
 def read_shards(
-    files: list[str], digests: list[str], columns: tuple[str, ...], format: str
+    files: list[str], digests: list[str], counts: list[int], columns: tuple[str, ...], format: str
 ) -> Iterator[dict[str, Any]]:
     """
     The rows of shards, in order.
 
     Args:
-        digests: their SHA-256. `datasets` makes the key of its own cache of them, too.
+        digests: their SHA-256. `datasets` makes the key of its own cache of them, too. counts: their numbers of rows.
     Raises: BrokenExample that names the file: it is missing, can't be read, or isn't the one that was written.
     """
-    for file, digest in zip(files, digests, strict=True):
+    for file, digest, count in zip(files, digests, counts, strict=True):
         try:
-            if is_remote(file):
-                yield from read_shard(file, columns, format)
-                continue
-            before = _compare(file, digest)
-            yield from read_shard(file, columns, format)
-            if before != _stamp(file):
+            before = None if is_remote(file) else _compare(file, digest)
+            found = 0
+            for row in read_shard(file, columns, format):
+                found += 1
+                yield row
+            if before is not None and before != _stamp(file):
                 raise BrokenExample(f"{file}: changed while it was read")
+            if found != count:
+                raise BrokenExample(f"{redact(file)}: {found} rows; expected {count}, by the dataset.json beside it")
         except FileNotFoundError:
             raise BrokenExample(f"{redact(file)}: no such file") from None
 
