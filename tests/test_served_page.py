@@ -302,6 +302,61 @@ def test_each_file_of_an_upload_counts(folder: WorkFolder) -> None:
     anyio.run(run)
 
 
+def test_what_broken_uploads_left_goes_at_once(folder: WorkFolder) -> None:
+    """It stayed for an hour. What an upload that goes on has written stays."""
+
+    async def receives(scope: Any, receive: Any, send: Any) -> None:  # as Gradio does
+        part = folder.files / f"tmp{scope['headers'][0][1].decode()}"
+        part.touch()
+        while (message := await receive())["type"] == "http.request" and message["more_body"]:
+            pass
+        if message["type"] == "http.disconnect":
+            raise GoneError
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def run() -> None:
+        guarded = doors(folder, receives)
+
+        async def upload(name: str, ended: anyio.Event, *end: Any) -> None:
+            messages = iter([{"type": "http.request", "body": b"x", "more_body": True}, *end])
+
+            async def receive() -> Any:
+                message = next(messages)
+                if message["type"] != "http.request" or not message["more_body"]:
+                    await ended.wait()
+                return message
+
+            async def send(message: Any) -> None:
+                pass
+
+            headers = [(b"x", name.encode())]
+            peer = ("1.1.1.1", 1)
+            scope = {"type": "http", "path": "/gradio_api/upload", "method": "POST", "headers": headers, "client": peer}
+            await guarded(scope, receive, send)
+
+        gone = {"type": "http.disconnect"}
+        whole = {"type": "http.request", "body": b"", "more_body": False}
+        mine = write(folder.files / "a" / "tmp.png")
+        early, late, now = anyio.Event(), anyio.Event(), anyio.Event()
+        now.set()
+        async with anyio.create_task_group() as group:
+            await upload("broken", now, gone)
+            assert not (folder.files / "tmpbroken").exists()
+            group.start_soon(upload, "early", early, whole)
+            await anyio.sleep(0.2)
+            await upload("second", now, gone)
+            assert (folder.files / "tmpearly").exists()
+            group.start_soon(upload, "late", late, gone)
+            await anyio.sleep(0.2)
+            early.set()
+            await anyio.sleep(0.5)
+            assert not (folder.files / "tmpsecond").exists() and (folder.files / "tmplate").exists()
+            late.set()
+        assert not list(folder.files.glob("tmp*")) and mine.exists()
+
+    anyio.run(run)
+
+
 class GoneError(Exception):
     """Stands for starlette's ClientDisconnect."""
 

@@ -355,7 +355,8 @@ def test_what_a_page_hasnt_got_is_one_sentence_and_no_traceback(server: space_se
 
 
 def test_refusals_are_short_and_told_once(demo: space_server.Server) -> None:
-    picture, number = {"path": str(space_server.SPACE / "examples" / "room.jpg")}, {}
+    own = upload(demo, ("room.jpg", (space_server.SPACE / "examples" / "room.jpg").read_bytes()))[1]
+    picture, number = {"path": json.loads(own)[0]}, {}
     number.update((event["api_name"], event["id"]) for event in events(demo))
 
     def said(name: str, data: list[Any]) -> str:
@@ -368,6 +369,9 @@ def test_refusals_are_short_and_told_once(demo: space_server.Server) -> None:
     assert expected in said("depth", [picture, LONG]) and expected in said("segment", [picture, 0.5, LONG])
     assert "from 0 to 1, got 7" in said("overlay", [picture, 7, "1080p"])
     assert "is not among" in said("depth", [{"path": f"/tmp/{LONG}"}, "1080p"])
+    for name in ("room.jpg", "none.jpg"):  # whether or not an example lies there
+        path = str(space_server.SPACE / "examples" / name)
+        assert f"'{name}' is not among the files that were uploaded here" in said("depth", [{"path": path}, "1080p"])
     video = (space_server.SPACE / "examples" / "bedroom.mp4").read_bytes()
     for name, content in (
         ("head.mp4", video[:64]),

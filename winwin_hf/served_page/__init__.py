@@ -52,7 +52,7 @@ def serve(page: Any, folder: WorkFolder, limits: Limits, examples: Collection[Pa
     examples = {path.resolve() for path in examples}
     page.queue(max_size=limits.waiting, default_concurrency_limit=1, api_open=False)
     bound_client(page, limits)
-    guard_inputs(page, folder.files, examples)
+    guard_inputs(page, folder.files)
     janitor = Janitor(folder, limits, page.temp_file_sets)
     threading.Thread(target=janitor.run, daemon=True, name="janitor").start()
     if threading.current_thread() is threading.main_thread():

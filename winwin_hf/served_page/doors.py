@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 from urllib.parse import parse_qs
 
 from winwin_hf.served_page.connections import CLIENT, Scope, client_of
-from winwin_hf.served_page.files import LEAST_BYTES, Janitor, own_file
+from winwin_hf.served_page.files import LEAST_BYTES, Janitor, own_file, remove_parts
 from winwin_hf.served_page.limits import Limits, kind_of, shortened
 
 BODY_SECONDS = 30  # in which the next bytes of its body have to
@@ -37,6 +37,7 @@ BESIDE_THE_QUEUE = ("/gradio_api/run/", "/gradio_api/api/")
 QUEUE_DATA = "/gradio_api/queue/data"
 ONE_RANGE = re.compile(rb"bytes=(?:(\d+)-(\d*)|-\d+)")  # of a file's bytes
 PART = b"content-disposition"  # of each file of an upload, in its headers
+CLOCK_SECONDS = 0.05  # by which a file may seem older than it is
 LISTENER_SECONDS = 2  # in which the stream of a session's answers before has to end
 
 Message: TypeAlias = MutableMapping[str, Any]
@@ -106,6 +107,8 @@ class Doors:
         self._listened: set[str] = set()  # sessions whose answers are being sent
         self._uploads: OrderedDict[str, tuple[float, float]] = OrderedDict()  # client -> bytes at a time
         self._since_sweep = 0
+        self._uploading: dict[object, float] = {}  # uploads that go on -> their beginnings, in seconds since the epoch
+        self._parts_left = False  # by one that broke off
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -188,8 +191,12 @@ class Doors:
 
         taken, started, more, most = 0, False, True, self._body_bytes(scope["path"])
         parts, end = 0, b""  # of an upload
+        status = 0  # of the answer
         left = False  # the client, or its body stays away
         beside_the_queue = scope["path"].startswith(BESIDE_THE_QUEUE)
+        upload = object()
+        if scope["path"] == UPLOAD:
+            self._uploading[upload] = time.time()
 
         async def counted() -> Message:
             nonlocal taken, more, left, parts, end
@@ -208,8 +215,8 @@ class Doors:
             return message
 
         async def sending(message: Message) -> None:
-            nonlocal started
-            started = True
+            nonlocal started, status
+            started, status = True, message.get("status", status)
             if beside_the_queue and message.get("status") == 500:
                 # Gradio's status for whatever is raised there; these events, which run no network, raise refusals alone.
                 message = {**message, "status": 400}
@@ -237,12 +244,22 @@ class Doors:
                 await _answer(send, 400, f"The request isn't understood: {shortened(str(error), 200)}")
         finally:
             if scope["path"] == UPLOAD:
+                del self._uploading[upload]
+                self._parts_left = self._parts_left or status != 200
                 taken += LEAST_BYTES * parts
                 self._uploaded(client, taken)
                 self._since_sweep += taken
                 if self._since_sweep > self.limits.disk_bytes // 8:
                     self._since_sweep = 0
                     await anyio.to_thread.run_sync(partial(self.janitor.sweep))
+                if self._parts_left:
+                    self._parts_left = bool(self._uploading)
+                    await anyio.to_thread.run_sync(partial(self._remove_parts, time.time()))
+
+    def _remove_parts(self, now: float) -> None:
+        time.sleep(2 * CLOCK_SECONDS)  # so that an upload that begins meanwhile is newer for certain
+        begun = min(self._uploading.values(), default=now + 2 * CLOCK_SECONDS)
+        remove_parts(self.files, min(begun - CLOCK_SECONDS, now + CLOCK_SECONDS))
 
 
 def _with_one_range(scope: Scope) -> Scope:

@@ -129,6 +129,18 @@ class Janitor:
             return total
 
 
+def remove_parts(files: Path, before: float) -> None:
+    """Removes what uploads that broke off left. before: seconds since the epoch, at which no upload that goes on had begun."""
+    with os.scandir(files) as entries:
+        for entry in entries:
+            if entry.name.startswith("tmp") and entry.is_file(
+                follow_symlinks=False
+            ):  # as Gradio names what it receives
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.stat(follow_symlinks=False).st_ctime < before:
+                        Path(entry.path).unlink()
+
+
 def return_memory() -> None:
     """Gives freed memory back to the system. glibc keeps what each of the server's threads once used for a picture."""
     if sys.platform == "linux":

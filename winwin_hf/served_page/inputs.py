@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from winwin_hf.served_page.files import own_file
 from winwin_hf.served_page.limits import MOST, file_name, kind_of, refuse
 
 
-def guard_inputs(page: Any, files: Path, examples: Collection[Path]) -> None:
+def guard_inputs(page: Any, files: Path) -> None:
     """Makes `page` check the values of each request before Gradio touches them."""
     preprocess = page.preprocess_data
 
@@ -19,7 +18,7 @@ def guard_inputs(page: Any, files: Path, examples: Collection[Path]) -> None:
 
         if len(inputs) != len(block_fn.inputs):
             raise refuse(f"Expected {len(block_fn.inputs)} values, got {len(inputs)}.")
-        values = [_value(block, value, files, examples) for block, value in zip(block_fn.inputs, inputs, strict=True)]
+        values = [_value(block, value, files) for block, value in zip(block_fn.inputs, inputs, strict=True)]
         try:
             return await preprocess(block_fn, values, *more, **options)
         except gr.Error as error:
@@ -30,7 +29,7 @@ def guard_inputs(page: Any, files: Path, examples: Collection[Path]) -> None:
     page.preprocess_data = checked
 
 
-def _value(block: Any, value: Any, files: Path, examples: Collection[Path]) -> Any:
+def _value(block: Any, value: Any, files: Path) -> Any:
     """The value, with nothing of a file's description left but its path. Raises gradio.Error for one that `block` can't have."""
     import gradio as gr
 
@@ -45,7 +44,7 @@ def _value(block: Any, value: Any, files: Path, examples: Collection[Path]) -> A
         path = value.get("path")
         if not isinstance(path, str) or not path:
             raise refuse(f"{label}: send an uploaded file; pictures inside the request (data: URLs) are not taken.")
-        found = own_file(path, files, examples)
+        found = own_file(path, files)
         if found is None:
             raise refuse(
                 f"{label}: {file_name(path)!r} is not among the files that were uploaded here. Please upload it (again)."
