@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from winwin_hf.downloads import checked_downloads
+from winwin_hf import downloads
+from winwin_hf.downloads import checked_downloads, downloaded
 
 WHOLE = b"weights" * 99
 NAME = hashlib.sha256(WHOLE).hexdigest()
@@ -69,3 +70,15 @@ def test_what_was_there_is_left(repository: Path) -> None:
     with checked_downloads("me/other"), checked_downloads("/a/folder"), checked_downloads("a\0b"):
         download(repository, b"of another", "1" * 64)
     assert link.exists() and len(list((repository / "blobs").iterdir())) == 3
+
+
+@pytest.mark.parametrize("error", [RuntimeError("peer closed connection"), OSError("peer closed connection")])
+def test_a_repository_that_does_not_come_is_named(repository: Path, monkeypatch: pytest.MonkeyPatch, error) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(downloads, "snapshot_download", fails)
+    with pytest.raises(
+        OSError, match=r"^me/flow: could not be downloaded \((RuntimeError: )?peer closed connection\)$"
+    ):
+        downloaded("me/flow", ["*"])

@@ -12,10 +12,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from huggingface_hub import constants
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.file_download import repo_folder_name
 
+from winwin_hf.model.weights_winwin import reason_of
 from winwin_hf.own_files import sha256_of
 
 CHECKSUM = re.compile(
@@ -51,6 +52,15 @@ def checked_downloads(name: str | Path, kind: str = "model") -> Iterator[None]:
                 raise OSError(
                     f"{name}: {names} isn't what the Hub announced, by its checksum, and was removed; expected a whole download"
                 )
+
+
+def downloaded(name: str, patterns: list[str]) -> Path:
+    """The folder of a Hub repository's files of these names, which are downloaded and compared. Raises: OSError, which names it."""
+    with checked_downloads(name):
+        try:
+            return Path(snapshot_download(name, allow_patterns=patterns))
+        except Exception as error:  # of huggingface_hub, and whatever its connections raise
+            raise OSError(f"{name}: could not be downloaded ({reason_of(error)})") from error
 
 
 def _blobs(name: str, kind: str) -> Path | None:

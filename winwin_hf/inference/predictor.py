@@ -29,11 +29,10 @@ import numpy as np
 import PIL.Image
 import PIL.ImageOps
 import torch
-from huggingface_hub import snapshot_download
 
 from winwin_hf import bundled
 from winwin_hf.data import formats
-from winwin_hf.downloads import checked_downloads
+from winwin_hf.downloads import downloaded
 from winwin_hf.inference.flow import FlowPair, flow_of_frames, predict_flow, predict_tiled
 from winwin_hf.inference.loading import load_config, load_network, load_processor
 from winwin_hf.inference.onnx import RUNTIMES, OnnxModel, is_exported
@@ -385,8 +384,7 @@ def _exported(name: str) -> Path:
         return path / "onnx" if (path / "onnx").is_dir() else path
     folder = Path(bundled.resolve(name))
     if not folder.is_dir():
-        with checked_downloads(name):
-            folder = Path(snapshot_download(name, allow_patterns=["*.json", "onnx/*"]))
+        folder = downloaded(name, ["*.json", "onnx/*"])
     return folder / "onnx"
 
 

@@ -12,13 +12,12 @@ from typing import Any, Literal
 
 import psutil
 import torch
-from huggingface_hub import snapshot_download
 from tqdm import tqdm
 
 from winwin_hf import bundled
 from winwin_hf.data.formats.files import told_of
 from winwin_hf.data.places import is_remote, plain
-from winwin_hf.downloads import checked_downloads
+from winwin_hf.downloads import downloaded
 from winwin_hf.inference.bulk.engines import run_local, run_ray
 from winwin_hf.inference.bulk.manifest import (
     FOLDER,
@@ -310,10 +309,7 @@ def _task_of(model: str) -> Task:
 def _folder_of(model: str) -> Path:
     """The folder of a network's files; one of the Hub is downloaded."""
     folder = Path(bundled.resolve(model))
-    if folder.is_dir():
-        return folder
-    with checked_downloads(model):
-        return Path(snapshot_download(model, allow_patterns=["*.json", "*.safetensors"]))
+    return folder if folder.is_dir() else downloaded(model, ["*.json", "*.safetensors"])
 
 
 def _version(folder: Path) -> str:
