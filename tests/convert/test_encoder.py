@@ -136,6 +136,10 @@ FOREIGN = {
         lambda f: (f / "preprocessor_config.json").write_text("{"),
         r"its preprocessor_config.json is not readable JSON",
     ),
+    "a processor that is nothing": (
+        lambda f: (f / "preprocessor_config.json").write_text("null"),
+        r"its preprocessor_config.json has no settings of an image processor",
+    ),
     "a mean of two numbers": (
         lambda f: rewrite(f / "preprocessor_config.json", lambda c: c.update(image_mean=[0.5, 0.5])),
         r"image_mean is \[0.5, 0.5\]; expected three numbers",

@@ -218,9 +218,8 @@ def processor_settings(source: str, options: dict[str, Any]) -> dict[str, Any]:
     try:
         settings, _ = ImageProcessingMixin.get_image_processor_dict(str(files[0].parent))
     except OSError as error:
-        if "not a valid JSON" in str(error):
-            raise ValueError(f"{source}: its {files[-1].name} is not readable JSON") from error
-        raise
+        what = "is not readable JSON" if "not a valid JSON" in str(error) else "has no settings of an image processor"
+        raise ValueError(f"{source}: its {files[-1].name} {what}") from error
     return settings
 
 
