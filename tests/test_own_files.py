@@ -48,6 +48,12 @@ def test_nothing_is_written_into_a_folder_that_is_another_one_now(tmp_path: Path
                 raise AssertionError("written")
         with pytest.raises(TakenOver, match=says):
             open_own(folder / "c", os.O_RDWR)
+        if folder.exists():
+            (folder / "theirs").mkdir()
+            remove_tree(folder / "theirs", ignore_errors=True)
+            with pytest.raises(TakenOver, match=says):
+                remove_tree(folder / "theirs")
+            assert (folder / "theirs").is_dir()
         check_held(tmp_path / "run-2")
     assert not (folder / "b").exists() and not (folder / "c").exists()
     assert os.path.lexists(folder / LOCK) == (change in (taken, made_a_pipe))  # never another process's lock

@@ -146,7 +146,13 @@ def _refuse_other(path: Path) -> None:
 
 
 def remove_tree(path: Path, ignore_errors: bool = False) -> None:
-    """Removes a folder with all that is in it. Of a link only the link goes, and what it leads to stays."""
+    """Removes a folder with all that is in it. Of a link only the link goes, and what it leads to stays. Raises: as `check_held`."""
+    try:
+        check_held(path)
+    except TakenOver:  # it is another process's
+        if ignore_errors:
+            return
+        raise
     if not path.is_symlink():
         shutil.rmtree(path, ignore_errors=ignore_errors)
         return
