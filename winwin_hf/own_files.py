@@ -42,16 +42,20 @@ class TakenOver(OSError):
 
 @dataclass
 class _Held:
-    """A folder that this process locked: the text in its lock's file, and what tells lock and folder from others of their names."""
+    """
+    A folder that is locked: the text in its lock's file, and what tells lock and folder from others of their names. None: another
+    process, maybe of another machine, holds the lock, and the text alone counts.
+    """
 
     lock: Path
     text: str
-    lock_identity: tuple[int, int]
-    folder_identity: tuple[int, int]
+    lock_identity: tuple[int, int] | None
+    folder_identity: tuple[int, int] | None
 
     def is_the_same(self) -> bool:
         try:
-            if _identity(self.lock) == self.lock_identity:
+            identity = _identity(self.lock)
+            if identity == self.lock_identity:
                 return True
         except OSError:  # the lock was deleted; the folder may be the same
             with contextlib.suppress(OSError):
@@ -62,7 +66,8 @@ class _Held:
             status = self.lock.lstat()
             own = stat.S_ISREG(status.st_mode) and status.st_size == len(self.text.encode())
             if own and self.lock.read_text("utf-8", "replace") == self.text:
-                self.lock_identity = _identity(self.lock)
+                if self.lock_identity is not None:
+                    self.lock_identity = identity
                 return True
         return False
 
@@ -77,13 +82,28 @@ def _identity(path: Path) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def held(folder: Path, lock: Path, text: str) -> Iterator[None]:
-    """Within it, what the package writes below a folder is refused once that is another one, or another process's, by `check_held`."""
+    """
+    Within it, what the package writes below a folder is refused once that is another one, or another process's, by `check_held`.
+
+    Args:
+        folder: the lock's, or one above it.
+    """
     folder, lock = folder.absolute(), lock.absolute()
-    _held[folder] = _Held(lock, text, _identity(lock), _identity(folder))
+    _held[folder] = _Held(lock, text, _identity(lock), _identity(lock.parent))
     try:
         yield
     finally:
         _held.pop(folder, None)
+
+
+def held_by_others(folder: Path, lock: Path, text: str) -> None:
+    """The same until this process ends, where the process that it works for holds the lock."""
+    _held[folder.absolute()] = _Held(lock.absolute(), text, None, None)
+
+
+def is_held(folder: str | Path) -> bool:
+    """Whether this process holds the lock of a folder."""
+    return Path(folder).absolute() in _held
 
 
 def check_held(path: Path) -> None:

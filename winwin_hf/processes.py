@@ -15,6 +15,7 @@ import logging
 import os
 import platform
 import re
+import secrets
 import socket
 import time
 from collections.abc import Iterator
@@ -62,7 +63,7 @@ COMMANDS = (
     "`ACCELERATE_USE_CPU=true torchrun --nproc_per_node N scripts/train.py ...` on a CPU; evaluations by scripts/evaluate.py alike"
 )
 LOCK = ".lock"
-HOLDER = r"\d+ on .*"  # what the file says: process and machine
+HOLDER = r"\d+ on .*"  # what the file says: process and machine, then what is of no other lock
 
 
 def connect(cpu: bool = False, fsdp: bool = False) -> PartialState:
@@ -190,12 +191,16 @@ def lost_process_named() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path, doing: str = "training in this folder", stays: bool = True) -> Iterator[None]:
+def locked(
+    folder: Path, doing: str = "training in this folder", stays: bool = True, output: Path | None = None
+) -> Iterator[str]:
     """
     Makes a folder and keeps other processes from training in it. The kernel ends the lock with this process, however it ends.
 
     Args:
         doing: what a refused process is told that this one does. stays: whether the lock's file stays there at the end.
+        output: the folder that the lock is for; default: its own.
+    Yields: the text in the lock's file, for `held_by_others`; "" on a file system without locks.
     Raises: FileExistsError: another process holds it. OSError: what is called `.lock` there is no file of a run. Within it, whatever is
         written there raises `TakenOver` once the folder is another one.
     """
@@ -209,10 +214,10 @@ def locked(folder: Path, doing: str = "training in this folder", stays: bool = T
             except OSError as error:
                 if error.errno not in (errno.EACCES, errno.EAGAIN):
                     logger.warning(f"{folder}: this file system has no locks ({error}); two runs in it aren't noticed.")
-                    yield
+                    yield ""
                     return
                 raise FileExistsError(
-                    f"{folder}: process {file.read(200).strip() or 'unknown'} is {doing}; choose another output "
+                    f"{folder}: process {file.read(200).partition(',')[0].strip() or 'unknown'} is {doing}; choose another output "
                     "folder, or wait for its end"
                 ) from None
         before = file.read(1000)
@@ -220,15 +225,15 @@ def locked(folder: Path, doing: str = "training in this folder", stays: bool = T
             raise OSError(f"{path}: not a run's lock, such as '123 on host'; expected none, or another output folder")
         file.seek(0)
         file.truncate()
-        text = f"{os.getpid()} on {platform.node()}"
+        text = f"{os.getpid()} on {platform.node()}, {secrets.token_hex(4)}"
         try:  # without a buffer, which would be written again at the end
             os.write(file.fileno(), text.encode())
         except OSError as error:
             path.unlink(missing_ok=True)
             raise OSError(error.errno, error.strerror, str(path)) from None
-        with held(folder, path, text):
+        with held(output or folder, path, text):
             try:
-                yield
+                yield text
             finally:
                 with contextlib.suppress(TakenOver):  # the lock of that name is another process's
                     if not stays:

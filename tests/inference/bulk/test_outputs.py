@@ -44,6 +44,27 @@ def test_a_first_result_that_cannot_be_written_leaves_nothing(models, frames, tm
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("again", [True, False])
+def test_nothing_is_written_into_a_folder_that_took_the_place(models, frames, tmp_path, monkeypatch, again, workers):
+    """Results of one network overwrote those of another one's finished run."""
+    out, old, before = tmp_path / "out", tmp_path / "old", tmp_path / "before"
+    run(frames, before, models["segmentation"])
+    finished = results(before)
+    begin = runs.run_local
+
+    def start(*arguments, **options):
+        out.rename(old)
+        if again:
+            before.rename(out)
+        yield from begin(*arguments, **options)
+
+    monkeypatch.setattr(runs, "run_local", start)
+    with pytest.raises(OSError, match=rf"^{out} was removed, moved or replaced since this process locked it"):
+        run(frames, out, models["depth"], workers=workers)
+    assert out.exists() == again and (not again or results(out) == finished)
+
+
 def test_an_output_stays_free_where_nothing_was_done(models, frames, tmp_path):
     broken = tmp_path / "broken"
     shutil.copytree(models["depth"], broken)

@@ -24,7 +24,7 @@ from winwin_hf.data import formats
 from winwin_hf.data.formats.files import write_atomic
 from winwin_hf.data.places import content, filesystem, is_remote, joined, reaching
 from winwin_hf.data.rows import COLUMNS, TEXT
-from winwin_hf.own_files import made_folder
+from winwin_hf.own_files import check_held, made_folder
 from winwin_hf.redaction import redact
 from winwin_hf.task import Task
 
@@ -64,6 +64,7 @@ class Place:
                 else:
                     system.pipe_file(path, content)
             return
+        check_held(Path(address))  # before a folder is made
         with made_folder(Path(address).parent), write_atomic(address) as temporary:
             temporary.write_bytes(content)
 
@@ -114,7 +115,10 @@ class Place:
         return next((name for name in found if name), "")
 
     def remove(self, name: str) -> None:
-        system, path = filesystem(joined(self.root, name))
+        address = joined(self.root, name)
+        if not is_remote(address):
+            check_held(Path(address))
+        system, path = filesystem(address)
         with reaching(self.root):
             system.rm_file(path)
 

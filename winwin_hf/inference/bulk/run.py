@@ -136,10 +136,11 @@ def predict(
 
     def start(left: list[Unit]) -> Iterator[list[Record]]:
         if engine == "ray":
-            return run_ray(job, left, workers, address)
-        return run_local(job, left, min(count, max(len(left), 1)), devices)
+            return run_ray(locking, left, workers, address)
+        return run_local(locking, left, min(count, max(len(left), 1)), devices)
 
-    with _alone(place):
+    with _alone(place) as lock:
+        locking = replace(job, lock=lock)
         manifest = Manifest.load(place)
         there = manifest.check(settings)  # once more: another run may have come while the input was listed
         if not there:
@@ -147,8 +148,9 @@ def predict(
         try:
             return _predict(units, manifest, job, count, start, progress, say)
         except BaseException:
-            if not there and place.files() <= {RUN, f"{FOLDER}/{LOCK}"}:  # nothing was done
-                place.remove(RUN)
+            with contextlib.suppress(OSError):  # the error that ended it is told
+                if not there and place.files() <= {RUN, f"{FOLDER}/{LOCK}"}:  # nothing was done
+                    place.remove(RUN)
             raise
 
 
@@ -216,23 +218,26 @@ def _settings(given: str, model: str, job: Job) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _alone(place: Place) -> Iterator[None]:
-    """Keeps other runs of this machine from the output, where it is a folder of it."""
+def _alone(place: Place) -> Iterator[str]:
+    """Keeps other runs of this machine from the output, where it is a folder of it; yields the text of its lock."""
     folder = Path(place.root) / FOLDER
     if is_remote(place.root):
-        yield
+        yield ""
         return
     made = not folder.exists()
     with told_of(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with locked(folder, "predicting into it"):
-            yield
+        with locked(folder, "predicting into it", output=folder.parent) as lock:
+            try:
+                yield lock
+            finally:
+                if made and not place.names(FOLDER):
+                    remove_tree(folder, ignore_errors=True)
     finally:
-        if made and not place.names(FOLDER):
-            remove_tree(folder)
+        for empty in (folder, folder.parent) if made else ():
             with contextlib.suppress(OSError):
-                folder.parent.rmdir()
+                empty.rmdir()
 
 
 def _held(units: list[Unit], manifest: Manifest, parquet: bool) -> frozenset[str]:

@@ -11,17 +11,20 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from winwin_hf.data.ahead import in_order
-from winwin_hf.inference.bulk.manifest import Record, inputs_of, part_of, shown
+from winwin_hf.inference.bulk.manifest import FOLDER, Record, inputs_of, part_of, shown
 from winwin_hf.inference.bulk.outputs import FORMATS, SHARDS, Place, digest, encoded, shard, written
 from winwin_hf.inference.bulk.plan import UNIT, Unit
 from winwin_hf.inference.bulk.reading import Wanted, images_of
 from winwin_hf.inference.predictor import Predictor
+from winwin_hf.own_files import held_by_others, is_held
+from winwin_hf.processes import LOCK
 from winwin_hf.redaction import redact
 from winwin_hf.task import TASKS
 
@@ -40,6 +43,7 @@ class Job:
         output: the place of results. suffix: of each. parquet: whether results are rows of shards.
         batch: images of one size at once. skip_broken: record what can't be read, and go on.
         threads: of torch on a CPU; None: torch's own number.
+        lock: the text in the lock of the output, "" where it has none.
     """
 
     model: str
@@ -53,6 +57,7 @@ class Job:
     batch: int = 1
     skip_broken: bool = False
     threads: int | None = None
+    lock: str = ""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ class Worker:
         self.job = job
         self.task = TASKS[job.task]
         self.place = Place(job.output)
+        if job.lock and not is_held(self.place.root):
+            held_by_others(Path(self.place.root), Path(self.place.root) / FOLDER / LOCK, job.lock)
         self.predictor = Predictor.load(job.model, job.task, job.device, quality=job.quality)
 
     def run(self, unit: Unit) -> Iterator[list[Record]]:
