@@ -190,7 +190,6 @@ def test_an_index_of_weights_names_files_beside_it(folder: Path, target: object)
 
 def test_split_weights_are_loaded(folder: Path):
     expected = load_network(folder)
-    (folder / "model.safetensors").unlink()
     expected.save_pretrained(folder, max_shard_size="40KB")
     assert len(list(folder.glob("model-*.safetensors"))) > 1
     found = load_network(folder).state_dict()
@@ -198,6 +197,33 @@ def test_split_weights_are_loaded(folder: Path):
     sorted(folder.glob("model-*.safetensors"))[0].unlink()
     with pytest.raises(OSError, match=r"model-00001.*missing, though the index names it"):
         load_network(folder)
+
+
+def test_the_weights_of_the_last_save_are_loaded(folder: Path):
+    """transformers leaves one file beside later shards, and reads that."""
+    network = load_network(folder)
+    for size in ("40KB", "50GB", "40KB"):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(1)
+        network.save_pretrained(folder, max_shard_size=size)
+        assert (folder / "model.safetensors").is_file() != (folder / "model.safetensors.index.json").is_file()
+        found = WinWinForDepthEstimation.from_pretrained(folder).state_dict()
+        assert all(torch.equal(tensor, found[name]) for name, tensor in network.state_dict().items())
+
+
+def test_weights_of_two_saves_are_refused(folder: Path):
+    one = (folder / "model.safetensors").read_bytes()
+    load_network(folder).save_pretrained(folder, max_shard_size="40KB")
+    (folder / "model.safetensors").write_bytes(one)
+    for load in (load_network, WinWinForDepthEstimation.from_pretrained):
+        with pytest.raises(
+            ValueError, match=r"holds model\.safetensors, and the shards of model\.safetensors\.index\.json"
+        ):
+            load(folder)
+    for shard in folder.glob("model-*"):  # then nothing but the index is of the earlier save
+        shard.unlink()
+    load_network(folder)
 
 
 @pytest.mark.parametrize("field", ["attn_implementation", "_attn_implementation"])

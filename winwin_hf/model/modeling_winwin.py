@@ -79,7 +79,7 @@ from .positions_winwin import random_frequencies
 from .pretrained_winwin import HUB_OPTIONS, PretrainedEncoder
 from .refinement_winwin import FineFeatures, Refinement
 from .tracing_winwin import is_traced, refuse_recording
-from .weights_winwin import check_index, reason_of, refuse_larger
+from .weights_winwin import check_index, reason_of, refuse_larger, refuse_two_saves, stamps_of_weights
 
 logger = logging.get_logger(__name__)
 
@@ -139,7 +139,8 @@ class WinWinPreTrainedModel(PreTrainedModel):
     ) -> None:
         """
         Saves as transformers does. A model that was published with its code is saved with its code, and so can be loaded without the
-        package again. transformers copies code only if it was loaded from there; with the package it is the package's.
+        package again. transformers copies code only if it was loaded from there; with the package it is the package's. Weights that lay
+        there in one file, or in shards, go where these are saved in the other way: transformers would read the old ones.
         """
         config, copied = self.config, self._auto_class is not None
         published = not copied and getattr(config, "auto_map", None) is not None
@@ -148,11 +149,18 @@ class WinWinPreTrainedModel(PreTrainedModel):
             custom_object_save(self, save_directory)
         if published and isinstance(self, WinWinForOpticalFlow):
             config.custom_pipelines = CUSTOM_PIPELINES
+        before = stamps_of_weights(Path(save_directory))
         try:
             super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
         finally:
             if published and hasattr(config, "custom_pipelines"):  # `pipeline` would ask whether that code may run
                 del config.custom_pipelines
+        after = stamps_of_weights(Path(save_directory))
+        if is_main_process and before.items() ^ after.items():
+            for path, _ in (
+                before.items() & after.items()
+            ):  # in one file before and in shards now, or the other way round
+                path.unlink()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -202,6 +210,7 @@ class WinWinPreTrainedModel(PreTrainedModel):
         kwargs.setdefault("use_safetensors", True)  # never a pickle unless it is asked for
         if source is not None and Path(source).is_dir() and not kwargs.get("subfolder"):
             check_index(Path(source))
+            refuse_two_saves(Path(source))
             # of the class that the caller knows, the package's or one that came with the weights
             known: Any = (
                 config if isinstance(config, PreTrainedConfig) else WinWinConfig.from_pretrained(config or source)

@@ -120,6 +120,21 @@ def check_index(folder: Path) -> None:
                 raise FileNotFoundError(f"{folder / name}: missing, though the index names it")
 
 
+def refuse_two_saves(folder: Path) -> None:
+    """Raises ValueError where weights lie in one file and in shards: transformers reads the one file, whichever was saved later."""
+    index, single = folder / INDEXES[0], folder / "model.safetensors"
+    if index.is_file() and single.is_file() and any((folder / name).is_file() for name in files_of_index(index)):
+        raise ValueError(
+            f"{folder}: holds {single.name}, and the shards of {index.name}; expected one of both, since one is of an earlier save"
+        )
+
+
+def stamps_of_weights(folder: Path) -> dict[Path, int]:
+    """The file and the index that weights may be read by -> when they were written."""
+    paths = (folder / "model.safetensors", folder / INDEXES[0])
+    return {path: path.stat().st_mtime_ns for path in paths if path.is_file()}
+
+
 def count_parameters(path: Path) -> int:
     """The numbers in a safetensors file, from its header alone."""
     try:
