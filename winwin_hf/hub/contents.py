@@ -32,7 +32,7 @@ from winwin_hf.hub.outgoing import check_inside
 from winwin_hf.inference.examples import example_picture
 from winwin_hf.inference.loading import load_network
 from winwin_hf.model.pipeline_winwin import CUSTOM_PIPELINES
-from winwin_hf.model.weights_winwin import files_of_index, reason_of, tensors_of
+from winwin_hf.model.weights_winwin import files_of_index, reason_of, refuse_two_saves, tensors_of
 from winwin_hf.redaction import redact
 from winwin_hf.task import ARCHITECTURES, DoesNotFit
 from winwin_hf.training.recipe import dump_recipe
@@ -189,6 +189,7 @@ def _checkpoint(source: str | Path) -> Path:
 
 def _weights(folder: Path) -> dict[str, Path]:
     """The files of the weights, after a check of their lengths."""
+    refuse_two_saves(folder)
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").is_file():
         files = {"model.safetensors": folder / "model.safetensors"}

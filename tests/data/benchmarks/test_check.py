@@ -272,6 +272,22 @@ def test_half_a_split_is_missing_and_none_is_no_fault(tmp_path, name, kinds, nam
         open_source(name, tmp_path, "val")
 
 
+def test_what_a_training_will_ask_for_is_said(tmp_path):
+    """Names of classes; metres, where a picture of a depth has 8 bits."""
+    for kind in ("images", "masks", "depth"):
+        for name in ("m", "d"):
+            if (name, kind) not in (("m", "depth"), ("d", "masks")):
+                (tmp_path / name / kind).mkdir(parents=True)
+                formats.save_image(tmp_path / name / kind / "1.png", np.full((32, 32), 200, dtype=np.uint8))
+    (masks,) = check.check(tmp_path / "m", workers=0).splits
+    assert any(hint.startswith("no names.txt: a training needs the names") for hint in masks.hints)
+    (tmp_path / "m" / "names.txt").write_text("a = 200\n")
+    (masks,) = check.check(tmp_path / "m", workers=0).splits
+    assert not any("names.txt" in hint for hint in masks.hints)
+    (depth,) = check.check(tmp_path / "d", workers=0).splits
+    assert depth.hints == ["a mean depth of 0.2 m: are these metres?"]
+
+
 def test_two_files_of_one_name_are_named(tmp_path):
     """Whether or not another split can be read, and for each kind of folder of one's own."""
 

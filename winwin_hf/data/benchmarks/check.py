@@ -156,6 +156,10 @@ def check_split(
         labels = entry.labels
         if entry.task == "semantic-segmentation" and root is not None and labels is None:
             labels = catalog.labels_of(entry.name, root)
+            if labels is None:
+                report.hints.append(
+                    "no names.txt: a training needs the names of the classes there, or as its option names"
+                )
         with tqdm(total=len(found.rows), desc=f"{entry.name}:{split}", disable=not progress, unit="ex") as bar:
             decode_rows(report, found.rows, labels, workers, bar)
     report.seconds = time.monotonic() - start

@@ -24,7 +24,7 @@ from winwin_hf.data.rows import BrokenExample, paths_of
 from winwin_hf.pools import blocked_signals, ignore_stop_signals
 from winwin_hf.task import DataTask
 
-PLAUSIBLE_DEPTH = (0.1, 1000.0)  # metres; a mean depth outside is a sign of other units
+PLAUSIBLE_DEPTH = (0.3, 1000.0)  # metres; a mean depth outside is a sign of other units, or of a picture's 8 bits
 
 
 @dataclass
