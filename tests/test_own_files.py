@@ -60,6 +60,15 @@ def test_nothing_is_written_into_a_folder_that_is_another_one_now(tmp_path: Path
     check_held(folder)
 
 
+def test_another_error_of_a_folder_that_is_gone_says_so(tmp_path: Path):
+    folder = tmp_path / "run"
+    with pytest.raises(TakenOver), locked(folder):
+        moved(folder)
+        (folder / "a.txt").read_text()
+    with pytest.raises(FileNotFoundError), locked(folder):
+        (folder / "a.txt").read_text()
+
+
 def test_a_folder_whose_lock_was_deleted_or_numbered_anew_is_the_same(tmp_path: Path):
     with locked(tmp_path):
         text = (tmp_path / LOCK).read_text()

@@ -87,11 +87,17 @@ def held(folder: Path, lock: Path, text: str) -> Iterator[None]:
 
     Args:
         folder: the lock's, or one above it.
+    Raises: TakenOver also in the place of an OSError that came from it, such as "no such file".
     """
     folder, lock = folder.absolute(), lock.absolute()
     _held[folder] = _Held(lock, text, _identity(lock), _identity(lock.parent))
     try:
         yield
+    except TakenOver:
+        raise
+    except OSError:
+        check_held(folder)
+        raise
     finally:
         _held.pop(folder, None)
 

@@ -35,7 +35,7 @@ from winwin_hf.inference.clips import Clip, open_clip, write_video
 from winwin_hf.inference.flow import FlowPair
 from winwin_hf.inference.predictor import Predictor
 from winwin_hf.model.flow_colours_winwin import flow_to_image
-from winwin_hf.own_files import made_folder, sha256_of
+from winwin_hf.own_files import check_held, made_folder, sha256_of
 from winwin_hf.processes import locked
 
 RECORD = "video.json"
@@ -207,6 +207,7 @@ class Results:
     def write(self, number: int, pair: FlowPair) -> None:
         for field, path in self.files(number).items():
             values = getattr(pair, field)
+            check_held(path)
             path.parent.mkdir(exist_ok=True)
             if values.dtype == bool:
                 formats.save_image(path, values * np.uint8(255))
