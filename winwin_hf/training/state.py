@@ -330,7 +330,7 @@ def save_state(
             last = next((state for state in states_in(output) if state != final), None)
             kept = f"the last state is {last.name}" if last else "there is no state before it"
             message = f"{output}: {final.name} could not be written ({reason}); {kept}"
-            raise OSError(message) from cause
+            raise (TakenOver if isinstance(cause, TakenOver) else OSError)(message) from cause
     if main:
         for old in (*states_in(output)[KEPT_STATES:], *_named(output, DAMAGED)):
             if _of_others(old):
