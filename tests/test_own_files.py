@@ -69,6 +69,18 @@ def test_another_error_of_a_folder_that_is_gone_says_so(tmp_path: Path):
         (folder / "a.txt").read_text()
 
 
+@pytest.mark.parametrize("removed", ["run", "."])
+def test_a_folder_that_this_process_removed_is_not_taken(tmp_path: Path, removed: str):
+    """The error that ended the work is told, not that its folder is gone."""
+    folder = tmp_path / "all" / "run"
+    with pytest.raises(FileNotFoundError, match="data"), locked(folder):
+        try:
+            (tmp_path / "data").read_text()
+        finally:
+            remove_tree(tmp_path / "all" / removed)
+    assert not folder.exists()
+
+
 def test_a_folder_whose_lock_was_deleted_or_numbered_anew_is_the_same(tmp_path: Path):
     with locked(tmp_path):
         text = (tmp_path / LOCK).read_text()

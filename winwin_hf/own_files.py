@@ -179,6 +179,9 @@ def remove_tree(path: Path, ignore_errors: bool = False) -> None:
         if ignore_errors:
             return
         raise
+    for folder, one in list(_held.items()):
+        if one.lock.is_relative_to(path.absolute()):
+            _held.pop(folder, None)  # this process's own removal is no other's
     if not path.is_symlink():
         shutil.rmtree(path, ignore_errors=ignore_errors)
         return

@@ -216,19 +216,18 @@ def test_a_video_whose_header_is_cut(tmp_path):
 
 
 def test_a_video_that_breaks_off(tmp_path):
-    """Frames up to the damage come; then either the video ends or one line says where it is broken."""
+    """Frames up to the damage come; then one line says where it is broken, or that it was cut."""
     path = write(
         tmp_path / "a.avi", [np.random.default_rng(i).integers(0, 256, (48, 64, 3), np.uint8) for i in range(8)]
     )
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     found = []
-    try:
+    with pytest.raises(ValueError, match=r"a\.avi: (frame \d can't be decoded|it has .* expected a whole video)"):
         for frame in open_clip(path).frames():
             found.append(frame)
-    except ValueError as error:
-        assert f"a.avi: frame {len(found)} can't be decoded" in str(error)
     assert 2 <= len(found) < 8
+    assert len(list(open_clip(path, end=2).frames())) == 2
 
 
 # ------------------------------------------------------------------ writing

@@ -226,6 +226,14 @@ def test_weights_of_two_saves_are_refused(folder: Path):
     load_network(folder)
 
 
+def test_two_tensors_of_one_name_are_refused(folder: Path):
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if name.startswith("winwin."))
+    save_file({**weights, name.removeprefix("winwin."): weights[name] + 1}, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=rf"holds {name.removeprefix('winwin.')} and {name}; expected one of both"):
+        load_network(folder)
+
+
 @pytest.mark.parametrize("field", ["attn_implementation", "_attn_implementation"])
 def test_a_folder_chooses_no_kernel_of_the_hub(folder: Path, field: str):
     config(**{field: "kernels-community/anything:forward"})(folder)
@@ -319,8 +327,15 @@ def test_an_adapter_beside_a_network_is_refused(folder: Path) -> None:
     """Commands used it and `push` left it out; and its config may ask PEFT for hours and gigabytes."""
     (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 20000000, "target_modules": ".*"}')
     for load in (load_network, lambda source: read_transformers(source, {})):
-        with pytest.raises(ValueError, match=r"an adapter lies beside the network \(adapter_config\.json\)"):
+        with pytest.raises(ValueError, match=r"holds an adapter \(adapter_config\.json\)"):
             load(str(folder))
+
+
+def test_an_adapter_alone_is_said_to_be_one(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"holds an adapter \(adapter_config\.json\)"):
+        load_network(folder)
 
 
 def test_the_processor_is_of_the_commit_of_the_network(folder: Path, monkeypatch) -> None:

@@ -7,6 +7,7 @@ import math
 import shutil
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from support.locks import holding
@@ -16,7 +17,7 @@ from winwin_hf import WinWinForOpticalFlow, WinWinImageProcessor
 from winwin_hf.data import formats
 from winwin_hf.inference import flow as inference
 from winwin_hf.inference import video
-from winwin_hf.inference.clips import open_clip
+from winwin_hf.inference.clips import open_clip, write_video
 from winwin_hf.inference.figures import photometric_errors
 from winwin_hf.inference.predictor import Predictor
 from winwin_hf.inference.video import RECORD, Results, full_colour, run
@@ -374,6 +375,26 @@ def test_what_is_whole_stays_when_a_frame_is_broken(clip, checkpoint, tmp_path):
     assert set(left(tmp_path / "out")) == flos(1, 2, 3) | {"video.json"}
     (broken / "4.png").write_bytes((clip / "4.png").read_bytes())
     assert run(broken, tmp_path / "out", checkpoint, progress=False).reused == 3
+
+
+def test_a_video_that_was_cut_is_not_taken_for_a_whole_one(tmp_path, checkpoint):
+    """Its two pairs were the whole result, with exit code 0."""
+    frames = [np.random.default_rng(i).integers(0, 256, (48, 64, 3), np.uint8) for i in range(8)]
+    write_video(tmp_path / "whole.mp4", frames, 10)
+    with av.open(str(tmp_path / "whole.mp4")) as source, av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                container.mux(packet)
+    content = (tmp_path / "a.mkv").read_bytes()
+    (tmp_path / "a.mkv").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"a\.mkv: it has .* expected a whole video, or an end \(--end\) before"):
+        run(tmp_path / "a.mkv", tmp_path / "out", checkpoint, progress=False)
+    assert not (tmp_path / "out").exists()
+    assert run(tmp_path / "a.mkv", tmp_path / "out", checkpoint, end=2, progress=False).pairs == 1
+    with pytest.raises(ValueError, match=r"a\.mkv: .*(expected a whole video|can't be decoded)"):
+        run(tmp_path / "a.mkv", tmp_path / "more", checkpoint, end=8, progress=False)
 
 
 # ------------------------------------------------------------------ a real clip

@@ -34,6 +34,7 @@ MOST_PAGES = 1000  # of one list; a page of files has a thousand
 NAMING = ("etag", "x-linked-etag", "x-repo-commit", "x-xet-hash")  # headers that become names of files
 CHECKSUM = re.compile(r"[\w+=:-]{1,128}")
 SLOWEST_FILE = 10_000, 60.0  # bytes in so many seconds
+ASKING = re.compile(r"/(repos/create|validate-yaml|objects/batch)$|/(preupload|paths-info)/")  # POSTs that only ask
 LONGEST_PAUSE = 300.0  # seconds that a Hub may tell us to wait; its own limits count requests in five minutes
 
 
@@ -72,7 +73,8 @@ def _client_class(base: type) -> type:
 
         def send(self, request: Any, *, stream: bool = False, **options: Any) -> Any:
             """As httpx's, within the limits."""
-            asks, given = request.method in ("GET", "HEAD"), request.extensions.get("timeout", {})
+            asks = request.method in ("GET", "HEAD") or bool(ASKING.search(request.url.path))
+            given = request.extensions.get("timeout", {})
             silence = SILENCE if asks else SENDING  # a commit may take its time
             waits = dict(connect=CONNECT, read=silence, write=silence, pool=silence)  # noqa: C408
             waits |= {name: value for name, value in given.items() if value is not None}

@@ -28,6 +28,7 @@ from winwin_hf.data.formats.images import write_labels
 from winwin_hf.data.rows import cell, table
 from winwin_hf.data.sample import Reader
 from winwin_hf.data.sources import Source
+from winwin_hf.own_files import remove_tree
 from winwin_hf.pools import process_pool
 from winwin_hf.processes import LOCK
 from winwin_hf.task import DataTask
@@ -76,7 +77,7 @@ def render_frames(
         if workers:
             parts = [range(n, min(n + AT_A_TIME, count)) for n in range(0, count, AT_A_TIME)]
             try:
-                with process_pool(min(workers, len(parts)), "spawn", cv2.setNumThreads, (1,)) as pool:
+                with process_pool(min(workers, len(parts)), "spawn", _start) as pool:
                     for start in range(0, len(parts), 1024):  # what is handed out is kept in memory
                         for done in [pool.submit(scenes, part) for part in parts[start : start + 1024]]:
                             shown.update(done.result())
@@ -93,6 +94,10 @@ def render_frames(
     )
 
 
+def _start() -> None:
+    cv2.setNumThreads(1)  # by a name of its own: pickle would look for a built-in one in every module that is loaded
+
+
 def remove_frames(folder: Path, count: int) -> None:
     """Removes the files of so many scenes, and the folder, if it holds nothing else but its lock."""
     names = {_name(n) for n in range(count)}
@@ -100,7 +105,7 @@ def remove_frames(folder: Path, count: int) -> None:
         if path.name[: len(_name(0))] in names:
             path.unlink()
     if all(path.name == LOCK for path in folder.iterdir()):
-        shutil.rmtree(folder)
+        remove_tree(folder)
 
 
 def _check_space(source: Source, folder: Path, count: int) -> None:

@@ -61,7 +61,8 @@ class Clip:
     def frames(self, skip: int = 0) -> Iterator[np.ndarray]:
         """The chosen frames after the first `skip`. A video is always read from its beginning.
 
-        Raises: ValueError, while running, for a frame that can't be decoded or is of another size than the first one read.
+        Raises: ValueError, while running, for a frame that can't be decoded or is of another size than the first one read, and at the
+            end of a video that was cut.
         """
         shape = None
         with contextlib.closing(self._loaders()) as loaders:
@@ -122,6 +123,8 @@ class Clip:
                 for frame in container.decode(stream):
                     yield functools.partial(_picture, frame)
                     number += 1
+            if cut := missing_end(self.files[0]):
+                raise ValueError(f"{self.name}: {cut}")
         except FFmpegError as error:
             raise ValueError(f"{self.name}: frame {number} can't be decoded ({error.strerror}).") from error
 

@@ -50,6 +50,8 @@ def load_network(name: str | Path, **options: Any) -> Any:
     """
     source = source_of(name)
     with reading(name), quiet():
+        if Path(source).is_dir():  # first: an adapter alone has no config.json
+            refuse_adapter(source)
         check_config(source)
         check_hub_index(source)
         refuse_integers(Path(source))

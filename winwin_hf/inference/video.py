@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 
 from winwin_hf.data import formats
 from winwin_hf.data.formats.files import owner, read_json, remove_leftovers
-from winwin_hf.inference.clips import Clip, open_clip, write_video
+from winwin_hf.inference.clips import Clip, missing_end, open_clip, write_video
 from winwin_hf.inference.flow import FlowPair
 from winwin_hf.inference.predictor import Predictor
 from winwin_hf.model.flow_colours_winwin import flow_to_image
@@ -111,6 +111,8 @@ def run(
     _check(folder, target, flo or backward, max_motion, rate)
     if target and target.exists() and not overwrite and sha256_of(target) not in results.record().get("videos", []):
         raise FileExistsError(f"{target} exists, and was not made by this command; expected another name, or overwrite")
+    if source.is_video and end is None and (cut := missing_end(source.files[0])):
+        raise ValueError(f"{source.name}: {cut}, or an end (--end) before")
     if (count := len(list(itertools.islice(source.frames(), 2)))) < 2:
         raise ValueError(f"{source.name}: {count} frame(s) from {start} on, every {stride}; expected two or more.")
     if gap := source.gap():

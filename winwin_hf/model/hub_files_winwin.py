@@ -101,6 +101,6 @@ def refuse_adapter(source: str, **options: Any) -> None:
     """
     if optional_file(source, "adapter_config.json", **options):
         raise ValueError(
-            f"{source}: an adapter lies beside the network (adapter_config.json); expected a network that it was merged into, by "
-            "PEFT's merge_and_unload, or no adapter"
+            f"{source}: holds an adapter (adapter_config.json); expected a network that it was merged into, by PEFT's merge_and_unload, "
+            "or a network without one"
         )

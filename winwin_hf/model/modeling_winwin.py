@@ -79,7 +79,14 @@ from .positions_winwin import random_frequencies
 from .pretrained_winwin import HUB_OPTIONS, PretrainedEncoder
 from .refinement_winwin import FineFeatures, Refinement
 from .tracing_winwin import is_traced, refuse_recording
-from .weights_winwin import check_index, reason_of, refuse_larger, refuse_two_saves, stamps_of_weights
+from .weights_winwin import (
+    check_index,
+    reason_of,
+    refuse_doubles,
+    refuse_larger,
+    refuse_two_saves,
+    stamps_of_weights,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -211,6 +218,7 @@ class WinWinPreTrainedModel(PreTrainedModel):
         if source is not None and Path(source).is_dir() and not kwargs.get("subfolder"):
             check_index(Path(source))
             refuse_two_saves(Path(source))
+            refuse_doubles(Path(source))
             # of the class that the caller knows, the package's or one that came with the weights
             known: Any = (
                 config if isinstance(config, PreTrainedConfig) else WinWinConfig.from_pretrained(config or source)

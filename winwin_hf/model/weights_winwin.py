@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .pixels_winwin import check_regular
+from .pixels_winwin import check_regular, shortened
 
 SHARD = re.compile(r"[\w.-]+\.safetensors")
 MAX_HEADER = 10**8  # bytes, as of safetensors itself
@@ -127,6 +127,14 @@ def refuse_two_saves(folder: Path) -> None:
         raise ValueError(
             f"{folder}: holds {single.name}, and the shards of {index.name}; expected one of both, since one is of an earlier save"
         )
+
+
+def refuse_doubles(folder: Path) -> None:
+    """Raises ValueError where a file has a tensor with and without the name of the part that it is of: either would be read."""
+    for file in sorted(folder.glob("model*.safetensors")):
+        names = tensors_of(file).keys()
+        if double := next((name for name in sorted(names) if f"winwin.{name}" in names), None):
+            raise ValueError(f"{file}: holds {shortened(double)} and winwin.{shortened(double)}; expected one of both")
 
 
 def stamps_of_weights(folder: Path) -> dict[Path, int]:

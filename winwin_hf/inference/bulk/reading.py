@@ -8,7 +8,7 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -21,7 +21,7 @@ from winwin_hf.data.formats.files import Blob, bytes_text, decoding
 from winwin_hf.data.places import MAX_FILE, is_remote, open_binary, public_path, reaching, source_of
 from winwin_hf.data.shards.tars import open_tar
 from winwin_hf.inference.bulk.plan import Item, Unit, frame_name, row_name
-from winwin_hf.inference.clips import missing_end, open_clip
+from winwin_hf.inference.clips import open_clip
 from winwin_hf.model.pixels_winwin import IMAGE_SUFFIXES
 from winwin_hf.task import Task
 
@@ -57,14 +57,12 @@ def _all(read: Callable[[Any], np.ndarray], places: tuple[Any, ...]) -> list[np.
 def _video(unit: Unit, task: Task) -> Iterator[Wanted]:
     with _on_disk(unit.source) as path:
         before, place = None, None
-        for number, frame in enumerate(open_clip(path).frames()):
+        for number, frame in enumerate(replace(open_clip(path), name=unit.source).frames()):
             images = [frame] if len(task.images) == 1 else [before, frame]
             place, before = (number, None) if len(task.images) == 1 else (number - 1, frame)
             name = frame_name(unit.stem, place)
             if place >= 0 and name not in unit.done:
                 yield Wanted(name, f"{unit.source}#{place}", partial(list, images))
-        if cut := missing_end(path):
-            raise ValueError(f"{unit.source}: {cut}")
         if place == -1:  # of a pair
             raise ValueError(f"{unit.source}: a single frame; expected two or more")
 
