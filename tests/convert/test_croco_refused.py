@@ -185,6 +185,16 @@ def write_truncated(path: Path) -> None:
     path.write_bytes(data[: len(data) * 2 // 3])
 
 
+def write_flipped(path: Path) -> None:
+    """One bit of a tensor, which torch reads as another number."""
+    save(public("pretraining"), path)
+    with zipfile.ZipFile(path) as archive:
+        part = max(archive.infolist(), key=lambda part: part.file_size)
+    content = bytearray(path.read_bytes())
+    content[part.header_offset + 200 + part.file_size // 2] ^= 64
+    path.write_bytes(content)
+
+
 def write_truncated_legacy(path: Path) -> None:
     torch.save(public("pretraining"), path, _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes()[:3000])
@@ -201,8 +211,9 @@ def write_truncated_legacy(path: Path) -> None:
         (lambda path: path.write_bytes(pickle.dumps(Path("x"), protocol=2)), "Python objects.*pathlib"),
         (write_truncated, "truncated or damaged"),
         (write_truncated_legacy, "truncated or damaged"),
+        (write_flipped, "damaged .*CRC"),
     ],
-    ids=["empty", "page", "noise", "zip", "pickle", "pickle-2", "truncated", "truncated-legacy"],
+    ids=["empty", "page", "noise", "zip", "pickle", "pickle-2", "truncated", "truncated-legacy", "flipped"],
 )
 def test_files_that_are_no_checkpoints(write, message, tmp_path):
     path = tmp_path / "given.pth"

@@ -19,13 +19,12 @@ from support.places import ROOT
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import winwin_hf
-from winwin_hf import WinWinImageProcessor, bundled
+from winwin_hf import WinWinImageProcessor, bundled, downloads
 from winwin_hf.convert import onnx as export
 from winwin_hf.convert.folder import check_output
 from winwin_hf.data.formats.files import owner
 from winwin_hf.inference import flow as inference
 from winwin_hf.inference import onnx as inference_onnx
-from winwin_hf.inference import predictor
 from winwin_hf.inference.predictor import Predictor
 from winwin_hf.task import TASKS
 
@@ -203,7 +202,7 @@ def test_a_predictor_takes_images_of_any_size(small, tile):
 def test_exported_files_of_a_hub_repository(small, monkeypatch):
     asked = []
     download = lambda name, allow_patterns: asked.append((name, allow_patterns)) or str(small[1].folder)  # noqa: E731
-    monkeypatch.setattr(predictor, "snapshot_download", download)
+    monkeypatch.setattr(downloads, "snapshot_download", download)
     found = Predictor.load("somebody/depth", "depth-estimation", runtime="onnxruntime")
     assert isinstance(found.model, inference_onnx.OnnxModel) and asked == [("somebody/depth", ["*.json", "onnx/*"])]
     with pytest.raises(ValueError, match="exported files run on the CPU, not on meta"):

@@ -330,6 +330,22 @@ def test_tensors_of_blocks_that_the_config_does_not_have_are_no_secret(tmp_path)
         read_encoder(str(tmp_path / "dino"))
 
 
+@pytest.mark.parametrize("family", ["Dinov2", "Dinov2WithRegisters", "ViT"])
+@pytest.mark.parametrize("change", [{"num_hidden_layers": 1}, {"qkv_bias": False}])
+def test_tensors_of_blocks_within_another_model_are_no_secret(tmp_path, family, change):
+    """Under the name that it gives the encoder, digits and all."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8, "image_size": 32}
+    config = getattr(transformers, f"{family}Config")(**sizes)
+    getattr(transformers, f"{family}ForImageClassification")(config).save_pretrained(tmp_path / "classifier")
+    path = tmp_path / "classifier" / "config.json"
+    whole = json.loads(path.read_text())
+    read_encoder(str(tmp_path / "classifier"))
+    kept = {name: value for name, value in whole.items() if not name.startswith(("out_", "stage", "_out"))}
+    path.write_text(json.dumps({**kept, **change}))
+    with pytest.raises(ValueError, match=r"classifier: \d+ tensors are of blocks that its config\.json doesn't have"):
+        read_encoder(str(tmp_path / "classifier"))
+
+
 def test_what_other_models_have_beside_the_encoder_is_listed(tmp_path):
     sizes = {**SIZES, "intermediate_size": 64, "num_labels": 3}
     transformers.ViTForImageClassification(transformers.ViTConfig(**sizes)).save_pretrained(tmp_path / "classifier")

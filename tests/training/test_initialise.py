@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -417,3 +418,28 @@ def test_a_processor_that_does_not_come_is_an_error(monkeypatch, tmp_path):
     monkeypatch.setattr(initialise, "processor_files", fails)
     with pytest.raises(ValueError, match=r"^model\.init: a/b: preprocessor_config\.json could not be downloaded"):
         initialise.read_start("a/b")
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "says"),
+    [
+        ("config.json", '"layer_norm_eps": 1e-05', '"layer_norm_eps": 0.01', r"layer_norm_eps: 1e-05, now 0\.01"),
+        ("preprocessor_config.json", "0.4", "0.5", r"image_mean: \[0\.4, 0\.4, 0\.4\], now \[0\.5, 0\.5, 0\.5\]"),
+    ],
+)
+def test_a_start_that_changed_between_a_stop_and_its_resume_is_refused(sources, tmp_path, file, old, new, says):
+    """Its tensors come from the state, and the rest made another network in silence."""
+    start = Path(shutil.copytree(sources["dinov3"], tmp_path / "start"))
+    (start / "preprocessor_config.json").write_text(json.dumps({"image_mean": [0.4] * 3, "image_std": [0.2] * 3}))
+    values = recipe_of(start)
+    run(values, tmp_path)
+    shutil.rmtree(tmp_path / "run" / "state-00000004")
+    content = (start / file).read_text()
+    assert old in content
+    (start / file).write_text(content.replace(old, new))
+    with pytest.raises(
+        ValueError, match=rf"state-00000002 is of another network \({says}\); expected the {file} of model\.init"
+    ):
+        run(values, tmp_path, resume=True)
+    (start / file).write_text(content)
+    run(values, tmp_path, resume=True)

@@ -12,6 +12,7 @@ import ast
 import re
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,6 +182,8 @@ def load_tensors(path: Path) -> Any:
         what = "a folder" if path.is_dir() else "no such file"
         raise FileNotFoundError(f"{path}: {what}; expected a checkpoint of CroCo, DUSt3R or MASt3R (.pth)")
     zipped = zipfile.is_zipfile(path)
+    if zipped:
+        _check_sums(path)
     with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of pickles that it then refuses
         try:
@@ -190,6 +193,29 @@ def load_tensors(path: Path) -> Any:
             raise
         except Exception as error:  # other bytes raise UnpicklingError, RuntimeError, EOFError, KeyError, ...
             raise ValueError(f"{path}: {_why_unreadable(path, zipped, error)}") from error
+
+
+def _check_sums(path: Path) -> None:
+    """Raises ValueError where a part of a file of torch.save isn't what was written, by its CRC-32: torch doesn't compare it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for part in archive.infolist():
+                if part.CRC:  # 0 where it was written without
+                    with archive.open(part) as file:
+                        while file.read(2**20):
+                            pass
+    except zipfile.BadZipFile as error:
+        if "CRC" not in str(error):
+            return  # torch says what it is
+        raise ValueError(f"{path}: damaged ({error}); expected a whole file of torch.save") from error
+    except (
+        NotImplementedError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        zlib.error,
+    ):  # packed or encrypted, which no file of torch.save is
+        return
 
 
 def _why_unreadable(path: Path, zipped: bool, error: Exception) -> str:

@@ -65,7 +65,7 @@ NAMES = (
     (r"(?:model\.|encoder\.)?layers?\.(\d+)\.mlp\.gate_proj\.(\w+)", r"layers.\1.mlp.gate_proj.\2"),
 )
 # Of an encoder's block, under whatever its model calls the encoder.
-BLOCK = re.compile(r"(?:[a-z]+\.)?(?:encoder\.|model\.)?layers?\.\d+\.")
+BLOCK = re.compile(r"(?:(?!text_|decoder)\w+\.)?(?:encoder\.|model\.)?layers?\.\d+\.")
 # What no dense prediction reads.
 LEFT_OUT = {"embeddings.mask_token": "pre-training only", "pooler.": "a head", "head.": "a head"}
 PREFIX = ("embeddings.cls_token", "embeddings.register_tokens")

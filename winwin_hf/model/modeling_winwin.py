@@ -218,12 +218,12 @@ class WinWinPreTrainedModel(PreTrainedModel):
         if source is not None and Path(source).is_dir() and not kwargs.get("subfolder"):
             check_index(Path(source))
             refuse_two_saves(Path(source))
-            refuse_doubles(Path(source))
             # of the class that the caller knows, the package's or one that came with the weights
             known: Any = (
                 config if isinstance(config, PreTrainedConfig) else WinWinConfig.from_pretrained(config or source)
             )
             refuse_larger(source, Path(source).glob("model*.safetensors"), known.count_parameters())
+            refuse_doubles(Path(source))
         loaded = super().from_pretrained(source, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         found = {*(model.config.architectures or ())} & {*DENSE}

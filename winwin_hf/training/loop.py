@@ -66,11 +66,13 @@ from winwin_hf.training.sharding import (
 from winwin_hf.training.soundness import fault_of
 from winwin_hf.training.state import (
     Spent,
+    check_same_network,
     check_same_recipe,
     clear_leftovers,
     frozen_in,
     latest_state,
     load_state,
+    network_of,
     on_main_process,
     read_manifest,
     read_progress,
@@ -199,6 +201,7 @@ class Training:
         if self.sharding is not None:
             rows = Rows(accelerator.process_index, accelerator.num_processes)
         model, self.processor = make_model(recipe, self.source, rows)
+        self.network = network_of(model, self.processor)
         rehearse(recipe, self.parts, model, self.processor, folder, self.accelerator)
         if options.gradient_checkpointing or (self.sharding is not None and self.sharding.checkpointing):
             model.gradient_checkpointing_enable()
@@ -264,6 +267,7 @@ class Training:
         assert state is not None  # else it raises
         if state != claimed:
             check_same_recipe(self.recipe, state, self.accelerator.num_processes)
+        check_same_network(state, self.network)
         return state
 
     def _fault_of(self, state: Path) -> str:
@@ -505,6 +509,7 @@ class Training:
         if self.losses:
             self.finite_loss()
         progress = {"step": self.step, "examples": self.examples, "data": self.contents, **asdict(self.spent)}
+        progress["network"] = self.network
         tensors = tensors_of(self.model, self.optimizer, self.average) if self.sharding is not None else None
         try:
             save_state(self.accelerator, self.folder, progress, self.average, self.recipe, tensors)

@@ -228,6 +228,7 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seconds": (_is_time, "a finite number, at least 0"),
     "cpu_seconds": (_is_time, "a finite number, at least 0"),
     "data": (lambda value: value is None or _is_list_of_texts(value), "what each data set holds, as text"),
+    "network": (lambda value: value is None or isinstance(value, dict), "the network's config and image processor"),
     "files": (_is_list_of_files, "names of a state's files, with bytes and sha256 of each"),
 }
 
@@ -503,6 +504,35 @@ def check_same_recipe(recipe: Recipe, state: Path, processes: int) -> None:
             f"{state.parent}: {processes_before} process(es) trained before, and {processes} do now: a step has {examples} examples "
             f"instead of {examples_before}, with the same learning rate; another batch_size or accumulation can make them equal"
         )
+
+
+def network_of(model: Any, processor: WinWinImageProcessor) -> dict[str, dict[str, Any]]:
+    """What a state notes of the network beside its weights, as plain values: its config and its image processor."""
+    found = {"config.json": model.config.to_dict(), "preprocessor_config.json": processor.to_dict()}
+    plain: dict[str, dict[str, Any]] = json.loads(json.dumps(found, default=str))
+    return {
+        file: {key: value for key, value in values.items() if not key.startswith(("_", "transformers_", "auto_map"))}
+        for file, values in plain.items()
+    }
+
+
+def check_same_network(state: Path, network: dict[str, dict[str, Any]]) -> None:
+    """
+    Raises ValueError where a network isn't the one of a state, though its weights fit: model.init was changed.
+
+    Fields that one of both lacks are another version's.
+    """
+    for file, before in (read_manifest(state).get("network") or {}).items():
+        now = network.get(file, {})
+        changed = [
+            f"{key}: {shortened(repr(before[key]))}, now {shortened(repr(now[key]))}"
+            for key in before
+            if key in now and before[key] != now[key]
+        ]
+        if changed:
+            raise ValueError(
+                f"{state.parent}: {state.name} is of another network ({'; '.join(changed)}); expected the {file} of model.init unchanged"
+            )
 
 
 def warn_of_changed_data(state: Path, names: Sequence[str], contents: Sequence[str]) -> None:

@@ -361,6 +361,22 @@ def test_a_copy_that_somebody_wrote_with_right_checksums_is_fetched_again(writte
     assert copy.read_bytes() == whole
 
 
+@pytest.mark.parametrize(("status", "attempts"), [(403, 1), (404, 1), (429, 2), (503, 2)])
+def test_a_server_that_refuses_is_asked_once(written, tmp_path, status, attempts):
+    """And again after those answers that pass. A missing file's name stands in its error once."""
+    error: Exception = FileNotFoundError("unreliable://x")
+    if status != 404:
+        error = RuntimeError("refused")
+        error.status = status  # type: ignore[attr-defined]  # as aiohttp's
+    Unreliable.faults.append(error)
+    if attempts == 2:
+        opened(written, tmp_path)[0]
+    else:
+        with pytest.raises(OSError, match=r"refused|unreliable"):
+            opened(written, tmp_path)[0]
+    assert Unreliable.requests.total() == attempts
+
+
 def test_what_others_left_in_the_folder(written, tmp_path, most_of_it):
     """Unfinished copies of a machine that is gone, and files that are none of the cache's."""
     folder = tmp_path / "cache"

@@ -42,6 +42,7 @@ PART = 8 * 2**20  # bytes of a request
 CONNECTIONS = 4  # requests at a time, of one file
 TIMEOUT = 60.0  # seconds of a request
 ATTEMPTS = 8
+PASSING = (408, 425, 429)  # of the statuses of HTTP that refuse, those after which another attempt may help
 LONGEST_PAUSE = 30.0  # seconds between two attempts
 ROOM_WAIT = 60.0  # seconds to wait until others have read what they have open
 OVERHEAD = 4096  # bytes of a row besides its files, and of a copy besides its rows
@@ -342,9 +343,14 @@ def _part(system: Any, path: str, start: int, end: int, address: str, stopped: t
         except Shortened:
             raise
         except (FileNotFoundError, PermissionError) as error:  # nor here
-            raise type(error)(f"{redact(address)}: {redact(str(error)) or type(error).__name__}") from error
+            said = redact(str(error))
+            said = "no such file" if isinstance(error, FileNotFoundError) and said in ("", redact(address)) else said
+            raise type(error)(f"{redact(address)}: {said or type(error).__name__}") from error
         except Exception as error:  # of any library below fsspec: aiohttp's and botocore's are no OSErrors
             reason = f"{type(error).__name__} {redact(str(error))}".strip()
+            status = getattr(error, "status", None)  # of HTTP
+            if isinstance(status, int) and 400 <= status < 500 and status not in PASSING:
+                raise OSError(f"{redact(address)}: refused ({reason[:300]})") from error
         # not at the same moment as others; from the system's generator, since the training's must not move
         if attempt == ATTEMPTS - 1 or stopped.wait(
             min(2.0**attempt, LONGEST_PAUSE) * (0.5 + secrets.randbelow(1000) / 1000)
