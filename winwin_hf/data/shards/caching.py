@@ -350,13 +350,13 @@ def _part(system: Any, path: str, start: int, end: int, address: str, stopped: t
             reason = f"{type(error).__name__} {redact(str(error))}".strip()
             status = getattr(error, "status", None)  # of HTTP
             if isinstance(status, int) and 400 <= status < 500 and status not in PASSING:
-                raise OSError(f"{redact(address)}: refused ({reason[:300]})") from error
+                raise ConnectionError(f"{redact(address)}: refused ({reason[:300]})") from error
         # not at the same moment as others; from the system's generator, since the training's must not move
         if attempt == ATTEMPTS - 1 or stopped.wait(
             min(2.0**attempt, LONGEST_PAUSE) * (0.5 + secrets.randbelow(1000) / 1000)
         ):
             break
-    raise OSError(
+    raise ConnectionError(  # no error of the file that is written
         f"{redact(address)}: bytes {start} to {end} could not be read in {ATTEMPTS} attempts ({reason[:300]})"
     )
 
