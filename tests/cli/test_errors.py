@@ -107,3 +107,23 @@ def test_nohup_stays_and_train_keeps_its_own():
     look.__name__, look.__module__ = "train", "winwin_hf.cli.train"
     one_line_errors(look)()
     assert seen[0][0] != signal.SIG_DFL and seen[0][1] == signal.SIG_IGN and seen[1] == [signal.SIG_DFL] * 2
+
+
+THREADS = """
+import sys, threading, types, winwin_command
+main = types.ModuleType("winwin_hf.cli.main")
+def app(arguments, prog_name):
+    threading.Thread(target=threading.Event().wait, args=({seconds},)).start()
+    print("said")
+    raise SystemExit({code})
+main.app = app
+sys.modules["winwin_hf.cli.main"] = main
+winwin_command.app([])
+"""
+
+
+@pytest.mark.parametrize(("code", "seconds"), [(143, 600), (1, 600), (0, 0.1)])
+def test_a_command_that_failed_does_not_wait_for_threads(code: int, seconds: float):
+    text = THREADS.format(code=code, seconds=seconds)
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=300)
+    assert done.returncode == code and done.stdout == "said\n", done.stderr

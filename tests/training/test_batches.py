@@ -82,3 +82,47 @@ def test_an_error_of_a_loader_process_says_what_it_said_there(raised):
         under_test.close()
     assert str(told.value) == str(raised) or isinstance(raised, KeyError)
     assert "DataLoader" not in str(told.value)
+
+
+class Stalled:
+    """Torch's iterator of a loader with processes, of which nothing comes in the first `polls` seconds."""
+
+    collate_fn = Collator()
+
+    def __init__(self, polls: int):
+        self.polls = polls
+
+    def __iter__(self) -> Stalled:
+        return self
+
+    def __next__(self) -> dict:
+        while True:
+            came, data = self._try_get_data()
+            if came:
+                return data
+
+    def _try_get_data(self, timeout: float = 5.0) -> tuple[bool, dict]:
+        self.polls -= 1
+        return self.polls < 0, {"a": 1}
+
+
+def test_a_batch_that_does_not_come_is_waited_for_until_nobody_wants_it():
+    asked = []
+    waiting = batches.Batches(Stalled(3))
+    waiting.gives_up = lambda: bool(asked.append(1))
+    assert next(waiting) == {"a": 1} and len(asked) == 3
+    waiting = batches.Batches(Stalled(3))
+    waiting.gives_up = lambda: True
+    with pytest.raises(batches.StoppedWaiting):
+        next(waiting)
+
+
+def test_torch_asks_in_the_way_that_is_counted_on():
+    waiting, asked = batches.Batches(DataLoader([{"name": "a"}], num_workers=1, collate_fn=Collator())), []
+    poll = waiting._poll
+    waiting._poll = lambda *a, **o: asked.append(1) or poll(*a, **o)
+    try:
+        next(waiting)
+    finally:
+        waiting.close()
+    assert asked

@@ -25,8 +25,9 @@ from winwin_hf.data.formats import save_image
 from winwin_hf.data.rows import BrokenExample
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.training import log
+from winwin_hf.training.batches import StoppedWaiting
 from winwin_hf.training.build import learning_rate, make_loader
-from winwin_hf.training.loop import train
+from winwin_hf.training.loop import Training, TrainingStopped, train
 from winwin_hf.training.recipe import OptimizationRecipe, load_recipe
 from winwin_hf.training.state import latest_state
 
@@ -365,3 +366,31 @@ def test_two_processes_train_as_one(tmp_path):
     assert result.returncode == 0, result.stdout + result.stderr
     assert "2 process(es)" in result.stdout
     AutoModel.from_pretrained(tmp_path / "run" / "model")
+
+
+@pytest.mark.parametrize(("step", "workers"), [(3, 0), (2, 2), (3, 2), (0, 0)])
+def test_a_stop_while_no_batch_comes_saves_where_it_can(trained, tmp_path, monkeypatch, step, workers):
+    """It waited for minutes, until the shard had failed, and ended with 1."""
+    recipe, output = write(tmp_path, optimization={"num_workers": workers}), tmp_path / "run"
+    learn = Training.train_step
+
+    def stalled(training, batches):
+        if training.step == step:
+            assert batches.gives_up() is False
+            training.names.append([])
+            raise StoppedWaiting
+        learn(training, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "train_step", stalled)
+        with pytest.raises(TrainingStopped, match=rf"stopped at step {step}; "):
+            train(recipe, output=output)
+    last = latest_state(output)
+    saved = step and (not workers or step % workers == 0)
+    assert (
+        (last is not None and last.name == f"state-{step:08d}")
+        if saved
+        else last is None or last.name != "state-00000003"
+    )
+    train(recipe, output=output, resume=True)
+    assert same_weights(output, trained)

@@ -13,7 +13,7 @@ import multiprocessing
 import multiprocessing.connection
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -44,11 +44,18 @@ class NamedExamples:
         return {**self.collator(examples), EXAMPLES: names}
 
 
+class StoppedWaiting(Exception):
+    """No batch came, and who asks for it doesn't want it any more."""
+
+
 class Batches:
     """
     The batches of a loader, until `close`.
 
+    Attributes:
+        gives_up: asked every few seconds while no batch comes from the loader's processes.
     Raises, where the next batch is asked for:
+        StoppedWaiting: `gives_up` said so.
         BrokenExample: an example can't be read.
         ChildProcessError: a loader process died. The message says of what.
     """
@@ -60,6 +67,10 @@ class Batches:
         before = set(multiprocessing.active_children())
         with blocked_signals():  # also in the moment before a loader process ignores them
             self._batches = iter(loader)
+        self.gives_up: Callable[[], bool] = lambda: False
+        self._poll = getattr(self._batches, "_try_get_data", None)  # torch's, of a loader with processes
+        if self._poll is not None:
+            self._batches._try_get_data = self._polled  # type: ignore[attr-defined]
         self._workers = [child for child in multiprocessing.active_children() if child not in before]
         self._waiting = self._child_ended = False
         self._handler: Any = None
@@ -98,6 +109,13 @@ class Batches:
             return next_batch(self._batches)
         finally:
             self._waiting = False
+
+    def _polled(self, *arguments: Any, **options: Any) -> tuple[bool, Any]:
+        assert self._poll is not None
+        came, data = self._poll(*arguments, **options)
+        if not came and self.gives_up():
+            raise StoppedWaiting
+        return came, data
 
     def _on_child(self, number: int, frame: Any) -> None:
         if not self._waiting:

@@ -47,7 +47,7 @@ from winwin_hf.model.memory_winwin import explained, first_that_fits, memory_of,
 from winwin_hf.own_files import remove_tree
 from winwin_hf.pools import STOP_SIGNALS, WARNINGS
 from winwin_hf.processes import LOCK, any_process, control_group, locked, lost_process_named
-from winwin_hf.training.batches import EXAMPLES, Batches
+from winwin_hf.training.batches import EXAMPLES, Batches, StoppedWaiting
 from winwin_hf.training.build import learning_rate, make_average, make_loader, make_model, make_optimizer, open_parts
 from winwin_hf.training.evaluate import evaluate, open_accelerator, show
 from winwin_hf.training.log import MetricsLog, introduce, is_evaluated, peak_memory, progress_bar
@@ -136,10 +136,16 @@ def run(training: Training) -> Path:
     recipe = training.recipe
     with StopRequest() as stop:
         with training.loading() as batches:
+            # A process that isn't alone waits: the others are to stop at the same step.
+            batches.gives_up = lambda: stop.requested and training.accelerator.num_processes == 1
             if training.evaluation_is_missing:
                 training.evaluate(stop)
             while not (training.ended or training.stopped):
-                training.train_step(batches)
+                try:
+                    training.train_step(batches)
+                except StoppedWaiting:
+                    training.stop_waiting()
+                    break
                 if training.is_due(recipe.log_every):
                     training.report()
                 if training.can_resume and not training.ended:
@@ -368,6 +374,13 @@ class Training:
         self.losses.append(loss_sum)
         self.bar.update()
         self.spent.stop()
+
+    def stop_waiting(self) -> None:
+        """Ends before a step whose batches don't come, with a state where there can be one: nothing of the step was computed."""
+        self.names.pop()
+        self.stopped = True
+        if self.step and self.can_resume:
+            self.save()
 
     def _learn(self, batch: dict[str, torch.Tensor], weights: torch.Tensor | None) -> torch.Tensor:
         """One batch forward and backward, after a step's last one the optimiser; its share of the step's loss."""

@@ -86,7 +86,7 @@ class Worker:
         """Predicts a unit; gives records when they and their results are written. Raises BrokenInput, where that isn't to be skipped."""
         waiting: list[tuple[Record, bytes]] = []
         whole = True
-        for record, content in in_order(partial(self._stored, unit), self._results(unit), 1):
+        for record, content in in_order(partial(self._stored, unit), self._results(unit), 1, writes=True):
             whole &= "error" not in record
             waiting.append((record, content))
             if len(waiting) == UNIT:
