@@ -145,6 +145,7 @@ def run(training: Training) -> Path:
                     training.train_step(batches)
                 except StoppedWaiting:
                     training.stop_waiting()
+                    batches.close(at_once=True)
                     break
                 if training.is_due(recipe.log_every):
                     training.report()
