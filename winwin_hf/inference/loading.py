@@ -55,7 +55,8 @@ def load_network(name: str | Path, **options: Any) -> Any:
         check_config(source)
         check_hub_index(source)
         refuse_integers(Path(source))
-        refuse_adapter(source)
+        if not Path(source).is_dir():
+            refuse_adapter(source)
         # mismatched sizes are told of below; transformers would print a table, and then raise
         model, found = AutoModel.from_pretrained(
             source,

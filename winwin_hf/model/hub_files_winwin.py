@@ -49,11 +49,9 @@ def _is_missing(error: Exception, source: str, name: str, options: dict[str, Any
         if constants.HF_HUB_OFFLINE or options.get("local_files_only"):
             return True
         cause = error.__cause__
-        if (
-            isinstance(cause, HfHubHTTPError) and cause.response.status_code == 404
-        ):  # of a mirror, without the Hub's own header
-            return True
-        return _is_known_to_lack(source, name, options)
+        # of a mirror, without the Hub's own header
+        refused = isinstance(cause, HfHubHTTPError) and cause.response.status_code == 404
+        return refused or _is_known_to_lack(source, name, options)
     return isinstance(error, EntryNotFoundError)
 
 

@@ -164,9 +164,7 @@ class WinWinPreTrainedModel(PreTrainedModel):
                 del config.custom_pipelines
         after = stamps_of_weights(Path(save_directory))
         if is_main_process and before.items() ^ after.items():
-            for path, _ in (
-                before.items() & after.items()
-            ):  # in one file before and in shards now, or the other way round
+            for path, _ in before.items() & after.items():  # of another number of files than now
                 path.unlink()
 
     @torch.no_grad()

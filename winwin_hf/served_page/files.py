@@ -133,9 +133,8 @@ def remove_parts(files: Path, before: float) -> None:
     """Removes what uploads that broke off left. before: seconds since the epoch, at which no upload that goes on had begun."""
     with os.scandir(files) as entries:
         for entry in entries:
-            if entry.name.startswith("tmp") and entry.is_file(
-                follow_symlinks=False
-            ):  # as Gradio names what it receives
+            # as Gradio names what it receives
+            if entry.name.startswith("tmp") and entry.is_file(follow_symlinks=False):
                 with contextlib.suppress(FileNotFoundError):
                     if entry.stat(follow_symlinks=False).st_ctime < before:
                         Path(entry.path).unlink()

@@ -346,8 +346,7 @@ class Recipe:
         Raises: ValueError: an unknown field, or one that contradicts those weights.
         """
         decided, init = dict(decided or {}), self.model.init
-        inherited = {f.name for f in dataclasses.fields(PreTrainedConfig)}  # such as dtype and return_dict
-        known = {f.name for f in dataclasses.fields(WinWinConfig)} - inherited
+        known = own_fields()
         unknown = [key for key in self.model.config if key not in known or key.startswith("_")]
         if unknown:
             raise ValueError(f"model.config: unknown {few(unknown)}; expected fields of WinWinConfig's own")
@@ -388,6 +387,11 @@ def in_field(field: str) -> Iterator[None]:
         kinds = (BrokenExample, FileNotFoundError, ImportError)
         kind = next((kind for kind in kinds if isinstance(error, kind)), ValueError)
         raise kind(f"{field}: {error}") from error
+
+
+def own_fields() -> set[str]:
+    """The fields of WinWinConfig that aren't transformers', as dtype and return_dict are."""
+    return {f.name for f in dataclasses.fields(WinWinConfig)} - {f.name for f in dataclasses.fields(PreTrainedConfig)}
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:

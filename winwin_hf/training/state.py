@@ -40,7 +40,7 @@ from winwin_hf.model.weights_winwin import refuse_infinite
 from winwin_hf.own_files import TakenOver, check_held, remove_tree, sha256_of
 from winwin_hf.processes import MOST_PROCESSES
 from winwin_hf.training.adapters import merged
-from winwin_hf.training.recipe import Recipe, dump_recipe, load_recipe
+from winwin_hf.training.recipe import Recipe, dump_recipe, load_recipe, own_fields
 from winwin_hf.training.sharding import (
     SHARD,
     ShardedAverage,
@@ -507,18 +507,23 @@ def check_same_recipe(recipe: Recipe, state: Path, processes: int) -> None:
 
 
 def network_of(model: Any, processor: WinWinImageProcessor) -> dict[str, dict[str, Any]]:
-    """What a state notes of the network beside its weights, as plain values: its config and its image processor."""
-    found = {"config.json": model.config.to_dict(), "preprocessor_config.json": processor.to_dict()}
-    plain: dict[str, dict[str, Any]] = json.loads(json.dumps(found, default=str))
-    return {
-        file: {key: value for key, value in values.items() if not key.startswith(("_", "transformers_", "auto_map"))}
-        for file, values in plain.items()
+    """
+    What a state notes of the network beside its weights, as plain values: our fields of its config, and its image processor.
+
+    Not transformers' own fields, whose defaults are another version's.
+    """
+    config, settings = model.config.to_dict(), processor.to_dict()
+    found = {
+        "config.json": {name: config[name] for name in sorted(own_fields() & config.keys())},
+        "preprocessor_config.json": {key: settings[key] for key in settings if key != "transformers_version"},
     }
+    plain: dict[str, dict[str, Any]] = json.loads(json.dumps(found, default=str))
+    return plain
 
 
 def check_same_network(state: Path, network: dict[str, dict[str, Any]]) -> None:
     """
-    Raises ValueError where a network isn't the one of a state, though its weights fit: model.init was changed.
+    Raises ValueError where a network isn't the one of a state, though its weights fit: model.init was changed, or a default of ours.
 
     Fields that one of both lacks are another version's.
     """
@@ -531,7 +536,8 @@ def check_same_network(state: Path, network: dict[str, dict[str, Any]]) -> None:
         ]
         if changed:
             raise ValueError(
-                f"{state.parent}: {state.name} is of another network ({'; '.join(changed)}); expected the {file} of model.init unchanged"
+                f"{state.parent}: {state.name} is of another network ({'; '.join(changed)}); expected the {file} of model.init and the "
+                "version of this package unchanged"
             )
 
 
