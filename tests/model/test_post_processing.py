@@ -87,6 +87,9 @@ def test_input_sizes(processor):
     assert processor.input_sizes((37, 53), quality="fast", **working) == ((74, 106), (80, 112))
     with pytest.raises(ValueError, match=r"image_mean has 2 numbers: expected 1, or one for each of 3 channels"):
         WinWinImageProcessor(image_mean=[0, 0])(images=picture())
+    for factor in (0, -1):  # all pictures black, or as negatives
+        with pytest.raises(ValueError, match=rf"rescale_factor={factor}: expected numbers from 1e-09"):
+            WinWinImageProcessor(rescale_factor=factor)(images=picture())
     assert processor.input_sizes((37, 53), do_resize=True, size=74, do_pad=False) == ((74, 106), (74, 106))
     with pytest.raises(TypeError, match="sise"):
         processor.input_sizes((37, 53), sise=74)

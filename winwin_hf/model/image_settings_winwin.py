@@ -10,7 +10,7 @@ import numpy as np
 NUMBERS: dict[str, tuple[float, float, str]] = {
     "image_mean": (-1e6, 1e6, "iuf"),
     "image_std": (1e-6, 1e6, "iuf"),
-    "rescale_factor": (-1e6, 1e6, "iuf"),
+    "rescale_factor": (1e-9, 1e6, "iuf"),
     "patch_size": (1, 4096, "iu"),
     "min_pixels": (0, 1e9, "iu"),
     "ignore_index": (-(2**31), 2**31, "iu"),

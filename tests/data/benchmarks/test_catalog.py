@@ -12,6 +12,7 @@ from support.places import FRAMES
 
 from winwin_hf.data.benchmarks import catalog
 from winwin_hf.data.rows import COLUMNS
+from winwin_hf.task import DoesNotFit
 
 CAMVID = FRAMES / "CamVid"
 
@@ -55,7 +56,7 @@ def test_load_and_slices():
     assert catalog.load("camvid", CAMVID, "train[1:]")["name"][:] == dataset["name"][1:]
     assert catalog.load("camvid", CAMVID, "train[:34%]")["name"][:] == dataset["name"][:1]
     assert len(catalog.load("camvid", CAMVID)) == 2  # the scored split
-    with pytest.raises(ValueError, match=r"split 'train\[x\]': expected a slice such as train\[:80%\]"):
+    with pytest.raises(DoesNotFit, match=r"split 'train\[x\]': expected a slice such as train\[:80%\]"):
         catalog.load("camvid", CAMVID, "train[x]")
 
 

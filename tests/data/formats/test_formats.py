@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import zipfile
 import zlib
 from pathlib import Path
@@ -365,3 +366,25 @@ def test_an_hdf5_heap_that_runs_in_a_circle(tmp_path, userblock):
     struct.pack_into("<Q", content, userblock + address + free, free)  # the block is its own successor
     with pytest.raises(ValueError, match=r"^bad\.flo5: .*circle"):
         formats.read_flo5(Blob(bytes(content), "bad.flo5"))
+
+
+# ---- names ----
+
+
+@pytest.mark.parametrize("suffix", ["flo", "flo5", "npy", "npz", "pfm", "png"])
+def test_a_suffix_in_capitals(tmp_path, suffix):
+    """A camera's, or of a system that doesn't tell them apart."""
+    writer = "kitti_flow" if suffix == "png" else suffix
+    values = np.ones((4, 6) if suffix in ("npy", "npz", "pfm") else (4, 6, 2), np.float32)
+    path = tmp_path / f"a.{suffix.upper()}"
+    getattr(formats, f"write_{writer}")(path, values)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert same(np.asarray(getattr(formats, f"read_{writer}")(path)), values)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a file that is there and can't be read")
+@pytest.mark.parametrize("read", [formats.read_image, formats.read_flo, formats.read_npy])
+def test_a_fault_while_a_file_is_read_names_it(read):
+    """The system's error of a failing disk or server has no name in it."""
+    with pytest.raises(OSError, match="/proc/self/mem"):
+        read(Path("/proc/self/mem"))

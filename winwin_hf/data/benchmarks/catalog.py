@@ -151,7 +151,7 @@ def places_of(split: str, length: int) -> list[int]:
     """
     The places, of `length`, that a split such as "train[10:20]" or "train[:80%]" names; all without brackets.
 
-    Raises: ValueError for another text; DoesNotFit for a slice without examples.
+    Raises: DoesNotFit for another text, and for a slice without examples.
     """
     if "[" not in split:
         return list(range(length))
@@ -159,7 +159,7 @@ def places_of(split: str, length: int) -> list[int]:
     try:
         parts = datasets.ReadInstruction.from_spec(split).to_absolute({base: length})
     except (AssertionError, ValueError, ArithmeticError) as error:
-        raise ValueError(
+        raise DoesNotFit(
             f"split {split!r}: expected a slice such as {base}[:80%] or {base}[100:200] of {length} examples; {error}"
         ) from None
     places = [i for part in parts for i in range(part.from_ or 0, part.to if part.to is not None else length)]

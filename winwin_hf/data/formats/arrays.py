@@ -145,8 +145,8 @@ def write_npy(path: PathLike, values: Any) -> None:
     array = np.asarray(to_numpy(values))
     if array.dtype.kind not in "fiu" or array.size == 0:
         raise ValueError(f"{path}: expected an array of real numbers, got {array.dtype} of shape {array.shape}.")
-    with write_atomic(path) as temporary:
-        np.save(temporary, array, allow_pickle=False)
+    with write_atomic(path) as temporary, temporary.open("wb") as file:  # by name, numpy would add .npy to .NPY
+        np.save(file, array, allow_pickle=False)
 
 
 def read_npz(source: Source) -> np.ndarray:
@@ -191,5 +191,5 @@ def write_npz(path: PathLike, values: Any) -> None:
     array = np.asarray(to_numpy(values))
     if array.dtype.kind not in "fiu" or array.size == 0:
         raise ValueError(f"{path}: expected an array of real numbers, got {array.dtype} of shape {array.shape}.")
-    with write_atomic(Path(path)) as temporary:
-        np.savez_compressed(temporary, array)
+    with write_atomic(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, array)

@@ -65,10 +65,15 @@ def opened(source: Source) -> Iterator[tuple[BinaryIO, int]]:
         yield io.BytesIO(source.data), len(source.data)
         return
     check_regular(source)
-    with Path(source).open("rb") as file:
-        size = file.seek(0, io.SEEK_END)
-        file.seek(0)
-        yield file, size
+    try:
+        with Path(source).open("rb") as file:
+            size = file.seek(0, io.SEEK_END)
+            file.seek(0)
+            yield file, size
+    except OSError as error:  # of a disk or a server that fails while it reads, the system's error has no name
+        if error.errno is not None and error.filename is None:
+            error.filename = os.fspath(source)
+        raise
 
 
 def content_of(source: Source) -> bytes:
