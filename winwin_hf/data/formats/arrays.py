@@ -12,7 +12,6 @@ import math
 import re
 import struct
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
