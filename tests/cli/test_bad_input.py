@@ -346,6 +346,7 @@ def test_every_error_is_one_line_and_a_fault_of_ours_is_told_of(monkeypatch, cap
     assert line_of(RuntimeError("could not create a primitive")).startswith("not enough memory for a layer's products")
     unmapped = ImportError("libavcodec-1.so.60: failed to map segment from shared object")
     assert line_of(unmapped) == "not enough memory to load libavcodec-1.so.60"
+    assert line_of(OSError(f"{'a' * 10**7}: not there")).startswith("aaa")  # not for hours
 
 
 def test_a_later_run_removes_what_a_killed_one_left(tmp_path: Path, monkeypatch):
@@ -437,6 +438,11 @@ MISUSED = [
     ("push", ".", "a/b", "--pr", "--revision", "x"),
     ("push", ".", "a/b", "--revision", "../x"),
     ("push", ".", "a--b/c..d"),
+    ("predict", "", "x"),
+    ("predict", "folder", "a.png"),
+    ("predict", "folder", "loop/x"),
+    ("data", "check", str(FRAMES / "CamVid"), "--name", "camvid", "--split", "train[a:b]"),
+    ("data", "check", str(FRAMES / "CamVid"), "--name", "camvid", "--split", "train[:5%"),
 ]
 
 

@@ -230,6 +230,29 @@ def test_a_video_that_breaks_off(tmp_path):
     assert len(list(open_clip(path, end=2).frames())) == 2
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+@pytest.mark.parametrize("flags", ["", "+faststart", "frag_keyframe+empty_moov"])
+def test_no_cut_of_a_video_is_a_shorter_one(tmp_path, suffix, flags):
+    """Its index before its frames, behind them, and in fragments: wherever it was cut, all frames come, or a sentence."""
+    path = tmp_path / f"a{suffix}"
+    with av.open(str(path), "w", options={"movflags": flags} if flags else {}) as container:
+        stream = container.add_stream("libx264", rate=12)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        for frame in pictures(12):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    content = path.read_bytes()
+    assert clips.missing_end(path) is None and len(list(open_clip(path).frames())) == 12
+    for cut in (*range(1, 40), *range(40, len(content), 37)):
+        path.write_bytes(content[:-cut])
+        try:
+            found = len(list(open_clip(path).frames()))
+        except ValueError as error:
+            assert str(error).startswith(str(path))
+        else:
+            assert found == 12, cut
+
+
 # ------------------------------------------------------------------ writing
 
 

@@ -15,6 +15,7 @@ from support.model_cases import make
 
 from winwin_hf import WinWinForOpticalFlow, WinWinImageProcessor
 from winwin_hf.data import formats
+from winwin_hf.inference import clips
 from winwin_hf.inference import flow as inference
 from winwin_hf.inference import video
 from winwin_hf.inference.clips import open_clip, write_video
@@ -272,6 +273,19 @@ def test_a_video_of_somebody_else_stays(clip, checkpoint, tmp_path):
     made = mine.read_bytes()
     again = run(clip, tmp_path / "out", checkpoint, video=mine, max_motion=1, **options)
     assert again.reused == 2 and mine.read_bytes() != made  # its own
+
+
+def test_a_video_of_somebody_else_that_comes_meanwhile_stays(clip, checkpoint, tmp_path, monkeypatch):
+    mine, encoded = tmp_path / "my.mp4", clips._encodable
+
+    def late(picture):
+        mine.write_bytes(b"holidays")
+        return encoded(picture)
+
+    monkeypatch.setattr(clips, "_encodable", late)
+    with pytest.raises(FileExistsError, match=r"my\.mp4 exists, and was not made by this command"):
+        run(clip, tmp_path / "out", checkpoint, video=mine, end=3, progress=False)
+    assert mine.read_bytes() == b"holidays" and set(left(tmp_path / "out")) == {"video.json"} | flos(1, 2)
 
 
 # ------------------------------------------------------------------ the video

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from winwin_hf.cli.arguments import Device, check_choice, check_device, check_quality
+from winwin_hf.cli.arguments import Device, check_choice, check_device, check_output_folder, check_quality
 from winwin_hf.cli.errors import UsageError, one_line_errors
 from winwin_hf.inference.bulk.early import import_early
 
@@ -65,11 +66,16 @@ def predict(
         raise UsageError(
             f"OUTPUT {output}: it would end with this command; expected a folder, or an address that stays"
         )
+    if not given.strip():
+        raise UsageError("INPUT is empty; expected a folder, a pattern, a list or a file")
     several = workers > 1 if workers else (os.cpu_count() or 1) > 4  # as `run.predict` decides without a GPU
     if engine == "local" and not verify and several:
         import_early()
+    from winwin_hf.data.places import is_remote, plain
     from winwin_hf.inference.bulk import run
 
+    if not verify and not is_remote(plain(output)):
+        check_output_folder("OUTPUT", Path(plain(output)))
     if verify:
         count, wrong = run.verify(given, output, model)
         for line in wrong[:20]:

@@ -201,7 +201,7 @@ def line_of(error: Exception) -> str:
         if error.errno == errno.ENOENT and not names:
             what += "; is the working folder gone?"
         return ": ".join((*names[-1:], what))
-    if isinstance(error, ImportError | OSError) and (unmapped := UNMAPPED.search(str(error))):
+    if isinstance(error, ImportError | OSError) and (unmapped := UNMAPPED.search(str(error)[:LONGEST])):
         return f"not enough memory to load {unmapped[1]}"
     if "could not create a primitive" in str(error):  # oneDNN's, where memory is short
         return f"not enough memory for a layer's products ({error})".splitlines()[0]
@@ -212,6 +212,7 @@ def line_of(error: Exception) -> str:
         text = str(error)
     else:
         text = reason_of(error)
+    text = text[: 10 * LONGEST]  # the expressions take time with the square of a word's length
     if NOT_THERE.search(text) and (answer := answer_in(error)):
         text = NOT_THERE.sub(lambda _: f"{answer}; nothing of it is in the cache", text)
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()] or [type(error).__name__]

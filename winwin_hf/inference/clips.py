@@ -34,6 +34,10 @@ from winwin_hf.data.formats.files import bytes_text
 from winwin_hf.model.pixels_winwin import IMAGE_SUFFIXES, MAX_INPUT_PIXELS, check_pixels, check_regular, naming
 
 RIFF_SLACK = 9  # bytes: some writers count the part's own header, or leave out the last byte of an odd one
+# The outermost of MP4 (ISO 14496-12) and QuickTime.
+BOXES = frozenset(
+    b"ftyp moov mdat free skip wide pnot moof mfra sidx ssix styp prft emsg meta meco pdin uuid udta imda".split()
+)
 IMAGE_RATE = Fraction(10)  # frames a second of a video made from images
 
 # Encoders of formats that browsers play, the best first, with options for high quality.
@@ -125,6 +129,8 @@ class Clip:
                     number += 1
             if cut := missing_end(self.files[0]):
                 raise ValueError(f"{self.name}: {cut}")
+            if not number:
+                raise ValueError(f"{self.name}: no frame in it can be decoded")
         except FFmpegError as error:
             raise ValueError(f"{self.name}: frame {number} can't be decoded ({error.strerror}).") from error
 
@@ -189,8 +195,10 @@ def missing_end(path: str | Path) -> str | None:
             end = _matroska_end(file)
         elif start == b"RIFF":
             end = _riff_end(file, size)
+        elif missing := _missing_frames(path, size):
+            return missing
         else:
-            return _missing_frames(path, size)
+            end = _boxes_end(file, size)
     if end is None or end <= size + RIFF_SLACK:
         return None
     return f"it has {bytes_text(size)} of {bytes_text(end)}; expected a whole video"
@@ -204,6 +212,20 @@ def _missing_frames(path: str | Path, size: int) -> str | None:
         index = container.streams.video[0].index_entries
         missing = sum(entry.pos + entry.size > size for entry in index)
         return f"{missing} of {len(index)} frames lie beyond its end; expected a whole video" if missing else None
+
+
+def _boxes_end(file: BinaryIO, size: int) -> int | None:
+    """The end of the last box of an MP4 or QuickTime file, which follow each other; None of another file, or of a box up to its end."""
+    place = 0
+    while place + 8 <= size:
+        file.seek(place)
+        length, kind = int.from_bytes(file.read(4), "big"), file.read(4)
+        if length == 1:
+            length = int.from_bytes(file.read(8), "big")
+        if kind not in BOXES or length < 8:
+            return None
+        place += length
+    return place
 
 
 def _matroska_end(file: BinaryIO) -> int | None:

@@ -109,8 +109,14 @@ def run(
     folder, target = Path(output), Path(video) if video else None
     results = Results(folder, flo, backward)
     _check(folder, target, flo or backward, max_motion, rate)
-    if target and target.exists() and not overwrite and sha256_of(target) not in results.record().get("videos", []):
-        raise FileExistsError(f"{target} exists, and was not made by this command; expected another name, or overwrite")
+
+    def check_target() -> None:
+        if target and target.exists() and not overwrite and sha256_of(target) not in results.record().get("videos", []):
+            raise FileExistsError(
+                f"{target} exists, and was not made by this command; expected another name, or overwrite"
+            )
+
+    check_target()
     if source.is_video and end is None and (cut := missing_end(source.files[0])):
         raise ValueError(f"{source.name}: {cut}, or an end (--end) before")
     if (count := len(list(itertools.islice(source.frames(), 2)))) < 2:
@@ -162,8 +168,13 @@ def run(
                 summary.max_motion = max_motion or full_colour(map(stored.read, numbers))
                 flows = tqdm(map(stored.read, numbers), "video", len(numbers), disable=not progress)
             frames = source.frames() if side_by_side else None
-            pictures = _pictures(flows, summary.max_motion, frames)
-            summary.kind = write_video(target, pictures, rate or source.rate)
+
+            def pictures() -> Iterator[np.ndarray]:
+                check_target()
+                yield from _pictures(flows, summary.max_motion, frames)
+                check_target()  # somebody's that came meanwhile
+
+            summary.kind = write_video(target, pictures(), rate or source.rate)
             if flo or backward:
                 results.add_video(target)
     return summary
