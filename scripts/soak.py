@@ -388,7 +388,8 @@ def space(
         with page(folder, names) as (process, _):
             if killed.exists():
                 problems.append("what a killed page left is still there after the next start")
-            problems += end(process, signal.SIGTERM)
+            problems += end(process, signal.SIGHUP)
+            problems += [f"after SIGHUP {left.name} is left" for left in folder.iterdir()]
     print(f"{clients} clients, {minutes:g} minutes\n")
     print("| answer | count | p50 s | p95 s | most s |\n|---|---|---|---|---|")
     for event, seconds in sorted(counts.seconds.items()):

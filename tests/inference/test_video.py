@@ -15,9 +15,8 @@ from support.model_cases import make
 
 from winwin_hf import WinWinForOpticalFlow, WinWinImageProcessor
 from winwin_hf.data import formats
-from winwin_hf.inference import clips
+from winwin_hf.inference import clips, video
 from winwin_hf.inference import flow as inference
-from winwin_hf.inference import video
 from winwin_hf.inference.clips import open_clip, write_video
 from winwin_hf.inference.figures import photometric_errors
 from winwin_hf.inference.predictor import Predictor

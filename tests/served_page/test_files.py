@@ -161,3 +161,31 @@ def test_many_small_files_count(folder: WorkFolder) -> None:
         write(folder.files / "many" / f"{number}", 1)
     janitor.sweep()
     assert len(left(folder)) <= 51
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGHUP")
+def test_the_files_go_with_a_signal(tmp_path: Path) -> None:
+    """SIGHUP too, of a terminal that closes; under nohup it is ignored, and the page goes on."""
+    code = """
+import os, signal, sys
+import gradio
+from winwin_hf.served_page import Limits, WorkFolder, serve
+class Page(gradio.Blocks):
+    def launch(self, **_):
+        for number in self.signals:
+            os.kill(os.getpid(), number)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+for signals in ((signal.SIGTERM,), (signal.SIGHUP,), (signal.SIGHUP, signal.SIGTERM)):
+    if len(signals) > 1:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with WorkFolder("page") as folder:
+        page = Page()
+        page.signals = signals
+        try:
+            serve(page, folder, Limits())
+        except KeyboardInterrupt:
+            print("ended")
+"""
+    environment = {**os.environ, "GRADIO_TEMP_DIR": str(tmp_path), "GRADIO_ANALYTICS_ENABLED": "False"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["ended"] * 3 and not [*tmp_path.iterdir()]

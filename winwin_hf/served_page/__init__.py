@@ -32,7 +32,7 @@ __all__ = ["Limits", "WorkFolder", "check_address", "file_name", "refuse", "serv
 
 def serve(page: Any, folder: WorkFolder, limits: Limits, examples: Collection[Path] = (), **options: Any) -> None:
     """
-    Serves a page until Ctrl-C or SIGTERM; then its files are deleted.
+    Serves a page until Ctrl-C, SIGTERM or SIGHUP; then its files are deleted.
 
     Args:
         page: a gradio.Blocks that was built in `folder`.
@@ -56,7 +56,10 @@ def serve(page: Any, folder: WorkFolder, limits: Limits, examples: Collection[Pa
     janitor = Janitor(folder, limits, page.temp_file_sets)
     threading.Thread(target=janitor.run, daemon=True, name="janitor").start()
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)
+        for name in ("SIGTERM", "SIGHUP"):  # no SIGHUP on Windows
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup's
+                signal.signal(number, _interrupt)
     page.launch(
         app_kwargs={
             "middleware": [
