@@ -128,6 +128,10 @@ def test_a_folder_that_may_not_be_written_to_and_a_full_disk_are_found_before(he
 
         patch.setattr(Path, "is_dir", closed)
         refused(run("depth", "a.png"), 2, "--output depth.npy: the folder", "may not be written to")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: False)
+        for command in (("export", "winwin-depth", "-o"), ("convert", "winwin-depth"), ("predict", "folder")):
+            refused(run(*command, "folder/out"), 2, "folder/out: the folder", "folder may not be written to")
     usage = type("Usage", (), {"free": 100})
     monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: usage)
     refused(run("depth", "a.png"), 1, "depth.npy: 100 B free on its disk; expected 2.4 kB")
@@ -441,6 +445,8 @@ MISUSED = [
     ("predict", "", "x"),
     ("predict", "folder", "a.png"),
     ("predict", "folder", "loop/x"),
+    ("predict", "pipe", "x"),
+    ("predict", "/dev/zero", "x"),
     ("data", "check", str(FRAMES / "CamVid"), "--name", "camvid", "--split", "train[a:b]"),
     ("data", "check", str(FRAMES / "CamVid"), "--name", "camvid", "--split", "train[:5%"),
 ]

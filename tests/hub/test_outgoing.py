@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -122,6 +123,25 @@ def test_files_that_look_like_secrets_are_refused(tmp_path: Path, name: str) -> 
     refuse_secrets(files, [name])
     with pytest.raises(ValueError, match=r"--include other\.txt"):
         refuse_secrets(files, [name, "other.txt"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", [name for name in TEXTS if name != "long.txt"])
+def test_secrets_in_texts_of_other_systems_are_found(tmp_path: Path, name: str, encoding: str) -> None:
+    path = tmp_path / name
+    path.write_text(TEXTS[name], encoding)
+    assert "holds" in str(secret_in("notes.txt", path))
+    path.write_text("nothing of the kind, nor elsewhere: schön, 数", encoding)
+    assert secret_in("notes.txt", path) is None
+
+
+def test_a_token_in_a_file_that_is_no_text_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "state.bin"
+    path.write_bytes(b"\0\1\2 " + TEXTS["notes.md"].encode() + b"\0")
+    assert "holds a token" in str(secret_in(path.name, path))
+    rng = np.random.default_rng(0)
+    path.write_bytes(rng.bytes(4_000_000))
+    assert secret_in(path.name, path) is None
 
 
 def test_the_token_in_use_is_found_however_it_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from winwin_hf.cli.arguments import Device, check_choice, check_device, check_output_folder, check_quality
+from winwin_hf.cli.arguments import Device, check_choice, check_device, check_file, check_output_folder, check_quality
 from winwin_hf.cli.errors import UsageError, one_line_errors
 from winwin_hf.inference.bulk.early import import_early
 
@@ -71,9 +71,12 @@ def predict(
     several = workers > 1 if workers else (os.cpu_count() or 1) > 4  # as `run.predict` decides without a GPU
     if engine == "local" and not verify and several:
         import_early()
+    from winwin_hf.data.formats import MOST_METRES
     from winwin_hf.data.places import is_remote, plain
     from winwin_hf.inference.bulk import run
 
+    if not is_remote(given) and os.path.lexists(given) and not Path(given).is_dir():
+        check_file(Path(given))
     if not verify and not is_remote(plain(output)):
         check_output_folder("OUTPUT", Path(plain(output)))
     if verify:
@@ -104,6 +107,12 @@ def predict(
     )
     for line in done.broken[:20]:
         typer.echo(f"skipped: {line}", err=True)
+    if done.beyond:
+        typer.echo(
+            f"warning: pixels of {done.beyond} results lie beyond the {MOST_METRES} m that a .png holds, and --format npy would keep "
+            "them (manifest.jsonl says the share)",
+            err=True,
+        )
     more = f", {done.reused} by earlier runs" if done.reused else ""
     broken = f", {len(done.broken)} inputs skipped (manifest.jsonl says why)" if done.broken else ""
     typer.echo(

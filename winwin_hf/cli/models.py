@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from winwin_hf.cli.arguments import check_output_folder
 from winwin_hf.cli.errors import UsageError, misuse, one_line_errors
 from winwin_hf.task import TASKS
 
@@ -40,6 +41,7 @@ def convert(
         raise UsageError(f"--task {task}: expected {', '.join(TASKS)}")
     if to not in ("winwin", "transformers") or (to == "transformers" and task is not None):
         raise UsageError(f"--to {to}: expected winwin, or transformers without --task")
+    check_output_folder("OUTPUT", output)
     if to == "transformers":
         from winwin_hf.convert.encoder import encoder_to_transformers
 
@@ -84,6 +86,7 @@ def export(
     """Export CHECKPOINT to ONNX for any height, width and batch. ONNX Runtime and OpenVINO run it."""
     from winwin_hf.convert import onnx as exporting
 
+    check_output_folder("--output", output)
     exporting.need("onnx")
     with misuse():
         exporting.check_options(quantise or (), opset, attention)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import fnmatch
 import mmap
 import os
@@ -28,7 +29,7 @@ ASSIGNED = re.compile(
     re.MULTILINE,
 )
 READ_BYTES = 1 << 22  # of a file: a stranger's token stands in a small text
-TEXT_BYTES = 8192  # a zero byte among the first ones: not a text
+TEXT_BYTES = 8192  # that tell what a file is
 
 
 def check_inside(files: Iterable[Path], folder: Path) -> None:
@@ -67,6 +68,20 @@ def refuse_secrets(files: dict[str, Path], include: Sequence[str] = ()) -> None:
         )
 
 
+def encoding_of(head: bytes) -> str | None:
+    """Of a text that begins so; None of other files. PowerShell and Notepad write UTF-16, some programs without a mark."""
+    if head.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if b"\0" not in head:
+        return "utf-8"
+    even, odd = head[::2].count(0), head[1::2].count(0)
+    if min(even, odd) * 20 <= max(even, odd) and max(even, odd) * 4 >= len(head):  # half of its letters are Latin
+        return "utf-16-le" if odd > even else "utf-16-be"
+    return None
+
+
 def secret_in(name: str, path: Path) -> str | None:
     """Why a file looks like a secret; None if it doesn't."""
     last = PurePosixPath(name).name.lower()
@@ -82,9 +97,10 @@ def secret_in(name: str, path: Path) -> str | None:
             for encoding in ("utf-8", "utf-16-le", "utf-16-be")
         ):
             return "holds a token or a password of this machine's environment"
-        if len(data) > READ_BYTES or b"\0" in data[:TEXT_BYTES]:
+        if len(data) > READ_BYTES:
             return None
-        text = data[:].decode("utf-8", "replace")
-    if ASSIGNED.search(text):
+        encoding = encoding_of(data[:TEXT_BYTES])
+        text = data[:].decode(encoding or "latin-1", "replace")
+    if encoding and ASSIGNED.search(text):
         return "holds a password or a key"
     return "holds a token or a private key" if TOKENS.search(text) else None

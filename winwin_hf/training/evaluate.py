@@ -79,7 +79,11 @@ def open_set(recipe: Recipe, chosen: EvaluationSet | None = None) -> Source:
 def evaluate_windows(
     model: Any, processor: WinWinImageProcessor, recipe: Recipe, accelerator: Accelerator
 ) -> dict[str, Any]:
-    """Scores held-out examples, read by the training's own collator. In pre-training: the mean loss."""
+    """
+    Scores held-out examples, read by the training's own collator. In pre-training: the mean loss.
+
+    One at a time: a batch's windows have one size, and the scores would depend on which examples share one.
+    """
     source, options = open_set(recipe), recipe.optimization
     collator = make_collator(recipe, source, processor, options.seed + 1, None, recipe.data.skip_broken)
     metric, loss, seconds = metric_of(model, source), np.zeros(2), 0.0
@@ -87,9 +91,11 @@ def evaluate_windows(
     examples = list(source.examples(recipe.evaluation.windows, rank, world))
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
-        torch.manual_seed(options.seed)  # masks of pre-training are the same in each evaluation
-        for i in range(0, len(examples), options.batch_size):
-            batch = collator(examples[i : i + options.batch_size])
+        for example in examples:
+            torch.manual_seed(
+                options.seed + int(example["index"])
+            )  # masks of pre-training are the same in each evaluation
+            batch = collator([example])
             targets = batch.pop("labels")
             batch.pop("initial_flow", None)  # made from the truth
             batch = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}

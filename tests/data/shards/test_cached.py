@@ -12,6 +12,8 @@ import shutil
 import zlib
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -361,13 +363,17 @@ def test_a_copy_that_somebody_wrote_with_right_checksums_is_fetched_again(writte
     assert copy.read_bytes() == whole
 
 
-@pytest.mark.parametrize(("status", "attempts"), [(403, 1), (404, 1), (429, 2), (503, 2)])
-def test_a_server_that_refuses_is_asked_once(written, tmp_path, status, attempts):
+@pytest.mark.parametrize(
+    ("status", "attempts", "library"),
+    [(403, 1, "aiohttp"), (404, 1, "httpx"), (404, 1, ""), (429, 2, "aiohttp"), (503, 2, "httpx")],
+)
+def test_a_server_that_refuses_is_asked_once(written, tmp_path, status, attempts, library):
     """And again after those answers that pass. A missing file's name stands in its error once."""
-    error: Exception = FileNotFoundError("unreliable://x")
-    if status != 404:
-        error = RuntimeError("refused")
-        error.status = status  # type: ignore[attr-defined]  # as aiohttp's
+    error: Any = RuntimeError("refused") if library else FileNotFoundError("unreliable://x")
+    if library == "aiohttp":
+        error.status = status
+    elif library:
+        error.response = SimpleNamespace(status_code=status)
     Unreliable.faults.append(error)
     if attempts == 2:
         opened(written, tmp_path)[0]

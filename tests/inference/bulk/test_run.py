@@ -144,6 +144,24 @@ def test_a_picture_that_the_network_refuses_is_a_broken_input(models, frames, tm
     assert len(done.broken) == 1 and done.predicted + done.reused == 6
 
 
+@pytest.mark.parametrize("parquet", [False, True])
+def test_what_a_png_cannot_hold_is_told(models, frames, tmp_path, monkeypatch, parquet):
+    true = Predictor.predict_batch
+
+    def far(self, images, seconds=None):
+        found = true(self, images, seconds)
+        for one in found:
+            one.values = np.full_like(one.values, 3)
+            one.values[:10] = 70
+        return found
+
+    monkeypatch.setattr(Predictor, "predict_batch", far)
+    done = run(frames, tmp_path / "out", models["depth"], suffix=".png", parquet=parquet)
+    shares = [json.loads(line)["beyond"] for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
+    assert done.beyond == 7 and shares[:5] == [10 / 40] * 5
+    assert run(frames, tmp_path / "npy", models["depth"], parquet=parquet).beyond == 0
+
+
 def test_what_changed_is_told(models, frames, tmp_path):
     out = tmp_path / "out"
     run(frames, out, models["depth"])

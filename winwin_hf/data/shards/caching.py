@@ -347,8 +347,8 @@ def _part(system: Any, path: str, start: int, end: int, address: str, stopped: t
             said = "no such file" if isinstance(error, FileNotFoundError) and said in ("", redact(address)) else said
             raise type(error)(f"{redact(address)}: {said or type(error).__name__}") from error
         except Exception as error:  # of any library below fsspec: aiohttp's and botocore's are no OSErrors
-            reason = f"{type(error).__name__} {redact(str(error))}".strip()
-            status = getattr(error, "status", None)  # of HTTP
+            reason = " ".join(f"{type(error).__name__} {redact(str(error))}".split())
+            status = getattr(error, "status", getattr(getattr(error, "response", None), "status_code", None))  # of HTTP
             if isinstance(status, int) and 400 <= status < 500 and status not in PASSING:
                 raise ConnectionError(f"{redact(address)}: refused ({reason[:300]})") from error
         # not at the same moment as others; from the system's generator, since the training's must not move

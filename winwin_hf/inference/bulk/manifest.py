@@ -7,7 +7,8 @@ Files in the output's folder:
     manifest.jsonl             all of them, in the order of their names, when a run ended
 
 A record has name, input (of a pair also input2; of a file of many also source), stamp, output (of a shard also row), sha256, bytes,
-seconds, weights; or name, input, stamp, error. It holds as long as its input has the same address and stamp, and its result is there.
+seconds, weights, and where depth has pixels that a .png can't hold, their share (beyond); or name, input, stamp, error. It holds as long as
+its input has the same address and stamp, and its result is there.
 """
 
 from __future__ import annotations

@@ -55,6 +55,7 @@ class Summary:
     reused: int
     broken: list[str]
     seconds: float  # of the network, all workers together
+    beyond: int = 0  # depth maps that have farther pixels than a .png holds
 
 
 def predict(
@@ -183,6 +184,7 @@ def _predict(
                 elif "ended" not in record:
                     summary.predicted += 1
                     summary.seconds += record["seconds"]
+                    summary.beyond += "beyond" in record
             bar.update(sum("ended" not in record for record in records))
     Manifest.load(place).fold()
     return summary

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from winwin_hf.data.ahead import in_order
+from winwin_hf.data.formats import MOST_METRES
 from winwin_hf.inference.bulk.manifest import FOLDER, Record, inputs_of, part_of, shown
 from winwin_hf.inference.bulk.outputs import FORMATS, SHARDS, Place, digest, encoded, shard, written
 from winwin_hf.inference.bulk.plan import UNIT, Unit
@@ -184,6 +185,8 @@ class Worker:
         else:
             content = written(self.place, output, prediction.values, self.task)
         record |= {"output": output, "sha256": digest(content), "bytes": len(content)}
+        if FORMATS[self.task.name][self.job.suffix] == "png:1000" and (prediction.values > MOST_METRES).any():
+            record["beyond"] = round(float((prediction.values > MOST_METRES).mean()), 4)
         return {**record, "seconds": round(prediction.seconds, 4), "weights": self.job.weights}, content
 
     def _recorded(self, made: list[tuple[Record, bytes]]) -> list[Record]:
