@@ -18,8 +18,10 @@ def app(arguments: Sequence[str] | None = None) -> None:
     """Runs the command. Until it begins, and after its end, Ctrl-C ends the process at once and without a word."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not of a shell's background job
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from winwin_hf.cli.errors import show_any_text
     from winwin_hf.cli.main import app as commands
 
+    show_any_text()  # of --help too
     try:
         commands(arguments, prog_name="winwin")
     except SystemExit as end:

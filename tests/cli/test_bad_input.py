@@ -479,6 +479,14 @@ UNFIT = {
     ): "winwin-depth+coarse: coarse passes are for networks of flow",
     ("evaluate", "winwin-depth+variational", "--data", MIDDLEBURY): "only flow can be refined",
     ("evaluate", "zero", "--data", MIDDLEBURY, "--align", "median"): "--align is for depth estimation",
+    (
+        "evaluate",
+        "winwin-flow",
+        "--recipe",
+        "flow-synthetic",
+        "--set",
+        "evaluation={windows: 0}",
+    ): "its evaluation scores nothing; expected windows above 0, or sets",
     ("train", "flow-synthetic", "--output", "x", "--set", "model.frozen=[nan]"): "model.frozen: nothing",
     (
         "train",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import types
@@ -280,3 +281,14 @@ def test_the_command_as_a_module():
         [sys.executable, "-m", "winwin_command", "--version"], capture_output=True, text=True, cwd=ROOT
     )
     assert (found.returncode, found.stdout.strip()) == (0, f"winwin {__version__}")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_a_terminal_without_our_letters(tmp_path: Path, encoding: str) -> None:
+    """And a name that isn't Unicode: the command ends as it does elsewhere."""
+    name = os.fsdecode(b"\xe6\x95\xb0\xff")
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    for command, code in ((["recipes", "list"], 0), (["train", "--help"], 0), (["segment", name], 2)):
+        words = [sys.executable, "-m", "winwin_command", *command]
+        done = subprocess.run(words, env=environment, cwd=tmp_path, capture_output=True, check=False)
+        assert done.returncode == code and b"codec" not in done.stderr

@@ -43,7 +43,9 @@ def test_table_names_units_and_what_was_left_out():
     )
     text = console.export_text()
     assert "EPE px" in text and "1.25" in text and "3 (-2)" in text
-    assert "AbsRel" in text and "0.125" in text
+    assert "AbsRel" in text and "0.125" in text and "without truth" not in text
+    report.show([line(scored=2)], console)
+    assert "3 (-2), 1 without truth" in console.export_text()
     assert "left out 1 missing files and 1 broken examples" in text
 
 

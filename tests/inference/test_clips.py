@@ -115,8 +115,8 @@ def test_chosen_frames(tmp_path, kind, start, end, stride):
 
 def test_frames_that_are_not_chosen_are_not_converted(tmp_path, monkeypatch):
     path, converted = write(tmp_path / "a.mkv", pictures(7)), []
-    picture = clips._picture
-    monkeypatch.setattr(clips, "_picture", lambda frame: converted.append(1) or picture(frame))
+    picture = clips.Clip._picture
+    monkeypatch.setattr(clips.Clip, "_picture", lambda *given: converted.append(1) or picture(*given))
     frames = open_clip(path, start=2, stride=2).frames()
     assert converted == []
     next(frames)
@@ -251,6 +251,25 @@ def test_no_cut_of_a_video_is_a_shorter_one(tmp_path, suffix, flags):
             assert str(error).startswith(str(path))
         else:
             assert found == 12, cut
+
+
+def test_a_damaged_frame_is_not_used(tmp_path):
+    """The decoder fills it with what it has, and marks it. Before it, and without it, frames come."""
+    path = tmp_path / "a.mp4"
+    rng = np.random.default_rng(0)
+    write(path, [rng.integers(0, 256, (48, 64, 3), np.uint8) for _ in range(12)])
+    with av.open(str(path)) as container:
+        entry = container.streams.video[0].index_entries[6]
+    content = bytearray(path.read_bytes())
+    content[entry.pos + entry.size // 2 : entry.pos + entry.size] = bytes(entry.size - entry.size // 2)
+    path.write_bytes(content)
+    with av.open(str(path)) as container:
+        marked = [frame.is_corrupt for frame in container.decode(video=0)]
+    first, last = marked.index(True), len(marked) - marked[::-1].index(True)
+    assert len(list(open_clip(path, end=first).frames())) == first
+    with pytest.raises(ValueError, match=rf"a\.mp4: frame {first} is damaged; expected a whole video, or a range"):
+        list(open_clip(path).frames())
+    assert len(list(open_clip(path, start=last).frames())) == 12 - last
 
 
 # ------------------------------------------------------------------ writing

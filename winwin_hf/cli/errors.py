@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import os
 import re
 import signal
@@ -122,12 +123,20 @@ LONGEST = 2000  # characters of a line: a library may name every file that it mi
 MISUSE = (UsageError, DoesNotFit, FileNotFoundError, IsADirectoryError, NotADirectoryError)  # exit code 2
 
 
+def show_any_text() -> None:
+    """Letters that the terminal's encoding hasn't got are printed as \\u1234, where they would end the command after its work."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
 def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
     """Whatever `command` raises ends in one line and an exit code; with `--traceback` in a traceback."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
         redact_logs()
+        show_any_text()
         try:
             with (
                 stop_signals(own=command.__module__ == "winwin_hf.cli.train" and command.__name__ == "train"),

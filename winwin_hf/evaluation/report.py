@@ -48,7 +48,7 @@ class Line:
     Attributes:
         data, split, path: the set, as `winwin evaluate --data` names it.
         inference: "one pass", or the tiles.
-        images, scored: number of predicted images, and of those with ground truth.
+        images, scored: number of predicted images, and of those whose truth is known anywhere.
         missing: files of the set that aren't there. broken: (name, reason) of the examples that were left out.
         seconds: median time of one prediction, pre- and post-processing included.
         figures: `Metric.compute` of all scored images.
@@ -82,9 +82,10 @@ def show(lines: list[Line], console: Console | None = None) -> None:
         for place in dict.fromkeys((line.data, line.split) for line in chosen):
             for line in [line for line in chosen if (line.data, line.split) == place]:
                 skipped = f" (-{len(line.broken) + len(line.missing)})" if line.broken or line.missing else ""
+                unknown = f", {line.images - line.scored} without truth" if 0 < line.scored < line.images else ""
                 figures = [figure_text(line.figures.get(name)) for name in columns]
                 name = f"{line.data}:{line.split}"
-                table.add_row(name, line.method, f"{line.images}{skipped}", *figures, f"{line.seconds:.2f}")
+                table.add_row(name, line.method, f"{line.images}{skipped}{unknown}", *figures, f"{line.seconds:.2f}")
             table.add_section()
         console.print(table)
     for line in lines:

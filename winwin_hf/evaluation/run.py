@@ -256,7 +256,7 @@ def _evaluate_one(
         method=method,
         inference=f"tiles of {tiled[0]}x{tiled[1]}, overlap {settings.overlap}" if tiled else "one pass",
         images=len(result.images),
-        scored=sum(image.row is not None for image in result.images),
+        scored=sum(image.row is not None and bool(image.row.any()) for image in result.images),
         missing=list(source.missing),
         broken=result.broken,
         seconds=result.seconds(),

@@ -125,7 +125,7 @@ class Clip:
                     check_pixels((context.height, context.width))
                 stream.thread_type = "AUTO"
                 for frame in container.decode(stream):
-                    yield functools.partial(_picture, frame)
+                    yield functools.partial(self._picture, frame, number)
                     number += 1
             if cut := missing_end(self.files[0]):
                 raise ValueError(f"{self.name}: {cut}")
@@ -133,6 +133,13 @@ class Clip:
                 raise ValueError(f"{self.name}: no frame in it can be decoded")
         except FFmpegError as error:
             raise ValueError(f"{self.name}: frame {number} can't be decoded ({error.strerror}).") from error
+
+    def _picture(self, frame: av.VideoFrame, number: int) -> np.ndarray:
+        """A decoded frame, turned upright: phones store the sensor's picture and how the phone was held."""
+        if frame.is_corrupt:  # decoders fill what they miss with other frames' pixels
+            raise ValueError(f"{self.name}: frame {number} is damaged; expected a whole video, or a range without it")
+        turns = round(frame.rotation / 90) % 4  # counter-clockwise, as rot90's
+        return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
 
 
 def open_clip(
@@ -262,12 +269,6 @@ def _riff_end(file: BinaryIO, size: int) -> int | None:
             return None
         place += 8 + length + length % 2
     return place
-
-
-def _picture(frame: av.VideoFrame) -> np.ndarray:
-    """A decoded frame, turned upright: phones store the sensor's picture and how the phone was held."""
-    turns = round(frame.rotation / 90) % 4  # counter-clockwise, as rot90's
-    return np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), turns))
 
 
 def _resize(frame: np.ndarray, size: tuple[int, int]) -> np.ndarray:

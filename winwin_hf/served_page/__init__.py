@@ -13,6 +13,7 @@ Notable:
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -60,20 +61,21 @@ def serve(page: Any, folder: WorkFolder, limits: Limits, examples: Collection[Pa
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # nohup's
                 signal.signal(number, _interrupt)
-    page.launch(
-        app_kwargs={
-            "middleware": [
-                Middleware(Doors, files=folder.files, examples=examples, limits=limits, janitor=janitor, page=page)
-            ],
-            "exception_handlers": {RequestValidationError: _misunderstood},
-        },
-        allowed_paths=[str(path) for path in sorted(examples)],
-        max_file_size=limits.file_bytes,
-        # Gradio keeps a copy of the page's settings for each visitor, 0.2 MB; nothing of ours is in it.
-        state_session_capacity=2 * (1 + limits.waiting),
-        ssr_mode=False,
-        **options,
-    )
+    with contextlib.suppress(KeyboardInterrupt):  # one that comes before Gradio waits for it
+        page.launch(
+            app_kwargs={
+                "middleware": [
+                    Middleware(Doors, files=folder.files, examples=examples, limits=limits, janitor=janitor, page=page)
+                ],
+                "exception_handlers": {RequestValidationError: _misunderstood},
+            },
+            allowed_paths=[str(path) for path in sorted(examples)],
+            max_file_size=limits.file_bytes,
+            # Gradio keeps a copy of the page's settings for each visitor, 0.2 MB; nothing of ours is in it.
+            state_session_capacity=2 * (1 + limits.waiting),
+            ssr_mode=False,
+            **options,
+        )
 
 
 def check_address(host: str | None, port: int | None) -> None:

@@ -27,7 +27,7 @@ from winwin_hf.inference.predictor import Predictor
 from winwin_hf.model.half_products_winwin import has_half_products
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.processes import connect, lost_process_named
-from winwin_hf.task import TASKS
+from winwin_hf.task import TASKS, DoesNotFit
 from winwin_hf.training.recipe import EvaluationSet, Recipe, load_recipe
 
 logger = logging.getLogger(__name__)
@@ -237,6 +237,8 @@ def evaluate_by_recipe(
 ) -> dict[str, Any]:
     """Scores a checkpoint by the evaluation section of a recipe and prints the table. Returns what `evaluate` does."""
     recipe = load_recipe(recipe_path, overrides)
+    if not recipe.scores_anything():
+        raise DoesNotFit(f"{recipe_path}: its evaluation scores nothing; expected windows above 0, or sets of frames")
     accelerator = open_accelerator(recipe)
     model = load_network(checkpoint).to(accelerator.device)
     expected = TASKS[recipe.task].architecture

@@ -286,9 +286,8 @@ class Training:
 
     def _lacks_evaluation(self) -> bool:
         """Whether the evaluation that is due at the step of the state isn't in the log: it failed, or the training ended in it."""
-        evaluation = self.recipe.evaluation
-        nothing = not evaluation.windows and (self.recipe.task == "pre-training" or not evaluation.sets)
-        if nothing or self.step == 0 or not self.is_due(evaluation.every):
+        due = self.step > 0 and self.is_due(self.recipe.evaluation.every)
+        if not due or not self.recipe.scores_anything():
             return False
         return not is_evaluated(self.folder / "metrics.jsonl", self.step)
 

@@ -334,6 +334,10 @@ class Recipe:
         if self.task != "optical-flow" and self.initial_flow != GuessStrategy():
             raise ValueError(f"initial_flow: {self.task} has no flow; expected none")
 
+    def scores_anything(self) -> bool:
+        """Whether its evaluations have something to score. Pre-training has no whole frames."""
+        return bool(self.evaluation.windows or (self.evaluation.sets and self.task != "pre-training"))
+
     def config(
         self, decided: Mapping[str, Any] | None = None, free: Mapping[str, Any] | None = None, **labels: Any
     ) -> WinWinConfig:

@@ -273,7 +273,7 @@ def test_half_a_split_is_missing_and_none_is_no_fault(tmp_path, name, kinds, nam
 
 
 def test_what_a_training_will_ask_for_is_said(tmp_path):
-    """Names of classes; metres, where a picture of a depth has 8 bits."""
+    """Names of classes; metres, where depths are small or have 8 bits."""
     for kind in ("images", "masks", "depth"):
         for name in ("m", "d"):
             if (name, kind) not in (("m", "depth"), ("d", "masks")):
@@ -284,6 +284,9 @@ def test_what_a_training_will_ask_for_is_said(tmp_path):
     (tmp_path / "m" / "names.txt").write_text("a = 200\n")
     (masks,) = check.check(tmp_path / "m", workers=0).splits
     assert not any("names.txt" in hint for hint in masks.hints)
+    (depth,) = check.check(tmp_path / "d", workers=0).splits
+    assert depth.broken and "of 1000 steps per unit has 16 bits, this one has 8" in str(depth.broken)
+    formats.write_depth_png(tmp_path / "d" / "depth" / "1.png", np.full((32, 32), 0.2))
     (depth,) = check.check(tmp_path / "d", workers=0).splits
     assert depth.hints == ["a mean depth of 0.2 m: are these metres?"]
 

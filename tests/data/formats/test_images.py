@@ -266,6 +266,10 @@ def test_malformed_png(tmp_path):
         formats.read_depth_png(tmp_path / "good.png", 256)
     with pytest.raises(ValueError, match="bits"):
         formats.read_kitti_disparity(Blob(png(8, 1, 1, 0, zlib.compress(b"\0\0")), "a.png"))
+    grey = Blob(png(1, 1, 8, 0, zlib.compress(b"\0\x0a")), "grey.png")
+    assert formats.read_depth_png(grey, 5).item() == 2
+    with pytest.raises(ValueError, match=r"grey\.png: .* of 1000 steps per unit has 16 bits, this one has 8"):
+        formats.read_depth_png(grey, 1000)  # no farther than 26 cm
 
 
 # ---- real files ----

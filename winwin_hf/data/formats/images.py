@@ -211,6 +211,10 @@ def _read_grey16(source: Source, scale: float, unknown: Sequence[int], what: str
     raw = _read_png16(source)
     if raw.ndim != 2 or raw.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"{name_of(source)}: {what} is grey with 16 bits, this one is {raw.dtype} {raw.shape}.")
+    if raw.dtype == np.uint8 and scale >= 256:  # all of it would lie below one unit
+        raise ValueError(
+            f"{name_of(source)}: {what} of {scale:g} steps per unit has 16 bits, this one has 8; expected other bits or steps."
+        )
     values = raw.astype(np.float32) / np.float32(scale)
     values[np.isin(raw, unknown)] = np.nan
     return values
