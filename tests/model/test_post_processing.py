@@ -90,6 +90,9 @@ def test_input_sizes(processor):
     for factor in (0, -1):  # all pictures black, or as negatives
         with pytest.raises(ValueError, match=rf"rescale_factor={factor}: expected numbers from 1e-09"):
             WinWinImageProcessor(rescale_factor=factor)(images=picture())
+    for flag in ("", "false", 0):
+        with pytest.raises(ValueError, match=r"do_normalize=.*: expected true or false"):
+            WinWinImageProcessor(do_normalize=flag)(images=picture())
     assert processor.input_sizes((37, 53), do_resize=True, size=74, do_pad=False) == ((74, 106), (74, 106))
     with pytest.raises(TypeError, match="sise"):
         processor.input_sizes((37, 53), sise=74)

@@ -17,6 +17,7 @@ NUMBERS: dict[str, tuple[float, float, str]] = {
     "resample": (0, 5, "iu"),
     "size": (1, 65_536, "iuf"),
 }
+FLAGS = ("do_resize", "do_rescale", "do_normalize", "do_pad")
 QUALITIES = ("fast", "best")
 MEDIAN_SIZES = (3, 5)  # that OpenCV has for float32
 RESIZING = ("do_resize", "size", "min_pixels", "quality", "do_pad", "patch_size")  # options that decide about sizes
@@ -35,9 +36,12 @@ def check_quality(quality: Any) -> None:
 
 
 def check_settings(options: Mapping[str, Any]) -> None:
-    """Raises ValueError for an option of `NUMBERS` that isn't numbers in its range, and an unknown quality or filter. None is left to the
-    methods."""
+    """Raises ValueError for an option of `NUMBERS` that isn't numbers in its range, one of `FLAGS` that is neither true nor false, and an
+    unknown quality or filter. None is left to the methods."""
     check_quality(options.get("quality"))
+    for name in FLAGS:
+        if not isinstance(options.get(name), bool | np.bool_ | None):
+            raise ValueError(f"{name}={repr(options[name])[:80]}: expected true or false.")
     side = options.get("median_size")
     if side is not None and (
         isinstance(side, bool) or not isinstance(side, Integral) or side not in (0, *MEDIAN_SIZES)

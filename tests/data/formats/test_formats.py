@@ -382,6 +382,17 @@ def test_a_suffix_in_capitals(tmp_path, suffix):
     assert same(np.asarray(getattr(formats, f"read_{writer}")(path)), values)
 
 
+def test_a_folder_that_goes_while_a_file_is_written(tmp_path):
+    """No argument is wrong: neither FileNotFoundError, nor exit code 2."""
+    (tmp_path / "a").mkdir()
+    with (
+        pytest.raises(OSError, match=r"x\.npy: could not be written: its folder") as caught,
+        formats.write_atomic(tmp_path / "a/x.npy"),
+    ):
+        (tmp_path / "a").rmdir()
+    assert not isinstance(caught.value, FileNotFoundError)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="a file that is there and can't be read")
 @pytest.mark.parametrize("read", [formats.read_image, formats.read_flo, formats.read_npy])
 def test_a_fault_while_a_file_is_read_names_it(read):

@@ -200,6 +200,8 @@ def told_of(path: PathLike, reads: bool = False) -> Iterator[None]:
         if reads and error.errno not in FULL and owner() not in f"{error.filename} {error}":
             raise
         if error.errno is not None and (error.filename is None or owner() in str(error.filename)):
+            if error.errno == errno.ENOENT:  # no input is missing
+                raise OSError(f"{path}: could not be written: its folder, or its temporary file, is gone") from error
             raise OSError(error.errno, error.strerror, str(path)) from error
         if type(error) is OSError and error.errno is None:  # numpy's, Pillow's and h5py's have neither number nor name
             raise OSError(f"{path}: could not be written ({' '.join(str(error).split())[:200]})") from error
