@@ -58,10 +58,11 @@ def redact(text: str) -> str:
 
 
 def spellings(secrets: set[str]) -> set[str]:
-    """Secrets, and what they look like reversed, in a URL, and within base64, where three neighbours each make another text of it."""
+    """Secrets, and what they look like reversed, in a URL, as hex, and in base64, where three neighbours each make another text of it."""
     found = set(secrets)
     for secret in secrets:
         found |= {secret[::-1], quote(secret, safe=""), "".join(f"%{byte:02x}" for byte in secret.encode())}
+        found |= {secret.encode().hex(), secret.encode().hex().upper()}
         for before in range(3):
             text = base64.b64encode(bytes(before) + secret.encode()).decode().rstrip("=")
             # without the characters in which the neighbours' bits are

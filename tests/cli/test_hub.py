@@ -174,6 +174,16 @@ def test_the_token_goes_to_the_hubs_own_host_alone(place, monkeypatch):
         assert got == {"authorization": expected}
 
 
+def test_an_answer_that_holds_the_token_is_not_used(place, monkeypatch):
+    """What a Hub calls a commit, huggingface_hub writes into its cache."""
+    token = "hf_" + "canary01" * 4
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setattr(constants, "ENDPOINT", place)
+    with pytest.raises(hub.BadAnswer, match="/api/headers: its answer holds the token") as caught:
+        get_session().get(f"{place}/api/headers", headers={"Authorization": f"Bearer {token}"})
+    assert token not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("host", "own"),
     [

@@ -283,7 +283,7 @@ def test_the_command_as_a_module():
     assert (found.returncode, found.stdout.strip()) == (0, f"winwin {__version__}")
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+@pytest.mark.parametrize("encoding", ["ascii", "ascii:surrogateescape", "cp1252", "utf-8"])
 def test_a_terminal_without_our_letters(tmp_path: Path, encoding: str) -> None:
     """And a name that isn't Unicode: the command ends as it does elsewhere."""
     name = os.fsdecode(b"\xe6\x95\xb0\xff")

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import json
+import lzma
+import zipfile
 from base64 import b64encode
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,6 +109,10 @@ TEXTS = {
     "run.sh": "#!/bin/sh\nexport WANDB_API_KEY=" + "0a1b" * 10 + "\ntrue\n",
     "proxy.cfg": "proxy = https://alice:s3cretpass@example.com/x",
     "app.py": 'headers = "ghp_' + "x1" * 18 + '"',
+    "environ.py": "os.environ['WANDB_API_KEY'] = '" + "0a1b" * 10 + "'",
+    "default.py": 'os.environ.setdefault("WANDB_API_KEY", "' + "0a1b" * 10 + '")',
+    "login.py": 'wandb.login(key="' + "0a1b" * 10 + '")',
+    "book.ipynb": json.dumps({"cells": [{"source": ['x = 1\nos.environ["WANDB_API_KEY"] = "' + "0a1b" * 10 + '"']}]}),
 }
 
 
@@ -135,6 +145,29 @@ def test_secrets_in_texts_of_other_systems_are_found(tmp_path: Path, name: str, 
     assert secret_in("notes.txt", path) is None
 
 
+@pytest.mark.parametrize("suffix", ["zip", "gz", "bz2", "xz"])
+def test_packed_files_are_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+    """Also for the token in use, which has no known form. Damaged ones are none."""
+    path = tmp_path / f"a.{suffix}"
+    monkeypatch.setenv("HF_TOKEN", "my-odd-token-7")
+    for text, says in (
+        (TEXTS["notes.md"], "a token or a private key"),
+        ("my-odd-token-7", "environment"),
+        ("x", "None"),
+    ):
+        if suffix == "zip":
+            with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr("first.txt", "nothing " * 100)
+                archive.writestr("second.txt", text)
+        else:
+            opener: Any = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}[suffix]
+            with opener(path, "wb") as file:
+                file.write(text.encode())
+        assert says in str(secret_in(path.name, path))
+    path.write_bytes(path.read_bytes()[:-9] + b"damaged!!")
+    assert secret_in(path.name, path) is None
+
+
 def test_a_token_in_a_file_that_is_no_text_is_found(tmp_path: Path) -> None:
     path = tmp_path / "state.bin"
     path.write_bytes(b"\0\1\2 " + TEXTS["notes.md"].encode() + b"\0")
@@ -150,7 +183,12 @@ def test_the_token_in_use_is_found_however_it_looks(tmp_path: Path, monkeypatch:
     assert secret_in("config.json", path) is None
     monkeypatch.setenv("HF_TOKEN", "my-odd-token-7")
     assert "environment" in str(secret_in("config.json", path))
-    for text in ("my-odd-token-7".encode("utf-16"), b64encode(b"Bearer my-odd-token-7"), b"my-odd-token-7"[::-1]):
+    for text in (
+        "my-odd-token-7".encode("utf-16"),
+        b64encode(b"Bearer my-odd-token-7"),
+        b"my-odd-token-7"[::-1],
+        b"my-odd-token-7".hex().encode(),
+    ):
         path.write_bytes(b"x " + text + b" y")
         assert "environment" in str(secret_in("config.json", path))
 

@@ -253,6 +253,14 @@ def test_no_cut_of_a_video_is_a_shorter_one(tmp_path, suffix, flags):
             assert found == 12, cut
 
 
+def test_a_cut_gif(tmp_path):
+    path = write(tmp_path / "a.gif", pictures(6))
+    assert clips.missing_end(path) is None and len(list(open_clip(path).frames())) == 6
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match=r"a\.gif: (its end is missing|frame \d (can't be decoded|is damaged))"):
+        list(open_clip(path).frames())
+
+
 def test_a_damaged_frame_is_not_used(tmp_path):
     """The decoder fills it with what it has, and marks it. Before it, and without it, frames come."""
     path = tmp_path / "a.mp4"

@@ -126,7 +126,9 @@ MISUSE = (UsageError, DoesNotFit, FileNotFoundError, IsADirectoryError, NotADire
 def show_any_text() -> None:
     """Letters that the terminal's encoding hasn't got are printed as \\u1234, where they would end the command after its work."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        if isinstance(stream, io.TextIOWrapper) and (
+            stream.errors == "strict" or not stream.encoding.startswith("utf")
+        ):
             stream.reconfigure(errors="backslashreplace")
 
 

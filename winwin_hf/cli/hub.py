@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from winwin_hf.data.formats.files import bytes_text
-from winwin_hf.redaction import redact
+from winwin_hf.redaction import own_secrets, redact
 
 # Seconds. SILENCE: between two pieces of an answer. WHOLE: a request that asks. SENDING: a request that sends, and its answer to a commit.
 CONNECT, SILENCE, WHOLE, SENDING = 10.0, 30.0, 120.0, 600.0
@@ -156,7 +156,8 @@ def _check(response: Any) -> None:
             raise BadAnswer(
                 f"{_address(request)}: a file of {bytes_text(largest)}; the disk of the Hub's cache has {bytes_text(free)} (HF_HOME)"
             )
-    response.stream = _limited(response.stream, _address(request), largest)
+    told = own_secrets() if response.is_success and largest is None and "/api/" in request.url.path else ()
+    response.stream = _limited(response.stream, _address(request), largest, tuple(secret.encode() for secret in told))
 
 
 def _is_the_hubs(host: str) -> bool:
@@ -193,9 +194,10 @@ def _free() -> int | None:
         return None
 
 
-def _limited(stream: Any, address: str, largest: int | None) -> Any:
+def _limited(stream: Any, address: str, largest: int | None, secrets: tuple[bytes, ...]) -> Any:
     """
-    The stream of an answer's bytes, which raises BadAnswer where it is too slow or too large.
+    The stream of an answer's bytes, which raises BadAnswer where it is too slow or too large, or holds one of `secrets`: what it calls a
+    commit becomes text in the cache.
 
     largest: bytes of a file, which may take any time; None: another answer.
     """
@@ -206,8 +208,12 @@ def _limited(stream: Any, address: str, largest: int | None) -> Any:
         def __iter__(self) -> Iterator[bytes]:
             size, before, began, (least, seconds) = 0, 0, time.monotonic(), SLOWEST_FILE
             most = LARGEST_ANSWER if largest is None else largest
+            longest, end = max(map(len, secrets), default=0), b""
             for chunk in stream:
                 size += len(chunk)
+                if any(secret in end + chunk for secret in secrets):
+                    raise BadAnswer(f"{address}: its answer holds the token, or a password, that it was sent")
+                end = (end + chunk)[-longest:] if longest else b""
                 now = time.monotonic()
                 if size > most:
                     raise BadAnswer(f"{address}: an answer of more than {bytes_text(most)}, which is too large")

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import fnmatch
+import gzip
+import lzma
 import mmap
 import os
 import re
-from collections.abc import Iterable, Sequence
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
 from winwin_hf.model.pixels_winwin import check_regular
 from winwin_hf.redaction import TOKENS, own_secrets, spellings
@@ -25,9 +31,13 @@ ASSIGNED = re.compile(
     r"\b[a-z][a-z0-9+.-]{0,20}://[^/\s:@'\"<>{}$*]+:[^/\s@'\"<>{}$*]{4,}@"
     r"|^[ \t]*(?:export[ \t]+)?[A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|PRIVATE_KEY)"
     r"[ \t]*[=:][ \t]*['\"]?[\w.~+/-]{12,}['\"]?[ \t]*$"
-    r"|\b\w*(?i:token|secret|password|passwd|api_?key|access_key|private_key)['\"]?\s*[=:]\s*(['\"])[\w.~+/=-]{20,}\1",
+    r"|\b\w*(?i:token|secret|password|passwd|api_?key|access_key|private_key)['\"]?\]?\s*[=:]\s*(['\"])[\w.~+/=-]{20,}\1"
+    r"|\b(?:setdefault|setenv|putenv)\(\s*['\"]\w*(?:TOKEN|SECRET|PASSWORD|KEY)['\"]\s*,\s*(['\"])[\w.~+/=-]{20,}\2"
+    r"|\blogin\([^)\n'\"]{0,40}(['\"])[\w.~+/=-]{20,}\3",
     re.MULTILINE,
 )
+PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+UNPACKED_BYTES = 1 << 26  # of an archive
 READ_BYTES = 1 << 22  # of a file: a stranger's token stands in a small text
 TEXT_BYTES = 8192  # that tell what a file is
 
@@ -83,24 +93,61 @@ def encoding_of(head: bytes) -> str | None:
 
 
 def secret_in(name: str, path: Path) -> str | None:
-    """Why a file looks like a secret; None if it doesn't."""
+    """Why a file looks like a secret; None if it doesn't. Packed files (zip, gz, bz2, xz) are looked into."""
     last = PurePosixPath(name).name.lower()
     if any(fnmatch.fnmatchcase(last, pattern) for pattern in SECRET_NAMES):
         return "named like a secret"
     if path.stat().st_size == 0:
         return None
+    own = [secret.encode(form) for secret in spellings(own_secrets()) for form in ("utf-8", "utf-16-le", "utf-16-be")]
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        own = spellings(own_secrets())
-        if any(
-            data.find(secret.encode(encoding)) >= 0
-            for secret in own
-            for encoding in ("utf-8", "utf-16-le", "utf-16-be")
-        ):
-            return "holds a token or a password of this machine's environment"
-        if len(data) > READ_BYTES:
-            return None
-        encoding = encoding_of(data[:TEXT_BYTES])
-        text = data[:].decode(encoding or "latin-1", "replace")
-    if encoding and ASSIGNED.search(text):
+        if reason := _secret_in(data, own):
+            return reason
+        return next((reason for content in _unpacked(file) if (reason := _secret_in(content, own))), None)
+
+
+def _secret_in(data: mmap.mmap | bytes, own: list[bytes]) -> str | None:
+    if any(data.find(secret) >= 0 for secret in own):
+        return "holds a token or a password of this machine's environment"
+    if len(data) > READ_BYTES:
+        return None
+    encoding = encoding_of(data[:TEXT_BYTES])
+    text = data[:].decode(encoding or "latin-1", "replace")
+    # a notebook's code is text within JSON
+    if encoding and (ASSIGNED.search(text) or ("\\" in text and ASSIGNED.search(_unescaped(text)))):
         return "holds a password or a key"
     return "holds a token or a private key" if TOKENS.search(text) else None
+
+
+def _unescaped(text: str) -> str:
+    return text.replace('\\"', '"').replace("\\n", "\n")
+
+
+def _unpacked(packed: BinaryIO) -> Iterator[bytes]:
+    """The files within a packed one, up to READ_BYTES of each and UNPACKED_BYTES of all; nothing where they can't be read."""
+    left, magic = UNPACKED_BYTES, packed.read(6)
+    packed.seek(0)
+    try:
+        if opener := next((opener for start, opener in PACKED.items() if magic.startswith(start)), None):
+            with opener(packed) as file:
+                yield file.read(READ_BYTES)
+        elif magic.startswith(b"PK\3\4"):
+            with zipfile.ZipFile(packed) as archive:
+                for member in archive.infolist():
+                    with archive.open(member) as file:
+                        yield (content := file.read(min(READ_BYTES, left)))
+                    left -= len(content)
+                    if left <= 0:
+                        return
+    # damaged, encrypted, or packed in another way
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        RuntimeError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+    ):
+        return

@@ -202,6 +202,9 @@ def missing_end(path: str | Path) -> str | None:
             end = _matroska_end(file)
         elif start == b"RIFF":
             end = _riff_end(file, size)
+        elif start == b"GIF8":
+            file.seek(-1, os.SEEK_END)
+            return None if file.read(1) in (b";", b"\0") else "its end is missing; expected a whole video"
         elif missing := _missing_frames(path, size):
             return missing
         else:

@@ -291,6 +291,18 @@ def test_what_a_training_will_ask_for_is_said(tmp_path):
     assert depth.hints == ["a mean depth of 0.2 m: are these metres?"]
 
 
+@pytest.mark.parametrize("names", ["a\na\n", "a\n\nb\n", "a\x1b[31m\n"])
+def test_a_wrong_list_of_names_is_named(tmp_path, names):
+    """Rather than the maps that would lack for another task."""
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        formats.save_image(tmp_path / kind / "1.png", np.zeros((32, 32), np.uint8))
+    (tmp_path / "names.txt").write_text(names)
+    with pytest.raises(ValueError, match=r"names\.txt: ") as caught:
+        check.check(tmp_path, workers=0)
+    assert "\x1b" not in str(caught.value)
+
+
 def test_two_files_of_one_name_are_named(tmp_path):
     """Whether or not another split can be read, and for each kind of folder of one's own."""
 

@@ -248,6 +248,13 @@ def test_depth_png(tmp_path):
             formats.read_depth_png(tmp_path / "depth.png", scale)
 
 
+def test_ids_in_a_jpeg_are_refused(tmp_path):
+    """Under any name: what compression makes of ids are other ids."""
+    Image.fromarray(np.eye(32, dtype=np.uint8)).save(tmp_path / "a.png", "jpeg")
+    with pytest.raises(ValueError, match=r"a\.png: a JPEG, whose compression changes the ids"):
+        formats.read_labels(tmp_path / "a.png")
+
+
 def test_malformed_png(tmp_path):
     write_png16(tmp_path / "good.png", np.random.default_rng(0).integers(0, 65536, (40, 40, 3)).astype(np.uint16))
     content = (tmp_path / "good.png").read_bytes()

@@ -268,6 +268,8 @@ def folder_classes(root: Path) -> tuple[tuple[str, ...] | None, tuple[str, tuple
         raise ValueError(
             f"{path}: expected the name of a class in each line, each once, got {', '.join(names) or 'nothing'}"
         )
+    if odd := next((name for name in names if not name.isprintable()), None):
+        raise ValueError(f"{path}: the name {odd!r} has a character that can't be printed; expected words")
     if not any(listed):
         return names, ("ids", ())
     numbers = tuple(str(int(match[2])) for match in listed if match and match[2])

@@ -76,8 +76,11 @@ def save_image(path: PathLike, image: Any) -> None:
 def read_labels(source: Source) -> np.ndarray:
     """A picture of ids -> (H, W), uint8 or, if it has 16 bits, int32. A palette's indices are the ids, its colours are ignored.
 
-    Raises: ValueError for a picture of several channels.
+    Raises: ValueError for a picture of several channels, and for a JPEG, whose compression changes ids.
     """
+    with opened(source) as (file, _):
+        if file.read(3) == b"\xff\xd8\xff":
+            raise ValueError(f"{name_of(source)}: a JPEG, whose compression changes the ids of classes; expected a PNG")
     ids, mode = _read_samples(source)
     if ids.ndim != 2 or ids.dtype.kind == "f":
         raise ValueError(
