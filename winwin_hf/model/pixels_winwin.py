@@ -8,6 +8,7 @@ NumPy and Pillow only: readers of files go without torch. Arrays are (C, H, W) o
 """
 
 import errno
+import io
 import os
 import stat
 import warnings
@@ -34,6 +35,7 @@ MAX_PIXELS = 80_000_000
 MAX_INPUT_PIXELS = 40_000_000
 MAX_CLASSES = 64  # of which MAX_INPUT_PIXELS may have a score each: 10 GB; of fewer pixels, more
 LIMIT = "WINWIN_MAX_PIXELS"  # the variable that replaces both
+ZEROS = 64  # so many at the end of a compressed picture are none of it
 KINDS = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"), (stat.S_ISREG, ""))
 
 
@@ -109,7 +111,36 @@ def _opened(file: Any) -> Iterator[PIL.Image.Image]:
         PIL.Image.MAX_IMAGE_PIXELS = max(PIL.Image.MAX_IMAGE_PIXELS, limit)
     with PIL.Image.open(file, formats=RASTERS) as image:
         check_pixels(image.size[::-1])
+        _check_whole(image)
         yield image
+
+
+def _check_whole(image: PIL.Image.Image) -> None:
+    """
+    Raises ValueError for a PNG with a wrong checksum, and for a JPEG or WebP that ends in zeros: downloads that broke off, and disks
+    that lost a part. Decoders make black, or other ids, of what is missing.
+
+    image: opened, of which no pixel is read yet.
+    """
+    stream: Any = getattr(image, "fp", None)
+    if stream is None or image.format not in ("PNG", "JPEG", "MPO", "WEBP"):
+        return
+    place = stream.tell()
+    stream.seek(0)
+    try:
+        content = stream.read()
+    finally:
+        stream.seek(place)
+    if image.format == "PNG":
+        try:
+            with PIL.Image.open(io.BytesIO(content), formats=("PNG",)) as again:
+                again.verify()
+        except Exception as error:  # Pillow's are SyntaxErrors
+            raise ValueError(f"a damaged PNG ({error})") from None
+        return
+    whole = content.rstrip(b"\0")
+    if len(content) - len(whole) >= ZEROS and (image.format == "WEBP" or not whole.endswith(b"\xff\xd9")):
+        raise ValueError(f"its last {len(content) - len(whole)} bytes are zeros; expected a whole file")
 
 
 def open_raster(file: Any) -> PIL.Image.Image:

@@ -248,6 +248,35 @@ def test_depth_png(tmp_path):
             formats.read_depth_png(tmp_path / "depth.png", scale)
 
 
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
+def test_a_picture_whose_end_is_zeros_is_refused(tmp_path, kind):
+    """A download that broke off in a file that was made as large as it should become. Zeros after a whole one are none of it."""
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8))
+    path = tmp_path / f"a.{kind}"
+    image.save(path)
+    content = path.read_bytes()
+    assert formats.read_image(path).shape == (96, 96, 3)
+    for share in (0.1, 0.5, 0.9):
+        path.write_bytes(content[: int(len(content) * share)].ljust(len(content), b"\0"))
+        with pytest.raises(ValueError, match=rf"a\.{kind}: not a readable image"):
+            formats.read_image(path)
+    if kind != "webp":
+        path.write_bytes(content + bytes(999))
+        assert formats.read_image(path).shape == (96, 96, 3)
+
+
+def test_a_png_with_another_checksum_is_refused(tmp_path):
+    """One byte of the stored pixels is another: ids of classes too."""
+    ids = np.random.default_rng(0).integers(0, 12, (64, 64), dtype=np.uint8)
+    Image.fromarray(ids).save(tmp_path / "a.png", compress_level=0)
+    content = bytearray((tmp_path / "a.png").read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "a.png").write_bytes(content)
+    for read in (formats.read_labels, formats.read_mask, formats.read_image):
+        with pytest.raises(ValueError, match=r"a\.png: .*a damaged PNG"):
+            read(tmp_path / "a.png")
+
+
 def test_ids_in_a_jpeg_are_refused(tmp_path):
     """Under any name: what compression makes of ids are other ids."""
     Image.fromarray(np.eye(32, dtype=np.uint8)).save(tmp_path / "a.png", "jpeg")
