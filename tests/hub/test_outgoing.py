@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import zipfile
@@ -155,10 +156,13 @@ def test_packed_files_are_looked_into(tmp_path: Path, monkeypatch: pytest.Monkey
         ("my-odd-token-7", "environment"),
         ("x", "None"),
     ):
-        if suffix == "zip":
+        if suffix == "zip":  # one within another
+            inner = io.BytesIO()
+            with zipfile.ZipFile(inner, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr("deep.txt", text)
             with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
                 archive.writestr("first.txt", "nothing " * 100)
-                archive.writestr("second.txt", text)
+                archive.writestr("second.zip", inner.getvalue())
         else:
             opener: Any = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}[suffix]
             with opener(path, "wb") as file:

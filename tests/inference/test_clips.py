@@ -261,6 +261,18 @@ def test_a_cut_gif(tmp_path):
         list(open_clip(path).frames())
 
 
+@pytest.mark.parametrize("suffix", [".avi", ".mkv", ".webm", ".mp4", ".gif"])
+def test_a_video_whose_end_is_zeros(tmp_path, suffix):
+    """A download that broke off in a file that was made as large as it should become."""
+    rng = np.random.default_rng(0)
+    path = write(tmp_path / f"a{suffix}", [rng.integers(0, 256, (48, 64, 3), np.uint8) for _ in range(12)])
+    content = path.read_bytes()
+    for share in (0.5, 0.8):
+        path.write_bytes(content[: int(len(content) * share)].ljust(len(content), b"\0"))
+        with pytest.raises(ValueError, match=rf"^\S+a\{suffix}: "):
+            list(open_clip(path).frames())
+
+
 def test_a_damaged_frame_is_not_used(tmp_path):
     """The decoder fills it with what it has, and marks it. Before it, and without it, frames come."""
     path = tmp_path / "a.mp4"

@@ -1,5 +1,6 @@
 """Evaluation: full frames as a user would, windows as in training, the same from any number of processes."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -71,6 +72,28 @@ def test_is_repeatable_and_leaves_the_model_as_it_was():
     assert {k: v["epe"] for k, v in first.items()} == {k: v["epe"] for k, v in second.items()}
     assert model.training and model.config._attn_implementation == "eager"
     show(first, "title")
+
+
+def test_examples_for_windows_are_read_as_they_are_scored(monkeypatch):
+    """So that any number of them takes no memory, and a signal ends the evaluation."""
+    read = []
+    examples = module.Source.examples
+
+    def endless(self, *_):
+        for example in itertools.chain(examples(self, 1), itertools.repeat(None)):
+            read.append(example)
+            yield example
+
+    monkeypatch.setattr(module.Source, "examples", endless)
+
+    class Ends(Oracle):
+        def forward(self, pixel_values, **_):
+            raise KeyboardInterrupt
+
+    recipe = build(Recipe, RECIPE, "test")
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Ends(recipe.config()), WinWinImageProcessor(), recipe, Accelerator())
+    assert len(read) == 1
 
 
 def test_shares_of_processes_add_up():

@@ -6,6 +6,7 @@ import bz2
 import codecs
 import fnmatch
 import gzip
+import io
 import lzma
 import mmap
 import os
@@ -123,19 +124,26 @@ def _unescaped(text: str) -> str:
     return text.replace('\\"', '"').replace("\\n", "\n")
 
 
-def _unpacked(packed: BinaryIO) -> Iterator[bytes]:
-    """The files within a packed one, up to READ_BYTES of each and UNPACKED_BYTES of all; nothing where they can't be read."""
+def _unpacked(packed: BinaryIO, depth: int = 3) -> Iterator[bytes]:
+    """
+    The files within a packed one, and those within them, up to READ_BYTES of each and UNPACKED_BYTES of an archive; nothing where they
+    can't be read.
+    """
     left, magic = UNPACKED_BYTES, packed.read(6)
     packed.seek(0)
     try:
         if opener := next((opener for start, opener in PACKED.items() if magic.startswith(start)), None):
             with opener(packed) as file:
-                yield file.read(READ_BYTES)
+                yield (content := file.read(READ_BYTES))
+            if depth > 1:
+                yield from _unpacked(io.BytesIO(content), depth - 1)
         elif magic.startswith(b"PK\3\4"):
             with zipfile.ZipFile(packed) as archive:
                 for member in archive.infolist():
                     with archive.open(member) as file:
                         yield (content := file.read(min(READ_BYTES, left)))
+                    if depth > 1:
+                        yield from _unpacked(io.BytesIO(content), depth - 1)
                     left -= len(content)
                     if left <= 0:
                         return

@@ -31,7 +31,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from winwin_hf.data import formats
 from winwin_hf.data.benchmarks.listing import gaps
 from winwin_hf.data.formats.files import bytes_text
-from winwin_hf.model.pixels_winwin import IMAGE_SUFFIXES, MAX_INPUT_PIXELS, check_pixels, check_regular, naming
+from winwin_hf.model.pixels_winwin import IMAGE_SUFFIXES, MAX_INPUT_PIXELS, ZEROS, check_pixels, check_regular, naming
 
 RIFF_SLACK = 9  # bytes: some writers count the part's own header, or leave out the last byte of an odd one
 # The outermost of MP4 (ISO 14496-12) and QuickTime.
@@ -131,6 +131,11 @@ class Clip:
                 raise ValueError(f"{self.name}: {cut}")
             if not number:
                 raise ValueError(f"{self.name}: no frame in it can be decoded")
+            if self.length and number < self.length and (zeros := zeros_at_end(self.files[0])):
+                few = f"{number} of about {self.length} frames"
+                raise ValueError(
+                    f"{self.name}: {few}, and {zeros} bytes or more of zeros at its end; expected a whole video"
+                )
         except FFmpegError as error:
             raise ValueError(f"{self.name}: frame {number} can't be decoded ({error.strerror}).") from error
 
@@ -203,8 +208,8 @@ def missing_end(path: str | Path) -> str | None:
         elif start == b"RIFF":
             end = _riff_end(file, size)
         elif start == b"GIF8":
-            file.seek(-1, os.SEEK_END)
-            return None if file.read(1) in (b";", b"\0") else "its end is missing; expected a whole video"
+            whole = file.read().rstrip(b"\0").endswith(b";")
+            return None if whole else "its end is missing; expected a whole video"
         elif missing := _missing_frames(path, size):
             return missing
         else:
@@ -212,6 +217,14 @@ def missing_end(path: str | Path) -> str | None:
     if end is None or end <= size + RIFF_SLACK:
         return None
     return f"it has {bytes_text(size)} of {bytes_text(end)}; expected a whole video"
+
+
+def zeros_at_end(path: str | Path) -> int:
+    """How many zeros a file ends in, up to ZEROS; 0 for fewer: a download that broke off in a file of the size that it should get."""
+    with Path(path).open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - ZEROS))
+        end = file.read()
+    return ZEROS if len(end) == ZEROS and not any(end) else 0
 
 
 def _missing_frames(path: str | Path, size: int) -> str | None:

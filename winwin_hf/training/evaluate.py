@@ -88,10 +88,11 @@ def evaluate_windows(
     collator = make_collator(recipe, source, processor, options.seed + 1, None, recipe.data.skip_broken)
     metric, loss, seconds = metric_of(model, source), np.zeros(2), 0.0
     world, rank = accelerator.num_processes, accelerator.process_index
-    examples = list(source.examples(recipe.evaluation.windows, rank, world))
+    count = 0
     devices = [accelerator.device] if accelerator.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
-        for example in examples:
+        for example in source.examples(recipe.evaluation.windows, rank, world):
+            count += 1
             torch.manual_seed(
                 options.seed + int(example["index"])
             )  # masks of pre-training are the same in each evaluation
@@ -108,8 +109,8 @@ def evaluate_windows(
                 continue
             for prediction, target in zip(prediction_of(outputs).flatten(0, 1), targets.flatten(0, 1), strict=True):
                 metric.update(metric.fitted(prediction.cpu().numpy()), target.numpy())
-    count = reduce(np.array([len(examples)], dtype=np.float64), accelerator)
-    timing = {"images": int(count[0]), "seconds": seconds / max(1, len(examples))}
+    images = reduce(np.array([count], dtype=np.float64), accelerator)
+    timing = {"images": int(images[0]), "seconds": seconds / max(1, count)}
     if recipe.task == "pre-training":
         total = reduce(loss, accelerator)
         return {"loss": float(total[0] / total[1]), **timing}

@@ -212,7 +212,7 @@ class EvaluationRecipe:
         int,
         Field(
             ge=0,
-            le=MOST,
+            le=100_000,
             description="Number of held-out examples scored on windows, placed as in training. The gap to full "
             "frames shows what windows hide.",
         ),

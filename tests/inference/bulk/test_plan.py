@@ -161,3 +161,18 @@ def test_nothing_to_do(tmp_path, make, message):
 def test_units_are_small(tmp_path):
     write(tmp_path, *(f"{i}.png" for i in range(UNIT + 3)))
     assert [len(unit.items or ()) for unit in plan(str(tmp_path), DEPTH)] == [UNIT, 3]
+
+
+@pytest.mark.parametrize(
+    ("error", "says"), [(OSError("500 Server Error"), "500 Server Error"), (FileNotFoundError("x"), "x")]
+)
+def test_a_server_that_fails_is_not_an_empty_folder(monkeypatch, error, says):
+    """File systems call what they can't reach absent: `isfile` and `isdir` hide every error."""
+
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "info", fails)
+    with pytest.raises(OSError, match=f"memory://none: could not be reached .{says}") as caught:
+        plan("memory://none", TASKS["depth-estimation"], "")
+    assert isinstance(caught.value, FileNotFoundError) is isinstance(error, FileNotFoundError)

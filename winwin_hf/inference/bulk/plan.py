@@ -158,6 +158,9 @@ def _found(given: str, output: str) -> tuple[str, dict[str, str]]:
         if not any(part.startswith(".") for part in name[hidden:].split("/"))
         and not (results and f"{place(posixpath.dirname(name))}/".startswith(results))
     }
+    if not visible and not found and is_remote(given):
+        with reaching(given):  # file systems call what they can't reach absent
+            system.info(path)
     if not visible:
         raise FileNotFoundError(
             f"{redact(given)}: nothing there; expected a folder, a pattern, a list ({LIST_SUFFIX}) or a file"
