@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,9 +21,18 @@ from winwin_hf import (
     WinWinForSemanticSegmentation,
     WinWinImageProcessor,
 )
+from winwin_hf.hub.contents import model_contents
+from winwin_hf.inference.loading import load_network
 from winwin_hf.model import hub_files_winwin
 from winwin_hf.model.hub_files_winwin import check_hub_index
-from winwin_hf.model.weights_winwin import count_parameters, files_of_index, reason_of, refuse_larger, tensors_of
+from winwin_hf.model.weights_winwin import (
+    count_parameters,
+    files_of_index,
+    reason_of,
+    refuse_larger,
+    refuse_zero_end,
+    tensors_of,
+)
 
 
 @pytest.fixture
@@ -141,3 +152,34 @@ def test_a_reason_is_one_line():
     with pytest.raises(Exception, match="hidden_act") as error:
         WinWinConfig(hidden_act="nope")
     assert reason_of(error.value).startswith("hidden_act='nope': expected one of")
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+@pytest.mark.parametrize("door", ["from_pretrained", "network", "push"])
+def test_weights_whose_end_is_zeros_are_refused(depth: Path, tmp_path: Path, share: float, door: str):
+    """A download that broke off in a file that was made as large as it should become: safetensors has no checksum."""
+    folder = tmp_path / "cut"
+    shutil.copytree(depth, folder)
+    file = folder / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * share)].ljust(len(content), b"\0"))
+    doors: dict[str, Any] = {
+        "from_pretrained": WinWinForDepthEstimation.from_pretrained,
+        "network": load_network,
+        "push": lambda place: model_contents(str(place), "a/b", tmp_path, [], picture=False),
+    }
+    with pytest.raises(ValueError, match=r"model\.safetensors: its last \d+ bytes are zeros"):
+        doors[door](folder)
+
+
+def test_weights_may_end_in_zeros_of_their_own(tmp_path: Path):
+    """Biases that no training has moved, and one matrix that starts at zero."""
+    file = tmp_path / "model.safetensors"
+    ones = {"a": torch.ones(64, 64)}
+    save_file({**ones, "b.weight": torch.zeros(64, 64), "b.bias": torch.zeros(9999), "c.bias": torch.zeros(99)}, file)
+    refuse_zero_end(file)
+    save_file({**ones, "b": torch.cat([torch.ones(999), torch.zeros(99)])}, file)
+    refuse_zero_end(file)
+    save_file({**ones, "b": torch.cat([torch.ones(99), torch.zeros(9999)])}, file)
+    with pytest.raises(ValueError, match="its last 39996 bytes are zeros"):
+        refuse_zero_end(file)

@@ -304,10 +304,14 @@ def test_processes_that_accelerate_does_not_connect_write_nothing(tmp_path):
     both = TwoProcesses(tmp_path, trains_unconnected, write(tmp_path), tmp_path / "run")
     assert both.end() == [1, 1]
     assert not (tmp_path / "run").exists()
-    for rank in range(2):
-        said = "\nwinwin: WORLD_SIZE says that 2 processes were started, and this one finds 1"
-        assert said in "\n" + both.text(rank)  # some versions of PyTorch print a line of Gloo's before
-        assert "ACCELERATE_USE_CPU=true torchrun --nproc_per_node N" in both.text(rank)
+    refused = []
+    for rank in range(2):  # some versions of PyTorch print a line of Gloo's before
+        text = "\n" + both.text(rank)
+        refused.append("\nwinwin: WORLD_SIZE says that 2 processes were started, and this one finds 1" in text)
+        # the other one may have left before this one came
+        assert refused[-1] or "\nwinwin: this process could not be connected to the others" in text
+        assert not refused[-1] or "ACCELERATE_USE_CPU=true torchrun --nproc_per_node N" in text
+    assert any(refused)
 
 
 def outlives(rank: int, recipe: Path, output: Path) -> None:

@@ -32,7 +32,7 @@ from winwin_hf.hub.outgoing import check_inside
 from winwin_hf.inference.examples import example_picture
 from winwin_hf.inference.loading import load_network
 from winwin_hf.model.pipeline_winwin import CUSTOM_PIPELINES
-from winwin_hf.model.weights_winwin import files_of_index, reason_of, refuse_two_saves, tensors_of
+from winwin_hf.model.weights_winwin import files_of_index, reason_of, refuse_two_saves, refuse_zero_end
 from winwin_hf.redaction import redact
 from winwin_hf.task import ARCHITECTURES, DoesNotFit
 from winwin_hf.training.recipe import dump_recipe
@@ -204,7 +204,7 @@ def _weights(folder: Path) -> dict[str, Path]:
         if not path.is_file():
             raise FileNotFoundError(f"{path}: missing, though the index names it")
         if path.suffix == ".safetensors":
-            tensors_of(path)  # raises where a part is missing
+            refuse_zero_end(path)  # and what `tensors_of` raises where a part is missing
     return files
 
 

@@ -85,6 +85,7 @@ from .weights_winwin import (
     refuse_doubles,
     refuse_larger,
     refuse_two_saves,
+    refuse_zero_end,
     stamps_of_weights,
 )
 
@@ -222,6 +223,8 @@ class WinWinPreTrainedModel(PreTrainedModel):
             )
             refuse_larger(source, Path(source).glob("model*.safetensors"), known.count_parameters())
             refuse_doubles(Path(source))
+            for file in sorted(Path(source).glob("model*.safetensors")):
+                refuse_zero_end(file)
         loaded = super().from_pretrained(source, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         found = {*(model.config.architectures or ())} & {*DENSE}

@@ -24,6 +24,7 @@ FLOATS = (
 )  # dtypes of weights in safetensors files; numbers of 8 bits have scales beside them
 MAX_TENSORS = 100_000  # of one file; a ViT of 7 billion parameters has 700
 MAX_SHARDS = 5_000
+ZERO_END = 4096  # bytes of a file's end: weights are hardly ever zero
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 MAX_INTEGER = 10**6  # of a config: transformers makes lists of such lengths before anybody counts
 
@@ -105,10 +106,36 @@ def refuse_huge_integers(source: Any, config: Any, name: str = "config.json") ->
 
 
 def refuse_other_numbers(file: Path) -> None:
-    """Raises ValueError where a safetensors file holds other weights than floating-point numbers of 16 bits or more."""
+    """Raises ValueError where a safetensors file holds other weights than floating-point numbers of 16 bits or more, and as
+    `refuse_zero_end`."""
     for tensor, entry in tensors_of(file).items():
         if entry["dtype"] not in FLOATS and not tensor.endswith(("position_ids", "num_batches_tracked")):
             raise ValueError(f"{file}: {tensor} is stored as {entry['dtype']}; expected {', '.join(FLOATS)}")
+    refuse_zero_end(file)
+
+
+def refuse_zero_end(file: Path) -> None:
+    """
+    Raises ValueError where a safetensors file of weights ends in zeros as a download leaves it that broke off in a file that was made as
+    large as it should become: they begin within a tensor, or are two matrices or more. Its format has no checksum.
+    """
+    tensors, end = tensors_of(file), file.stat().st_size
+    start = end - max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+    first = end  # of the zeros
+    with file.open("rb") as stream:
+        while first > start:
+            step = ZERO_END if first == end else 1 << 20
+            stream.seek(max(start, first - step))
+            block = stream.read(first - max(start, first - step)).rstrip(b"\0")
+            first = max(start, first - step) + len(block)
+            if block:
+                break
+    if end - first < ZERO_END:
+        return
+    places = [(start + entry["data_offsets"][0], start + entry["data_offsets"][1], entry) for entry in tensors.values()]
+    within = any(begin < first and last - first >= ZERO_END for begin, last, _ in places if first < last)
+    if within or sum(begin >= first and len(entry["shape"]) > 1 for begin, _, entry in places) > 1:
+        raise ValueError(f"{file}: its last {end - first} bytes are zeros; it was not written to its end")
 
 
 def check_index(folder: Path) -> None:
