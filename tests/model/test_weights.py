@@ -183,3 +183,6 @@ def test_weights_may_end_in_zeros_of_their_own(tmp_path: Path):
     save_file({**ones, "b": torch.cat([torch.ones(99), torch.zeros(9999)])}, file)
     with pytest.raises(ValueError, match="its last 39996 bytes are zeros"):
         refuse_zero_end(file)
+    save_file({**ones, "b.bias": torch.zeros(9999), "norm1.weight": torch.zeros(9)}, file)
+    with pytest.raises(ValueError, match="its last 40032 bytes are zeros"):
+        refuse_zero_end(file)

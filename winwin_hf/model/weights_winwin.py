@@ -117,7 +117,7 @@ def refuse_other_numbers(file: Path) -> None:
 def refuse_zero_end(file: Path) -> None:
     """
     Raises ValueError where a safetensors file of weights ends in zeros as a download leaves it that broke off in a file that was made as
-    large as it should become: they begin within a tensor, or are two matrices or more. Its format has no checksum.
+    large as it should become: they begin within a tensor, or are a norm's weights, or two matrices or more. Its format has no checksum.
     """
     tensors, end = tensors_of(file), file.stat().st_size
     start = end - max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
@@ -132,9 +132,13 @@ def refuse_zero_end(file: Path) -> None:
                 break
     if end - first < ZERO_END:
         return
-    places = [(start + entry["data_offsets"][0], start + entry["data_offsets"][1], entry) for entry in tensors.values()]
-    within = any(begin < first and last - first >= ZERO_END for begin, last, _ in places if first < last)
-    if within or sum(begin >= first and len(entry["shape"]) > 1 for begin, _, entry in places) > 1:
+    within, zero = False, []
+    for name, entry in tensors.items():
+        begin, last = (start + offset for offset in entry["data_offsets"])
+        within = within or (begin < first and last - first >= ZERO_END)
+        zero += [name] if first <= begin < last else []
+    norms = any(re.search(r"norm\w*\.weight$", name) for name in zero)
+    if within or norms or sum(len(tensors[name]["shape"]) > 1 for name in zero) > 1:
         raise ValueError(f"{file}: its last {end - first} bytes are zeros; it was not written to its end")
 
 

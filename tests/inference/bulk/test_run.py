@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ from winwin_hf.inference.bulk.manifest import Manifest
 from winwin_hf.inference.bulk.outputs import Place
 from winwin_hf.inference.bulk.run import verify
 from winwin_hf.inference.predictor import Predictor
+from winwin_hf.task import DoesNotFit
 
 pytestmark = pytest.mark.usefixtures("small_units")
 
@@ -160,6 +162,22 @@ def test_what_a_png_cannot_hold_is_told(models, frames, tmp_path, monkeypatch, p
     shares = [json.loads(line)["beyond"] for line in (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()]
     assert done.beyond == 7 and shares[:5] == [10 / 40] * 5
     assert run(frames, tmp_path / "npy", models["depth"], parquet=parquet).beyond == 0
+
+
+def test_a_cluster_that_is_not_there_is_told():
+    """Ray itself would ask for it without end."""
+    with socket.socket() as taken:  # nobody listens
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        for place in (address, f"ray://{address}"):
+            with pytest.raises(ConnectionError, match=f"address {place}: nothing answers there .*refused"):
+                engines._check_answers(place)
+        taken.listen()
+        engines._check_answers(address)
+    engines._check_answers("auto")
+    for place in ("nowhere", "127.0.0.1:x", ":6379", "127.0.0.1:99999"):
+        with pytest.raises(DoesNotFit, match="expected HOST:PORT"):
+            engines._check_answers(place)
 
 
 def test_what_changed_is_told(models, frames, tmp_path):

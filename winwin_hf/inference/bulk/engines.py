@@ -12,6 +12,7 @@ import json
 import logging
 import multiprocessing
 import os
+import socket
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -27,8 +28,10 @@ from winwin_hf.inference.bulk.manifest import Record
 from winwin_hf.inference.bulk.plan import Item, Unit
 from winwin_hf.inference.bulk.work import BrokenInput, Job, Worker
 from winwin_hf.pools import process_pool
+from winwin_hf.task import DoesNotFit
 
 THREADS = 4  # of a worker on a CPU: more gain little
+ANSWERS_WITHIN = 20.0  # seconds, of a cluster
 AHEAD = 2  # units a worker that wait or run
 _worker: Worker | Exception | None = None  # of this process, or why it has none
 
@@ -129,12 +132,29 @@ def run_ray(job: Job, units: Iterable[Unit], workers: int | None, address: str) 
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # it logs a worker's errors with all their lines
     ours = not ray.is_initialized()  # a cluster that is joined stays, one that is started here ends with this call
     if ours:
+        _check_answers(os.environ.get("RAY_ADDRESS", "auto") if address == "auto" else address)
         ray.init(address=None if address == "auto" else address, log_to_driver=False, logging_level=logging.ERROR)
     try:
         yield from _through_ray(ray, job, units, workers)
     finally:
         if ours:
             ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raises ConnectionError where nothing listens at a cluster's address, for which Ray itself waits without end."""
+    place = address.rpartition("://")[2].rstrip("/")
+    host, _, port = place.rpartition(":")
+    if address in ("auto", "local", ""):
+        return
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise DoesNotFit(f"address {address}: expected HOST:PORT of a Ray cluster, or auto")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_WITHIN).close()
+    except OSError as error:
+        raise ConnectionError(
+            f"address {address}: nothing answers there ({str(error.strerror or error).lower()}); expected a Ray cluster that runs, or auto"
+        ) from None
 
 
 def _through_ray(ray: Any, job: Job, units: Iterable[Unit], workers: int | None) -> Iterator[list[Record]]:
