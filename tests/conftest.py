@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import signal
@@ -33,6 +34,10 @@ if (
     signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 ):  # a script's job in the background, whose children would ignore it, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if hasattr(
+    os, "register_at_fork"
+):  # a forked child that collects a decoder of an earlier test waits for threads that it hasn't got
+    os.register_at_fork(before=gc.freeze, after_in_parent=gc.unfreeze)
 # Small tensors gain nothing from threads, and on a busy machine threads that wait for one another cost a factor of ten.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
