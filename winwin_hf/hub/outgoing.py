@@ -153,7 +153,6 @@ def _unpacked(packed: BinaryIO, depth: int = 3) -> Iterator[bytes]:
         EOFError,
         ValueError,
         RuntimeError,
-        NotImplementedError,
         zipfile.BadZipFile,
         zlib.error,
         lzma.LZMAError,

@@ -131,11 +131,9 @@ class Clip:
                 raise ValueError(f"{self.name}: {cut}")
             if not number:
                 raise ValueError(f"{self.name}: no frame in it can be decoded")
-            if self.length and number < self.length and (zeros := zeros_at_end(self.files[0])):
+            if self.length and number < self.length and ends_in_zeros(self.files[0]):
                 few = f"{number} of about {self.length} frames"
-                raise ValueError(
-                    f"{self.name}: {few}, and {zeros} bytes or more of zeros at its end; expected a whole video"
-                )
+                raise ValueError(f"{self.name}: {few}, and zeros at its end; expected a whole video")
         except FFmpegError as error:
             raise ValueError(f"{self.name}: frame {number} can't be decoded ({error.strerror}).") from error
 
@@ -219,12 +217,12 @@ def missing_end(path: str | Path) -> str | None:
     return f"it has {bytes_text(size)} of {bytes_text(end)}; expected a whole video"
 
 
-def zeros_at_end(path: str | Path) -> int:
-    """How many zeros a file ends in, up to ZEROS; 0 for fewer: a download that broke off in a file of the size that it should get."""
+def ends_in_zeros(path: str | Path) -> bool:
+    """Whether a file ends in ZEROS zeros or more: a download that broke off in a file of the size that it should get."""
     with Path(path).open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - ZEROS))
         end = file.read()
-    return ZEROS if len(end) == ZEROS and not any(end) else 0
+    return len(end) == ZEROS and not any(end)
 
 
 def _missing_frames(path: str | Path, size: int) -> str | None:

@@ -208,7 +208,7 @@ def _check_sums(path: Path) -> None:
         if "CRC" not in str(error):
             return  # torch says what it is
         raise ValueError(f"{path}: damaged ({error}); expected a whole file of torch.save") from error
-    except (NotImplementedError, RuntimeError, ValueError, EOFError, zlib.error):
+    except (RuntimeError, ValueError, EOFError, zlib.error):
         return  # packed or encrypted, as no file of torch.save is: torch says what is wrong
 
 

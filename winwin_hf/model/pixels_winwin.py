@@ -126,8 +126,11 @@ def _check_whole(image: PIL.Image.Image) -> None:
     if stream is None or image.format not in ("PNG", "JPEG", "MPO", "WEBP"):
         return
     place = stream.tell()
-    stream.seek(0)
     try:
+        stream.seek(max(0, stream.seek(0, io.SEEK_END) - ZEROS))
+        if image.format != "PNG" and any(stream.read()):
+            return
+        stream.seek(0)
         content = stream.read()
     finally:
         stream.seek(place)

@@ -93,9 +93,8 @@ def evaluate_windows(
     with torch.random.fork_rng(devices):
         for example in source.examples(recipe.evaluation.windows, rank, world):
             count += 1
-            torch.manual_seed(
-                options.seed + int(example["index"])
-            )  # masks of pre-training are the same in each evaluation
+            # masks of pre-training are the same in each evaluation
+            torch.manual_seed(options.seed + int(example["index"]))
             batch = collator([example])
             targets = batch.pop("labels")
             batch.pop("initial_flow", None)  # made from the truth

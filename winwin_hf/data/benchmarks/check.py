@@ -105,10 +105,10 @@ def discover(root: Path, splits: Sequence[str] | None = None) -> tuple[Hits, dic
             if found.rows or found.missing:
                 (generic if entry.name.endswith("-folder") else specific).append((entry, split, found))
     # sets without a complete example, and those that fit any folder, are reported only if there is no other
-    folders = next((error for name, error in faults.items() if name.endswith("-folder")), None)
+    fault = next((error for name, error in faults.items() if name.endswith("-folder")), None)
     complete = [hit for hit in generic if hit[2].rows]
     # such as a names.txt that is wrong, rather than what would lack for another task
-    for hits in ([hit for hit in specific if hit[2].rows], complete, specific, [] if folders else generic):
+    for hits in ([hit for hit in specific if hit[2].rows], complete, specific, [] if fault else generic):
         if hits:
             names = {entry.name for entry, _, _ in hits}
             # with splits of which all are incomplete
@@ -117,8 +117,8 @@ def discover(root: Path, splits: Sequence[str] | None = None) -> tuple[Hits, dic
                 raise wrong  # a split that is there, and can't be read
             absent = {key: reason for key, reason in absent.items() if key.partition(":")[0] in names}
             return hits if splits else _without_union(hits), absent
-    if folders:
-        raise folders
+    if fault:
+        raise fault
     wanted = f" with a split {' or '.join(splits)}" if splits else ""
     raise FileNotFoundError(
         f"{root}: holds none of the {len(catalog.SETS)} data sets that the package knows{wanted}, in the layout that they unpack in; "
