@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import lzma
+import tarfile
 import zipfile
 from base64 import b64encode
 from pathlib import Path
@@ -15,6 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 
 from winwin_hf.hub.contents import READ, model_contents, space_contents
@@ -169,6 +172,63 @@ def test_packed_files_are_looked_into(tmp_path: Path, monkeypatch: pytest.Monkey
                 file.write(text.encode())
         assert says in str(secret_in(path.name, path))
     path.write_bytes(path.read_bytes()[:-9] + b"damaged!!")
+    assert secret_in(path.name, path) is None
+
+
+@pytest.mark.parametrize("suffix", ["zip", "tar", "tar.gz"])
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("run/.env", "x", "run/.env in it is named like a secret"),
+        ("run/a.txt", "MY_API_KEY=0123456789abcdef", "holds a password or a key"),
+        ("run/b.7z", "7z\xbc\xaf\x27\x1c\0", "run/b.7z in it is packed in a way that can't be looked into"),
+        ("run/c.txt", "API_KEY", None),
+    ],
+)
+def test_archives_are_looked_into_by_name_and_as_texts(
+    tmp_path: Path, suffix: str, name: str, content: str, reason: str | None
+) -> None:
+    path, data = tmp_path / f"a.{suffix}", content.encode("latin-1")
+    if suffix == "zip":
+        with zipfile.ZipFile(path, "w") as packed:
+            packed.writestr(name, data)
+    else:
+        with tarfile.open(path, "w:gz" if suffix == "tar.gz" else "w") as archive:
+            (member := tarfile.TarInfo(name)).size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    assert secret_in(path.name, path) == reason
+
+
+@pytest.mark.parametrize("start", [b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07\0", b"\x28\xb5\x2f\xfd"])
+def test_what_cant_be_looked_into_is_not_uploaded_by_chance(tmp_path: Path, start: bytes) -> None:
+    path = tmp_path / "frames.data"
+    path.write_bytes(start + b"\0" * 99)
+    with pytest.raises(ValueError, match=r"can't be looked into\): .* --include frames\.data"):
+        refuse_secrets({"frames.data": path})
+    refuse_secrets({"frames.data": path}, ["frames.data"])
+
+
+def test_an_archive_with_a_password_is_not_uploaded_by_chance(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.txt", "text")
+    content = bytearray(path.read_bytes())
+    for start, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):  # its flags, in both places
+        content[content.index(start) + at] |= 1
+    path.write_bytes(content)
+    assert secret_in(path.name, path) == "packed with a password"
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+@pytest.mark.parametrize("kind", ["add_text", "add_itxt"])
+def test_texts_of_a_picture_are_looked_into(tmp_path: Path, kind: str, compressed: bool) -> None:
+    path = tmp_path / "a.png"
+    for text, reason in (("LOGIN_TOKEN=0123456789abcdef", "holds a password or a key"), ("a bridge", None)):
+        texts = PngInfo()
+        getattr(texts, kind)("Comment", text, zip=compressed)
+        Image.new("RGB", (40, 30)).save(path, pnginfo=texts)
+        assert secret_in(path.name, path) == reason
+    path.write_bytes(path.read_bytes()[:-30])
     assert secret_in(path.name, path) is None
 
 

@@ -11,9 +11,12 @@ import lzma
 import mmap
 import os
 import re
+import struct
+import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -38,6 +41,14 @@ ASSIGNED = re.compile(
     re.MULTILINE,
 )
 PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
+CLOSED = (
+    b"7z\xbc\xaf\x27\x1c",
+    b"Rar!\x1a\x07",
+    b"\x28\xb5\x2f\xfd",
+    b"\x04\x22\x4d\x18",
+    b"\x1f\x9d",
+)  # 7z, RAR, zstd, LZ4, compress
+HEAD_BYTES = 512  # that tell how a file is packed
 UNPACKED_BYTES = 1 << 26  # of an archive
 READ_BYTES = 1 << 22  # of a file: a stranger's token stands in a small text
 TEXT_BYTES = 8192  # that tell what a file is
@@ -94,17 +105,19 @@ def encoding_of(head: bytes) -> str | None:
 
 
 def secret_in(name: str, path: Path) -> str | None:
-    """Why a file looks like a secret; None if it doesn't. Packed files (zip, gz, bz2, xz) are looked into."""
-    last = PurePosixPath(name).name.lower()
-    if any(fnmatch.fnmatchcase(last, pattern) for pattern in SECRET_NAMES):
-        return "named like a secret"
+    """Why a file looks like a secret; None if it doesn't. Packed files (zip, tar, gz, bz2, xz) and a PNG's texts are looked into."""
+    if reason := _named(name):
+        return reason
     if path.stat().st_size == 0:
         return None
     own = [secret.encode(form) for secret in spellings(own_secrets()) for form in ("utf-8", "utf-16-le", "utf-16-be")]
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        if reason := _secret_in(data, own):
-            return reason
-        return next((reason for content in _unpacked(file) if (reason := _secret_in(content, own))), None)
+        return _secret_in(data, own) or _packed_secret(file, own)
+
+
+def _named(name: str) -> str | None:
+    last = PurePosixPath(name).name.lower()
+    return "named like a secret" if any(fnmatch.fnmatchcase(last, pattern) for pattern in SECRET_NAMES) else None
 
 
 def _secret_in(data: mmap.mmap | bytes, own: list[bytes]) -> str | None:
@@ -124,37 +137,66 @@ def _unescaped(text: str) -> str:
     return text.replace('\\"', '"').replace("\\n", "\n")
 
 
-def _unpacked(packed: BinaryIO, depth: int = 3) -> Iterator[bytes]:
-    """
-    The files within a packed one, and those within them, up to READ_BYTES of each and UNPACKED_BYTES of an archive; nothing where they
-    can't be read.
-    """
-    left, magic = UNPACKED_BYTES, packed.read(6)
+def _packed_secret(packed: BinaryIO, own: list[bytes], depth: int = 3) -> str | None:
+    """As `secret_in`, of what is within a packed file, and within that, `depth` deep."""
+    head = packed.read(HEAD_BYTES)
     packed.seek(0)
+    if head.startswith(CLOSED):
+        return "packed in a way that can't be looked into"
     try:
-        if opener := next((opener for start, opener in PACKED.items() if magic.startswith(start)), None):
-            with opener(packed) as file:
-                yield (content := file.read(READ_BYTES))
-            if depth > 1:
-                yield from _unpacked(io.BytesIO(content), depth - 1)
-        elif magic.startswith(b"PK\3\4"):
-            with zipfile.ZipFile(packed) as archive:
-                for member in archive.infolist():
-                    with archive.open(member) as file:
-                        yield (content := file.read(min(READ_BYTES, left)))
-                    if depth > 1:
-                        yield from _unpacked(io.BytesIO(content), depth - 1)
-                    left -= len(content)
-                    if left <= 0:
-                        return
-    # damaged, encrypted, or packed in another way
-    except (
-        OSError,
-        EOFError,
-        ValueError,
-        RuntimeError,
-        zipfile.BadZipFile,
-        zlib.error,
-        lzma.LZMAError,
-    ):
-        return
+        for name, content in _unpacked(packed, head):
+            reason = _named(name) or _secret_in(content, own)
+            if not reason and depth > 1:
+                reason = _packed_secret(io.BytesIO(content), own, depth - 1)
+            if reason:
+                return f"{name} in it is {reason}" if reason.startswith(("named", "packed")) else reason
+    except RuntimeError:  # how zipfile says that a password is needed
+        return "packed with a password"
+    except (OSError, EOFError, ValueError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError):
+        pass  # damaged, or packed in a rare way
+    return None
+
+
+def _unpacked(packed: BinaryIO, head: bytes) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of the files within a packed one, up to READ_BYTES of each and UNPACKED_BYTES of all."""
+    if opener := next((opener for start, opener in PACKED.items() if head.startswith(start)), None):
+        with opener(packed) as file:
+            yield "", file.read(READ_BYTES)
+    elif head.startswith(b"PK\3\4"):
+        with zipfile.ZipFile(packed) as archive:
+            yield from _within((member.filename, partial(archive.open, member)) for member in archive.infolist())
+    elif head[257:262] == b"ustar":
+        with tarfile.open(fileobj=packed, mode="r:") as archive:
+            yield from _within(
+                (member.name, partial(archive.extractfile, member)) for member in archive if member.isfile()
+            )
+    elif head.startswith(b"\x89PNG"):
+        yield from (("", text) for text in _png_texts(packed))
+
+
+def _within(members: Iterable[tuple[str, Callable[[], Any]]]) -> Iterator[tuple[str, bytes]]:
+    left = UNPACKED_BYTES
+    for name, open_member in members:
+        with open_member() as file:
+            content = file.read(min(READ_BYTES, left))
+        yield name, content
+        left -= len(content)
+        if left <= 0:
+            return
+
+
+def _png_texts(file: BinaryIO) -> Iterator[bytes]:
+    """A PNG's texts, which editors fill with what they know; Pillow gives them only with all pixels decoded."""
+    file.seek(8)
+    while len(start := file.read(8)) == 8:
+        size, kind = struct.unpack(">I4s", start)
+        after = file.tell() + size + 4
+        if kind in (b"tEXt", b"zTXt", b"iTXt"):
+            _, _, text = file.read(min(size, READ_BYTES)).partition(b"\0")
+            packed = kind == b"zTXt" or (kind == b"iTXt" and text.startswith(b"\1"))
+            if kind == b"iTXt":  # two bytes, a language, a translated keyword
+                text = text[2:].split(b"\0", 2)[-1]
+            elif packed:
+                text = text[1:]
+            yield zlib.decompressobj().decompress(text, READ_BYTES) if packed else text
+        file.seek(after)
