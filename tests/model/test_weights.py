@@ -26,6 +26,7 @@ from winwin_hf.inference.loading import load_network
 from winwin_hf.model import hub_files_winwin
 from winwin_hf.model.hub_files_winwin import check_hub_index
 from winwin_hf.model.weights_winwin import (
+    check_index,
     count_parameters,
     files_of_index,
     reason_of,
@@ -83,6 +84,15 @@ def test_the_index_of_a_repository_is_looked_at(tmp_path: Path, monkeypatch, con
     with pytest.raises(ValueError, match=r"index\.json: names .*; expected files such as model-00001"):
         check_hub_index("me/flow")
     check_hub_index(str(tmp_path))  # a folder, which is looked at elsewhere
+
+
+@pytest.mark.parametrize("metadata", [{}, {"metadata": None}])
+def test_an_index_that_transformers_cant_read_is_named(tmp_path: Path, metadata: dict[str, None]):
+    (tmp_path / "model-00001-of-00001.safetensors").touch()
+    index = {"weight_map": {"a": "model-00001-of-00001.safetensors"}, **metadata}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=r"index\.json: no \"metadata\"; expected an object"):
+        check_index(tmp_path)
 
 
 def test_a_header_takes_no_memory(tmp_path: Path):

@@ -143,12 +143,14 @@ def refuse_zero_end(file: Path) -> None:
 
 
 def check_index(folder: Path) -> None:
-    """Raises ValueError, FileNotFoundError where the index of a folder's weights names what isn't a file beside it."""
+    """Raises ValueError, FileNotFoundError where the index of a folder's weights names what isn't a file beside it, or lacks a part."""
     index = folder / INDEXES[0]
     if index.is_file() and not (folder / "model.safetensors").is_file():
         for name in files_of_index(index):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder / name}: missing, though the index names it")
+        if not isinstance(json.loads(index.read_text(encoding="utf-8")).get("metadata"), dict):  # transformers reads it
+            raise ValueError(f'{index}: no "metadata"; expected an object, which holds the weights\' total_size')
 
 
 def refuse_two_saves(folder: Path) -> None:
