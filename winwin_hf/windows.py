@@ -271,7 +271,7 @@ class Strategy:
     square: Annotated[bool, Field(description="Windows whose shape is drawn are square.")] = False
     sizes: Annotated[
         tuple[tuple[Patches, Patches], ...] | None,
-        Field(description="(h, w) of each window in patches (an ablation)."),
+        Field(min_length=1, description="(h, w) of each window in patches (an ablation)."),
     ] = None
 
     __pydantic_config__: ClassVar[dict[str, Any]] = FORBID

@@ -21,7 +21,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from winwin_hf.cli.hub import answer_in, limit_hub
+from winwin_hf.cli.hub import answer_in, limit_hub, of_hub
 from winwin_hf.model.weights_winwin import reason_of
 from winwin_hf.redaction import redact, redact_logs, traceback_text
 from winwin_hf.task import DoesNotFit
@@ -112,6 +112,7 @@ def stop_signals(own: bool = False) -> Iterator[None]:
 # What transformers says of every answer but a right one.
 NOT_THERE = re.compile(
     r"We couldn't connect to .*?(cached files\.?|$)|Can't load the configuration of .*?(config\.json file|$)"
+    r"|There was a specific connection error when trying to load [^)\n]*"
     r"|Can't load (the model|image processor) for [^)\n]*|\S+ does not appear to have a file named [^)\n]*",
     re.DOTALL,
 )
@@ -163,7 +164,7 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
             if type(error).__module__.startswith(("click.", "typer.")):
                 raise
             end_progress_bars()
-            code = 2 if isinstance(error, MISUSE) else 1
+            code = 2 if isinstance(error, MISUSE) and (isinstance(error, UsageError) or not of_hub(error)) else 1
             if os.environ.get("WINWIN_TRACEBACK"):
                 typer.echo(traceback_text(error), err=True, nl=False)
                 raise typer.Exit(code) from None

@@ -242,6 +242,16 @@ def _address(request: Any) -> str:
 NO_ANSWER = {"TransportError", "OfflineModeIsEnabled"}  # httpx's for a failed connection; huggingface_hub's
 
 
+def of_hub(error: BaseException | None) -> bool:
+    """Whether the cause of an error is a Hub that refused or failed, or can't be reached."""
+    while error is not None:
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        if isinstance(error, BadAnswer) or kinds & {*NO_ANSWER, "HTTPError", "HfHubHTTPError"}:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def answer_in(error: BaseException | None) -> str | None:
     """What a Hub sent, in words, where that is the cause of an error; None elsewhere."""
     while error is not None:

@@ -157,6 +157,7 @@ def demo(
 ) -> None:
     """Run every bundled checkpoint on example frames; write pictures and figures."""
     check_output_folder("--output", output)
+    check_quality(quality)
     check_device(device)
     from winwin_hf.cli import demo as demo_module
 

@@ -22,6 +22,7 @@ from winwin_hf.cli.arguments import (
     parse_options,
 )
 from winwin_hf.cli.errors import UsageError, line_of, misuse, one_line_errors, parse_size
+from winwin_hf.cli.hub import of_hub
 from winwin_hf.recipes import recipe_path
 
 RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: try again later
@@ -66,7 +67,7 @@ def train(
         typer.echo(f"winwin: {stopped}", err=True)
         raise typer.Exit(RESUMABLE) from None
     except ValueError as error:
-        if not isinstance(error, BrokenExample) and names_override(error, changes):
+        if not isinstance(error, BrokenExample) and not of_hub(error) and names_override(error, changes):
             raise UsageError(line_of(error)) from error
         raise
 

@@ -28,7 +28,7 @@ from winwin_hf.data.shards import SIDECAR, SUFFIXES, check_shards, shards_info
 from winwin_hf.evaluation.results import read_results
 from winwin_hf.hub import cards
 from winwin_hf.hub.facts import FACTS, Facts, read_facts, write_facts
-from winwin_hf.hub.outgoing import check_inside
+from winwin_hf.hub.outgoing import check_inside, identity
 from winwin_hf.inference.examples import example_picture
 from winwin_hf.inference.loading import load_network
 from winwin_hf.model.pipeline_winwin import CUSTOM_PIPELINES
@@ -60,6 +60,7 @@ class Contents:
         replaces: files on the Hub that have to be deleted, because these replace them under other names.
         conflicts: files on the Hub that must not be mixed with these, and what to say of them.
         sdk: of a Space. digests: path -> SHA-256 that the file must have.
+        seen: file here -> what it was when it was looked at, see `identity`.
     """
 
     files: dict[str, Path] = field(default_factory=dict)
@@ -69,6 +70,7 @@ class Contents:
     conflicts: tuple[re.Pattern[str], str] | None = None
     sdk: str | None = None
     digests: dict[str, str] = field(default_factory=dict)
+    seen: dict[Path, tuple[int, ...]] = field(default_factory=dict)
 
 
 # ------------------------------------------------------------------ models
@@ -90,6 +92,7 @@ def model_contents(
     """
     folder = _checkpoint(source)
     weights = _weights(folder)
+    seen = {path: identity(path) for path in weights.values()}
     check_inside([*weights.values(), *(folder / name for name in READ)], folder)
     load_network(folder)  # raises where tensors are missing, of another shape or not finite
     if not (folder / "preprocessor_config.json").is_file():
@@ -104,7 +107,7 @@ def model_contents(
     facts = read_facts(folder)
     facts.limits = limits or facts.limits
     facts.results = [read_results(path, names) for path in results] or facts.results
-    contents = Contents({**weights, **{path.name: path for path in code_files()}}, replaces=WEIGHTS)
+    contents = Contents({**weights, **{path.name: path for path in code_files()}}, replaces=WEIGHTS, seen=seen)
     written = _configs(folder, facts.architecture)
     if facts.recipe is not None:
         written["recipe.yaml"] = redact(dump_recipe(facts.recipe))

@@ -21,13 +21,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from winwin_hf.model.pixels_winwin import check_regular
-from winwin_hf.redaction import TOKENS, own_secrets, spellings
+from winwin_hf.redaction import SHORTEST, TOKENS, own_secrets, redact, spellings
 from winwin_hf.task import DoesNotFit
 
 SECRET_NAMES = (
     ".env*", "*.env", ".netrc", "_netrc", ".git-credentials", ".htpasswd", ".pypirc", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.kdbx",
     "*.keystore", "*.ppk", "id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "token", "token.txt", "tokens.txt", "*.token", "stored_tokens",
-    "password", "password.*", "passwords", "passwords.*", "auth.json",
+    "netrc", "password", "password.*", "passwords", "passwords.*", "auth.json",
     "credentials", "credentials.*", "secret", "secrets", "secret.*", "secrets.*", "service_account*.json", "kaggle.json",
 )  # fmt: skip
 # A password in an address, and the value of a variable named like a secret, "WANDB_API_KEY=0123...". Not "$TOKEN" or "***".
@@ -37,17 +37,22 @@ ASSIGNED = re.compile(
     r"[ \t]*[=:][ \t]*['\"]?[\w.~+/-]{12,}['\"]?[ \t]*$"
     r"|\b\w*(?i:token|secret|password|passwd|api_?key|access_key|private_key)['\"]?\]?\s*[=:]\s*(['\"])[\w.~+/=-]{20,}\1"
     r"|\b(?:setdefault|setenv|putenv)\(\s*['\"]\w*(?:TOKEN|SECRET|PASSWORD|KEY)['\"]\s*,\s*(['\"])[\w.~+/=-]{20,}\2"
+    # with the Azure key of a connection, a line of netrc, a header, and a key without quotes in an .ini or .yaml file
+    r"|\bAccountKey=[\w+/]{40,}|\bmachine\s+\S+\s+login\s+\S+\s+password\s+\S{4,}"
+    r"|\b(?i:authorization)['\"]?\s*[:=]\s*['\"]?(?:Bearer|Basic|Token|token)\s+(?=\S*\d)[\w.~+/=-]{16,}"
+    r"|^[ \t]*[\w.-]*(?i:secret|password|passwd|api_?key|access_key|private_key|auth_?token|access_token)[ \t]*[=:]"
+    r"[ \t]*(?=\S*\d)(?=\S*[A-Za-z])[\w.~+/=-]{20,}[ \t]*$"
     r"|\blogin\([^)\n'\"]{0,40}(['\"])[\w.~+/=-]{20,}\3",
     re.MULTILINE,
 )
 PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
-CLOSED = (
-    b"7z\xbc\xaf\x27\x1c",
-    b"Rar!\x1a\x07",
-    b"\x28\xb5\x2f\xfd",
-    b"\x04\x22\x4d\x18",
-    b"\x1f\x9d",
-)  # 7z, RAR, zstd, LZ4, compress
+# 7z, RAR, zstd, LZ4, compress
+CLOSED = (b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"\x1f\x9d")
+# What reading raises where a packed file is damaged.
+DAMAGED = (
+    OSError, EOFError, ValueError, struct.error, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile,
+)  # fmt: skip
+PNG = b"\x89PNG"
 HEAD_BYTES = 512  # that tell how a file is packed
 UNPACKED_BYTES = 1 << 26  # of an archive
 READ_BYTES = 1 << 22  # of a file: a stranger's token stands in a small text
@@ -71,6 +76,30 @@ def check_inside(files: Iterable[Path], folder: Path) -> None:
             )
 
 
+def identity(path: Path) -> tuple[int, ...]:
+    """What another content, and another file of the same name, change: device, inode, bytes, times of change in nanoseconds."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def refuse_changed(seen: dict[Path, tuple[int, ...]]) -> None:
+    """Raises ValueError for a file that isn't what it was. seen: file -> `identity` when it was looked at."""
+    for path, before in seen.items():
+        if not path.is_file() or identity(path) != before:
+            raise ValueError(
+                f"{path}: changed while it was pushed, and nothing was committed; push again when it is whole"
+            )
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raises ValueError for names that no repository takes."""
+    for name in names:
+        if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", name):  # the last: bytes that aren't UTF-8, as Python holds them
+            raise ValueError(
+                f"{name!r}: a name that isn't UTF-8, or has control characters; expected another, which a repository takes"
+            )
+
+
 def refuse_secrets(files: dict[str, Path], include: Sequence[str] = ()) -> None:
     """
     Raises ValueError that names each file to upload that looks like a secret, DoesNotFit for a name that isn't uploaded.
@@ -84,9 +113,9 @@ def refuse_secrets(files: dict[str, Path], include: Sequence[str] = ()) -> None:
         raise DoesNotFit(f"--include {unknown[0]}: no file of this name would be uploaded")
     found = {name: reason for name, path in files.items() if name not in include and (reason := secret_in(name, path))}
     if found:
-        listed = ", ".join(f"{name} ({reason})" for name, reason in sorted(found.items()))
+        listed = ", ".join(f"{redact(name)} ({reason})" for name, reason in sorted(found.items()))
         raise ValueError(
-            f"{listed}: nothing was uploaded; remove it, or upload it on purpose with --include {min(found)}"
+            f"{listed}: nothing was uploaded; remove it, or upload it on purpose with --include {redact(min(found))}"
         )
 
 
@@ -117,16 +146,16 @@ def secret_in(name: str, path: Path) -> str | None:
 
 def _named(name: str) -> str | None:
     last = PurePosixPath(name).name.lower()
+    if TOKENS.search(name) or any(secret in name for secret in own_secrets() if len(secret) >= SHORTEST):
+        return "named with a token or a password"
     return "named like a secret" if any(fnmatch.fnmatchcase(last, pattern) for pattern in SECRET_NAMES) else None
 
 
 def _secret_in(data: mmap.mmap | bytes, own: list[bytes]) -> str | None:
     if any(data.find(secret) >= 0 for secret in own):
         return "holds a token or a password of this machine's environment"
-    if len(data) > READ_BYTES:
-        return None
     encoding = encoding_of(data[:TEXT_BYTES])
-    text = data[:].decode(encoding or "latin-1", "replace")
+    text = data[:READ_BYTES].decode(encoding or "latin-1", "replace")
     # a notebook's code is text within JSON
     if encoding and (ASSIGNED.search(text) or ("\\" in text and ASSIGNED.search(_unescaped(text)))):
         return "holds a password or a key"
@@ -149,11 +178,11 @@ def _packed_secret(packed: BinaryIO, own: list[bytes], depth: int = 3) -> str | 
             if not reason and depth > 1:
                 reason = _packed_secret(io.BytesIO(content), own, depth - 1)
             if reason:
-                return f"{name} in it is {reason}" if reason.startswith(("named", "packed")) else reason
+                return f"{redact(name)} in it is {reason}" if reason.startswith(("named", "packed")) else reason
     except RuntimeError:  # how zipfile says that a password is needed
         return "packed with a password"
-    except (OSError, EOFError, ValueError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError):
-        pass  # damaged, or packed in a rare way
+    except DAMAGED:
+        return None if head.startswith(PNG) else "packed, and damaged or packed in a rare way"
     return None
 
 
@@ -170,7 +199,7 @@ def _unpacked(packed: BinaryIO, head: bytes) -> Iterator[tuple[str, bytes]]:
             yield from _within(
                 (member.name, partial(archive.extractfile, member)) for member in archive if member.isfile()
             )
-    elif head.startswith(b"\x89PNG"):
+    elif head.startswith(PNG):
         yield from (("", text) for text in _png_texts(packed))
 
 

@@ -28,7 +28,7 @@ from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
 from winwin_hf.hub.contents import Contents, dataset_contents, model_contents, space_contents
-from winwin_hf.hub.outgoing import refuse_secrets
+from winwin_hf.hub.outgoing import check_names, identity, refuse_changed, refuse_secrets
 from winwin_hf.model.pixels_winwin import shortened
 from winwin_hf.own_files import sha256_of
 from winwin_hf.redaction import redact
@@ -40,6 +40,7 @@ BAD_BRANCH = re.compile(
     r"[\x00-\x20\x7f~^:?*\[\\]|\.\.|@\{|//|(^|/)\.|(\.lock|\.)(/|$)|^[-/]|/$|^@$|^HEAD$|^refs/(?!pr/\d+$)|^$|.{201}",
     re.DOTALL,
 )
+WITHIN_COMMIT = 10**7  # bytes; the Hub takes no larger file within a commit
 COMMIT = re.compile(r"[0-9a-f]{40}")  # the Hub takes it for a commit, on top of which nothing can be pushed
 # What huggingface_hub raises where an answer's JSON is none, or holds other things than it expects.
 ODD = (json.JSONDecodeError, RecursionError, AttributeError, KeyError, NameError, TypeError, IndexError, AssertionError)
@@ -123,6 +124,8 @@ def push(
             contents = model_contents(source, repo_id, Path(temporary), list(results), limits, hub_datasets, picture)
         else:
             contents = (dataset_contents if type == "dataset" else space_contents)(Path(source))
+        check_names(contents.files)
+        seen = {path: identity(path) for path in contents.files.values()} | contents.seen
         refuse_secrets(contents.files, include)
         with _clear_errors(api, repo_id):
             target = _look(api, repo_id, type, revision, dry_run)
@@ -141,15 +144,20 @@ def push(
                     raise ValueError(f"{contents.files[path]}: another SHA-256 than dataset.json says")
             # checks its path in the repository, and opens the file
             added = [CommitOperationAdd(path, str(contents.files[path])) for path in plan.upload]
+            refuse_changed(seen)
             new = target.state == WILL_BE_CREATED
-            if new:
+            if "README.md" in plan.upload:  # before large files are sent for nothing
                 with _clear_errors(api, repo_id):
                     _check_card(contents, type)
+            if new:
+                with _clear_errors(api, repo_id):
                     api.create_repo(repo_id, repo_type=type, private=private or None, space_sdk=contents.sdk)
             with _clear_errors(api, repo_id, new):
                 if revision != "main" and not target.branch:
                     api.create_branch(repo_id, branch=revision, repo_type=type)
                 parent = target.sha or api.repo_info(repo_id, repo_type=type, revision=revision).sha
+                _upload_large(api, repo_id, added, repo_type=type, revision=None if pr else revision, create_pr=pr)
+                refuse_changed(seen)
                 try:
                     commit = api.create_commit(
                         repo_id,
@@ -177,6 +185,15 @@ def push(
     return plan
 
 
+def _upload_large(api: HfApi, repo_id: str, added: list[CommitOperationAdd], **options: Any) -> None:
+    """Uploads what isn't sent within the commit, and reads what is: a file that changes after this changes nothing."""
+    api.preupload_lfs_files(repo_id, added, **options)  # which empties each that it uploaded
+    for addition in added:
+        file = addition.path_or_fileobj
+        if isinstance(file, str) and Path(file).stat().st_size <= WITHIN_COMMIT:
+            addition.path_or_fileobj = Path(file).read_bytes()
+
+
 def check_arguments(repo_id: str, type: str = "model", revision: str | None = None, pr: bool = False) -> None:
     """Raises ValueError for names that no Hub takes, and for options that exclude each other. The Hub isn't asked."""
     if type not in get_args(Type):
@@ -191,8 +208,8 @@ def check_arguments(repo_id: str, type: str = "model", revision: str | None = No
 
 
 def _check_card(contents: Contents, type: Type) -> None:
-    """Has the Hub look at the README.md of a repository that doesn't exist yet. Raises ValueError for metadata that it refuses."""
-    card = contents.files["README.md"].read_text(encoding="utf-8") if "README.md" in contents.files else ""
+    """Has the Hub look at a README.md before anything is sent. Raises ValueError for metadata that it refuses."""
+    card = contents.files["README.md"].read_text(encoding="utf-8")
     # huggingface_hub before 2.2 would send the card of a Hub of one's own to huggingface.co. There, creating the repository is the check.
     old = tuple(map(int, huggingface_hub.__version__.split(".")[:2])) < (2, 2)
     if card.startswith("---") and not (old and constants.ENDPOINT != "https://huggingface.co"):

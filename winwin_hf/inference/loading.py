@@ -21,7 +21,7 @@ import torch
 from huggingface_hub import constants, get_session, hf_hub_url
 from huggingface_hub.errors import FileMetadataError, HFValidationError
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, validate_repo_id
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, ImageProcessingMixin, PreTrainedConfig
 from transformers.utils import logging as transformers_logging
 
 import winwin_hf.registration  # noqa: F401 - the Auto classes know the package's models
@@ -38,6 +38,8 @@ from winwin_hf.model.weights_winwin import (
 )
 
 logger = logging.getLogger(__name__)
+# Settings of an image processor by which a network sees what it learnt from; all versions have written them.
+NEEDED = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "patch_size")
 
 
 def load_network(name: str | Path, **options: Any) -> Any:
@@ -92,11 +94,16 @@ def load_processor(name: str | Path, model: Any = None) -> Any:
         pinned = {"revision": commit}
     with reading(name, "image processor"):
         processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False, **pinned)
+        settings, _ = ImageProcessingMixin.get_image_processor_dict(source, **pinned)
     if (
         type(processor).__name__ != "WinWinImageProcessor"
     ):  # by name: code that came with the weights has a class of its own
         raise ValueError(
             f"{name}: its preprocessor_config.json is of a {type(processor).__name__}; expected a WinWinImageProcessor's"
+        )
+    if missing := [key for key in NEEDED if settings.get(key) is None]:
+        raise ValueError(
+            f"{name}: its preprocessor_config.json has no {', '.join(missing)}; expected what `save_pretrained` wrote beside the weights"
         )
     return processor
 

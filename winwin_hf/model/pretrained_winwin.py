@@ -1,7 +1,7 @@
 """What every reader of an encoder that others pre-trained gives, and how a model takes it over."""
 
-import math
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import isqrt
@@ -125,7 +125,9 @@ def load_weights(source: str, **options: Any) -> dict[str, torch.Tensor]:
 def colours(value: Any, name: str, source: str) -> list[float]:
     """Three numbers, of the channels, from three or one. Raises ValueError for anything else, and for a deviation of zero."""
     values = list(value) if isinstance(value, list | tuple) else [value] * 3
-    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) and math.isfinite(one) for one in values)
+    numbers = all(
+        isinstance(one, int | float) and not isinstance(one, bool) and abs(one) <= sys.float_info.max for one in values
+    )
     if len(values) != 3 or not numbers or (name.endswith("std") and min(values) <= 0):
         least = " above zero" if name.endswith("std") else ""
         raise ValueError(f"{source}: {name} is {shortened(str(value))}; expected three numbers{least}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -267,7 +268,7 @@ def _check_moments(number: Any, entry: Any, parameter: torch.Tensor, step: int) 
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _same(theirs: Any, ours: Any) -> bool:

@@ -16,7 +16,6 @@ import hashlib
 import itertools
 import json
 import logging
-import math
 import os
 import re
 import time
@@ -56,7 +55,7 @@ STATE = "state-{:08d}"
 KEPT_STATES = 2
 MANIFEST = "state.json"
 PROBE_BYTES = 2**20
-MOST_STEPS, MOST_EXAMPLES = 2**40, 2**60
+MOST_STEPS, MOST_EXAMPLES, MOST_SECONDS = 2**40, 2**60, 10**12
 # What a state is made of: Accelerate's files and ours.
 FILE = re.compile(
     rf"(model|average)\.safetensors|optimizer\.bin|scaler\.pt|random_states_\d+\.pkl|recipe\.yaml|{SHARD.pattern}"
@@ -207,7 +206,7 @@ def _is_count(value: Any, least: int, most: int) -> bool:
 
 
 def _is_time(value: Any) -> bool:
-    return type(value) in (int, float) and 0 <= value < math.inf
+    return type(value) in (int, float) and 0 <= value <= MOST_SECONDS
 
 
 def _is_list_of_files(value: Any) -> bool:
@@ -225,8 +224,8 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "step": (lambda value: _is_count(value, 0, MOST_STEPS), f"a whole number up to {MOST_STEPS}"),
     "examples": (lambda value: _is_count(value, 0, MOST_EXAMPLES), f"a whole number up to {MOST_EXAMPLES}"),
     "processes": (lambda value: _is_count(value, 1, MOST_PROCESSES), f"a whole number from 1 to {MOST_PROCESSES}"),
-    "seconds": (_is_time, "a finite number, at least 0"),
-    "cpu_seconds": (_is_time, "a finite number, at least 0"),
+    "seconds": (_is_time, f"a number from 0 to {MOST_SECONDS:g}"),
+    "cpu_seconds": (_is_time, f"a number from 0 to {MOST_SECONDS:g}"),
     "data": (lambda value: value is None or _is_list_of_texts(value), "what each data set holds, as text"),
     "network": (lambda value: value is None or isinstance(value, dict), "the network's config and image processor"),
     "files": (_is_list_of_files, "names of a state's files, with bytes and sha256 of each"),
