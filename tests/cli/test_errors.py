@@ -12,9 +12,13 @@ from pathlib import Path
 
 import pytest
 import typer
+from huggingface_hub.errors import HfHubHTTPError
+from support.command_line import refused, run
+from support.http_library import http_library
 
 from winwin_hf.cli.errors import one_line_errors
 from winwin_hf.data.formats import write_atomic
+from winwin_hf.task import DoesNotFit
 
 
 def test_what_fails_to_import_is_not_imported_again(monkeypatch, capsys):
@@ -30,6 +34,34 @@ def test_what_fails_to_import_is_not_imported_again(monkeypatch, capsys):
         command()
     assert end.value.exit_code == 1
     assert capsys.readouterr().err == "winwin: import of datasets halted; None in sys.modules\n"
+
+
+def refusal() -> HfHubHTTPError:
+    request = http_library.Request("GET", "https://hub/x")
+    return HfHubHTTPError("x", response=http_library.Response(503, request=request))
+
+
+@pytest.mark.parametrize("kind", [FileNotFoundError, DoesNotFit, NotADirectoryError])
+def test_a_hub_that_fails_is_no_misuse(kind):
+    @one_line_errors
+    def command(cause: Exception | None) -> None:
+        raise kind("a/b: nothing is there") from cause
+
+    for cause, code in ((None, 2), (refusal(), 1), (OSError("x"), 2)):
+        with pytest.raises(typer.Exit) as end:
+            command(cause)
+        assert end.value.exit_code == code
+
+
+def test_a_setting_whose_hub_fails_is_no_misuse(monkeypatch, tmp_path):
+    for cause, code in ((None, 2), (refusal(), 1)):
+
+        def fails(*_, cause=cause, **__):
+            raise ValueError("model.init: a/b: nothing is there") from cause
+
+        monkeypatch.setattr("winwin_hf.training.loop.train", fails)
+        result = run("train", "flow-synthetic", "--output", tmp_path / "x", "--set", "model.init=a/b")
+        refused(result, code, "model.init: a/b: nothing is there")
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")

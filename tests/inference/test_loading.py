@@ -242,6 +242,22 @@ def test_a_folder_chooses_no_kernel_of_the_hub(folder: Path, field: str):
             load(folder)
 
 
+@pytest.mark.parametrize(
+    ("content", "missing"),
+    [
+        ({}, "do_rescale, rescale_factor, do_normalize, image_mean, image_std, patch_size"),
+        ({"do_rescale": None}, "do_rescale"),
+    ],
+)
+def test_a_processor_without_what_a_network_learnt_from_is_refused(folder: Path, content: dict[str, Any], missing: str):
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **content} if content else {}))
+    with pytest.raises(
+        ValueError, match=rf"preprocessor_config\.json has no {missing}; expected what `save_pretrained`"
+    ):
+        load_processor(folder)
+
+
 def test_the_processor_of_another_package_is_named(folder: Path):
     processor(image_processor_type="CLIPImageProcessor")(folder)
     with pytest.raises(

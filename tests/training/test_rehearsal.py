@@ -112,8 +112,21 @@ def images(folder, count: int, masks: tuple[int, ...], names: str = "background\
             r"^evaluation.sets.0.*depth-estimation",
         ),
         ({"evaluation": {"sets": [{"label": "x", "name": "synthetic-depth"}]}}, "has no end; expected a length"),
+        (
+            {"evaluation": {"sets": [{"label": "x", "settings": {"scale": [100, 100]}}]}},
+            r"^evaluation.sets.0 \(x\): .* pixels .* more than the limit of 40,000,000; expected smaller frames",
+        ),
+        (
+            {"evaluation": {"sets": [{"label": "x", "settings": {"least": [16384, 16384]}}]}},
+            r"^evaluation.sets.0 \(x\): .* pixels .* more than the limit of 40,000,000; expected smaller frames",
+        ),
+        (
+            {"data": {"settings": {"scale": [100, 100]}}, "windows": {"kind": "full", "size": None}},
+            r"^data: .* pixels .* more than the limit of 40,000,000; expected smaller frames, or windows",
+        ),
         ({"evaluation": {"every": -1}}, "evaluation.every"),
         ({"evaluation": {"windows": -1}}, "evaluation.windows"),
+        ({"evaluation": {"sets": [{"label": "x\ny"}]}}, "evaluation.sets.0.label"),
         ({"evaluation": {"sets": [{"label": "x", "length": 0}]}}, "evaluation.sets.0.length"),
         ({"evaluation": {"sets": [{"label": "x"}, {"label": "x"}]}}, "label 'x' stands twice"),
         ({"evaluation": {"evry": 5}}, "evry"),

@@ -22,6 +22,7 @@ from winwin_hf.data.rows import BrokenExample
 from winwin_hf.data.sources import Source
 from winwin_hf.evaluation.metrics import DepthMetric, FlowMetric, Metric, SegmentationMetric, TranslatedMetric, sum_rows
 from winwin_hf.inference.predictor import Prediction
+from winwin_hf.model.pixels_winwin import MAX_INPUT_PIXELS, check_pixels
 from winwin_hf.task import TASKS
 
 
@@ -116,7 +117,11 @@ def new_metric(
 
 
 def read_frame(source: Source, example: dict[str, Any]) -> Frame:
-    """A whole frame as it is stored, or through the source's augmentation if it has one. Raises BrokenExample."""
+    """
+    A whole frame as it is stored, or through the source's augmentation if it has one.
+
+    Raises: BrokenExample; ValueError for a frame that is rendered with more pixels than a network takes, before it is.
+    """
     index, reader = int(example["index"]), source.reader
     name = str(example.get("name") or f"{source.name}-{index:06d}")
     if getattr(reader, "augmentation", None) is None and isinstance(reader, FlowReader):
@@ -127,6 +132,7 @@ def read_frame(source: Source, example: dict[str, Any]) -> Frame:
         image, target = reader.decode(example)
         return Frame(index, name, image, None, target)
     sample = reader(example, np.random.default_rng(index))
+    check_pixels((sample.height, sample.width), MAX_INPUT_PIXELS, "smaller frames")
     whole = (0, 0, sample.height, sample.width)
     image, target = sample.first(whole)
     if source.task != "optical-flow":

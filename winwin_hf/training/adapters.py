@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-import math
 import re
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,20 @@ import torch
 TARGETS = r"winwin\.layers\.\d+\.(?:attention|mlp)\.\w+_proj"
 # Options of `LoraConfig` whose result isn't a change of weights that are there.
 UNMERGED = ("modules_to_save", "lora_bias", "trainable_token_indices", "target_parameters")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+FLAG = (lambda value: isinstance(value, bool), "true or false")
+# Options of `LoraConfig` that it doesn't look at -> whether a value fits, and what was expected.
+VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "lora_alpha": (lambda value: _is_number(value) and value > 0, "a number above 0"),
+    "lora_dropout": (lambda value: _is_number(value) and 0 <= value < 1, "a number from 0, below 1"),
+    "bias": (lambda value: value in ("none", "all", "lora_only"), "none, all or lora_only"),
+    **dict.fromkeys(("use_rslora", "use_dora", "fan_in_fan_out"), FLAG),
+}
 
 
 def add_adapters(model: torch.nn.Module, options: dict[str, Any]) -> None:
@@ -34,13 +49,14 @@ def add_adapters(model: torch.nn.Module, options: dict[str, Any]) -> None:
         )
     if options.get("inference_mode"):
         raise ValueError("model.lora: inference_mode would train nothing; expected none")
-    alpha = options.get("lora_alpha", 1)
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
-        raise ValueError(f"model.lora: lora_alpha is {alpha!r}; expected a number above 0")
+    for name, value in options.items():
+        fits, expected = VALUES.get(name, (lambda _: True, ""))
+        if not fits(value):
+            raise ValueError(f"model.lora: {name} is {str(value)[:80]!r}; expected {expected}")
     others = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("winwin.")]
     try:
         inject_adapter_in_model(LoraConfig(**{"target_modules": TARGETS, **options}), model)
-    except (TypeError, ValueError, AttributeError, re.error) as error:
+    except (TypeError, ValueError, AttributeError, LookupError, NotImplementedError, AssertionError, re.error) as error:
         raise ValueError(f"model.lora: {error}") from error
     # PEFT freezes all but its own; the weights under an adapter stay so
     adapted = {id(p) for name, p in model.named_parameters() if ".base_layer." in name}

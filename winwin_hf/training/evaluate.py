@@ -28,7 +28,7 @@ from winwin_hf.model.half_products_winwin import has_half_products
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
 from winwin_hf.processes import connect, lost_process_named
 from winwin_hf.task import TASKS, DoesNotFit
-from winwin_hf.training.recipe import EvaluationSet, Recipe, load_recipe
+from winwin_hf.training.recipe import EvaluationSet, Recipe, in_field, load_recipe
 
 logger = logging.getLogger(__name__)
 
@@ -52,8 +52,9 @@ def evaluate(
     try:
         if recipe.evaluation.windows:
             results["windows"] = evaluate_windows(model, processor, recipe, accelerator)
-        for chosen in recipe.evaluation.sets if recipe.task != "pre-training" else ():
-            results[chosen.label] = evaluate_frames(model, processor, recipe, chosen, accelerator)
+        for i, chosen in enumerate(recipe.evaluation.sets if recipe.task != "pre-training" else ()):
+            with in_field(f"evaluation.sets.{i} ({chosen.label})"):
+                results[chosen.label] = evaluate_frames(model, processor, recipe, chosen, accelerator)
     finally:
         model.set_attn_implementation(attention)
         model.train(was_training)

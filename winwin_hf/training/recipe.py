@@ -176,7 +176,7 @@ class DataRecipe:
 class EvaluationSet:
     """A set of full frames to score."""
 
-    label: Annotated[str, Field(min_length=1, description="The set's name in tables.")]
+    label: Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", description="The set's name in tables, one line.")]
     name: Annotated[str | None, Field(description="Another data set than the training's (first) one.")] = None
     path: Annotated[str | None, Field(description="Folder of that data set.")] = None
     split: Annotated[str, Field(description="Which part, such as `val` or `all[67%:]`.")] = "val"

@@ -29,9 +29,9 @@ from winwin_hf.data.sources import Source
 from winwin_hf.data.streams import Part
 from winwin_hf.evaluation.scoring import read_frame
 from winwin_hf.model.image_processing_winwin import WinWinImageProcessor
-from winwin_hf.model.pixels_winwin import size_text
+from winwin_hf.model.pixels_winwin import MAX_INPUT_PIXELS, check_pixels, check_scores, size_text
 from winwin_hf.task import TASKS
-from winwin_hf.training.evaluate import make_collator, open_set
+from winwin_hf.training.evaluate import at_own_size, make_collator, open_set
 from winwin_hf.training.recipe import Recipe, in_field
 from winwin_hf.training.state import KEPT_STATES, on_main_process, states_in
 
@@ -82,7 +82,7 @@ def rehearse(
             if source.task != TASKS[recipe.task].data:
                 raise ValueError(f"{source.name} is for {source.task}; expected {TASKS[recipe.task].data}")
             check_labels(source, model, recipe.data.labels is not None)
-            look_at(source, readings(source, partial(scored_target, source), skip))
+            look_at(source, readings(source, partial(scored_target, source, model, processor), skip))
         opened.append(chosen.label)
     accelerator.print(f"read an example of each: {', '.join(opened)}")
 
@@ -151,6 +151,8 @@ def collate_first(recipe: Recipe, source: Source, processor: WinWinImageProcesso
 
     def checked(example: dict[str, Any], rng: np.random.Generator) -> Sample:
         sample = read(example, rng)
+        if recipe.windows.kind == "full":
+            check_pixels((sample.height, sample.width), MAX_INPUT_PIXELS, "smaller frames, or windows of them")
         check_windows(recipe, collator.grid(sample), str(example.get("name") or source.name))
         return sample
 
@@ -185,9 +187,16 @@ def stored_target(source: Source, example: dict[str, Any]) -> np.ndarray | None:
     return decoded.flow if isinstance(decoded, FlowFrames) else decoded[1]
 
 
-def scored_target(source: Source, example: dict[str, Any]) -> np.ndarray | None:
-    """The target of a whole frame as it is scored."""
-    return read_frame(source, example).target
+def scored_target(
+    source: Source, model: Any, processor: WinWinImageProcessor, example: dict[str, Any]
+) -> np.ndarray | None:
+    """The target of a whole frame as it is scored. Raises ValueError where the network won't take the frame."""
+    frame = read_frame(source, example)
+    size = at_own_size(processor).input_sizes(frame.image.shape[:2])[1]
+    check_pixels(size, MAX_INPUT_PIXELS, "smaller frames")
+    if source.task == "semantic-segmentation":
+        check_scores(size, model.config.num_labels)
+    return frame.target
 
 
 def look_at(source: Source, targets: Iterable[np.ndarray | None], classes: int = 1) -> None:
