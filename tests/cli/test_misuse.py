@@ -139,6 +139,15 @@ UNFIT = {
         "--output",
         "x",
         "--set",
+        "model.lora={r: 1000000}",
+    ): "model.lora: r is '1000000'; expected",
+    ("train", "flow-synthetic", "--output", "x", "--set", "model.lora={rank_pattern: {x: 0}}"): "model.lora: r is '0'",
+    (
+        "train",
+        "flow-synthetic",
+        "--output",
+        "x",
+        "--set",
         "model.lora={inference_mode: true}",
     ): "model.lora: inference_mode",
     (

@@ -8,8 +8,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import torch
-
 # Linear layers of the encoder's blocks.
 TARGETS = r"winwin\.layers\.\d+\.(?:attention|mlp)\.\w+_proj"
 # Options of `LoraConfig` whose result isn't a change of weights that are there.
@@ -30,7 +28,7 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
 }
 
 
-def add_adapters(model: torch.nn.Module, options: dict[str, Any]) -> None:
+def add_adapters(model: Any, options: dict[str, Any]) -> None:
     """
     Puts LoRA into the encoder, whose own weights are frozen. What was trained outside of the encoder still is.
 
@@ -53,6 +51,13 @@ def add_adapters(model: torch.nn.Module, options: dict[str, Any]) -> None:
         fits, expected = VALUES.get(name, (lambda _: True, ""))
         if not fits(value):
             raise ValueError(f"model.lora: {name} is {str(value)[:80]!r}; expected {expected}")
+    ranks = options.get("rank_pattern")
+    width = model.config.hidden_size
+    for rank in (options.get("r", 1), *(ranks.values() if isinstance(ranks, dict) else ())):
+        if type(rank) is not int or not 1 <= rank <= width:
+            raise ValueError(
+                f"model.lora: r is {str(rank)[:80]!r}; expected a whole number from 1 to the width, {width}"
+            )
     others = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("winwin.")]
     try:
         inject_adapter_in_model(LoraConfig(**{"target_modules": TARGETS, **options}), model)
