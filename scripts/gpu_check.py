@@ -181,8 +181,11 @@ def commit() -> str:
 def replace_text(path: Path, text: str) -> None:
     """Written under a temporary name and renamed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def main() -> None:
@@ -198,8 +201,11 @@ def main() -> None:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: in the GPU's place")
     parser.add_argument("--small", action="store_true", help="tiny sizes, to try the command")
     options = parser.parse_args()
-    with sigterm_as_exit():
-        ok = Check(options).run()
+    try:
+        with sigterm_as_exit():
+            ok = Check(options).run()
+    except OSError as error:  # a full disk, say
+        sys.exit(f"gpu_check.sh: {error.filename or options.out}: {error.strerror or error}")
     print(options.out / "gpu.md")
     sys.exit(0 if ok else 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -52,6 +53,22 @@ def test_a_part_that_fails_or_hangs_is_reported_and_the_rest_goes_on(tmp_path, m
     assert page.index("## Of machine") < page.index("## Of cost") < page.index("## Of throughput")
     assert "CPU stands in" not in page and "Tiny sizes" not in page
     assert not list((tmp_path / "out").rglob("*.tmp"))
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["gpu_check.sh", str(tmp_path / "out"), "--device", "cpu"])
+
+    def full(self: Path, *_: object, **__: object) -> None:
+        self.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "open", full)
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(SystemExit, match=r"^gpu_check\.sh: .*out: No space left on device$"):
+        gpu_check.main()
+    with pytest.raises(OSError):
+        gpu_check.replace_text(tmp_path / "x", "text")
+    assert not list(tmp_path.glob(".x*"))
 
 
 def test_nothing_is_measured_without_a_gpu(tmp_path, monkeypatch):

@@ -4,6 +4,11 @@
 # Several machines: the same command in each, with NODES=2 (or 1:4, any number from one to four) and HEAD=FIRST_MACHINE:29400. RUN is a
 # folder that all see. FSDP: ACCELERATE_USE_FSDP=true FSDP_VERSION=2 before it. On CPUs: ACCELERATE_USE_CPU=true PROCESSES=2.
 set -euo pipefail
+if [ $# -lt 2 ]; then echo "elastic.sh: expected RECIPE RUN" >&2; exit 2; fi
+if ! [[ "${PROCESSES:-gpu}" =~ ^([1-9][0-9]*|gpu|cpu|auto)$ ]]; then
+  echo "elastic.sh: PROCESSES=$PROCESSES: expected a number from 1, gpu, cpu or auto" >&2
+  exit 2
+fi
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 # This machine's number, by Slurm, Kubernetes or SkyPilot: the first one answers at HEAD, whatever its own name for itself is.
 node=${NODE_RANK:-${SLURM_NODEID:-${JOB_COMPLETION_INDEX:-${SKYPILOT_NODE_RANK:-}}}}

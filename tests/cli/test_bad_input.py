@@ -158,11 +158,19 @@ def test_a_disk_that_fills_up_is_named(here: Path, monkeypatch):
     assert sorted(path.name for path in here.iterdir()) == ["a.png", "dangling", "folder", "loop", "pipe"]
 
 
-def test_errors_without_a_number_name_the_file(tmp_path: Path):
+def test_errors_without_a_number_name_the_file(tmp_path: Path, monkeypatch):
     """As numpy's "6144 requested and 4064 written"."""
     says = r"x\.npy: could not be written \(6144 requested and 4064 written\)"
     with pytest.raises(OSError, match=says), files.write_atomic(tmp_path / "x.npy"):
         raise OSError("6144 requested and 4064 written")
+    usage = type("Usage", (), {"free": 100})
+    with monkeypatch.context() as patch:
+        patch.setattr(files.shutil, "disk_usage", lambda folder: usage)
+        with (
+            pytest.raises(OSError, match=r"No space left on device: '.*x\.npy'"),
+            files.write_atomic(tmp_path / "x.npy"),
+        ):
+            raise OSError("6144 requested and 4064 written")
     with pytest.raises(FileNotFoundError, match="another"), files.write_atomic(tmp_path / "x.npy"):
         raise FileNotFoundError(errno.ENOENT, "No such file", "another")
 

@@ -262,6 +262,16 @@ def test_the_line_says_that_a_file_broke_off():
     )
 
 
+def test_the_line_says_that_a_connection_was_lost(monkeypatch):
+    """In the place of transformers' advice about a folder of that name."""
+    monkeypatch.setenv("HF_ENDPOINT", "https://hub.example")
+    shown = OSError("no model could be loaded from 'a/b': Can't load the model for 'a/b'. If you were trying to")
+    shown.__context__ = http_library.ReadTimeout("slow", request=http_library.Request("GET", "http://hub/a/b"))
+    assert line_of(shown) == (
+        "no model could be loaded from 'a/b': the connection to https://hub.example failed; nothing of it is in the cache"
+    )
+
+
 @pytest.mark.parametrize("answer", ['{"sha": 3', "[1, 2]", '"x"', "null", "[" * 100_000])
 def test_a_push_names_an_odd_answer(answer):
     api, message = (

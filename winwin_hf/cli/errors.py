@@ -225,7 +225,7 @@ def line_of(error: Exception) -> str:
     else:
         text = reason_of(error)
     text = text[: 10 * LONGEST]  # the expressions take time with the square of a word's length
-    if NOT_THERE.search(text) and (answer := answer_in(error)):
+    if (found := NOT_THERE.search(text)) and (answer := answer_in(error, found[0])):
         text = NOT_THERE.sub(lambda _: f"{answer}; nothing of it is in the cache", text)
     lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()] or [type(error).__name__]
     known = isinstance(error, UsageError | ValueError | OSError | ImportError | ArithmeticError)

@@ -252,12 +252,17 @@ def of_hub(error: BaseException | None) -> bool:
     return False
 
 
-def answer_in(error: BaseException | None) -> str | None:
-    """What a Hub sent, in words, where that is the cause of an error; None elsewhere."""
+def answer_in(error: BaseException | None, said: str = "") -> str | None:
+    """What a Hub sent, in words, where that is the cause of an error; None elsewhere. said: transformers' words of it."""
     while error is not None:
         if type(error).__name__ == "RemoteProtocolError":
             return f"{_address(error.request)}: {error}".splitlines()[0]  # type: ignore[attr-defined]
-        if {kind.__name__ for kind in type(error).__mro__} & NO_ANSWER:
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        if "TransportError" in kinds and said.startswith(
+            "Can't load"
+        ):  # which advises to look for a folder of that name
+            return f"the connection to {os.environ.get('HF_ENDPOINT') or 'https://huggingface.co'} failed"
+        if kinds & NO_ANSWER:
             return None
         status = getattr(getattr(error, "response", None), "status_code", None)
         if isinstance(error, BadAnswer):

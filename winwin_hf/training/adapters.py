@@ -18,6 +18,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
+# What PEFT raises for options that it doesn't take.
+REFUSED = (
+    ImportError, TypeError, ValueError, AttributeError, LookupError, NotImplementedError, AssertionError, re.error,
+)  # fmt: skip
 FLAG = (lambda value: isinstance(value, bool), "true or false")
 # Options of `LoraConfig` that it doesn't look at -> whether a value fits, and what was expected.
 VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -61,7 +65,7 @@ def add_adapters(model: Any, options: dict[str, Any]) -> None:
     others = [p for name, p in model.named_parameters() if p.requires_grad and not name.startswith("winwin.")]
     try:
         inject_adapter_in_model(LoraConfig(**{"target_modules": TARGETS, **options}), model)
-    except (TypeError, ValueError, AttributeError, LookupError, NotImplementedError, AssertionError, re.error) as error:
+    except REFUSED as error:
         raise ValueError(f"model.lora: {error}") from error
     # PEFT freezes all but its own; the weights under an adapter stay so
     adapted = {id(p) for name, p in model.named_parameters() if ".base_layer." in name}

@@ -50,6 +50,7 @@ class Blob:
 
 
 FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}  # of a disk that takes no more
+FULL_BELOW = 1 << 16  # bytes that are free on such a disk, of which numpy says how much it has written
 PathLike: TypeAlias = "str | Path"
 Source: TypeAlias = "str | Path | Blob"
 
@@ -204,6 +205,11 @@ def told_of(path: PathLike, reads: bool = False) -> Iterator[None]:
                 raise OSError(f"{path}: could not be written: its folder, or its temporary file, is gone") from error
             raise OSError(error.errno, error.strerror, str(path)) from error
         if type(error) is OSError and error.errno is None:  # numpy's, Pillow's and h5py's have neither number nor name
+            if (
+                re.search(r"\d+ requested and \d+ written", str(error))
+                and shutil.disk_usage(Path(path).parent).free < FULL_BELOW
+            ):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
             raise OSError(f"{path}: could not be written ({' '.join(str(error).split())[:200]})") from error
         raise
     except SafetensorError as error:
