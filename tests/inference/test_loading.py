@@ -245,8 +245,9 @@ def test_a_folder_chooses_no_kernel_of_the_hub(folder: Path, field: str):
 @pytest.mark.parametrize(
     ("content", "missing"),
     [
-        ({}, "do_rescale, rescale_factor, do_normalize, image_mean, image_std, patch_size"),
+        ({}, "do_resize, do_rescale, rescale_factor, do_normalize, image_mean, image_std, patch_size"),
         ({"do_rescale": None}, "do_rescale"),
+        ({"do_resize": None}, "do_resize"),
     ],
 )
 def test_a_processor_without_what_a_network_learnt_from_is_refused(folder: Path, content: dict[str, Any], missing: str):

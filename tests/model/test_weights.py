@@ -95,6 +95,29 @@ def test_an_index_that_transformers_cant_read_is_named(tmp_path: Path, metadata:
         check_index(tmp_path)
 
 
+@pytest.mark.parametrize("subfolder", ["", "inside"])
+@pytest.mark.parametrize("place", ["repository", "folder"])
+def test_weights_of_a_repository_or_a_subfolder_are_looked_at_too(
+    depth: Path, tmp_path: Path, place: str, subfolder: str
+):
+    """A disk that lost the end of a file of the Hub's cache; nothing downloads it again, since its size is right."""
+    commit, cache = "1" * 40, tmp_path / "models--a--b"
+    folder = (cache / "snapshots" / commit if place == "repository" else tmp_path / "here") / subfolder
+    shutil.copytree(depth, folder)
+    (cache / "refs").mkdir(parents=True, exist_ok=True)
+    (cache / "refs/main").write_text(commit)
+    source = "a/b" if place == "repository" else str(tmp_path / "here")
+    options = {"cache_dir": tmp_path, "local_files_only": True, **({"subfolder": subfolder} if subfolder else {})}
+    WinWinForDepthEstimation.from_pretrained(source, **options)
+    weights = folder / "model.safetensors"
+    size = weights.stat().st_size
+    with weights.open("r+b") as file:
+        file.truncate(size // 2)
+        file.truncate(size)
+    with pytest.raises(ValueError, match=r"model\.safetensors: its last \d+ bytes are zeros"):
+        WinWinForDepthEstimation.from_pretrained(source, **options)
+
+
 def test_a_header_takes_no_memory(tmp_path: Path):
     path = tmp_path / "model.safetensors"
     for length, text in ((10**12, b"{}"), (4, b"[[[["), (6000, b"[" * 6000), (2, b"[]"), (8, b'{"a": 1}')):

@@ -32,14 +32,17 @@ def predict(
         str, typer.Option(help="Of the Ray cluster. auto: the one on this machine, else one of this machine alone.")
     ] = "auto",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Networks at once. Default: one a GPU, or one for each 4 cores and 4 GB.")
+        int | None,
+        typer.Option(min=1, max=10**9, help="Networks at once. Default: one a GPU, or one for each 4 cores and 4 GB."),
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Of a worker on a CPU. Default: the cores shared among them; 4 on a Ray cluster."),
+        typer.Option(
+            min=1, max=10**9, help="Of a worker on a CPU. Default: the cores shared among them; 4 on a Ray cluster."
+        ),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images of one size at once. Default: 8 on a GPU, 1 on a CPU.")
+        int | None, typer.Option(min=1, max=10**9, help="Images of one size at once. Default: 8 on a GPU, 1 on a CPU.")
     ] = None,
     suffix: Annotated[
         str | None,

@@ -54,7 +54,7 @@ def data_check(
     split: Annotated[
         list[str] | None, typer.Option(help="Only this split, or a slice such as 'train[:80%]'; repeatable.")
     ] = None,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that decode; 0: this one.")] = 2,
+    workers: Annotated[int, typer.Option(min=0, max=10**9, help="Processes that decode; 0: this one.")] = 2,
     option: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="An option of the set that --name names, such as a scale; repeatable."),
@@ -151,7 +151,8 @@ def data_shards(
     format: Annotated[str, typer.Option(help="parquet or webdataset.")] = "parquet",
     shard_size: Annotated[str, typer.Option(help="About so large, as 500MB.")] = "500MB",
     multiple_of: Annotated[
-        int, typer.Option(min=1, help="Make the number of shards a multiple of this: of the training processes.")
+        int,
+        typer.Option(min=1, max=10**9, help="Make the number of shards a multiple of this: of the training processes."),
     ] = 1,
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Leave out what can't be read, and count it.")
@@ -167,7 +168,7 @@ def data_shards(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Of a synthetic set.")] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that render; 0: this one.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, max=10**9, help="Processes that render; 0: this one.")] = 0,
 ) -> None:
     """
     Turn a data set into shards that `datasets` streams, files embedded as they are.

@@ -120,6 +120,7 @@ NOT_THERE = re.compile(
 UNMAPPED = re.compile(
     r"([^\s:]+): (failed to map segment from shared object|cannot allocate memory in static TLS block)"
 )
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # which a terminal obeys, in what a server said, say
 LONGEST = 2000  # characters of a line: a library may name every file that it missed
 MISUSE = (UsageError, DoesNotFit, FileNotFoundError, IsADirectoryError, NotADirectoryError)  # exit code 2
 
@@ -169,7 +170,8 @@ def one_line_errors(command: Callable[..., None]) -> Callable[..., None]:
                 typer.echo(traceback_text(error), err=True, nl=False)
                 raise typer.Exit(code) from None
             line = line_of(error)
-            typer.echo(redact(f"winwin: {line if len(line) <= LONGEST else f'{line[:LONGEST]} ...'}"), err=True)
+            line = redact(f"winwin: {line if len(line) <= LONGEST else f'{line[:LONGEST]} ...'}")
+            typer.echo(CONTROLS.sub("", line), err=True)
             raise typer.Exit(code) from None
 
     return wrapped

@@ -134,7 +134,7 @@ def evaluate(
     overlap: Annotated[
         float | None, typer.Option(help="Share of a tile that its neighbour repeats. Default: 0.5.")
     ] = None,
-    length: Annotated[int | None, typer.Option(min=1, help="Use the first N examples of each set.")] = None,
+    length: Annotated[int | None, typer.Option(min=1, max=10**9, help="Use the first N examples of each set.")] = None,
     skip_broken: Annotated[
         bool, typer.Option("--skip-broken", help="Leave out, count and name examples with missing or unreadable files.")
     ] = False,
@@ -142,7 +142,8 @@ def evaluate(
         bool, typer.Option("--submission", help="Also write each prediction in its benchmark's format.")
     ] = False,
     worst: Annotated[
-        int | None, typer.Option(min=0, help="Number of pictures of the worst images of each set. Default: 5.")
+        int | None,
+        typer.Option(min=0, max=10**9, help="Number of pictures of the worst images of each set. Default: 5."),
     ] = None,
     double: Annotated[
         str | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import bz2
 import codecs
 import fnmatch
@@ -37,6 +38,8 @@ ASSIGNED = re.compile(
     r"[ \t]*[=:][ \t]*['\"]?[\w.~+/-]{12,}['\"]?[ \t]*$"
     r"|\b\w*(?i:token|secret|password|passwd|api_?key|access_key|private_key)['\"]?\]?\s*[=:]\s*(['\"])[\w.~+/=-]{20,}\1"
     r"|\b(?:setdefault|setenv|putenv)\(\s*['\"]\w*(?:TOKEN|SECRET|PASSWORD|KEY)['\"]\s*,\s*(['\"])[\w.~+/=-]{20,}\2"
+    r"|\b\w*(?i:password|passwd|passphrase)['\"]?\]?\s*[=:]\s*['\"](?=[^'\"]*\d)(?=[^'\"]*[A-Za-z])[^\s'\"<>{}$*]{12,}['\"]"
+    r"|\"auth\":\s*\"[A-Za-z0-9+/]{12,}=*\""  # of Docker
     # with the Azure key of a connection, a line of netrc, a header, and a key without quotes in an .ini or .yaml file
     r"|\bAccountKey=[\w+/]{40,}|\bmachine\s+\S+\s+login\s+\S+\s+password\s+\S{4,}"
     r"|\b(?i:authorization)['\"]?\s*[:=]\s*['\"]?(?:Bearer|Basic|Token|token)\s+(?=\S*\d)[\w.~+/=-]{16,}"
@@ -45,6 +48,7 @@ ASSIGNED = re.compile(
     r"|\blogin\([^)\n'\"]{0,40}(['\"])[\w.~+/=-]{20,}\3",
     re.MULTILINE,
 )
+BASE64 = re.compile(r"[A-Za-z0-9+/]{28,}")
 PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 # 7z, RAR, zstd, LZ4, compress
 CLOSED = (b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"\x1f\x9d")
@@ -156,10 +160,16 @@ def _secret_in(data: mmap.mmap | bytes, own: list[bytes]) -> str | None:
         return "holds a token or a password of this machine's environment"
     encoding = encoding_of(data[:TEXT_BYTES])
     text = data[:READ_BYTES].decode(encoding or "latin-1", "replace")
+    if encoding and any(TOKENS.search(_decoded(match[0])) for match in BASE64.finditer(text)):
+        return "holds a token or a private key in base64"
     # a notebook's code is text within JSON
     if encoding and (ASSIGNED.search(text) or ("\\" in text and ASSIGNED.search(_unescaped(text)))):
         return "holds a password or a key"
     return "holds a token or a private key" if TOKENS.search(text) else None
+
+
+def _decoded(text: str) -> str:
+    return base64.b64decode(text[: len(text) // 4 * 4]).decode("latin-1")
 
 
 def _unescaped(text: str) -> str:

@@ -28,7 +28,7 @@ import winwin_hf.registration  # noqa: F401 - the Auto classes know the package'
 from winwin_hf import bundled
 from winwin_hf.data.formats.files import read_json
 from winwin_hf.downloads import checked_downloads
-from winwin_hf.model.hub_files_winwin import check_hub_index, refuse_adapter
+from winwin_hf.model.hub_files_winwin import check_hub_index, loaded_folder, refuse_adapter
 from winwin_hf.model.pixels_winwin import check_regular, shortened
 from winwin_hf.model.weights_winwin import (
     reason_of,
@@ -39,7 +39,7 @@ from winwin_hf.model.weights_winwin import (
 
 logger = logging.getLogger(__name__)
 # Settings of an image processor by which a network sees what it learnt from; all versions have written them.
-NEEDED = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "patch_size")
+NEEDED = ("do_resize", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std", "patch_size")
 
 
 def load_network(name: str | Path, **options: Any) -> Any:
@@ -68,6 +68,9 @@ def load_network(name: str | Path, **options: Any) -> Any:
             trust_remote_code=False,
             **options,
         )
+    if not Path(source).is_dir() and (folder := loaded_folder(source, getattr(model.config, "_commit_hash", None))):
+        with reading(name):
+            refuse_integers(folder)
     refuse_incomplete(name, model, found)
     model.config.return_dict = True  # outputs are read by name, whatever a config.json says of tuples
     if unexpected := sorted(found["unexpected_keys"]):

@@ -401,7 +401,7 @@ def device_of(device: str | torch.device, tried: bool = True) -> torch.device:
     try:
         if tried:
             torch.ones(1, device=found).item()  # "meta" has no values
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError, AttributeError) as error:
         reason = str(error).splitlines()[0].partition(". ")[0]  # the rest lists every device that torch knows
         raise ValueError(
             f"device {str(device)!r}: this machine can't compute there ({reason[:200].rstrip('.')})"

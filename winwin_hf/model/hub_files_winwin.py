@@ -44,6 +44,24 @@ def optional_file(source: str | Path, name: str, **options: Any) -> Path | None:
         raise OSError(f"{source}: {name} could not be downloaded ({reason_of(_cause(error))})") from error
 
 
+def loaded_folder(source: str | Path, commit: str | None, **options: Any) -> Path | None:
+    """
+    Where the files lie that were loaded: a folder, or that of a commit in the Hub's cache. None where nothing tells.
+
+    Args:
+        commit: of a repository. options: `cache_dir`, `revision` and `subfolder`, as of `optional_file`.
+    """
+    inside = options.get("subfolder") or ""
+    if Path(source).is_dir():
+        return Path(source) / inside
+    for name in ("config.json", "model.safetensors", INDEXES[0]):
+        where = {"cache_dir": options.get("cache_dir"), "revision": commit or options.get("revision")}
+        found = try_to_load_from_cache(str(source), (Path(inside) / name).as_posix(), **where)
+        if isinstance(found, str):
+            return Path(found).parent
+    return None
+
+
 def _is_missing(error: Exception, source: str, name: str, options: dict[str, Any]) -> bool:
     if isinstance(error, LocalEntryNotFoundError):
         if constants.HF_HUB_OFFLINE or options.get("local_files_only"):

@@ -40,6 +40,7 @@ from .configuration_winwin import WinWinConfig
 from .encoders_winwin import read_encoder
 from .half_products_winwin import check_precision
 from .heads_winwin import ConvHead, ConvNextBlock, DPTHead, LinearHead, StdConv2d
+from .hub_files_winwin import loaded_folder
 from .layers_winwin import (
     Layout,
     WinWinAttention,
@@ -82,10 +83,9 @@ from .tracing_winwin import is_traced, refuse_recording
 from .weights_winwin import (
     check_index,
     reason_of,
-    refuse_doubles,
+    refuse_damaged,
     refuse_larger,
     refuse_two_saves,
-    refuse_zero_end,
     stamps_of_weights,
 )
 
@@ -209,24 +209,28 @@ class WinWinPreTrainedModel(PreTrainedModel):
         Loads as transformers does: tensors that are missing are initialised, and a report names them.
 
         Raises: ValueError, before memory is taken, where a folder's config.json describes a far larger network than its weights, or
-        the index of its weights names what isn't a file beside it. Also where the checkpoint's head is of another task, unless
-        `ignore_mismatched_sizes` says that it is wanted to start from: its channels may be as many by chance.
+        the index of its weights names what isn't a file beside it. Where the end of its weights is zeros. Where the checkpoint's head
+        is of another task, unless `ignore_mismatched_sizes` says that it is wanted to start from: its channels may be as many by
+        chance.
         """
         source, config = pretrained_model_name_or_path, kwargs.get("config")
         kwargs.setdefault("use_safetensors", True)  # never a pickle unless it is asked for
-        if source is not None and Path(source).is_dir() and not kwargs.get("subfolder"):
-            check_index(Path(source))
-            refuse_two_saves(Path(source))
+        local = source is not None and Path(source).is_dir() and not kwargs.get("subfolder")
+        if folder := Path(str(source)) if local else None:
+            check_index(folder)
+            refuse_two_saves(folder)
             # of the class that the caller knows, the package's or one that came with the weights
             known: Any = (
-                config if isinstance(config, PreTrainedConfig) else WinWinConfig.from_pretrained(config or source)
+                config if isinstance(config, PreTrainedConfig) else WinWinConfig.from_pretrained(config or folder)
             )
-            refuse_larger(source, Path(source).glob("model*.safetensors"), known.count_parameters())
-            refuse_doubles(Path(source))
-            for file in sorted(Path(source).glob("model*.safetensors")):
-                refuse_zero_end(file)
+            refuse_larger(source, folder.glob("model*.safetensors"), known.count_parameters())
+            refuse_damaged(folder)
         loaded = super().from_pretrained(source, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if source is not None and not local:  # a repository's files are there only now
+            places = {key: kwargs[key] for key in ("cache_dir", "revision", "subfolder") if key in kwargs}
+            if folder := loaded_folder(str(source), getattr(model.config, "_commit_hash", None), **places):
+                refuse_damaged(folder)
         found = {*(model.config.architectures or ())} & {*DENSE}
         if found and cls.__name__ in DENSE and cls.__name__ not in found and not kwargs.get("ignore_mismatched_sizes"):
             raise ValueError(

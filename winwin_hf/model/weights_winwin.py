@@ -114,6 +114,13 @@ def refuse_other_numbers(file: Path) -> None:
     refuse_zero_end(file)
 
 
+def refuse_damaged(folder: Path) -> None:
+    """What safetensors doesn't notice of a folder's weights: as `refuse_doubles` and `refuse_zero_end`."""
+    refuse_doubles(folder)
+    for file in sorted(folder.glob("model*.safetensors")):
+        refuse_zero_end(file)
+
+
 def refuse_zero_end(file: Path) -> None:
     """
     Raises ValueError where a safetensors file of weights ends in zeros as a download leaves it that broke off in a file that was made as
