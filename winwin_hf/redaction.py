@@ -21,12 +21,15 @@ SHORTEST = 8  # characters; a shorter value of a variable would be found within 
 # The values of these variables are secrets.
 VARIABLES = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|PRIVATE_KEY|CREDENTIALS?)(_ID)?$", re.I)
 # Tokens by their look: Hugging Face, GitHub, GitLab, npm, PyPI, AWS, Google, OpenAI and its like, Slack, Stripe, SendGrid,
-# DigitalOcean, Databricks, Replicate, JSON web tokens, and private keys (of OpenSSL, OpenSSH, PGP, SSH2 and PuTTY).
+# DigitalOcean, Databricks, Replicate, Docker, webhooks of Slack and Discord, Telegram, age, WireGuard, JSON web tokens, and
+# private keys (of OpenSSL, OpenSSH, PGP, SSH2 and PuTTY).
 TOKENS = re.compile(
     r"\b(?:hf|api_org|hf_oauth|hf_jwt)_[A-Za-z0-9._-]{20,}|\bgh[pousr]_\w{20,}|\bgithub_pat_\w{20,}|\bAKIA[0-9A-Z]{16}\b"
     r"|\bgl(?:pat|oat|dt|rt|cbt|ptt|ft|imt|agent|soat)-[\w.-]{16,}|\bAIza[\w-]{30,}|\bya29\.[\w.-]{20,}|\bnpm_\w{30,}|\bpypi-[\w-]{16,}"
     r"|\bsk-[\w-]{20,}|\bxox[abeprs]-[\w-]{10,}|\beyJ[\w-]{6,}\.[\w-]{4,}\.[\w-]*"
     r"|\b[sr]k_live_\w{16,}|\bSG\.[\w-]{16,}\.[\w-]{16,}|\bdop_v1_\w{32,}|\bdapi[0-9a-f]{32}\b|\br8_\w{30,}"
+    r"|\bdckr_(?:pat|oat)_[\w-]{20,}|\bhooks\.slack\.com/services/\w+/\w+/\w{16,}|\bdiscord(?:app)?\.com/api/webhooks/\d+/[\w-]{32,}"
+    r"|\b\d{8,10}:AA[\w-]{33}\b|\bAGE-SECRET-KEY-1\w{40,}|\bPrivateKey\s*=\s*[\w+/]{43}="
     r"|-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----(?:[^-]*-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----)?"
     r"|---- BEGIN SSH2 [A-Z ]*PRIVATE KEY ----|\bPuTTY-User-Key-File-\d"
 )

@@ -77,6 +77,16 @@ def test_a_link_out_of_a_checkpoint_is_refused(run: Path, tmp_path: Path, secret
         model_contents(run, "tester/x", tmp_path, [], picture=False)
 
 
+@pytest.mark.parametrize("settings", [{"patch_size": 0}, {"patch_size": 7}, {"image_mean": None}])
+def test_a_checkpoint_whose_image_processor_doesnt_fit_is_refused(
+    run: Path, tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    path = run / "model" / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        model_contents(run, "tester/x", tmp_path, [], picture=False)
+
+
 def test_a_checkpoint_in_the_hubs_cache_is_made_of_links(run: Path, tmp_path: Path) -> None:
     snapshot, blobs = (tmp_path / "models--a--b" / name for name in ("snapshots/1", "blobs"))
     for folder in (snapshot, blobs, tmp_path / "out"):
@@ -128,6 +138,12 @@ TEXTS = {
     "docker.json": '{"auths": {"ghcr.io": {"auth": "' + b64encode(b"bob:s3cretpass").decode() + '"}}}',
     "base64.txt": "key " + b64encode(b"hf_" + b"a1B2" * 9).decode() + "\n",
     "conf.py": 'password = "hunter2hunter2X9"',
+    "docker.txt": "dckr_pat_" + "a1B2c" * 6,
+    "slack.py": "post('https://hooks.slack.com/services/T012/B012/" + "a1B2" * 6 + "')",
+    "discord.py": "https://discord.com/api/webhooks/123456789012345678/" + "a1B2-" * 12,
+    "telegram.txt": "123456789:AA" + "a1B" * 11,
+    "age.txt": "AGE-SECRET-KEY-1" + "QPZRY9X8" * 6,
+    "wg0.conf": "[Interface]\nPrivateKey = " + "a1B2" * 10 + "a1B=",
     "boto.ini": "[default]\naws_secret_access_key = " + "a1B2/" * 8 + "\n",
     "model.safetensors": "\0" * 9 + "hf_" + "a1B2" * 9 + "\0" * 5_000_000,
     "book.ipynb": json.dumps({"cells": [{"source": ['x = 1\nos.environ["WANDB_API_KEY"] = "' + "0a1b" * 10 + '"']}]}),
@@ -252,6 +268,10 @@ def test_a_token_in_a_file_that_is_no_text_is_found(tmp_path: Path) -> None:
     path = tmp_path / "state.bin"
     path.write_bytes(b"\0\1\2 " + TEXTS["notes.md"].encode() + b"\0")
     assert "holds a token" in str(secret_in(path.name, path))
+    np.save(path.with_suffix(".npy"), np.array([TEXTS["notes.md"], "x"]))
+    assert "holds a token" in str(secret_in("a.npy", path.with_suffix(".npy")))
+    path.write_bytes(b"SQLite format 3\0\5namehf_" + b"a1B2" * 9 + b"\0")
+    assert "holds a token" in str(secret_in("a.sqlite", path))
     rng = np.random.default_rng(0)
     path.write_bytes(rng.bytes(4_000_000))
     assert secret_in(path.name, path) is None

@@ -259,6 +259,19 @@ def test_a_processor_without_what_a_network_learnt_from_is_refused(folder: Path,
         load_processor(folder)
 
 
+def test_a_processor_of_other_patches_is_refused(folder: Path):
+    network = load_network(folder)
+    for patch, fits in ((16, True), (7, False), (4, False)):
+        processor(patch_size=patch)(folder)
+        if fits:
+            assert load_processor(folder, network).patch_size == patch
+        else:
+            with pytest.raises(
+                ValueError, match=rf"preprocessor_config\.json has patch_size={patch}, and its network 8"
+            ):
+                load_processor(folder, network)
+
+
 def test_the_processor_of_another_package_is_named(folder: Path):
     processor(image_processor_type="CLIPImageProcessor")(folder)
     with pytest.raises(

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -32,11 +32,20 @@ class UsageError(Exception):
 
 
 class Commands(TyperGroup):
-    """A command with subcommands whose help and version, too, end in one line where standard output can't be written."""
+    """
+    A command with subcommands. Its help and version, too, end in one line where standard output can't be written; and an empty argument,
+    as of a variable that isn't set, is misuse: as a path it would be the working folder.
+    """
 
-    def main(self, *args: Any, **kwargs: Any) -> Any:
+    def main(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:
+        words = sys.argv[1:] if args is None else [str(word) for word in args]
+        for before, word in zip(["", *words], words, strict=False):
+            if word == "" or re.fullmatch(r"--[\w-]+=", word):
+                name = word.rstrip("=") or (before if before.startswith("-") else "an argument")
+                typer.echo(f"winwin: {name} is empty; expected a value", err=True)
+                raise SystemExit(2)
         try:
-            return super().main(*args, **kwargs)
+            return super().main(args, *more, **options)
         except OSError as error:  # the subcommands' own errors ended in `one_line_errors`
             typer.echo(f"winwin: standard output can't be written: {line_of(error).partition(';')[0]}", err=True)
             raise SystemExit(1) from None

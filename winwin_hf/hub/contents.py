@@ -30,7 +30,7 @@ from winwin_hf.hub import cards
 from winwin_hf.hub.facts import FACTS, Facts, read_facts, write_facts
 from winwin_hf.hub.outgoing import check_inside, identity
 from winwin_hf.inference.examples import example_picture
-from winwin_hf.inference.loading import load_network
+from winwin_hf.inference.loading import load_network, load_processor
 from winwin_hf.model.pipeline_winwin import CUSTOM_PIPELINES
 from winwin_hf.model.weights_winwin import files_of_index, reason_of, refuse_two_saves, refuse_zero_end
 from winwin_hf.redaction import redact
@@ -94,9 +94,10 @@ def model_contents(
     weights = _weights(folder)
     seen = {path: identity(path) for path in weights.values()}
     check_inside([*weights.values(), *(folder / name for name in READ)], folder)
-    load_network(folder)  # raises where tensors are missing, of another shape or not finite
+    network = load_network(folder)  # raises where tensors are missing, of another shape or not finite
     if not (folder / "preprocessor_config.json").is_file():
         raise FileNotFoundError(f"{folder}: no preprocessor_config.json, the image processor's")
+    load_processor(folder, network)
     if len(weights) == 1 and weights["model.safetensors"].stat().st_size > MAX_WEIGHTS:
         (temporary / "weights").mkdir()
         tensors = load_file(weights["model.safetensors"])

@@ -48,6 +48,7 @@ ASSIGNED = re.compile(
     r"|\blogin\([^)\n'\"]{0,40}(['\"])[\w.~+/=-]{20,}\3",
     re.MULTILINE,
 )
+HF_TOKEN = re.compile(r"hf_(?=[a-zA-Z]*\d)[A-Za-z0-9]{34,}")  # also after a letter
 BASE64 = re.compile(r"[A-Za-z0-9+/]{28,}")
 PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 # 7z, RAR, zstd, LZ4, compress
@@ -160,6 +161,10 @@ def _secret_in(data: mmap.mmap | bytes, own: list[bytes]) -> str | None:
         return "holds a token or a password of this machine's environment"
     encoding = encoding_of(data[:TEXT_BYTES])
     text = data[:READ_BYTES].decode(encoding or "latin-1", "replace")
+    if not encoding:  # a database, an array of texts in UTF-32: words stand side by side, or their letters apart
+        text = text.replace("\0", "")
+        if HF_TOKEN.search(text):
+            return "holds a token or a private key"
     if encoding and any(TOKENS.search(_decoded(match[0])) for match in BASE64.finditer(text)):
         return "holds a token or a private key in base64"
     # a notebook's code is text within JSON

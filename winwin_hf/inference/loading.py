@@ -108,6 +108,11 @@ def load_processor(name: str | Path, model: Any = None) -> Any:
         raise ValueError(
             f"{name}: its preprocessor_config.json has no {', '.join(missing)}; expected what `save_pretrained` wrote beside the weights"
         )
+    patch = getattr(getattr(model, "config", None), "patch_size", 1)
+    if processor.do_pad and processor.patch_size % patch:
+        raise ValueError(
+            f"{name}: its preprocessor_config.json has patch_size={processor.patch_size}, and its network {patch}; expected the same"
+        )
     return processor
 
 
