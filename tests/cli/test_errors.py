@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from support.command_line import refused, run
 from support.http_library import http_library
 
@@ -47,7 +47,8 @@ def test_a_hub_that_fails_is_no_misuse(kind):
     def command(cause: Exception | None) -> None:
         raise kind("a/b: nothing is there") from cause
 
-    for cause, code in ((None, 2), (refusal(), 1), (OSError("x"), 2)):
+    gated = ValueError("Dataset 'a/b' is a gated dataset on the Hub.")
+    for cause, code in ((None, 2), (refusal(), 1), (OSError("x"), 2), (LocalEntryNotFoundError("x"), 1), (gated, 1)):
         with pytest.raises(typer.Exit) as end:
             command(cause)
         assert end.value.exit_code == code

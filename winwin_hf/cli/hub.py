@@ -242,11 +242,16 @@ def _address(request: Any) -> str:
 NO_ANSWER = {"TransportError", "OfflineModeIsEnabled"}  # httpx's for a failed connection; huggingface_hub's
 
 
+# What requests, httpx and huggingface_hub raise where a Hub refuses, or answers otherwise than a Hub does.
+REFUSALS = {"HTTPError", "HfHubHTTPError", "LocalEntryNotFoundError", "FileMetadataError"}
+IN_WORDS = re.compile(r"is a gated dataset|LocalEntryNotFoundError: ")  # of datasets, which keeps no cause
+
+
 def of_hub(error: BaseException | None) -> bool:
     """Whether the cause of an error is a Hub that refused or failed, or can't be reached."""
     while error is not None:
         kinds = {kind.__name__ for kind in type(error).__mro__}
-        if isinstance(error, BadAnswer) or kinds & {*NO_ANSWER, "HTTPError", "HfHubHTTPError"}:
+        if isinstance(error, BadAnswer) or kinds & {*NO_ANSWER, *REFUSALS} or IN_WORDS.search(str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -82,6 +82,7 @@ def names_override(error: ValueError, overrides: list[str]) -> bool:
     return any(
         f"{field}.".startswith(f"{key}.")
         or f"{key}.".startswith(f"{field}.")
+        or (key == "model.init" and field.startswith("model.config."))  # which the weights decide
         or ("." in field and field.rpartition(".")[0] == key.rpartition(".")[0])
         or ("_" in field and key.endswith(f".{field}"))  # the network doesn't know the section
         for field, key in itertools.product(fields, keys)

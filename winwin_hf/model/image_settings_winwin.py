@@ -55,6 +55,8 @@ def check_settings(options: Mapping[str, Any]) -> None:
         parts = dict(value) if sized else {name: value}
         for part in () if value is None else parts.values():
             numbers = np.asarray(part)
+            if name in ("image_mean", "image_std") and numbers.size not in (1, 3):
+                raise ValueError(f"{name}={str(value)[:80]}: expected one number, or three.")
             if numbers.dtype.kind not in kinds or not numbers.size or not ((numbers >= low) & (numbers <= high)).all():
                 what = "whole numbers" if "f" not in kinds else "numbers"
                 raise ValueError(
