@@ -17,6 +17,7 @@ MISUSED = [
     ("evaluate", "winwin-flow", "--data", "kitti-2015=folder", "--tile", "1x1"),
     ("evaluate", "winwin-flow+coarse", "--data", "kitti-2015=folder", "--tile", "1x9"),
     ("evaluate", "zero", "--beside", "winwin-flow", "--data", "kitti-2015=folder", "--tile", "1x1"),
+    ("evaluate", "zero", "--data", "shards=a.png"),
     ("evaluate", "zero", "--data", "kitti-2015"),
     ("evaluate", "zero", "--data", "kitti-2051=folder"),
     ("evaluate", "zero", "--data", "synthetic-flow=folder"),

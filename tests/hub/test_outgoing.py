@@ -144,6 +144,15 @@ TEXTS = {
     "telegram.txt": "123456789:AA" + "a1B" * 11,
     "age.txt": "AGE-SECRET-KEY-1" + "QPZRY9X8" * 6,
     "wg0.conf": "[Interface]\nPrivateKey = " + "a1B2" * 10 + "a1B=",
+    "Dockerfile": "FROM python:3.11\nENV WANDB_API_KEY=" + "0a1b" * 10 + "\n",
+    "compose.yaml": "environment:\n      - WANDB_API_KEY=" + "0a1b" * 10 + "\n",
+    "start.sh": "WANDB_API_KEY=" + "0a1b" * 10 + " python app.py\n",
+    "page.html": "<p>DB_PASSWORD=Tq7Lw2ZpX9rVb4Ns</p>",
+    "note.json": '{"_note": "DB_PASSWORD=Tq7Lw2ZpX9rVb4Ns"}',
+    "page.md": "Start it by `docker run -e DB_PASSWORD=Tq7Lw2ZpX9rVb4Ns x`.",
+    "secret.yml": "db:\n  db_password: Tq7Lw2ZpX9rVb4Ns\n",
+    "letters.py": 'os.environ["DB_PASSWORD"] = "liOlUFvBglVjtCWh"',
+    "magic.ipynb": json.dumps({"cells": [{"source": ["x = 1\n", "%env WANDB_API_KEY=" + "0a1b" * 10]}]}),
     "boto.ini": "[default]\naws_secret_access_key = " + "a1B2/" * 8 + "\n",
     "model.safetensors": "\0" * 9 + "hf_" + "a1B2" * 9 + "\0" * 5_000_000,
     "book.ipynb": json.dumps({"cells": [{"source": ['x = 1\nos.environ["WANDB_API_KEY"] = "' + "0a1b" * 10 + '"']}]}),
@@ -270,6 +279,8 @@ def test_a_token_in_a_file_that_is_no_text_is_found(tmp_path: Path) -> None:
     assert "holds a token" in str(secret_in(path.name, path))
     np.save(path.with_suffix(".npy"), np.array([TEXTS["notes.md"], "x"]))
     assert "holds a token" in str(secret_in("a.npy", path.with_suffix(".npy")))
+    np.save(path.with_suffix(".npy"), np.array([b"postgres://bob:s3cr3tPW@db.example.com/x"]))
+    assert "holds a password" in str(secret_in("a.npy", path.with_suffix(".npy")))
     path.write_bytes(b"SQLite format 3\0\5namehf_" + b"a1B2" * 9 + b"\0")
     assert "holds a token" in str(secret_in("a.sqlite", path))
     rng = np.random.default_rng(0)
@@ -311,7 +322,9 @@ def test_texts_of_examples_are_no_secrets(tmp_path: Path) -> None:
     path = tmp_path / "README.md"
     path.write_text(
         "Authorization: Bearer $HF_TOKEN\nAuthorization: Bearer YOUR_ACCESS_TOKEN_HERE\napi_key: ${API_KEY}\n"
-        "password: changeme\nbos_token = beginning_of_a_sentence\nmachine learning and login and password\n"
+        "password: changeme\nAPI_KEY = get_key_from_the_user()\ntoken = os.environ1.get('X')\nuse PASSWORD=your_password_here or not\n"
+        "eos_token: end_of_the_sentence\nself.token = tokenizer.decode(ids2)\nTOKEN = load1(path)\n"
+        "bos_token = beginning_of_a_sentence\nmachine learning and login and password\n"
     )
     assert secret_in(path.name, path) is None
 

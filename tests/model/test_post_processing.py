@@ -85,8 +85,8 @@ def test_input_sizes(processor):
     assert processor.input_sizes((37, 53), min_pixels=10**6, patch_size=8, quality="fast") == ((37, 53), (40, 56))
     working = {"do_resize": True, "size": {"longest_edge": 106}}  # metres and classes depend on it
     assert processor.input_sizes((37, 53), quality="fast", **working) == ((74, 106), (80, 112))
-    with pytest.raises(ValueError, match=r"image_mean has 2 numbers: expected 1, or one for each of 3 channels"):
-        WinWinImageProcessor(image_mean=[0, 0])(images=picture())
+    with pytest.raises(ValueError, match=r"image_mean=\(0, 0\): expected one number, or three"):
+        WinWinImageProcessor(image_mean=[0, 0])
     for factor in (0, -1):  # all pictures black, or as negatives
         with pytest.raises(ValueError, match=rf"rescale_factor={factor}: expected numbers from 1e-09"):
             WinWinImageProcessor(rescale_factor=factor)(images=picture())

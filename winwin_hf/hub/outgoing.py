@@ -31,24 +31,32 @@ SECRET_NAMES = (
     "netrc", "password", "password.*", "passwords", "passwords.*", "auth.json",
     "credentials", "credentials.*", "secret", "secrets", "secret.*", "secrets.*", "service_account*.json", "kaggle.json",
 )  # fmt: skip
-# A password in an address, and the value of a variable named like a secret, "WANDB_API_KEY=0123...". Not "$TOKEN" or "***".
-ASSIGNED = re.compile(
-    r"\b[a-z][a-z0-9+.-]{0,20}://[^/\s:@'\"<>{}$*]+:[^/\s@'\"<>{}$*]{4,}@"
-    r"|^[ \t]*(?:export[ \t]+)?[A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY|PRIVATE_KEY)"
-    r"[ \t]*[=:][ \t]*['\"]?[\w.~+/-]{12,}['\"]?[ \t]*$"
-    r"|\b\w*(?i:token|secret|password|passwd|api_?key|access_key|private_key)['\"]?\]?\s*[=:]\s*(['\"])[\w.~+/=-]{20,}\1"
-    r"|\b(?:setdefault|setenv|putenv)\(\s*['\"]\w*(?:TOKEN|SECRET|PASSWORD|KEY)['\"]\s*,\s*(['\"])[\w.~+/=-]{20,}\2"
-    r"|\b\w*(?i:password|passwd|passphrase)['\"]?\]?\s*[=:]\s*['\"](?=[^'\"]*\d)(?=[^'\"]*[A-Za-z])[^\s'\"<>{}$*]{12,}['\"]"
-    r"|\"auth\":\s*\"[A-Za-z0-9+/]{12,}=*\""  # of Docker
-    # with the Azure key of a connection, a line of netrc, a header, and a key without quotes in an .ini or .yaml file
-    r"|\bAccountKey=[\w+/]{40,}|\bmachine\s+\S+\s+login\s+\S+\s+password\s+\S{4,}"
-    r"|\b(?i:authorization)['\"]?\s*[:=]\s*['\"]?(?:Bearer|Basic|Token|token)\s+(?=\S*\d)[\w.~+/=-]{16,}"
-    r"|^[ \t]*[\w.-]*(?i:secret|password|passwd|api_?key|access_key|private_key|auth_?token|access_token)[ \t]*[=:]"
-    r"[ \t]*(?=\S*\d)(?=\S*[A-Za-z])[\w.~+/=-]{20,}[ \t]*$"
-    r"|\blogin\([^)\n'\"]{0,40}(['\"])[\w.~+/=-]{20,}\3",
-    re.MULTILINE,
-)
-HF_TOKEN = re.compile(r"hf_(?=[a-zA-Z]*\d)[A-Za-z0-9]{34,}")  # also after a letter
+WORD = r"(?:TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|API_?KEY|ACCESS_KEY|PRIVATE_KEY)"  # in the name of a variable that holds a secret
+# Of a value: letters and digits, or capitals within. Not "$TOKEN", "***", "your_key_here" or the start of a call.
+RANDOM = r"(?=[^\s'\"]{0,80}?\d|(?:[^\s'\"]{0,40}?[a-z][A-Z]){3})(?=[^\s'\"]{0,80}?[A-Za-z])"
+END = r"(?![\w.~+/=(\[{-])"
+ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]{0,20}://[^/\s:@'\"<>{}$*]+:[^/\s@'\"<>{}$*]{4,}@")  # with a password
+ASSIGNED = [
+    re.compile(pattern, re.MULTILINE)
+    for pattern in (
+        # a variable alone on its line, and one that stands anywhere: in a Dockerfile, before a command, in a page
+        rf"^[ \t]*(?:export[ \t]+)?[A-Z0-9_]*{WORD}[ \t]*[=:][ \t]*['\"]?[\w.~+/-]{{12,}}['\"]?[ \t]*$",
+        rf"(?<![A-Za-z0-9_$])[A-Z0-9_]*{WORD}[ \t]*[=:][ \t]*['\"]?{RANDOM}[\w.~+/=-]{{12,}}{END}",
+        # of a program or JSON, in quotes
+        rf"\b\w*(?i:{WORD})['\"]?\]?\s*[=:]\s*(['\"])[\w.~+/=-]{{20,}}\1",
+        rf"\b\w*(?i:{WORD})['\"]?\]?\s*[=:]\s*['\"]{RANDOM}[^\s'\"<>{{}}$*]{{12,}}['\"]",
+        r"\b(?:setdefault|setenv|putenv)\(\s*['\"]\w*(?:TOKEN|SECRET|PASSWORD|KEY)['\"]\s*,\s*(['\"])[\w.~+/=-]{20,}\1",
+        r"\blogin\([^)\n'\"]{0,40}(['\"])[\w.~+/=-]{20,}\1",
+        # of an .ini or .yaml file, without quotes
+        rf"^[ \t-]*[\w.-]*(?i:{WORD})[ \t]*[=:][ \t]*{RANDOM}[\w.~+/=-]{{12,}}[ \t]*$",
+        # a login of Docker, a key of Azure, a line of netrc, a header
+        r"\"auth\":\s*\"[A-Za-z0-9+/]{12,}=*\"",
+        r"\bAccountKey=[\w+/]{40,}",
+        r"\bmachine\s+\S+\s+login\s+\S+\s+password\s+\S{4,}",
+        r"\b(?i:authorization)['\"]?\s*[:=]\s*['\"]?(?:Bearer|Basic|Token|token)\s+(?=\S*\d)[\w.~+/=-]{16,}",
+    )
+]
+HF_TOKEN = re.compile(r"hf_[A-Za-z0-9]{34,}")  # also after a letter
 BASE64 = re.compile(r"[A-Za-z0-9+/]{28,}")
 PACKED: dict[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\0": lzma.open}
 # 7z, RAR, zstd, LZ4, compress
@@ -167,8 +175,9 @@ def _secret_in(data: mmap.mmap | bytes, own: list[bytes]) -> str | None:
             return "holds a token or a private key"
     if encoding and any(TOKENS.search(_decoded(match[0])) for match in BASE64.finditer(text)):
         return "holds a token or a private key in base64"
-    # a notebook's code is text within JSON
-    if encoding and (ASSIGNED.search(text) or ("\\" in text and ASSIGNED.search(_unescaped(text)))):
+    texts = [text, _unescaped(text)] if encoding and "\\" in text else [text]  # a notebook's code is text within JSON
+    patterns = [ADDRESS, *ASSIGNED] if encoding else [ADDRESS]
+    if any(pattern.search(one) for one in texts for pattern in patterns):
         return "holds a password or a key"
     return "holds a token or a private key" if TOKENS.search(text) else None
 

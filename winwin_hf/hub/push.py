@@ -237,6 +237,8 @@ def _look(api: HfApi, repo_id: str, type: Type, revision: str, dry_run: bool) ->
             raise PublishError(f"the token of {user.get('name')} may only read; expected one that may write")
     try:
         info = api.repo_info(repo_id, repo_type=type)
+    except errors.GatedRepoError:  # which is there
+        raise
     except errors.RepositoryNotFoundError:
         return _Target(WILL_BE_CREATED)
     except Exception as error:

@@ -33,7 +33,7 @@ from transformers.processing_utils import ImagesKwargs, Unpack
 from transformers.utils import logging
 
 from .image_arrays_winwin import as_label_list, as_list, image_array, label_array, resize, target_list
-from .image_settings_winwin import NUMBERS, RESIZING, check_quality, check_resizing, check_settings
+from .image_settings_winwin import FLAGS, NUMBERS, RESIZING, check_quality, check_resizing, check_settings
 from .losses_winwin import DEPTH_ERRORS, IGNORE_LABEL, check_shape, laplacian_scale
 from .pixels_winwin import check_pixels, naming, size_text, to_255, to_rgb
 from .smoothing_winwin import smoothed
@@ -129,7 +129,7 @@ class WinWinImageProcessor(PilBackend):
 
     def __init__(self, **kwargs: Unpack[WinWinImageProcessorKwargs]):
         super().__init__(**kwargs)  # type: ignore[misc]
-        check_settings({name: getattr(self, name, None) for name in (*NUMBERS, "quality", "median_size")})
+        check_settings({name: getattr(self, name, None) for name in (*NUMBERS, *FLAGS, "quality", "median_size")})
 
     def preprocess(
         self,

@@ -42,6 +42,8 @@ def shards_info(path: str | Path) -> dict[str, Any]:
     Raises: FileNotFoundError where there is none; ValueError for another layout.
     """
     path = plain(str(path))
+    if not is_remote(path) and Path(path).is_file():
+        raise NotADirectoryError(f"{path}: a file; expected a folder that `winwin data shards` has finished")
     try:
         with open_binary(joined(str(path), SIDECAR)) as file:
             info = json.loads(read_bounded(file))
