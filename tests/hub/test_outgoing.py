@@ -329,6 +329,16 @@ def test_texts_of_examples_are_no_secrets(tmp_path: Path) -> None:
     assert secret_in(path.name, path) is None
 
 
+def test_a_linked_folder_is_named_as_left_out(space: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "a.py").write_text("x")
+    (space / "sub").mkdir()
+    (space / "sub" / "code").symlink_to(tmp_path / "elsewhere")
+    contents = space_contents(space)
+    assert contents.left_out["sub/code"] == "a link to a folder; expected the folder itself"
+    assert not any("code" in file for file in contents.files)
+
+
 def test_a_space_with_a_key_is_not_pushed(space: Path) -> None:
     (space / "server.pem").write_text("x")
     with pytest.raises(ValueError, match=r"server\.pem \(named like a secret\)"):

@@ -291,9 +291,9 @@ def space_contents(folder: Path) -> Contents:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Path below `folder`, and the file, sorted."""
+    """Path below `folder`, and the file or the link to a folder, which isn't followed, sorted."""
     for path in sorted(folder.rglob("*")):
-        if path.is_file():
+        if path.is_file() or (path.is_symlink() and path.is_dir()):
             yield path.relative_to(folder).as_posix(), path
 
 
@@ -301,6 +301,8 @@ def _never(path: Path, folder: Path | None = None) -> str | None:
     """Why a file is never uploaded; None if it may be. Within `folder`, hidden folders count too."""
     if re.search(r"optimizer|scheduler|scaler|random_states|rng_state", path.name) and path.suffix != ".py":
         return "state of a training"
+    if path.is_dir():
+        return "a link to a folder; expected the folder itself"
     if "__pycache__" in path.parts:
         return "byte code"
     if any(part.startswith(".") for part in path.relative_to(folder or path.parent).parts):
