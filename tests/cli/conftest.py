@@ -26,8 +26,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a frame, and things that are no files."""
+def working_folder(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty one, which is the current one; the checkpoints bundled, an empty cache."""
     monkeypatch.setattr(bundled, "CHECKPOINTS", bundle)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("WINWIN_TRACEBACK", raising=False)
@@ -35,10 +35,16 @@ def here(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def here(working_folder: Path) -> Path:
+    """A working folder with a frame, and things that are no files."""
     pixels = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
     Image.fromarray(pixels).save("a.png")
     Path("folder").mkdir()
     os.mkfifo("pipe")
     Path("loop").symlink_to("loop")
     Path("dangling").symlink_to("nothing")
-    return folder
+    return working_folder

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from huggingface_hub import constants
 from PIL import Image
 from support.command_line import refused, run
 from support.locks import holding
@@ -60,19 +59,12 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with two frames whose size is no multiple of the patch, the checkpoints bundled, an empty cache."""
-    monkeypatch.setattr(bundled, "CHECKPOINTS", bundle)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("WINWIN_TRACEBACK", raising=False)
-    monkeypatch.setenv("COLUMNS", "120")
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
+def here(working_folder: Path) -> Path:
+    """A working folder with two frames whose size is no multiple of the patch."""
     generator = np.random.default_rng(0)
     for name in ("a.png", "b.png"):
-        Image.fromarray(generator.integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(folder / name)
-    return folder
+        Image.fromarray(generator.integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(working_folder / name)
+    return working_folder
 
 
 def test_flow(here: Path):

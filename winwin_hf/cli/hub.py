@@ -263,9 +263,8 @@ def answer_in(error: BaseException | None, said: str = "") -> str | None:
         if type(error).__name__ == "RemoteProtocolError":
             return f"{_address(error.request)}: {error}".splitlines()[0]  # type: ignore[attr-defined]
         kinds = {kind.__name__ for kind in type(error).__mro__}
-        if "TransportError" in kinds and said.startswith(
-            "Can't load"
-        ):  # which advises to look for a folder of that name
+        # these words advise to look for a folder of that name
+        if "TransportError" in kinds and said.startswith("Can't load"):
             return f"the connection to {os.environ.get('HF_ENDPOINT') or 'https://huggingface.co'} failed"
         if kinds & NO_ANSWER:
             return None

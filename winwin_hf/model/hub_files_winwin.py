@@ -4,6 +4,7 @@ transformers takes a file that the Hub didn't deliver for one that isn't there, 
 without an adapter. Here only what the Hub says isn't there is missing.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def optional_file(source: str | Path, name: str, **options: Any) -> Path | None:
         raise OSError(f"{source}: {name} could not be downloaded ({reason_of(_cause(error))})") from error
 
 
-def loaded_folder(source: str | Path, commit: str | None, **options: Any) -> Path | None:
+def loaded_folder(source: str | os.PathLike, commit: str | None, **options: Any) -> Path | None:
     """
     Where the files lie that were loaded: a folder, or that of a commit in the Hub's cache. None where nothing tells.
 

@@ -215,8 +215,9 @@ class WinWinPreTrainedModel(PreTrainedModel):
         """
         source, config = pretrained_model_name_or_path, kwargs.get("config")
         kwargs.setdefault("use_safetensors", True)  # never a pickle unless it is asked for
-        local = source is not None and Path(source).is_dir() and not kwargs.get("subfolder")
-        if folder := Path(str(source)) if local else None:
+        folder = None
+        if source is not None and Path(source).is_dir() and not kwargs.get("subfolder"):
+            folder = Path(source)
             check_index(folder)
             refuse_two_saves(folder)
             # of the class that the caller knows, the package's or one that came with the weights
@@ -227,9 +228,9 @@ class WinWinPreTrainedModel(PreTrainedModel):
             refuse_damaged(folder)
         loaded = super().from_pretrained(source, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        if source is not None and not local:  # a repository's files are there only now
+        if source is not None and folder is None:  # a repository's files are there only now
             places = {key: kwargs[key] for key in ("cache_dir", "revision", "subfolder") if key in kwargs}
-            if folder := loaded_folder(str(source), getattr(model.config, "_commit_hash", None), **places):
+            if folder := loaded_folder(source, getattr(model.config, "_commit_hash", None), **places):
                 refuse_damaged(folder)
         found = {*(model.config.architectures or ())} & {*DENSE}
         if found and cls.__name__ in DENSE and cls.__name__ not in found and not kwargs.get("ignore_mismatched_sizes"):

@@ -1,7 +1,6 @@
 """What every reader of an encoder that others pre-trained gives, and how a model takes it over."""
 
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from math import isqrt
@@ -15,7 +14,7 @@ from transformers.utils.hub import cached_file
 
 from .image_processing_winwin import WinWinImageProcessor
 from .pixels_winwin import check_regular, shortened
-from .weights_winwin import refuse_infinite, refuse_other_numbers
+from .weights_winwin import is_number, refuse_infinite, refuse_other_numbers
 
 HUB_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 # What can be chosen anew without another encoder.
@@ -125,9 +124,7 @@ def load_weights(source: str, **options: Any) -> dict[str, torch.Tensor]:
 def colours(value: Any, name: str, source: str) -> list[float]:
     """Three numbers, of the channels, from three or one. Raises ValueError for anything else, and for a deviation of zero."""
     values = list(value) if isinstance(value, list | tuple) else [value] * 3
-    numbers = all(
-        isinstance(one, int | float) and not isinstance(one, bool) and abs(one) <= sys.float_info.max for one in values
-    )
+    numbers = all(map(is_number, values))
     if len(values) != 3 or not numbers or (name.endswith("std") and min(values) <= 0):
         least = " above zero" if name.endswith("std") else ""
         raise ValueError(f"{source}: {name} is {shortened(str(value))}; expected three numbers{least}")

@@ -6,6 +6,7 @@ Files are looked at by their headers alone: neither torch nor safetensors is imp
 import json
 import math
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,11 @@ MAX_SHARDS = 5_000
 ZERO_END = 4096  # bytes of a file's end: weights are hardly ever zero
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 MAX_INTEGER = 10**6  # of a config: transformers makes lists of such lengths before anybody counts
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a finite number that a float holds. A file's JSON may have an integer of any length."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def tensors_of(path: Path) -> dict[str, dict[str, Any]]:

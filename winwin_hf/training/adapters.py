@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import re
-import sys
 from collections.abc import Callable
 from typing import Any
+
+from winwin_hf.model.weights_winwin import is_number
 
 # Linear layers of the encoder's blocks.
 TARGETS = r"winwin\.layers\.\d+\.(?:attention|mlp)\.\w+_proj"
@@ -14,19 +15,15 @@ TARGETS = r"winwin\.layers\.\d+\.(?:attention|mlp)\.\w+_proj"
 UNMERGED = ("modules_to_save", "lora_bias", "trainable_token_indices", "target_parameters")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
-# What PEFT raises for options that it doesn't take.
+# What PEFT raises for options that it doesn't take, or that need another package.
 REFUSED = (
     ImportError, TypeError, ValueError, AttributeError, LookupError, NotImplementedError, AssertionError, re.error,
 )  # fmt: skip
 FLAG = (lambda value: isinstance(value, bool), "true or false")
 # Options of `LoraConfig` that it doesn't look at -> whether a value fits, and what was expected.
 VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "lora_alpha": (lambda value: _is_number(value) and value > 0, "a number above 0"),
-    "lora_dropout": (lambda value: _is_number(value) and 0 <= value < 1, "a number from 0, below 1"),
+    "lora_alpha": (lambda value: is_number(value) and value > 0, "a number above 0"),
+    "lora_dropout": (lambda value: is_number(value) and 0 <= value < 1, "a number from 0, below 1"),
     "bias": (lambda value: value in ("none", "all", "lora_only"), "none, all or lora_only"),
     **dict.fromkeys(("use_rslora", "use_dora", "fan_in_fan_out"), FLAG),
 }

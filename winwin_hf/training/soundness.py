@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import random
-import sys
 import warnings
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader
 from torch.distributed.tensor import DTensor
 from torch.optim.swa_utils import AveragedModel
 
-from winwin_hf.model.weights_winwin import reason_of, refuse_infinite
+from winwin_hf.model.weights_winwin import is_number, reason_of, refuse_infinite
 from winwin_hf.model.weights_winwin import tensors_of as tensors_of_file
 from winwin_hf.training.recipe import Recipe
 from winwin_hf.training.sharding import (
@@ -231,7 +230,7 @@ def _check_optimizer(saved: Any, optimizer: torch.optim.Optimizer, step: int, ma
         for key, expected in ours.items():
             if key == "lr":
                 rate = theirs[key]
-                if not _is_number(rate) or not 0 <= rate <= optimizer.defaults["lr"]:
+                if not is_number(rate) or not 0 <= rate <= optimizer.defaults["lr"]:
                     raise ValueError(f"lr is {str(rate)[:60]}; expected 0 to {optimizer.defaults['lr']}")
             elif key != "params" and key in theirs and not _same(theirs[key], expected):
                 raise ValueError(f"{key} is {str(theirs[key])[:60]}; expected {expected}")
@@ -267,14 +266,10 @@ def _check_moments(number: Any, entry: Any, parameter: torch.Tensor, step: int) 
             raise ValueError(f"{name} of parameter {number} holds values that aren't {least}")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-
-
 def _same(theirs: Any, ours: Any) -> bool:
     """Whether a setting of a group is ours. A tuple may have become a list."""
     if isinstance(ours, tuple):
-        return isinstance(theirs, tuple | list) and all(map(_is_number, theirs)) and tuple(theirs) == ours
+        return isinstance(theirs, tuple | list) and all(map(is_number, theirs)) and tuple(theirs) == ours
     return type(theirs) is type(ours) and theirs == ours
 
 
@@ -293,5 +288,5 @@ def _check_scaler(saved: Any, ours: dict[str, Any]) -> None:
     if saved.keys() != ours.keys():
         raise ValueError(f"holds {', '.join(map(str, saved))[:100]}; expected {', '.join(ours)}")
     for name, value in saved.items():
-        if not _is_number(value) or value < 0 or (value == 0 and name != "_growth_tracker"):
+        if not is_number(value) or value < 0 or (value == 0 and name != "_growth_tracker"):
             raise ValueError(f"{name} is {str(value)[:60]}; expected a finite number above 0")
